@@ -1,0 +1,1 @@
+"""The federation's client: local adversarial training."""

@@ -1,0 +1,1 @@
+"""What server and client share: configuration, data, models, attacks, training and evaluation."""

@@ -1,0 +1,302 @@
+"""The run configuration: parsed and checked once, frozen ever after.
+
+The defaults are in ``[tool.flwr.app.config]`` of ``pyproject.toml`` and nowhere else. Keys are written in kebab case
+with dots between the tables (``attack.epsilon-255``), as ``flwr run --run-config`` writes them.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from common.errors import FedShieldError, explain_os_errors
+
+Scalar = bool | int | float | str
+Flat = dict[str, Scalar]
+
+_EVALUATION_ATTACK = re.compile(r"(fgsm|bim|pgd)(?:-(\d+))?")
+_DEFAULT_STEPS = 10
+
+
+def _attack_label(text: str) -> str:
+    """``pgd`` -> ``pgd-10``: the name under which a figure is reported always tells the steps."""
+    match = _EVALUATION_ATTACK.fullmatch(text)
+    if match is None or (match[1] == "fgsm" and match[2]) or match[2] == "0":
+        raise ValueError(f"unknown attack '{text}'; known: fgsm, bim-STEPS, pgd-STEPS (as in pgd-20)")
+    return text if match[2] or match[1] == "fgsm" else f"{text}-{_DEFAULT_STEPS}"
+
+
+def _split_attacks(value: object) -> tuple[str, ...]:
+    if not isinstance(value, str):
+        raise ValueError('write the attacks as one string, separated by commas: "fgsm,pgd-10"')
+    return tuple(dict.fromkeys(_attack_label(part.strip()) for part in value.split(",") if part.strip()))
+
+
+def _split_milestones(value: object) -> tuple[int, ...]:
+    if not isinstance(value, str) or not re.fullmatch(r"\s*(\d+\s*(,\s*\d+\s*)*)?", value):
+        raise ValueError('write the rounds as one string, separated by commas: "50,75"')
+    rounds = tuple(int(part) for part in value.split(",") if part.strip())
+    if list(rounds) != sorted(set(rounds)):
+        raise ValueError("the rounds must rise")
+    return rounds
+
+
+def _join(value: tuple[object, ...]) -> str:
+    return ",".join(map(str, value))
+
+
+# Flower's run config has no lists: they are strings there, and tuples here.
+AttackLabels = Annotated[tuple[str, ...], BeforeValidator(_split_attacks), PlainSerializer(_join)]
+Milestones = Annotated[tuple[int, ...], BeforeValidator(_split_milestones), PlainSerializer(_join)]
+
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+ActivationName = Literal[
+    "relu", "leaky-relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "tanh"
+]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
+    )
+
+
+class DataConfig(_Table):
+    """Which images; see ``common.data``."""
+
+    name: Literal["shapes10", "cifar10", "folder"]
+    root: str
+    max_examples: Natural
+    image_size: Annotated[int, Field(ge=8, le=512)]
+
+
+class FederationConfig(_Table):
+    """Who trains, how long, and how many must answer."""
+
+    clients: Positive
+    rounds: Positive
+    fraction: PositiveFraction
+    min_fraction: PositiveFraction
+    node_wait_seconds: Natural
+    client_timeout_seconds: Positive
+
+    @property
+    def cohort(self) -> int:
+        """Number of clients that train in a round."""
+        return max(1, round(self.fraction * self.clients))
+
+
+class PartitionConfig(_Table):
+    """How the private training images are split; see ``common.partition``."""
+
+    scheme: Literal["iid", "dirichlet", "pathological", "shards", "paper"]
+    alpha: Annotated[float, Field(gt=0)]
+    classes_per_client: Positive
+
+
+class SharingConfig(_Table):
+    """The globally shared data (Zhao et al. 2018, arXiv 1806.00582)."""
+
+    pool_fraction: Annotated[float, Field(ge=0, lt=1)]
+    fraction: Fraction
+
+
+class ModelConfig(_Table):
+    """The network; see ``common.models``."""
+
+    name: Literal["cnn", "resnet18"]
+    width: Annotated[int, Field(ge=1, le=1024)]
+    activation: ActivationName
+    downsample: bool
+
+
+class AttackConfig(_Table):
+    """The threat model (Linf) and the training attack; see ``common.attacks``."""
+
+    name: Literal["none", "fgsm", "bim", "pgd"]
+    epsilon_255: Annotated[float, Field(ge=0, le=255)]
+    step_255: Annotated[float, Field(gt=0, le=255)]
+    steps: Positive
+
+
+class LossConfig(_Table):
+    """The training method; see ``common.losses``."""
+
+    name: Literal["pgd-at", "mixed-at"]
+
+
+class TrainConfig(_Table):
+    """Local training; see ``common.training``."""
+
+    local_epochs: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    milestones: Milestones
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    noise_std: Annotated[float, Field(ge=0)]
+    augment: bool
+    precision: Literal["float32", "bfloat16"]
+
+    def rate_in(self, server_round: int) -> float:
+        """Learning rate of a round (rounds count from 1): divided by ten after each milestone that is past."""
+        return self.learning_rate * 0.1 ** sum(server_round > milestone for milestone in self.milestones)
+
+
+class EvaluateConfig(_Table):
+    """What the server measures; see ``common.evaluation``."""
+
+    every: Positive
+    examples: Natural
+    attacks: AttackLabels
+    final_examples: Natural
+    final_attacks: AttackLabels
+
+
+class ResultsConfig(_Table):
+    """Where the run directory goes; see ``server.rundir``."""
+
+    dir: str
+    name: str
+    resume: str
+
+
+class RunConfig(_Table):
+    """The whole configuration of a run."""
+
+    seed: Natural
+    threads: Natural
+    data: DataConfig
+    federation: FederationConfig
+    partition: PartitionConfig
+    sharing: SharingConfig
+    model: ModelConfig
+    attack: AttackConfig
+    loss: LossConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    results: ResultsConfig
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.partition.scheme == "paper" and self.federation.clients != 10:
+            raise ValueError(
+                f"federation.clients = {self.federation.clients}: partition.scheme = paper is made for 10 clients; "
+                "set federation.clients=10 or another scheme"
+            )
+        if self.sharing.fraction > 0 and self.sharing.pool_fraction == 0:
+            raise ValueError(
+                f"sharing.fraction = {self.sharing.fraction}: there is no pool to share; "
+                "set sharing.pool-fraction above 0, or sharing.fraction=0"
+            )
+        return self
+
+    def flat(self) -> Flat:
+        """Return the configuration as Flower carries it: dotted keys, scalar values."""
+        return flatten(self.model_dump(by_alias=True))
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> Flat:
+    """Turn nested tables into dotted keys."""
+    flat: Flat = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _nest(flat: Mapping[str, Scalar]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *tables, leaf = key.split(".")
+        place = nested
+        for table in tables:
+            place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise FedShieldError(f"unknown key {key}: {table} is a value, not a table")
+        if isinstance(place.get(leaf), dict):
+            raise FedShieldError(
+                f"{key} = {value!r}: {key} is a table; set one of its keys, such as {key}.{next(iter(place[leaf]))}"
+            )
+        place[leaf] = value
+    return nested
+
+
+def default_config() -> Flat:
+    """Return the defaults of ``[tool.flwr.app.config]``, flat."""
+    here = Path(__file__).resolve().parent
+    # A checkout has pyproject.toml beside the packages; an installed wheel carries it inside this one.
+    places = [here / "pyproject.toml", here.parent / "pyproject.toml"]
+    path = next((place for place in places if place.exists()), None)
+    if path is None:
+        raise FedShieldError(f"{places[1]}: the file with the defaults is missing; install fedshield again")
+    return flatten(tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"])
+
+
+def read_toml(path: Path) -> Flat:
+    """Read a configuration file; keys are checked by ``merge``."""
+    with explain_os_errors(path):
+        text = path.read_bytes()
+    try:
+        return flatten(tomllib.loads(text.decode()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FedShieldError(f"{path}: not valid TOML: {error}") from error
+
+
+def merge(base: Flat, override: Flat, source: str) -> Flat:
+    """Lay ``override`` over ``base``; an unknown key is an error that names near matches and ``source``."""
+    for key in override:
+        if key not in base:
+            raise FedShieldError(f"unknown key {key} ({source}){_near(key, list(base))}")
+    return {**base, **override}
+
+
+def parse_config(flat: Mapping[str, Any]) -> RunConfig:
+    """Check a complete flat configuration and return it typed.
+
+    Raises:
+        FedShieldError: one line with the full key, what was found and what is allowed.
+    """
+    try:
+        return RunConfig.model_validate(_nest(flat))
+    except ValidationError as error:
+        # One mistake at a time: the first is the one the user reads.
+        raise FedShieldError(_one_line(error.errors()[0])) from error
+
+
+def _one_line(error: Any) -> str:
+    key = ".".join(map(str, error["loc"]))
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not key:  # two keys that do not fit together: the message names them
+        return message
+    found = error["input"]
+    if error["type"] == "missing":
+        return f"missing key {key}"
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key}{_near(key, list(default_config()))}"
+    if error["type"] == "literal_error":
+        allowed = str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
+        return f"{key} = {found!r}: unknown; allowed: {allowed}{_near(str(found), allowed.split(', '))}"
+    return f"{key} = {found!r}: {message[0].lower()}{message[1:]}"
+
+
+def _near(word: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    if not matches and "." not in word:  # the table forgotten: `rounds` for `federation.rounds`
+        matches = [key for key in known if key.split(".")[-1] == word]
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""

@@ -1,0 +1,268 @@
+"""Image sets by name, decoded once into uint8 arrays on disk that every process maps into memory."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from common import shapes
+from common.errors import FedShieldError, explain_os_errors
+from common.seeding import rng_for
+
+log = logging.getLogger("fedshield")
+
+CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
+CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+_SHAPES_TRAIN, _SHAPES_TEST = 4000, 1000
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images.
+
+    Attributes:
+        images: uint8 [N,3,H,W], usually mapped from disk and read-only.
+        labels: int64 [N], in [0, len(classes)).
+        classes: names, by label.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def take(self, rows: NDArray[np.int64]) -> "Dataset":
+        """Return the examples at ``rows``, in that order, in memory."""
+        return Dataset(self.images[rows], self.labels[rows], self.classes)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training and test images with the same classes."""
+
+    train: Dataset
+    test: Dataset
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a dataset comes from.
+
+    Attributes:
+        key: names the content, so that a changed source is decoded again.
+        decode: reads everything; called once for each key.
+    """
+
+    key: str
+    decode: Callable[[], Splits]
+
+
+def cache_dir() -> Path:
+    """Return the folder of decoded datasets: ``$FEDSHIELD_CACHE``, or ``fedshield`` in the user's cache folder."""
+    given = os.environ.get("FEDSHIELD_CACHE")
+    return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fedshield").expanduser().absolute()
+
+
+def load_data(name: str, root: str, image_size: int) -> Splits:
+    """Return a dataset, decoding it into the cache when it is not there yet.
+
+    Args:
+        name: a key of ``DATASETS``.
+        root: folder of the dataset; ``~`` and paths relative to the working directory are resolved.
+        image_size: side of the square to which differing images of ``folder`` are resized, in pixels.
+
+    Raises:
+        FedShieldError: the dataset is missing, damaged or has a wrong hash; the message names the file.
+    """
+    source = DATASETS[name](Path(root).expanduser().absolute(), image_size)
+    place = cache_dir() / source.key
+    if not place.exists():
+        with explain_os_errors(cache_dir()):
+            cache_dir().mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{place}.lock"):  # of several processes, one decodes and the others wait
+                if not place.exists():
+                    _write(source.decode(), place)
+    return _read(place)
+
+
+def balanced_subset(labels: NDArray[np.int64], count: int, seed: int, purpose: str) -> NDArray[np.int64]:
+    """Choose ``count`` rows, as equally many of each class as can be, at random; 0 or too many: all of them.
+
+    The choice for a smaller count is contained in the choice for a larger one. Rows come back in rising order.
+    """
+    if count == 0 or count >= len(labels):
+        return np.arange(len(labels))
+    rng = rng_for(seed, purpose)
+    shuffled = rng.permutation(len(labels))
+    # Rank within the class: taking the lowest ranks takes the classes in turn.
+    order = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.bincount(labels)
+    rank = np.empty(len(labels), dtype=np.int64)
+    rank[order] = np.concatenate([np.arange(size) for size in counts])
+    return np.sort(shuffled[np.argsort(rank[shuffled], kind="stable")[:count]])
+
+
+def _write(splits: Splits, place: Path) -> None:
+    """Write into a temporary folder, then rename: a cache entry is whole or not there."""
+    with explain_os_errors(place):
+        building = Path(tempfile.mkdtemp(dir=place.parent))
+        try:
+            for part, data in (("train", splits.train), ("test", splits.test)):
+                np.save(building / f"{part}-images.npy", data.images)
+                np.save(building / f"{part}-labels.npy", data.labels)
+            (building / "classes.json").write_text(json.dumps(splits.train.classes))
+            building.rename(place)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+
+def _read(place: Path) -> Splits:
+    try:
+        classes = tuple(json.loads((place / "classes.json").read_text()))
+        train, test = (
+            Dataset(
+                np.load(place / f"{part}-images.npy", mmap_mode="r"), np.load(place / f"{part}-labels.npy"), classes
+            )
+            for part in ("train", "test")
+        )
+    except (OSError, ValueError, EOFError) as error:
+        raise FedShieldError(f"{place}: the decoded dataset is damaged ({error}); delete this folder") from error
+    return Splits(train, test)
+
+
+def _shapes10(root: Path, image_size: int) -> Source:
+    def decode() -> Splits:
+        train, test = (
+            Dataset(*shapes.generate(train, count), shapes.CLASSES)
+            for train, count in ((True, _SHAPES_TRAIN), (False, _SHAPES_TEST))
+        )
+        return Splits(train, test)
+
+    return Source("shapes10-1", decode)
+
+
+def _cifar10(root: Path, image_size: int) -> Source:
+    """Krizhevsky 2009. The archive holds pickles, so its SHA-256 is checked before anything is unpacked."""
+
+    def decode() -> Splits:
+        from torchvision.datasets import CIFAR10
+
+        archive = root / CIFAR10_ARCHIVE
+        if not archive.exists():
+            _download(archive)
+        digest = _sha256(archive)
+        if digest != CIFAR10_SHA256:
+            raise FedShieldError(
+                f"{archive}: SHA-256 is {digest}, expected {CIFAR10_SHA256}; delete the file and fetch it again"
+            )
+        with tempfile.TemporaryDirectory() as folder:  # unpacked anew: a folder found there could hold other pickles
+            shutil.unpack_archive(archive, folder, filter="data")
+            parts = [CIFAR10(folder, train=train) for train in (True, False)]
+        train, test = (
+            Dataset(
+                np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)),
+                np.array(part.targets, dtype=np.int64),
+                tuple(part.classes),
+            )
+            for part in parts
+        )
+        return Splits(train, test)
+
+    return Source(f"cifar10-{CIFAR10_SHA256[:16]}", decode)
+
+
+def _download(archive: Path) -> None:
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import download_url
+
+    log.info("Downloading CIFAR-10 (170 MB) to %s", archive)
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        download_url(CIFAR10.url, str(archive.parent), CIFAR10_ARCHIVE)
+    except (OSError, RuntimeError) as error:
+        raise FedShieldError(
+            f"{archive}: not there, and the download failed ({error}); put the archive there by hand, or give an image "
+            "folder with data.name=folder and data.root"
+        ) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _folder(root: Path, image_size: int) -> Source:
+    """Any image folder: ``train/<class>/*`` and ``test/<class>/*``."""
+    files = {part: _list_images(root / part) for part in ("train", "test")}
+    classes = tuple(sorted(files["train"]))
+    if set(files["test"]) != set(classes):
+        odd = ", ".join(sorted(set(files["test"]) ^ set(classes)))
+        raise FedShieldError(f"{root}: train and test must have the same classes; in one of them only: {odd}")
+    listing = hashlib.sha256(f"{root} {image_size}".encode())
+    for group in files.values():
+        for entries in group.values():
+            for path, size, changed in entries:
+                listing.update(f"{path} {size} {changed}\n".encode())
+
+    def decode() -> Splits:
+        count = sum(len(entries) for group in files.values() for entries in group.values())
+        log.info("Decoding %d images of %s into %s (once)", count, root, cache_dir())
+        train, test = (_decode_images(files[part], classes, image_size) for part in ("train", "test"))
+        return Splits(train, test)
+
+    return Source(f"folder-{listing.hexdigest()[:16]}", decode)
+
+
+Entry = tuple[str, int, int]
+
+
+def _list_images(folder: Path) -> dict[str, list[Entry]]:
+    """Return class -> (path, size, modification time) of its images, sorted; empty classes are an error."""
+    if not folder.is_dir():
+        raise FedShieldError(
+            f"data.root: no folder {folder}; an image folder has train/<class>/* and test/<class>/* "
+            "(data.name = cifar10 downloads CIFAR-10 instead)"
+        )
+    with explain_os_errors(folder):
+        groups = {
+            entry.name: sorted(
+                (file.path, file.stat().st_size, file.stat().st_mtime_ns)
+                for file in os.scandir(entry.path)
+                if Path(file.name).suffix.lower() in _IMAGE_SUFFIXES
+            )
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+            if entry.is_dir() and not entry.name.startswith(".")
+        }
+    empty = [name for name, entries in groups.items() if not entries]
+    if empty or not groups:
+        raise FedShieldError(f"{folder / empty[0] if empty else folder}: no images in it; put some there or remove it")
+    return groups
+
+
+def _decode_images(groups: dict[str, list[Entry]], classes: Iterable[str], size: int) -> Dataset:
+    from PIL import Image
+
+    paths = [(path, label) for label, name in enumerate(classes) for path, _, _ in groups[name]]
+    images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
+    for row, (path, _) in enumerate(paths):
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except (OSError, ValueError, SyntaxError) as error:
+            raise FedShieldError(f"{path}: not a readable image ({error}); mend or remove the file") from error
+        if image.size != (size, size):
+            image = image.resize((size, size), Image.Resampling.BILINEAR)
+        images[row] = np.asarray(image).transpose(2, 0, 1)
+    return Dataset(images, np.array([label for _, label in paths], dtype=np.int64), tuple(classes))
+
+
+DATASETS: dict[str, Callable[[Path, int], Source]] = {"shapes10": _shapes10, "cifar10": _cifar10, "folder": _folder}

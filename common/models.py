@@ -1,0 +1,114 @@
+"""Networks from pixels in [0, 1] to logits. Normalisation is a layer, so that an attack always works on pixels."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from common.activations import ACTIVATIONS
+from common.seeding import seed_for
+
+Activation = Callable[[], nn.Module]
+
+# Per-channel mean and standard deviation of CIFAR-10's training pixels, on the [0, 1] scale.
+_MEAN = (0.4914, 0.4822, 0.4465)
+_STD = (0.2470, 0.2435, 0.2616)
+
+
+class Normalize(nn.Module):
+    """Subtract the channel means and divide by the standard deviations; constants, so not part of the state."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalise pixels [B,3,H,W]."""
+        return (pixels - self.mean) / self.std
+
+
+class GlobalMean(nn.Module):
+    """Mean over height and width; unlike adaptive pooling, its gradient is deterministic on a GPU."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B,C,H,W] -> [B,C]."""
+        return features.mean((2, 3))
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:
+    """Convolution and batch normalisation; padded so that stride 1 keeps the size."""
+    return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
+
+
+class BasicBlock(nn.Module):
+    """The residual block of ResNet-18 (He et al. 2016, arXiv 1512.03385, figure 2)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, activation: Activation) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*_conv(inputs, outputs, 3, stride), activation(), *_conv(outputs, outputs, 3, 1))
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else nn.Sequential(*_conv(inputs, outputs, 1, stride))
+        self.activation = activation()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B,inputs,H,W] -> [B,outputs,H/stride,W/stride]."""
+        out: Tensor = self.activation(self.body(features) + self.shortcut(features))
+        return out
+
+
+def resnet18(classes: int, width: int, activation: Activation, downsample: bool) -> nn.Module:
+    """ResNet-18 with a 3×3 stem and no max pooling, for small images.
+
+    With ``downsample`` the stages have strides 1, 2, 2, 2 (the usual CIFAR ResNet-18); without it every stride is 1 and
+    the feature maps keep the size of the image, the other reading of arXiv 2512.04264, at 20.6 times the arithmetic.
+    """
+    layers: list[nn.Module] = [Normalize(), *_conv(3, width, 3, 1), activation()]
+    inputs = width
+    for stage in range(4):
+        outputs = width * 2**stage
+        stride = 2 if downsample and stage > 0 else 1
+        layers += [BasicBlock(inputs, outputs, stride, activation), BasicBlock(outputs, outputs, 1, activation)]
+        inputs = outputs
+    return nn.Sequential(*layers, GlobalMean(), nn.Linear(inputs, classes))
+
+
+def cnn(classes: int, width: int, activation: Activation, downsample: bool) -> nn.Module:
+    """Three convolutions of ``width``, 2×``width`` and 4×``width`` channels, for CPUs.
+
+    ``downsample`` gives the second and third convolution stride 2.
+    """
+    stride = 2 if downsample else 1
+    return nn.Sequential(
+        Normalize(),
+        *_conv(3, width, 3, 1),
+        activation(),
+        *_conv(width, 2 * width, 3, stride),
+        activation(),
+        *_conv(2 * width, 4 * width, 3, stride),
+        activation(),
+        GlobalMean(),
+        nn.Linear(4 * width, classes),
+    )
+
+
+def build_model(name: str, classes: int, width: int, activation: str, downsample: bool, seed: int) -> nn.Module:
+    """Build a freshly initialised network; the same arguments give the same weights.
+
+    Args:
+        name: a key of ``MODELS``.
+        classes: number of logits.
+        width: channels of the first stage.
+        activation: a key of ``ACTIVATIONS``.
+        downsample: whether strides shrink the feature maps.
+        seed: the run's seed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "model"))
+        return MODELS[name](classes, width, ACTIVATIONS[activation], downsample)
+
+
+MODELS: dict[str, Callable[[int, int, Activation, bool], nn.Module]] = {"cnn": cnn, "resnet18": resnet18}

@@ -1,0 +1,199 @@
+"""Who holds which training image: the clients' shards and the server's shared pool, on one index space.
+
+Every index in this module is a row of the training set. The pool is taken out first and the shards split the rest, so a
+shared image is never a private one; ``Partition`` checks that.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.data import balanced_subset
+from common.errors import FedShieldError
+from common.seeding import rng_for, seed_for
+
+Indices = NDArray[np.int64]
+
+# The ten two-class clients of arXiv 2512.04264's non-IID setting: every class is at two of them.
+_PAPER_CLASSES = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (0, 3), (1, 4), (2, 5), (6, 9), (7, 8))
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A division of the rows in use.
+
+    Attributes:
+        shards: one rising index array for each client; disjoint, none empty.
+        pool: the server's shared pool, rising; disjoint from every shard.
+        shared: the part of the pool that every client receives, rising.
+    """
+
+    shards: tuple[Indices, ...]
+    pool: Indices
+    shared: Indices
+
+    def __post_init__(self) -> None:
+        everything = np.concatenate([*self.shards, self.pool])
+        if len(np.unique(everything)) != len(everything):
+            raise AssertionError("a training image was given away twice")
+        for client, shard in enumerate(self.shards):
+            if len(shard) == 0:
+                raise FedShieldError(
+                    f"client {client} has no training image; use fewer federation.clients, more data.max-examples, "
+                    "or another partition.scheme"
+                )
+
+
+@dataclass(frozen=True)
+class SchemeParameters:
+    """What a scheme may need.
+
+    Attributes:
+        alpha: Dirichlet concentration, > 0; small is far from IID.
+        classes_per_client: classes (``pathological``) or shards (``shards``) of each client.
+        seed: of the partitioner.
+    """
+
+    alpha: float
+    classes_per_client: int
+    seed: int
+
+
+def partition(
+    labels: Indices,
+    classes: int,
+    clients: int,
+    scheme: str,
+    parameters: SchemeParameters,
+    max_examples: int,
+    pool_fraction: float,
+    shared_fraction: float,
+) -> Partition:
+    """Divide a training set.
+
+    Args:
+        labels: int64 [N] of the whole training set.
+        classes: number of classes.
+        clients: number of shards.
+        scheme: a key of ``SCHEMES``.
+        parameters: of the scheme; its seed fixes everything here.
+        max_examples: use so many images, balanced over the classes; 0 = all.
+        pool_fraction: share of the used images that becomes the pool, in [0, 1).
+        shared_fraction: share of the pool that every client receives, in [0, 1].
+
+    Raises:
+        FedShieldError: the division is impossible, or leaves a client without data.
+    """
+    seed = parameters.seed
+    used = balanced_subset(labels, max_examples, seed, "subset")
+    pool = _part(used, labels, pool_fraction, seed, "pool")
+    shared = _part(pool, labels, shared_fraction, seed, "shared")
+    private = np.setdiff1d(used, pool, assume_unique=True)
+    if len(private) < clients:
+        raise FedShieldError(
+            f"federation.clients = {clients}: more clients than the {len(private)} private training images; "
+            "use fewer clients or a larger data.max-examples"
+        )
+    # Shuffled first: the partitioners cut each class in order of appearance, and that order may mean something.
+    private = rng_for(seed, "partition").permutation(private)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # retries of the Dirichlet draw
+            local = SCHEMES[scheme](labels[private], classes, clients, parameters)
+    except ValueError as error:
+        raise FedShieldError(f"partition.scheme = {scheme}: {' '.join(str(error).split())}") from error
+    missed = len(private) - sum(len(rows) for rows in local)
+    if missed:
+        raise FedShieldError(
+            f"partition.scheme = {scheme}: {missed} training images, of classes that no client was given, would be "
+            "left out; raise partition.classes-per-client or federation.clients, or try another seed"
+        )
+    return Partition(tuple(np.sort(private[rows]) for rows in local), pool, shared)
+
+
+def _part(rows: Indices, labels: Indices, fraction: float, seed: int, purpose: str) -> Indices:
+    """Return the class-balanced ``fraction`` of ``rows``; a smaller fraction is contained in a larger one."""
+    count = round(fraction * len(rows))
+    return rows[balanced_subset(labels[rows], count, seed, purpose)] if count else rows[:0]
+
+
+def _by_flower(partitioner: object, labels: Indices, clients: int) -> list[Indices]:
+    """Run one of flwr-datasets' partitioners, which know datasets but not index arrays."""
+    from datasets import Dataset
+
+    partitioner.dataset = Dataset.from_dict({"label": labels, "row": np.arange(len(labels))})  # type: ignore[attr-defined]
+    load = partitioner.load_partition  # type: ignore[attr-defined]
+    return [np.asarray(load(client)["row"], dtype=np.int64) for client in range(clients)]
+
+
+def _iid(labels: Indices, classes: int, clients: int, parameters: SchemeParameters) -> list[Indices]:
+    from flwr_datasets.partitioner import IidPartitioner
+
+    return _by_flower(IidPartitioner(clients), labels, clients)
+
+
+def _dirichlet(labels: Indices, classes: int, clients: int, parameters: SchemeParameters) -> list[Indices]:
+    """Each class is divided by a draw from Dir(alpha) (Yurochkin et al. 2019, arXiv 1905.12022)."""
+    from flwr_datasets.partitioner import DirichletPartitioner
+
+    partitioner = DirichletPartitioner(
+        clients, "label", alpha=parameters.alpha, min_partition_size=1, seed=seed_for(parameters.seed, "scheme")
+    )
+    return _by_flower(partitioner, labels, clients)
+
+
+def _pathological(labels: Indices, classes: int, clients: int, parameters: SchemeParameters) -> list[Indices]:
+    """Exactly k classes at each client (Li et al. 2022, arXiv 2102.02079); client i has class i mod N among them."""
+    from flwr_datasets.partitioner import PathologicalPartitioner
+
+    if parameters.classes_per_client > classes:
+        raise FedShieldError(
+            f"partition.classes-per-client = {parameters.classes_per_client}: the data has {classes} classes; "
+            f"set it to {classes} or less"
+        )
+    partitioner = PathologicalPartitioner(
+        clients, "label", parameters.classes_per_client, "first-deterministic", seed=seed_for(parameters.seed, "scheme")
+    )
+    return _by_flower(partitioner, labels, clients)
+
+
+def _shards(labels: Indices, classes: int, clients: int, parameters: SchemeParameters) -> list[Indices]:
+    """Rows sorted by class, cut into equal shards, k for each client (McMahan et al. 2017, arXiv 1602.05629)."""
+    from flwr_datasets.partitioner import ShardPartitioner
+
+    partitioner = ShardPartitioner(
+        clients, "label", parameters.classes_per_client, seed=seed_for(parameters.seed, "scheme")
+    )
+    local = _by_flower(partitioner, labels, clients)
+    # The partitioner drops what is left when the shards do not divide the data: each row goes to a client that has its
+    # class, the smallest such one first.
+    for row in np.setdiff1d(np.arange(len(labels)), np.concatenate(local)):
+        holders = [client for client in range(clients) if labels[row] in labels[local[client]]] or range(clients)
+        smallest = min(holders, key=lambda client: len(local[client]))
+        local[smallest] = np.append(local[smallest], row)
+    return local
+
+
+def _paper(labels: Indices, classes: int, clients: int, parameters: SchemeParameters) -> list[Indices]:
+    """The ten two-class clients of arXiv 2512.04264: each class is halved between the two clients that have it."""
+    if classes != 10:
+        raise FedShieldError(f"partition.scheme = paper: made for 10 classes, the data has {classes}; use pathological")
+    local: list[list[Indices]] = [[] for _ in _PAPER_CLASSES]
+    for label in range(classes):
+        holders = [client for client, pair in enumerate(_PAPER_CLASSES) if label in pair]
+        halves = np.array_split(np.flatnonzero(labels == label), len(holders))
+        for client, rows in zip(holders, halves, strict=True):
+            local[client].append(rows)
+    return [np.concatenate(rows) for rows in local]
+
+
+SCHEMES: dict[str, Callable[[Indices, int, int, SchemeParameters], list[Indices]]] = {
+    "iid": _iid,
+    "dirichlet": _dirichlet,
+    "pathological": _pathological,
+    "shards": _shards,
+    "paper": _paper,
+}

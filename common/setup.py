@@ -1,0 +1,72 @@
+"""From a run config to the objects that server and client both need; the same in every process."""
+
+import logging
+import os
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from common.attacks import Threat
+from common.config import DataConfig, PartitionConfig, RunConfig, SharingConfig
+from common.data import Splits, load_data
+from common.models import build_model
+from common.partition import Partition, SchemeParameters, partition
+
+log = logging.getLogger("fedshield")
+
+
+def prepare_torch(threads: int) -> torch.device:
+    """Make this process compute repeatably, and return the device to compute on: a GPU where there is one.
+
+    Sums of floats depend on how they are cut among threads, so the number of threads is part of the configuration and
+    is the same in every process of a run, however many processes there are.
+
+    Args:
+        threads: CPU threads of each operation; 0 = one for each core this process may use.
+    """
+    torch.set_num_threads(threads or available_cores())
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def available_cores() -> int:
+    """Return the number of cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepare_data(config: RunConfig) -> tuple[Splits, Partition]:
+    """Load the run's dataset and divide it; kept for the next call in the same process."""
+    return _prepare_data(config.data, config.partition, config.sharing, config.federation.clients, config.seed)
+
+
+@lru_cache(maxsize=1)
+def _prepare_data(
+    data: DataConfig, scheme: PartitionConfig, sharing: SharingConfig, clients: int, seed: int
+) -> tuple[Splits, Partition]:
+    splits = load_data(data.name, data.root, data.image_size)
+    parameters = SchemeParameters(scheme.alpha, scheme.classes_per_client, seed)
+    division = partition(
+        splits.train.labels,
+        len(splits.train.classes),
+        clients,
+        scheme.scheme,
+        parameters,
+        data.max_examples,
+        sharing.pool_fraction,
+        sharing.fraction,
+    )
+    return splits, division
+
+
+def make_model(config: RunConfig, classes: int) -> nn.Module:
+    """Build the run's network with its initial weights, on the CPU."""
+    model = config.model
+    return build_model(model.name, classes, model.width, model.activation, model.downsample, config.seed)
+
+
+def threat_of(config: RunConfig) -> Threat:
+    """Return the run's threat model, from 1/255 to the [0, 1] pixel range."""
+    return Threat(config.attack.epsilon_255 / 255, config.attack.step_255 / 255, config.attack.steps)

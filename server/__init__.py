@@ -1,0 +1,1 @@
+"""The federation's server: strategy, guard, evaluation every round, run directory."""

@@ -1,0 +1,94 @@
+"""The ServerApp: the composition root of a run, the same on every engine."""
+
+import logging
+import math
+import sys
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+from common.config import RunConfig, parse_config
+from common.errors import FedShieldError
+from common.records import shared_record, to_record
+from common.setup import prepare_data, prepare_torch
+from server.environment import describe_environment, describe_partition
+from server.nodes import enlist
+from server.recorder import Recorder
+from server.rundir import RunDir
+from server.strategy import Cohort, SharedDataFedAvg
+
+log = logging.getLogger("fedshield")
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run one federation from its configuration to its summary; the run directory's path is left in the state."""
+    _speak_plainly()
+    path = run_federation(grid, parse_config(context.run_config))
+    context.state["run"] = ConfigRecord({"path": str(path)})
+
+
+def run_federation(grid: Grid, config: RunConfig) -> Path:
+    """Run, or resume, a federation; return its run directory.
+
+    Raises:
+        FedShieldError: with one line that says what the user can do.
+    """
+    device = prepare_torch(config.threads)
+    splits, division = prepare_data(config)
+    shared = splits.train.take(division.shared) if len(division.shared) else None
+    nodes = enlist(grid, config.federation)
+    run = RunDir.open(config)
+    log.info("Run directory: %s", run.path)
+    try:
+        run.write_json("environment.json", describe_environment(device))
+        run.write_json("partition.json", describe_partition(splits.train, division))
+        cohort = Cohort(
+            nodes=nodes,
+            size=config.federation.cohort,
+            min_replies=math.ceil(config.federation.min_fraction * config.federation.cohort),
+            examples=tuple(len(shard) + len(division.shared) for shard in division.shards),
+            seed=config.seed,
+        )
+        strategy = SharedDataFedAvg(cohort, shared_record(shared) if shared is not None else None, run.done)
+        recorder = Recorder(config, run, strategy, splits.test, device)
+        strategy.start(
+            grid,
+            initial_arrays=to_record(run.load_checkpoint() or recorder.model.state_dict()),
+            num_rounds=config.federation.rounds - run.done,
+            timeout=config.federation.client_timeout_seconds,
+            evaluate_fn=recorder.after_round,
+        )
+        recorder.finish()
+    except (FedShieldError, KeyboardInterrupt):
+        log.warning("Stopped after round %d; continue with: fedshield run --resume %s", run.done, run.path)
+        raise
+    finally:
+        run.close()
+    log.info("Run directory: %s", run.path)
+    return run.path
+
+
+def _speak_plainly() -> None:
+    """Give the log a way out where no command line has set one up, and keep tracebacks out of the user's mistakes."""
+    if not log.hasHandlers():
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+    flower = logging.getLogger("flwr")
+    if not any(isinstance(known, _OneLine) for known in flower.filters):
+        flower.addFilter(_OneLine())
+
+
+class _OneLine(logging.Filter):
+    """Flower logs what its apps raise with a traceback; a FedShieldError says all there is to say in its message."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, FedShieldError):
+            record.msg, record.args, record.exc_info = str(error), (), None
+        return True

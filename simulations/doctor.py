@@ -1,0 +1,81 @@
+"""``fedshield doctor``: what this machine has, and what to do about each lack."""
+
+import importlib.util
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from common.config import RunConfig
+from common.data import CIFAR10_ARCHIVE, cache_dir
+from common.setup import available_cores
+from server.environment import PACKAGES, processor
+
+_NEEDED_GB = 2.0
+
+
+def examine(config: RunConfig, console: Console) -> bool:
+    """Print one line for each finding; return whether runs can work here."""
+    findings = [
+        *_packages(),
+        _gpu(),
+        _ray(),
+        *_data(config),
+        _disk("dataset cache", cache_dir()),
+        _disk("results.dir", Path(config.results.dir).expanduser().absolute()),
+    ]
+    console.print(f"{processor()}, {available_cores()} cores, Python {platform.python_version()}", markup=False)
+    for grade, text in findings:
+        console.print(f"{grade:>7}  {text}", markup=False)
+    return all(grade != "missing" for grade, _ in findings)
+
+
+Finding = tuple[str, str]
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    for name in PACKAGES:
+        try:
+            findings.append(("ok", f"{name} {version(name)}"))
+        except PackageNotFoundError:
+            findings.append(("missing", f"{name} is not installed; run: uv sync"))
+    return findings
+
+
+def _gpu() -> Finding:
+    if torch.cuda.is_available():
+        return "ok", f"GPU: {', '.join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))}"
+    return "note", "no GPU that torch can use: runs compute on the CPU; the preset cpu-cifar10 is made for that"
+
+
+def _ray() -> Finding:
+    if importlib.util.find_spec("ray") is None:
+        return "note", "Ray is not installed: --engine ray and flwr run will not work; run: uv sync"
+    return "ok", f"ray {version('ray')}"
+
+
+def _data(config: RunConfig) -> list[Finding]:
+    root = Path(config.data.root).expanduser().absolute()
+    found = [("ok", "shapes10 is generated, nothing to fetch")]
+    if (root / CIFAR10_ARCHIVE).exists():
+        found.append(("ok", f"cifar10: {root / CIFAR10_ARCHIVE}"))
+    else:
+        found.append(("note", f"cifar10 is not in {root}: it is downloaded when a run first asks for it (170 MB)"))
+    folders = sorted(path.parent for path in root.glob("*/train") if (path.parent / "test").is_dir())
+    found += [("ok", f"image folder: {folder} (data.name=folder data.root={folder})") for folder in folders]
+    return found
+
+
+def _disk(what: str, folder: Path) -> Finding:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free / 1e9
+    if not os.access(existing, os.W_OK):
+        return "missing", f"{what}: {existing} is not writable; change its permissions, or choose another place"
+    if free < _NEEDED_GB:
+        return "missing", f"{what}: {folder} has {free:.1f} GB free, {_NEEDED_GB:.0f} are needed; free some space"
+    return "ok", f"{what}: {folder}, {free:.0f} GB free"

@@ -1,0 +1,102 @@
+"""LocalGrid: Flower's ServerApp and ClientApp on one machine, without Flower's daemon."""
+
+from collections.abc import Callable, Iterable
+from uuid import uuid4
+
+from flwr.app import Context, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from common.config import RunConfig
+from simulations.executors import Executor
+
+_RUN_ID = 1
+_SERVER_NODE = 1
+
+
+class LocalGrid(Grid):
+    """A Grid whose nodes are the clients of one configuration, run by an executor.
+
+    Args:
+        config: the run's configuration; every client receives it as its run config.
+        executor: where the clients run.
+        on_reply: called with (message type, round or 0, replies so far, messages sent) after each reply.
+    """
+
+    def __init__(
+        self, config: RunConfig, executor: Executor, on_reply: Callable[[str, int, int, int], None] | None = None
+    ) -> None:
+        # Outside Flower's own launchers nobody tells Message who is speaking. This is internal to Flower: only here.
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, _RUN_ID, _SERVER_NODE
+        self._run = Run.create_empty(_RUN_ID)
+        self._executor = executor
+        self._on_reply = on_reply or (lambda *progress: None)
+        clients = config.federation.clients
+        self._contexts = {
+            _SERVER_NODE + 1 + client: Context(
+                run_id=_RUN_ID,
+                node_id=_SERVER_NODE + 1 + client,
+                node_config={"partition-id": client, "num-partitions": clients},
+                state=RecordDict(),
+                run_config=config.flat(),
+            )
+            for client in range(clients)
+        }
+        self._replies: dict[str, Message] = {}
+
+    def set_run(self, run: Run) -> None:
+        """Set the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Run information."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Create a message."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the clients' node ids."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Run the messages' clients to their end and keep the replies."""
+        messages = list(messages)
+        self.send_and_receive_into(messages, None, self._replies)
+        return [message.metadata.message_id for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Hand out kept replies, each once."""
+        return [self._replies.pop(identity) for identity in message_ids if identity in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Run the messages' clients and return their replies."""
+        replies: dict[str, Message] = {}
+        self.send_and_receive_into(list(messages), timeout, replies)
+        return list(replies.values())
+
+    def send_and_receive_into(
+        self, messages: list[Message], timeout: float | None, replies: dict[str, Message]
+    ) -> None:
+        """Run the messages' clients and put their replies into ``replies``, by message id."""
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = uuid4().hex  # what Flower's SuperLink does
+        jobs = [(message, self._contexts[message.metadata.dst_node_id]) for message in messages]
+        for reply, state in self._executor.run(jobs, timeout):
+            self._contexts[reply.metadata.src_node_id].state = state
+            replies[reply.metadata.reply_to_message_id] = reply
+            order = messages[0].content.config_records.get("config")
+            server_round = int(str(order["server-round"])) if order else 0
+            self._on_reply(messages[0].metadata.message_type, server_round, len(replies), len(jobs))
+
+
+def run_server(app: ServerApp, grid: LocalGrid, config: RunConfig) -> Context:
+    """Run a ServerApp to its end on a LocalGrid; return its context."""
+    context = Context(_RUN_ID, _SERVER_NODE, {}, RecordDict(), config.flat())
+    app(grid, context)
+    return context
