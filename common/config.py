@@ -79,7 +79,7 @@ class DataConfig(_Table):
     name: Literal["shapes10", "cifar10", "folder"]
     root: str
     max_examples: Natural
-    image_size: Annotated[int, Field(ge=8, le=512)]
+    image_size: Annotated[int, Field(ge=16, le=512, multiple_of=16)]
 
 
 class FederationConfig(_Table):

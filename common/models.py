@@ -31,12 +31,22 @@ class Normalize(nn.Module):
         return (pixels - self.mean) / self.std
 
 
-class GlobalMean(nn.Module):
-    """Mean over height and width; unlike adaptive pooling, its gradient is deterministic on a GPU."""
+class GridMean(nn.Module):
+    """Mean over each cell of a grid; unlike adaptive pooling, its gradient is deterministic on a GPU.
+
+    Args:
+        cells: rows and columns of the grid; height and width must be multiples of it.
+    """
+
+    def __init__(self, cells: int) -> None:
+        super().__init__()
+        self.cells = cells
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B,C,H,W] -> [B,C]."""
-        return features.mean((2, 3))
+        """[B,C,H,W] -> [B, C × cells × cells]."""
+        batch, channels, height, width = features.shape
+        grid = features.view(batch, channels, self.cells, height // self.cells, self.cells, width // self.cells)
+        return grid.mean((3, 5)).flatten(1)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:
@@ -73,7 +83,7 @@ def resnet18(classes: int, width: int, activation: Activation, downsample: bool)
         stride = 2 if downsample and stage > 0 else 1
         layers += [BasicBlock(inputs, outputs, stride, activation), BasicBlock(outputs, outputs, 1, activation)]
         inputs = outputs
-    return nn.Sequential(*layers, GlobalMean(), nn.Linear(inputs, classes))
+    return nn.Sequential(*layers, GridMean(1), nn.Linear(inputs, classes))
 
 
 def cnn(classes: int, width: int, activation: Activation, downsample: bool) -> nn.Module:
@@ -90,8 +100,8 @@ def cnn(classes: int, width: int, activation: Activation, downsample: bool) -> n
         activation(),
         *_conv(2 * width, 4 * width, 3, stride),
         activation(),
-        GlobalMean(),
-        nn.Linear(4 * width, classes),
+        GridMean(4),
+        nn.Linear(4 * width * 4 * 4, classes),
     )
 
 

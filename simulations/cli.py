@@ -1,6 +1,5 @@
 """The command line."""
 
-import logging
 import sys
 import tomllib
 from enum import StrEnum
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from common.config import Flat, default_config, flatten, merge, parse_config, read_toml
 from common.errors import FedShieldError, explain_os_errors
+from simulations.console import log_to
 
 app = typer.Typer(
     help="Federated adversarial training on Flower: how well does a model that many parties train withstand attacks?",
@@ -20,7 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(soft_wrap=True, highlight=False)
-log = logging.getLogger("fedshield")
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 
@@ -90,7 +89,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a run's last checkpoint on the test set, with other attacks or more images."""
-    _log_to_console()
+    log_to(console)
     from server.recorder import evaluate_run
 
     changes: Flat = {}
@@ -109,7 +108,7 @@ def evaluate(
 @app.command()
 def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
     """Show how many images of each class every client has, as a table and a figure."""
-    _log_to_console()
+    log_to(console)
     config = parse_config(resolve(file, set_ or [], default_config()))
     from common.setup import prepare_data
     from server.environment import describe_partition
@@ -165,19 +164,6 @@ def _assignment(text: str) -> Flat:
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
     return flatten({key.strip(): parsed})
-
-
-class _ConsoleHandler(logging.Handler):
-    """Prints log lines above a progress bar, without wrapping or markup."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        console.print(self.format(record), markup=False)
-
-
-def _log_to_console() -> None:
-    log.handlers = [_ConsoleHandler()]
-    log.setLevel(logging.INFO)
-    log.propagate = False
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from common.config import RunConfig
 from server.rundir import read_checkpoint
+from simulations.console import log_to
 from simulations.executors import make_executor
 from simulations.grid import LocalGrid, run_server
 
@@ -51,6 +52,7 @@ class ProgressBar:
 
 def run_locally(config: RunConfig, engine: str, workers: int | None, console: Console) -> Path:
     """Run a federation with LocalGrid, draw its figures, and return its run directory."""
+    log_to(console)
     # Flower tells at length what the progress bar and the round lines tell here.
     logging.getLogger("flwr").setLevel(logging.WARNING)
     from server.app import app
