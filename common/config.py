@@ -4,19 +4,14 @@ The defaults are in ``[tool.flwr.app.config]`` of ``pyproject.toml`` and nowhere
 with dots between the tables (``attack.epsilon-255``), as ``flwr run --run-config`` writes them.
 """
 
-import difflib
 import re
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
-from common.errors import FedShieldError, explain_os_errors
-
-Scalar = bool | int | float | str
-Flat = dict[str, Scalar]
+from common.errors import FedShieldError
+from common.flat import Flat, default_config, flatten, near, nest
 
 _EVALUATION_ATTACK = re.compile(r"(fgsm|bim|pgd)(?:-(\d+))?")
 _DEFAULT_STEPS = 10
@@ -209,63 +204,6 @@ class RunConfig(_Table):
         return flatten(self.model_dump(by_alias=True))
 
 
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> Flat:
-    """Turn nested tables into dotted keys."""
-    flat: Flat = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _nest(flat: Mapping[str, Scalar]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *tables, leaf = key.split(".")
-        place = nested
-        for table in tables:
-            place = place.setdefault(table, {})
-            if not isinstance(place, dict):
-                raise FedShieldError(f"unknown key {key}: {table} is a value, not a table")
-        if isinstance(place.get(leaf), dict):
-            raise FedShieldError(
-                f"{key} = {value!r}: {key} is a table; set one of its keys, such as {key}.{next(iter(place[leaf]))}"
-            )
-        place[leaf] = value
-    return nested
-
-
-def default_config() -> Flat:
-    """Return the defaults of ``[tool.flwr.app.config]``, flat."""
-    here = Path(__file__).resolve().parent
-    # A checkout has pyproject.toml beside the packages; an installed wheel carries it inside this one.
-    places = [here / "pyproject.toml", here.parent / "pyproject.toml"]
-    path = next((place for place in places if place.exists()), None)
-    if path is None:
-        raise FedShieldError(f"{places[1]}: the file with the defaults is missing; install fedshield again")
-    return flatten(tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"])
-
-
-def read_toml(path: Path) -> Flat:
-    """Read a configuration file; keys are checked by ``merge``."""
-    with explain_os_errors(path):
-        text = path.read_bytes()
-    try:
-        return flatten(tomllib.loads(text.decode()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FedShieldError(f"{path}: not valid TOML: {error}") from error
-
-
-def merge(base: Flat, override: Flat, source: str) -> Flat:
-    """Lay ``override`` over ``base``; an unknown key is an error that names near matches and ``source``."""
-    for key in override:
-        if key not in base:
-            raise FedShieldError(f"unknown key {key} ({source}){_near(key, list(base))}")
-    return {**base, **override}
-
-
 def parse_config(flat: Mapping[str, Any]) -> RunConfig:
     """Check a complete flat configuration and return it typed.
 
@@ -273,7 +211,7 @@ def parse_config(flat: Mapping[str, Any]) -> RunConfig:
         FedShieldError: one line with the full key, what was found and what is allowed.
     """
     try:
-        return RunConfig.model_validate(_nest(flat))
+        return RunConfig.model_validate(nest(flat))
     except ValidationError as error:
         # One mistake at a time: the first is the one the user reads.
         raise FedShieldError(_one_line(error.errors()[0])) from error
@@ -288,15 +226,8 @@ def _one_line(error: Any) -> str:
     if error["type"] == "missing":
         return f"missing key {key}"
     if error["type"] == "extra_forbidden":
-        return f"unknown key {key}{_near(key, list(default_config()))}"
+        return f"unknown key {key}{near(key, list(default_config()))}"
     if error["type"] == "literal_error":
         allowed = str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
-        return f"{key} = {found!r}: unknown; allowed: {allowed}{_near(str(found), allowed.split(', '))}"
+        return f"{key} = {found!r}: unknown; allowed: {allowed}{near(str(found), allowed.split(', '))}"
     return f"{key} = {found!r}: {message[0].lower()}{message[1:]}"
-
-
-def _near(word: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    if not matches and "." not in word:  # the table forgotten: `rounds` for `federation.rounds`
-        matches = [key for key in known if key.split(".")[-1] == word]
-    return f"; did you mean {' or '.join(matches)}?" if matches else ""

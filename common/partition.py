@@ -164,6 +164,11 @@ def _shards(labels: Indices, classes: int, clients: int, parameters: SchemeParam
     """Rows sorted by class, cut into equal shards, k for each client (McMahan et al. 2017, arXiv 1602.05629)."""
     from flwr_datasets.partitioner import ShardPartitioner
 
+    if clients * parameters.classes_per_client > len(labels):
+        raise FedShieldError(
+            f"partition.classes-per-client = {parameters.classes_per_client}: {clients} clients with as many shards "
+            f"each need more than the {len(labels)} private training images; use fewer"
+        )
     partitioner = ShardPartitioner(
         clients, "label", parameters.classes_per_client, seed=seed_for(parameters.seed, "scheme")
     )

@@ -48,8 +48,8 @@ _SHAPES: dict[str, Callable[[Coordinates, Coordinates], NDArray[np.bool_]]] = {
 def _grating(label: int, phase: float) -> Coordinates:
     axis, period, colour = _GRATINGS[label]
     wave = _GRATING * np.sign(np.cos(2 * np.pi / period * np.mgrid[:SIZE, :SIZE][axis] + phase))
-    colours: Coordinates = np.array(colour, dtype=np.float64)[:, None, None]
-    return colours * wave
+    coloured: Coordinates = np.array(colour)[:, None, None] * wave
+    return coloured
 
 
 def _draw(label: int, rng: np.random.Generator) -> Coordinates:

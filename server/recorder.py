@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from flwr.app import ArrayRecord, MetricRecord
 
-from common.config import Flat, RunConfig
+from common.config import RunConfig
 from common.data import Dataset, balanced_subset
 from common.errors import FedShieldError
 from common.evaluation import Evaluation, evaluate
+from common.flat import Flat
 from common.records import to_state
 from common.seeding import seed_for
 from common.setup import make_model, prepare_data, prepare_torch, threat_of

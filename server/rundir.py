@@ -14,8 +14,9 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 from safetensors.torch import load, save
 
-from common.config import Flat, RunConfig, flatten, merge, parse_config
+from common.config import RunConfig, parse_config
 from common.errors import FedShieldError, explain_os_errors
+from common.flat import Flat, flatten, merge
 from common.records import State
 
 # What may differ between a run and its continuation: a run can be made longer, and moved.

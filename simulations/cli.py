@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from common.config import Flat, default_config, flatten, merge, parse_config, read_toml
+from common.config import parse_config
 from common.errors import FedShieldError, explain_os_errors
+from common.flat import Flat, default_config, flatten, merge, read_toml
 from simulations.console import log_to
 
 app = typer.Typer(

@@ -1,0 +1,78 @@
+"""Configurations as Flower carries them: dotted keys in kebab case, scalar values."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.errors import FedShieldError, explain_os_errors
+
+Scalar = bool | int | float | str
+Flat = dict[str, Scalar]
+
+
+def default_config() -> Flat:
+    """Return the defaults of ``[tool.flwr.app.config]``, flat."""
+    here = Path(__file__).resolve().parent
+    # A checkout has pyproject.toml beside the packages; an installed wheel carries it inside this one.
+    places = [here / "pyproject.toml", here.parent / "pyproject.toml"]
+    path = next((place for place in places if place.exists()), None)
+    if path is None:
+        raise FedShieldError(f"{places[1]}: the file with the defaults is missing; install fedshield again")
+    return flatten(tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"])
+
+
+def read_toml(path: Path) -> Flat:
+    """Read a configuration file; keys are checked by ``merge``."""
+    with explain_os_errors(path):
+        text = path.read_bytes()
+    try:
+        return flatten(tomllib.loads(text.decode()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FedShieldError(f"{path}: not valid TOML: {error}") from error
+
+
+def merge(base: Flat, override: Flat, source: str) -> Flat:
+    """Lay ``override`` over ``base``; an unknown key is an error that names near matches and ``source``."""
+    for key in override:
+        if key not in base:
+            raise FedShieldError(f"unknown key {key} ({source}){near(key, list(base))}")
+    return {**base, **override}
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> Flat:
+    """Turn nested tables into dotted keys."""
+    flat: Flat = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def nest(flat: Mapping[str, Scalar]) -> dict[str, Any]:
+    """Turn dotted keys into nested tables."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *tables, leaf = key.split(".")
+        place = nested
+        for table in tables:
+            place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise FedShieldError(f"unknown key {key}: {table} is a value, not a table")
+        if isinstance(place.get(leaf), dict):
+            raise FedShieldError(
+                f"{key} = {value!r}: {key} is a table; set one of its keys, such as {key}.{next(iter(place[leaf]))}"
+            )
+        place[leaf] = value
+    return nested
+
+
+def near(word: str, known: list[str]) -> str:
+    """Return "; did you mean ...?" where a known word is near, and nothing otherwise."""
+    matches = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    if not matches and "." not in word:  # the table forgotten: `rounds` for `federation.rounds`
+        matches = [key for key in known if key.split(".")[-1] == word]
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""

@@ -1,0 +1,42 @@
+"""Fixtures: a small run configuration and a cache of decoded data that is the tests' own."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from common.config import RunConfig, parse_config
+from common.flat import Flat, default_config
+
+TINY: Flat = {
+    "threads": 1,
+    "data.max-examples": 200,
+    "federation.rounds": 2,
+    "model.width": 2,
+    "attack.steps": 1,
+    "train.batch-size": 16,
+    "evaluate.examples": 40,
+    "evaluate.attacks": "fgsm,pgd-2",
+    "evaluate.final-examples": 40,
+    "evaluate.final-attacks": "pgd-3",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of the tests' own; child processes inherit it."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["FEDSHIELD_CACHE"] = str(folder)
+    return folder
+
+
+def tiny_flat(**changes: object) -> Flat:
+    """Defaults, made tiny; keyword `federation__rounds=3` sets `federation.rounds`."""
+    flat = {**default_config(), **TINY}
+    for key, value in changes.items():
+        flat[key.replace("__", ".").replace("_", "-")] = value  # type: ignore[assignment]
+    return flat
+
+
+def tiny_config(**changes: object) -> RunConfig:
+    return parse_config(tiny_flat(**changes))

@@ -1,0 +1,141 @@
+"""The run configuration: every mistake is one line that names the key."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from common.activations import ACTIVATIONS
+from common.attacks import ATTACKS
+from common.config import (
+    ActivationName,
+    AttackConfig,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    PartitionConfig,
+    parse_config,
+)
+from common.data import DATASETS
+from common.errors import FedShieldError
+from common.flat import default_config, flatten, merge, read_toml
+from common.losses import LOSSES
+from common.models import MODELS
+from common.partition import SCHEMES
+from simulations.cli import PRESETS, resolve
+
+
+def test_defaults_are_valid_and_survive_the_way_through_flower() -> None:
+    defaults = default_config()
+    assert parse_config(defaults).flat() == defaults
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
+def test_presets_are_valid(preset: Path) -> None:
+    parse_config(merge(default_config(), read_toml(preset), preset.name))
+
+
+def test_quickstart_preset_is_what_a_run_without_a_file_does() -> None:
+    assert resolve(Path("quickstart"), [], default_config()) == default_config()
+
+
+def test_paper_presets_differ_in_partition_and_sharing_alone() -> None:
+    keys = ("partition.scheme", "sharing.fraction")
+    found = {
+        name: resolve(Path(name), [], default_config())
+        for name in ("cifar10-iid", "cifar10-noniid", "cifar10-noniid-share40")
+    }
+    assert [tuple(flat[key] for key in keys) for flat in found.values()] == [
+        ("iid", 0.0),
+        ("paper", 0.0),
+        ("paper", 0.4),
+    ]
+    rest = [{key: value for key, value in flat.items() if key not in keys} for flat in found.values()]
+    assert rest[0] == rest[1] == rest[2]
+
+
+@pytest.mark.parametrize(
+    ("names", "table"),
+    [
+        (get_args(DataConfig.model_fields["name"].annotation), DATASETS),
+        (get_args(PartitionConfig.model_fields["scheme"].annotation), SCHEMES),
+        (get_args(ModelConfig.model_fields["name"].annotation), MODELS),
+        (get_args(ActivationName), ACTIVATIONS),
+        (get_args(AttackConfig.model_fields["name"].annotation), ATTACKS),
+        (get_args(LossConfig.model_fields["name"].annotation), LOSSES),
+    ],
+    ids=["data", "scheme", "model", "activation", "attack", "loss"],
+)
+def test_the_names_that_the_config_allows_are_those_of_the_tables(names: tuple[str, ...], table: dict) -> None:
+    assert set(names) == set(table)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        (
+            "federation.round=3",
+            "unknown key federation.round (--set federation.round=3); did you mean federation.rounds",
+        ),
+        ("rounds=3", "did you mean federation.rounds?"),
+        ("federation=3", "unknown key federation "),
+        ("federation.rounds=0", "federation.rounds = 0: input should be greater than or equal to 1"),
+        ("federation.rounds=2.5", "federation.rounds = 2.5: input should be a valid integer"),
+        ("federation.rounds=ten", "federation.rounds = 'ten': input should be a valid integer"),
+        ("federation.fraction=1.5", "federation.fraction = 1.5: input should be less than or equal to 1"),
+        ("train.learning-rate=nan", "train.learning-rate = nan: input should be a finite number"),
+        ("train.augment=1", "train.augment = 1: input should be a valid boolean"),
+        ("model.activation=rleu", "model.activation = 'rleu': unknown; allowed: relu, leaky-relu,"),
+        ("model.activation=rleu", "did you mean relu"),
+        ("attack.name=pdg", "attack.name = 'pdg': unknown; allowed: none, fgsm, bim, pgd; did you mean pgd?"),
+        ("evaluate.attacks=fgsm,pdg-10", "evaluate.attacks = 'fgsm,pdg-10': unknown attack 'pdg-10'; known: fgsm,"),
+        ("evaluate.attacks=pgd-0", "unknown attack 'pgd-0'"),
+        ('evaluate.attacks=["pgd"]', "write the attacks as one string, separated by commas"),
+        ("train.milestones=75,50", "train.milestones = '75,50': the rounds must rise"),
+        ("train.milestones=[50, 75]", "write the rounds as one string"),
+        ("federation.clients=5", "federation.clients = 5: partition.scheme = paper is made for 10 clients"),
+        ("sharing.pool-fraction=0.0", "sharing.fraction = 0.4: there is no pool to share"),
+        ("seed=-1", "seed = -1: input should be greater than or equal to 0"),
+        ("data.image-size=20", "data.image-size = 20: input should be a multiple of 16"),
+        ("train.noise-std", "--set train.noise-std: write key=value"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key(assignment: str, expected: str) -> None:
+    with pytest.raises(FedShieldError) as caught:
+        parse_config(resolve(None, [assignment], default_config()))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bare_words_and_toml_values_are_understood() -> None:
+    given = ["data.root=/some/place", "train.momentum=0", 'train.milestones="5,7"', "evaluate.attacks=pgd,fgsm,pgd-10"]
+    config = parse_config(resolve(None, given, default_config()))
+    assert config.data.root == "/some/place"
+    assert config.train.momentum == 0
+    assert config.train.milestones == (5, 7)
+    assert config.evaluate.attacks == ("pgd-10", "fgsm")  # pgd is PGD-10, and counts once
+
+
+def test_learning_rate_falls_after_each_milestone() -> None:
+    config = parse_config({**default_config(), "train.learning-rate": 0.1, "train.milestones": "2,4"})
+    rates = [config.train.rate_in(server_round) for server_round in range(1, 6)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
+
+
+def test_a_missing_file_names_the_presets() -> None:
+    with pytest.raises(FedShieldError, match=r"no-such: no such file; .*cpu-cifar10, quickstart"):
+        resolve(Path("no-such"), [], default_config())
+
+
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text("seed = = 1")
+    with pytest.raises(FedShieldError, match=r"bad\.toml: not valid TOML: .*line 1"):
+        read_toml(path)
+
+
+def test_flatten_is_what_flower_does() -> None:
+    from flwr.common.config import flatten_dict  # Flower's own, to stay in step with it
+
+    nested = {"seed": 1, "data": {"name": "x", "deep": {"er": True}}}
+    assert flatten(nested) == flatten_dict(nested)

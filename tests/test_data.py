@@ -1,0 +1,176 @@
+"""Datasets: decoded rightly, decoded once, and every damage named."""
+
+import hashlib
+import os
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from common import data, shapes
+from common.data import balanced_subset, load_data
+from common.errors import FedShieldError
+
+REAL_CIFAR10 = Path(__file__).parents[1] / "data" / "cifar10-jpeg"
+
+
+def make_folder(root: Path, size: int = 16, suffix: str = "png") -> Path:
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 3), ("test", 2)):
+        for name in ("cat", "dog"):
+            (root / part / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{index}.{suffix}")
+    return root
+
+
+def test_shapes10_is_balanced_and_the_same_at_every_call() -> None:
+    images, labels = shapes.generate(train=True, count=50)
+    again, _ = shapes.generate(train=True, count=50)
+    assert images.shape == (50, 3, 32, 32)
+    assert images.dtype == np.uint8
+    assert np.array_equal(images, again)
+    assert np.bincount(labels).tolist() == [5] * 10
+    assert not np.array_equal(images[:10], shapes.generate(train=False, count=50)[0][:10])
+
+
+def test_folder_is_decoded_pixel_by_pixel_and_labelled_by_class(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets")
+    (root / "train" / "cat" / "notes.txt").write_text("not an image")
+    splits = load_data("folder", str(root), 16)
+    assert splits.train.classes == ("cat", "dog")
+    assert splits.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert splits.test.labels.tolist() == [0, 0, 1, 1]
+    expected = np.asarray(Image.open(root / "train" / "dog" / "1.png")).transpose(2, 0, 1)
+    assert np.array_equal(splits.train.images[4], expected)
+
+
+def test_images_of_another_size_or_without_colour_are_converted(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets")
+    Image.new("L", (40, 30), 77).save(root / "test" / "cat" / "0.png")
+    image = load_data("folder", str(root), 16).test.images[0]
+    assert image.shape == (3, 16, 16)
+    assert np.unique(image).tolist() == [77]
+
+
+def test_second_load_reads_the_cache_alone_and_a_change_is_noticed(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets")
+    first = load_data("folder", str(root), 16)
+    assert isinstance(first.train.images, np.memmap)
+    path = root / "train" / "cat" / "0.png"
+    stamp, size = path.stat().st_mtime_ns, path.stat().st_size
+    path.write_bytes(b"x" * size)  # what is not decoded again is not read again either
+    os.utime(path, ns=(stamp, stamp))
+    assert np.array_equal(load_data("folder", str(root), 16).train.images, first.train.images)
+    os.utime(path, ns=(stamp + 1, stamp + 1))
+    with pytest.raises(FedShieldError, match=r"cat/0\.png: not a readable image"):
+        load_data("folder", str(root), 16)
+
+
+def test_truncated_image_is_named_and_leaves_no_cache_behind(tmp_path: Path, cache: Path) -> None:
+    root = make_folder(tmp_path / "pets", suffix="jpg")
+    path = root / "test" / "dog" / "1.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    before = {entry for entry in cache.iterdir() if entry.is_dir()}
+    with pytest.raises(FedShieldError, match=r"test/dog/1\.jpg: not a readable image .*; mend or remove the file"):
+        load_data("folder", str(root), 16)
+    assert {entry for entry in cache.iterdir() if entry.is_dir()} == before
+
+
+def test_missing_folder_and_unequal_classes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FedShieldError, match=r"data\.root: no folder .*nowhere/train; an image folder has"):
+        load_data("folder", str(tmp_path / "nowhere"), 16)
+    root = make_folder(tmp_path / "pets")
+    (root / "test" / "dog").rename(root / "test" / "wolf")
+    with pytest.raises(FedShieldError, match="same classes; in one of them only: dog, wolf"):
+        load_data("folder", str(root), 16)
+    (root / "train" / "empty").mkdir()
+    with pytest.raises(FedShieldError, match=r"train/empty: no images in it"):
+        load_data("folder", str(root), 16)
+
+
+def test_damaged_cache_is_named(tmp_path: Path, cache: Path) -> None:
+    root = make_folder(tmp_path / "pets")
+    before = set(cache.iterdir())
+    load_data("folder", str(root), 16)
+    (place,) = (entry for entry in set(cache.iterdir()) - before if entry.is_dir())
+    images = place / "train-images.npy"
+    images.write_bytes(images.read_bytes()[:-10])
+    with pytest.raises(FedShieldError, match=r"the decoded dataset is damaged .*; delete this folder"):
+        load_data("folder", str(root), 16)
+
+
+class _Trap:
+    """Unpickling it writes a file: the proof that something was unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return (os.mkdir, (str(self.path),))
+
+
+def write_cifar10(root: Path, content: object) -> Path:
+    """Write an archive laid out like CIFAR-10's, with ten images in each batch."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    batches = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+    for name in batches:
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    archive = root / data.CIFAR10_ARCHIVE
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder, folder.name)
+    return archive
+
+
+def test_cifar10_with_a_wrong_hash_is_never_unpickled(tmp_path: Path) -> None:
+    archive = write_cifar10(tmp_path / "root", _Trap(tmp_path / "sprung"))
+    with pytest.raises(FedShieldError, match=f"{archive}: SHA-256 is [0-9a-f]{{64}}, expected 6d958be0"):
+        load_data("cifar10", str(tmp_path / "root"), 32)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_cifar10_archive_is_read_by_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import CIFAR10
+
+    rows = np.arange(10 * 3072, dtype=np.int64).reshape(10, 3072) % 251
+    batch = {"data": rows.astype(np.uint8), "labels": list(range(10))}
+    archive = write_cifar10(tmp_path / "root", batch)
+    # The true archive cannot be had here, so its hashes are replaced by this one's; the code is the same.
+    monkeypatch.setattr(data, "CIFAR10_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+    md5 = hashlib.md5(pickle.dumps(batch)).hexdigest()
+    monkeypatch.setattr(CIFAR10, "train_list", [(name, md5) for name, _ in CIFAR10.train_list])
+    monkeypatch.setattr(CIFAR10, "test_list", [("test_batch", md5)])
+    meta = hashlib.md5((tmp_path / "root" / "cifar-10-batches-py" / "batches.meta").read_bytes()).hexdigest()
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": meta})
+    splits = load_data("cifar10", str(tmp_path / "root"), 32)
+    assert splits.train.images.shape == (50, 3, 32, 32)
+    assert np.array_equal(splits.test.images.reshape(10, 3072), batch["data"])
+    assert splits.train.labels.tolist() == list(range(10)) * 5
+    assert splits.train.classes == tuple("abcdefghij")
+
+
+@given(
+    counts=st.lists(st.integers(0, 30), min_size=1, max_size=6).filter(any),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=50, deadline=None)
+def test_balanced_subset_takes_the_classes_in_turn(counts: list[int], share: float, seed: int) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    count = max(1, round(share * len(labels)))
+    chosen = balanced_subset(labels, count, seed, "test")
+    found = np.bincount(labels[chosen], minlength=len(counts))
+    assert len(chosen) == len(set(chosen.tolist())) == count
+    assert np.all(np.diff(chosen) > 0)
+    # A class is behind another by more than one only when it has no more images.
+    assert all(found[label] >= found.max() - 1 or found[label] == counts[label] for label in range(len(counts)))
+    larger = balanced_subset(labels, min(count + 1, len(labels)), seed, "test")
+    assert set(chosen.tolist()) <= set(larger.tolist())

@@ -1,0 +1,61 @@
+"""Who may import whom (see CONTRIBUTING.md)."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("common", "client", "server", "simulations")
+ALLOWED = {
+    "common": {"common"},
+    "client": {"client", "common"},
+    "server": {"server", "common"},
+    "simulations": {"simulations", "server", "client", "common"},
+}
+# Rooms of `common`, each with the rooms it may use. Those not named may be used by all and use nothing.
+LEAVES = {
+    "config": {"errors", "flat"},
+    "flat": {"errors"},
+    "data": {"errors", "seeding", "shapes"},
+    "partition": {"data", "errors", "seeding"},
+    "models": {"activations", "seeding"},
+    "attacks": set(),
+    "losses": {"attacks"},
+    "training": {"losses", "seeding"},
+    "evaluation": {"attacks", "seeding", "training"},
+    "records": {"data", "errors"},
+    "setup": {"attacks", "config", "data", "models", "partition"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules that a file imports, in functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module}
+    return found
+
+
+def sources(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def test_rooms_import_only_what_they_may() -> None:
+    for room in ROOMS:
+        for path in sources(room):
+            used = {name.split(".")[0] for name in imports(path)} & set(ROOMS)
+            assert used <= ALLOWED[room], f"{path.relative_to(ROOT)} imports {used - ALLOWED[room]}"
+
+
+def test_inside_common_the_arrows_point_one_way() -> None:
+    for path in sources("common"):
+        used = {name.split(".")[1] for name in imports(path) if name.startswith("common.")}
+        allowed = LEAVES.get(path.stem, set())
+        assert used <= allowed, f"{path.name} imports {used - allowed}"
+
+
+def test_only_records_and_the_apps_know_flower() -> None:
+    knowing = {path.stem for path in sources("common") if any(name.split(".")[0] == "flwr" for name in imports(path))}
+    assert knowing == {"records"}

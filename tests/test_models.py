@@ -1,0 +1,79 @@
+"""The networks: their size, their arithmetic, and that they normalise pixels themselves."""
+
+import pytest
+import torch
+from torch import nn
+
+from common.activations import ACTIVATIONS
+from common.models import build_model
+
+
+def build(name: str, width: int = 4, activation: str = "relu", downsample: bool = True, seed: int = 1) -> nn.Module:
+    return build_model(name, 10, width, activation, downsample, seed)
+
+
+def multiply_adds(model: nn.Module) -> int:
+    """Count the convolutions' and linear layers' multiply-adds on one 32×32 image."""
+    total = 0
+
+    def count(layer: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal total
+        total += layer.weight[0].numel() * output[0].numel()
+
+    hooks = [
+        layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)
+    ]
+    model.eval()(torch.rand(1, 3, 32, 32))
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def test_resnet18_has_the_published_size() -> None:
+    model = build("resnet18", width=64)
+    # The CIFAR ResNet-18 of the field: 11,173,962 parameters, 0.56 GMAC.
+    assert sum(parameter.numel() for parameter in model.parameters()) == 11_173_962
+    macs = multiply_adds(model)
+    assert macs == pytest.approx(0.556e9, rel=0.01)
+    without = multiply_adds(build("resnet18", width=64, downsample=False))
+    assert without == pytest.approx(11.4e9, rel=0.01)
+    assert without / macs == pytest.approx(20.6, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet18"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_takes_part_in_every_model(name: str, activation: str) -> None:
+    model = build(name, activation=activation)
+    pixels = torch.rand(2, 3, 32, 32, requires_grad=True)
+    logits = model(pixels)
+    assert logits.shape == (2, 10)
+    (gradient,) = torch.autograd.grad(logits.sum(), pixels)
+    assert torch.isfinite(gradient).all()
+    assert gradient.abs().sum() > 0
+    kinds = {type(module) for module in model.modules()}
+    assert {type(factory()) for factory in ACTIVATIONS.values()} & kinds == {type(ACTIVATIONS[activation]())}
+
+
+def test_normalisation_is_inside_and_not_part_of_the_state() -> None:
+    model = build("cnn")
+    mean = torch.tensor([0.4914, 0.4822, 0.4465]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
+    assert torch.equal(model[0](mean), torch.zeros(1, 3, 32, 32))
+    assert not any("mean" in name and "running" not in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet18"])
+def test_the_seed_fixes_the_weights_and_nothing_else_moves_them(name: str) -> None:
+    torch.manual_seed(0)
+    first = build(name).state_dict()
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(1), drawn)  # building a model leaves the global generator alone
+    second, other = build(name).state_dict(), build(name, seed=2).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize("size", [16, 48, 64])
+def test_other_image_sizes_work(size: int) -> None:
+    for name in ("cnn", "resnet18"):
+        assert build(name)(torch.rand(2, 3, size, size)).shape == (2, 10)

@@ -1,0 +1,115 @@
+"""The partition: disjoint, exhaustive, repeatable, and as far from IID as its scheme says."""
+
+import numpy as np
+import pytest
+
+from common.errors import FedShieldError
+from common.partition import SCHEMES, Partition, SchemeParameters, partition
+
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 53))  # 530 images, 53 a class: nothing divides
+
+
+def divide(scheme: str, seed: int = 1, clients: int = 10, classes_per_client: int = 2, **changes: float) -> Partition:
+    parameters = SchemeParameters(changes.pop("alpha", 0.5), classes_per_client, seed)
+    given = {"max_examples": 0, "pool_fraction": 0.2, "shared_fraction": 0.4, **changes}
+    return partition(LABELS, 10, clients, scheme, parameters, **given)  # type: ignore[arg-type]
+
+
+def rows(division: Partition) -> list[list[int]]:
+    return [part.tolist() for part in (*division.shards, division.pool, division.shared)]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_disjoint_exhaustive_and_repeatable(scheme: str) -> None:
+    division = divide(scheme)
+    given_away = np.concatenate([*division.shards, division.pool])
+    assert sorted(given_away.tolist()) == list(range(len(LABELS)))
+    assert set(division.shared) <= set(division.pool)
+    assert min(map(len, division.shards)) > 0
+    assert rows(divide(scheme)) == rows(division)
+    assert rows(divide(scheme, seed=2)) != rows(division)
+
+
+def test_pool_and_shared_slice_are_balanced_and_grow_by_inclusion() -> None:
+    division = divide("iid")
+    assert np.bincount(LABELS[division.pool]).tolist() == pytest.approx([10.6] * 10, abs=1)
+    assert len(division.pool) == 106
+    assert len(division.shared) == 42
+    assert set(np.bincount(LABELS[division.shared]).tolist()) == {4, 5}
+    slices = [set(divide("iid", shared_fraction=share).shared.tolist()) for share in (0.0, 0.3, 0.6, 1.0)]
+    assert slices[0] == set()
+    assert slices[0] < slices[1] < slices[2] < slices[3] == set(division.pool.tolist())
+
+
+def test_sharing_does_not_change_who_holds_what() -> None:
+    assert rows(divide("paper", shared_fraction=0.0))[:11] == rows(divide("paper", shared_fraction=1.0))[:11]
+
+
+def test_max_examples_uses_a_balanced_part() -> None:
+    division = divide("iid", max_examples=200)
+    used = np.concatenate([*division.shards, division.pool])
+    assert np.bincount(LABELS[used]).tolist() == [20] * 10
+    assert len(division.pool) == 40
+
+
+def test_iid_does_not_follow_the_order_of_the_images() -> None:
+    # flwr-datasets' IidPartitioner cuts contiguous pieces: images sorted by class would be far from IID.
+    parameters = SchemeParameters(0.5, 2, 1)
+    division = partition(np.sort(LABELS), 10, 10, "iid", parameters, 0, 0.0, 0.0)
+    assert all(len(np.unique(np.sort(LABELS)[shard])) >= 8 for shard in division.shards)
+
+
+def test_paper_scheme_gives_the_published_pairs() -> None:
+    found = [set(LABELS[shard].tolist()) for shard in divide("paper").shards]
+    assert found == [{0, 1}, {2, 3}, {4, 5}, {6, 7}, {8, 9}, {0, 3}, {1, 4}, {2, 5}, {6, 9}, {7, 8}]
+
+
+def test_pathological_and_shards_limit_the_classes() -> None:
+    assert {len(np.unique(LABELS[shard])) for shard in divide("pathological", classes_per_client=3).shards} == {3}
+    # Two shards of a sorted list touch at most four classes, leftovers included.
+    assert max(len(np.unique(LABELS[shard])) for shard in divide("shards").shards) <= 4
+
+
+def test_small_alpha_is_far_from_iid_and_large_alpha_near() -> None:
+    def spread(alpha: float) -> float:
+        counts = [
+            np.bincount(LABELS[shard], minlength=10) / len(shard) for shard in divide("dirichlet", alpha=alpha).shards
+        ]
+        return float(np.std(counts, axis=0).mean())
+
+    assert spread(0.1) > 3 * spread(100.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            {"scheme": "pathological", "classes_per_client": 11},
+            "partition.classes-per-client = 11: the data has 10 classes",
+        ),
+        ({"scheme": "iid", "clients": 500}, "federation.clients = 500: more clients than the 424 private"),
+        ({"scheme": "pathological", "clients": 3}, "of classes that no client was given"),
+        (
+            {"scheme": "dirichlet", "clients": 200, "alpha": 0.01},
+            "partition.scheme = dirichlet: The max number of attempts",
+        ),
+        (
+            {"scheme": "shards", "clients": 400, "classes_per_client": 2},
+            "clients with as many shards each need more than the 424",
+        ),
+    ],
+    ids=["classes", "clients", "left-out", "dirichlet", "shards"],
+)
+def test_impossible_divisions_say_why(arguments: dict, expected: str) -> None:
+    with pytest.raises(FedShieldError) as caught:
+        divide(**arguments)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_client_without_data_and_an_image_given_twice_are_errors() -> None:
+    one, none = np.array([1]), np.array([], dtype=np.int64)
+    with pytest.raises(FedShieldError, match="client 1 has no training image"):
+        Partition((one, none), none, none)
+    with pytest.raises(AssertionError, match="given away twice"):
+        Partition((one, one), none, none)

@@ -1,0 +1,284 @@
+"""Guard, strategy and node list: what the server believes, and how it averages."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg
+
+from common.data import Dataset
+from common.errors import FedShieldError
+from common.models import build_model
+from common.records import find_shared, keep_shared, shared_digest, shared_record, to_record, to_state
+from server.guard import Guard
+from server.nodes import enlist
+from server.strategy import Cohort, SharedDataFedAvg
+from simulations.executors import InProcess
+from simulations.grid import LocalGrid
+from tests.conftest import tiny_config
+
+STATE = build_model("cnn", 10, 2, "relu", True, 1).state_dict()
+GLOBAL = to_record(STATE)
+NODES = (70, 50, 60, 40)  # as random as Flower's: their order is not the clients'
+EXAMPLES = (10, 30, 20, 40)
+
+
+@pytest.fixture(autouse=True)
+def speaking() -> None:
+    """Message needs to know who speaks; making a LocalGrid tells it."""
+    LocalGrid(tiny_config(), InProcess())
+
+
+def cohort(**changes: object) -> Cohort:
+    given = {"nodes": NODES, "size": 4, "min_replies": 4, "examples": EXAMPLES, "seed": 1, **changes}
+    return Cohort(**given)  # type: ignore[arg-type]
+
+
+def reply(client: int, state: dict | None = None, metrics: dict | None = None, error: str = "") -> Message:
+    message = Message(RecordDict(), NODES[client], "train")
+    if error:
+        return Message(Error(0, error), reply_to=message)
+    content = RecordDict(
+        {
+            "arrays": to_record(state if state is not None else STATE),
+            "metrics": MetricRecord(metrics or {"num-examples": EXAMPLES[client], "loss": 1.0, "seconds": 2.0}),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+def noisy_state(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: tensor + seed if not tensor.is_floating_point() else torch.randn(tensor.shape, generator=generator)
+        for name, tensor in STATE.items()
+    }
+
+
+def started(strategy: SharedDataFedAvg, server_round: int = 1) -> list[Message]:
+    grid = LocalGrid(tiny_config(), InProcess())
+    return list(strategy.configure_train(server_round, GLOBAL, ConfigRecord(), grid))
+
+
+# --- records
+
+
+def test_state_survives_the_way_through_records() -> None:
+    found = to_state(GLOBAL)
+    assert list(found) == list(STATE)
+    assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in STATE.items())
+
+
+def test_shared_data_is_kept_by_digest_and_damage_is_noticed(cache) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8)
+    record = shared_record(Dataset(images, np.arange(5), ("a",) * 5))
+    digest = shared_digest(record)
+    assert find_shared(digest) is None
+    keep_shared(record)
+    found = find_shared(digest)
+    assert found is not None
+    assert np.array_equal(found[0], images)
+    path = cache / "shared" / f"{digest}.npz"
+    path.write_bytes(path.read_bytes()[:-300])
+    assert find_shared(digest) is None
+    keep_shared(record)  # what is sent again replaces it
+    assert find_shared(digest) is not None
+    other = shared_record(Dataset(images, np.arange(5)[::-1].copy(), ("a",) * 5))
+    assert shared_digest(other) != digest
+
+
+# --- guard
+
+
+def test_guard_lets_a_good_reply_pass() -> None:
+    assert Guard(GLOBAL).refuse(reply(0), 10) is None
+
+
+def with_array(name: str, array: Array | None) -> Message:
+    message = reply(0)
+    arrays = message.content.array_records["arrays"]
+    if array is None:
+        del arrays[name]
+    else:
+        arrays[name] = array
+    return message
+
+
+KEY = "1.weight"
+NAN = STATE[KEY].numpy().copy()
+NAN[0, 0, 0, 0] = np.nan
+GOOD = {"num-examples": 10, "loss": 1.0, "seconds": 2.0}
+LYING = Array(dtype="float32", shape=(2, 3, 3, 3), stype="numpy.ndarray", data=Array(np.zeros(1, np.float32)).data)
+NOT_NUMPY = Array(dtype="float32", shape=(2, 3, 3, 3), stype="numpy.ndarray", data=b"junk")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: reply(0, error="out of memory"), "out of memory"),
+        (lambda: with_array(KEY, None), "array keys differ from the model's, first at 1.weight"),
+        (lambda: with_array("extra", Array(np.zeros(1))), "array keys differ from the model's, first at extra"),
+        (lambda: with_array(KEY, Array(NAN)), "array 1.weight has values that are not finite"),
+        (
+            lambda: with_array(KEY, Array(np.zeros((1,), np.float32))),
+            "array 1.weight is float32 (1,), expected float32 (2, 3",
+        ),
+        (lambda: with_array(KEY, Array(np.zeros((2, 3, 3, 3)))), "array 1.weight is float64"),
+        (lambda: with_array(KEY, LYING), "array 1.weight holds float32 (1,), not what it declares"),
+        (lambda: with_array(KEY, NOT_NUMPY), "array 1.weight cannot be read"),
+        (lambda: reply(0, metrics={**GOOD, "num-examples": 10**9}), "num-examples is 1000000000, expected 10"),
+        (lambda: reply(0, metrics={**GOOD, "num-examples": -1}), "num-examples is -1, expected 10"),
+        (lambda: reply(0, metrics={**GOOD, "num-examples": float("nan")}), "metric num-examples is nan"),
+        (
+            lambda: reply(0, metrics={**GOOD, "num-examples": [10]}),
+            "metric num-examples is [10], expected a finite number",
+        ),
+        (lambda: reply(0, metrics={**GOOD, "loss": float("inf")}), "metric loss is inf, expected a finite number"),
+        (lambda: reply(0, metrics={**GOOD, "extra": 1}), "metrics are ['extra', 'loss', 'num-examples', 'seconds']"),
+        (lambda: reply(0, metrics={"loss": 1.0}), "metrics are ['loss'], expected"),
+    ],
+)
+def test_guard_refuses_and_says_why(make, reason: str) -> None:
+    found = Guard(GLOBAL).refuse(make(), 10)
+    assert found is not None
+    assert reason in found
+
+
+def test_guard_refuses_a_reply_with_too_many_records() -> None:
+    message = reply(0)
+    message.content["more"] = to_record(STATE)
+    assert Guard(GLOBAL).refuse(message, 10) == "2 array records and 1 metric records, expected one of each"
+
+
+# --- strategy
+
+
+def test_average_equals_flowers_fedavg_bit_for_bit_and_integers_stay_integers() -> None:
+    replies = [reply(client, noisy_state(client + 1)) for client in range(4)]
+    expected, _ = FedAvg().aggregate_train(1, replies)
+    strategy = SharedDataFedAvg(cohort(), None)
+    started(strategy)
+    arrays, metrics = strategy.aggregate_train(1, replies)
+    assert arrays is not None
+    assert expected is not None
+    for name, tensor in STATE.items():
+        found = arrays[name].numpy()
+        assert found.dtype == tensor.numpy().dtype
+        if tensor.is_floating_point():
+            assert np.array_equal(found, expected[name].numpy())
+        else:  # 1, 2, 3, 4 weighted by 10, 30, 20, 40: 2.9
+            assert found == 3
+    assert metrics is not None
+    assert metrics["loss"] == pytest.approx(1.0)
+
+
+def test_average_by_hand_and_independent_of_the_order_of_arrival() -> None:
+    constant = [{name: torch.full_like(tensor, float(client)) for name, tensor in STATE.items()} for client in range(4)]
+    replies = [reply(client, constant[client]) for client in range(4)]
+    strategy = SharedDataFedAvg(cohort(), None)
+    started(strategy)
+    arrays, _ = strategy.aggregate_train(1, replies)
+    # (0·10 + 1·30 + 2·20 + 3·40) / 100 = 1.9
+    assert arrays is not None
+    assert arrays[KEY].numpy().ravel().tolist() == pytest.approx([1.9] * 54)
+    noisy = [reply(client, noisy_state(client + 1)) for client in range(4)]
+    results = []
+    for order in ((0, 1, 2, 3), (3, 1, 0, 2), (2, 3, 1, 0)):
+        started(strategy)
+        found, _ = strategy.aggregate_train(1, [noisy[client] for client in order])
+        assert found is not None
+        results.append(found[KEY].numpy().tobytes())
+    assert len(set(results)) == 1
+
+
+def test_a_bad_reply_is_left_out_named_and_reported(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("fedshield").propagate = True
+    strategy = SharedDataFedAvg(cohort(min_replies=3), None)
+    started(strategy)
+    bad = {
+        name: torch.full_like(tensor, torch.nan) if tensor.is_floating_point() else tensor
+        for name, tensor in STATE.items()
+    }
+    arrays, _ = strategy.aggregate_train(1, [reply(0), reply(1, bad), reply(2), reply(3)])
+    assert arrays is not None
+    assert all(np.isfinite(array.numpy()).all() for array in arrays.values())
+    assert "round 1: client 1 left out: array" in caplog.text
+    assert list(strategy.report["clients"]) == ["0", "2", "3"]
+    assert list(strategy.report["refused"]) == ["1"]
+
+
+def test_too_few_valid_replies_end_the_run_with_every_reason() -> None:
+    strategy = SharedDataFedAvg(cohort(min_replies=3), None)
+    started(strategy)
+    with pytest.raises(FedShieldError) as caught:
+        strategy.aggregate_train(1, [reply(0), reply(2, error="client 2: no space left"), reply(3)])
+    assert str(caught.value) == (
+        "round 1: 2 valid replies of 4, federation.min-fraction asks for 3: "
+        "client 1: no reply in time; client 2: no space left"
+    )
+
+
+def test_shared_data_goes_once_to_each_client_and_again_after_a_failure() -> None:
+    images = np.zeros((3, 3, 8, 8), dtype=np.uint8)
+    shared = shared_record(Dataset(images, np.arange(3), ("a", "b", "c")))
+    strategy = SharedDataFedAvg(cohort(min_replies=1), shared)
+
+    def receivers(server_round: int) -> list[bool]:
+        messages = started(strategy, server_round)
+        assert [message.metadata.dst_node_id for message in messages] == list(NODES)
+        digests = {message.content.config_records["config"]["shared-digest"] for message in messages}
+        assert digests == {shared_digest(shared)}
+        return ["shared" in message.content for message in messages]
+
+    assert receivers(1) == [True] * 4
+    strategy.aggregate_train(1, [reply(0), reply(1), reply(2, error="lost")])
+    assert receivers(2) == [False, False, True, True]
+    strategy.aggregate_train(2, [reply(client) for client in range(4)])
+    assert receivers(3) == [False] * 4
+
+
+def test_without_shared_data_the_messages_are_fedavgs() -> None:
+    strategy = SharedDataFedAvg(cohort(), None)
+    for message in started(strategy, 2):
+        assert set(message.content) == {"arrays", "config"}
+        assert dict(message.content.config_records["config"]) == {"server-round": 2}
+
+
+def test_a_resumed_strategy_goes_on_counting_and_sampling() -> None:
+    whole = [cohort(size=2).sample(server_round) for server_round in range(1, 9)]
+    assert {len(clients) for clients in whole} == {2}
+    assert len({tuple(clients) for clients in whole}) > 1
+    resumed = SharedDataFedAvg(cohort(size=2), None, done=5)
+    messages = started(resumed, 1)
+    assert [NODES.index(message.metadata.dst_node_id) for message in messages] == whole[5]
+    assert messages[0].content.config_records["config"]["server-round"] == 6
+
+
+# --- nodes
+
+
+def test_every_client_is_found_by_its_number() -> None:
+    config = tiny_config()
+    grid = LocalGrid(config, InProcess())
+    assert enlist(grid, config.federation) == tuple(grid.get_node_ids())
+
+
+def test_too_few_nodes_end_with_the_command_that_helps() -> None:
+    few, many = (
+        tiny_config(federation__clients=2, partition__scheme="iid"),
+        tiny_config(federation__node_wait_seconds=1),
+    )
+    with pytest.raises(FedShieldError) as caught:
+        enlist(LocalGrid(few, InProcess()), many.federation)
+    assert str(caught.value) == (
+        "federation.clients = 10, but 2 nodes are there after 1 s; start the run with: flwr run . --stream "
+        '--federation-config "num-supernodes=10 client-resources-num-cpus=1"'
+    )
+
+
+def test_a_client_that_cannot_start_is_named() -> None:
+    config = tiny_config(data__name="folder", data__root="/nowhere")
+    with pytest.raises(FedShieldError, match=r"^client 0: data\.root: no folder /nowhere/train"):
+        enlist(LocalGrid(config, InProcess()), config.federation)

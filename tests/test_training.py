@@ -1,0 +1,102 @@
+"""Local training: augmentation, and SGD equal to a loop written out."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from common.attacks import Threat
+from common.losses import LOSSES, LossContext
+from common.models import build_model
+from common.seeding import seed_for
+from common.training import Schedule, augment, fit, pixels
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (21, 3, 32, 32), dtype=np.uint8)
+LABELS = np.arange(21) % 10
+SCHEDULE = Schedule(2, 8, 0.1, 0.9, 5e-4, augment=False, precision="float32")
+PLAIN = LossContext("none", Threat(0, 1, 1), label_smoothing=0.0, noise_std=0.0)
+
+
+def trained(schedule: Schedule = SCHEDULE, seed: int = 1, context: LossContext = PLAIN) -> dict[str, torch.Tensor]:
+    model = build_model("cnn", 10, 2, "relu", True, 1)
+    fit(model, LOSSES["pgd-at"](model, context), IMAGES, LABELS, schedule, seed)
+    return model.state_dict()
+
+
+def test_fit_is_sgd_over_shuffled_batches() -> None:
+    model = build_model("cnn", 10, 2, "relu", True, 1).train()
+    generator = torch.Generator().manual_seed(seed_for(1, "order"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    sizes = []
+    for _ in range(2):
+        order = torch.randperm(21, generator=generator)
+        for start in range(0, 21, 8):
+            batch = order[start : start + 8].numpy()
+            sizes.append(len(batch))
+            optimizer.zero_grad()
+            F.cross_entropy(model(torch.tensor(IMAGES[batch]).float() / 255), torch.tensor(LABELS[batch])).backward()
+            optimizer.step()
+    assert sizes == [8, 8, 5] * 2
+    found = trained()
+    assert all(torch.equal(found[name], value) for name, value in model.state_dict().items())
+
+
+def test_fit_reports_images_and_mean_loss() -> None:
+    model = build_model("cnn", 10, 2, "relu", True, 1)
+    frozen = Schedule(1, 8, 1e-30, 0.0, 0.0, augment=False, precision="float32")  # a rate that moves nothing
+    result = fit(model, LOSSES["pgd-at"](model, PLAIN), IMAGES, LABELS, frozen, 1)
+    assert result.examples == 21
+    fresh = build_model("cnn", 10, 2, "relu", True, 1).train()
+    order = torch.randperm(21, generator=torch.Generator().manual_seed(seed_for(1, "order")))
+    losses = [
+        F.cross_entropy(
+            fresh(pixels(IMAGES[batch.numpy()], torch.device("cpu"))), torch.tensor(LABELS[batch]), reduction="sum"
+        ).item()
+        for batch in order.split(8)
+    ]
+    assert abs(result.loss - sum(losses) / 21) < 1e-5
+
+
+def test_same_seed_same_weights_whatever_was_drawn_before() -> None:
+    context = LossContext("pgd", Threat(8 / 255, 2 / 255, 2), 0.05, 0.1)
+    schedule = Schedule(1, 8, 0.1, 0.9, 5e-4, augment=True, precision="float32")
+    first = trained(schedule, context=context)
+    torch.rand(7)
+    second, other = trained(schedule, context=context), trained(schedule, seed=2, context=context)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_bfloat16_keeps_float32_weights_near_those_of_float32() -> None:
+    half = trained(Schedule(1, 8, 0.01, 0.9, 0.0, augment=False, precision="bfloat16"))
+    full = trained(Schedule(1, 8, 0.01, 0.9, 0.0, augment=False, precision="float32"))
+    name = "13.weight" if "13.weight" in half else next(reversed([key for key in half if key.endswith("weight")]))
+    assert half[name].dtype == torch.float32
+    assert not torch.equal(half[name], full[name])
+    assert torch.allclose(half[name], full[name], atol=0.02)
+
+
+def test_augment_crops_out_of_a_black_border_and_flips() -> None:
+    # Every pixel tells its own place, so that crop and flip can be read off the result.
+    rows, columns = torch.meshgrid(torch.arange(1, 33), torch.arange(1, 33), indexing="ij")
+    image = torch.stack([rows, columns, rows + columns]).to(torch.uint8)
+    result = augment(image.expand(400, 3, 32, 32), torch.Generator().manual_seed(0)).numpy()
+    padded = np.pad(image.numpy(), ((0, 0), (4, 4), (4, 4)))
+    places = set()
+    for one in result:
+        found = [
+            (top, left, flip)
+            for top in range(9)
+            for left in range(9)
+            for flip in (False, True)
+            if np.array_equal(one, padded[:, top : top + 32, left : left + 32][:, :, :: -1 if flip else 1])
+        ]
+        assert len(found) == 1
+        places.add(found[0])
+    assert {top for top, _, _ in places} == {left for _, left, _ in places} == set(range(9))
+    assert sum(flip for _, _, flip in places) / len(places) > 0.4
+    assert len(places) > 130  # of 162: rows, columns and flips are drawn independently
+
+
+def test_pixels_span_zero_to_one() -> None:
+    found = pixels(np.array([0, 51, 255], dtype=np.uint8), torch.device("cpu"))
+    assert found.tolist() == [0.0, np.float32(0.2), 1.0]
