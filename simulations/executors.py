@@ -64,6 +64,8 @@ class RayActors:
     def __init__(self, workers: int) -> None:
         # Under `uv run` Ray would start its workers through uv, in an environment of their own.
         os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+        # Ray's workers step back behind everything else on the machine (nice 15); here they do the main work.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         # The future behaviour, and the warning about it goes away.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray

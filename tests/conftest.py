@@ -1,5 +1,6 @@
 """Fixtures: a small run configuration and a cache of decoded data that is the tests' own."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -25,6 +26,9 @@ TINY: Flat = {
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of the tests' own; child processes inherit it."""
+    import flwr.app  # noqa: F401  # which sets the level of its logger
+
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # a failing test should show its own reason
     folder = tmp_path_factory.mktemp("cache")
     os.environ["FEDSHIELD_CACHE"] = str(folder)
     return folder

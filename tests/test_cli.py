@@ -1,0 +1,157 @@
+"""The command line as a user meets it: real processes, real exit statuses, one line for every mistake."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.flat import Flat
+from server.rundir import read_metrics
+from tests.conftest import TINY
+from tests.test_federation import figures, same, weights
+
+PROGRAM = str(Path(sys.executable).with_name("fedshield"))
+ROOT = Path(__file__).parents[1]
+
+
+def tiny_options(**changes: object) -> list[str]:
+    flat: Flat = {**TINY, **{key.replace("__", "."): value for key, value in changes.items()}}  # type: ignore[dict-item]
+    return [part for key, value in flat.items() for part in ("--set", f"{key}={value}")]
+
+
+def fedshield(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "120"}
+    return subprocess.run(
+        [PROGRAM, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_run_evaluate_and_resume(tmp_path: Path) -> None:
+    done = fedshield("run", *tiny_options(), "--results", "here", "--name", "first", cwd=tmp_path)
+    path = tmp_path / "here" / "first"
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == lines[-1] == f"Run directory: {path}"
+    assert [line.split("  ")[0] for line in lines[1:-1]] == ["round 1/2", "round 2/2", "final"]
+    assert "pgd-2" in lines[1]
+    assert "n = 40" in lines[1]
+    for name in ("accuracy.png", "accuracy.svg", "partition.png", "partition.svg"):
+        assert (path / "figures" / name).stat().st_size > 1000
+
+    measured = fedshield("evaluate", str(path), "--attacks", "fgsm,pgd", "--examples", "60")
+    assert measured.returncode == 0, measured.stderr
+    assert "after round 2, epsilon 8/255" in measured.stdout
+    assert "n = 60 test images" in measured.stdout
+    assert "pgd-10" in measured.stdout
+    assert len((path / "evaluations.jsonl").read_text().splitlines()) == 1
+
+    over = fedshield("run", "--resume", str(path))
+    assert over.returncode == 1
+    assert over.stderr.startswith(f"fedshield: {path}: all 2 rounds are done; raise federation.rounds")
+    longer = fedshield("run", "--resume", str(path), "--set", "federation.rounds=3")
+    assert longer.returncode == 0, longer.stderr
+    assert [line["round"] for line in read_metrics(path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_stopped_from_outside_resumes_to_the_same_numbers(tmp_path: Path, blow: signal.Signals) -> None:
+    options = tiny_options(**{"federation__rounds": 5})
+    command = [PROGRAM, "run", *options, "--results", str(tmp_path), "--name", "part"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("round 2/5"):
+            process.send_signal(blow)
+            break
+    _, complaint = process.communicate(timeout=60)
+    if blow is signal.SIGINT:
+        assert process.returncode == 130
+        assert "Traceback" not in complaint
+    part = tmp_path / "part"
+    assert len(read_metrics(part)) >= 2
+    resumed = fedshield("run", "--resume", str(part))
+    assert resumed.returncode == 0, resumed.stderr
+    whole = fedshield("run", *options, "--results", str(tmp_path), "--name", "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert same(weights(part), weights(tmp_path / "whole"))
+    assert figures(part) == figures(tmp_path / "whole")
+
+
+def test_partitions_shows_a_table_and_draws_a_figure(tmp_path: Path) -> None:
+    done = fedshield("partitions", *tiny_options(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "crescent" in done.stdout
+    assert "│ pool" in done.stdout
+    stem = tmp_path / "runs" / "partition-shapes10-paper-seed1"
+    assert f"Figure: {stem}.png" in done.stdout
+    assert stem.with_suffix(".svg").stat().st_size > 1000
+
+
+def test_doctor_tells_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "data" / "pets" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "pets" / "test").mkdir()
+    done = fedshield("doctor", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "torchattacks 3.5.1" in done.stdout
+    assert f"image folder: {tmp_path}/data/pets" in done.stdout
+    assert "cifar10 is not in" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["run", "--set", "federation.round=3"],
+            "unknown key federation.round (--set federation.round=3); did you mean",
+        ),
+        (["run", "no-such.toml"], "no-such.toml: no such file; give a TOML file, or one of the presets: cifar10-iid,"),
+        (["run", "--set", "model.activation=rleu"], "model.activation = 'rleu': unknown; allowed: relu"),
+        (
+            ["run", "--engine", "inprocess", "--workers", "2"],
+            "--workers 2: the inprocess engine has one; use --engine ray",
+        ),
+        (["run", "--set", "data.name=folder", "--set", "data.root=gone"], "data.root: no folder "),
+        (["run", "--results", "/proc"], "/proc/"),
+        (["run", "--resume", "nothing"], "nothing/config.json: not there; is this a run directory?"),
+        (
+            ["run", "--set", "data.max-examples=10", "--set", "partition.scheme=iid"],
+            "federation.clients = 10: more clients",
+        ),
+        (["evaluate", "nothing"], "nothing/config.json: not there; is this a run directory?"),
+        (
+            ["partitions", "--set", "partition.scheme=pathological", "--set", "partition.classes-per-client=11"],
+            "partition.classes-per-client = 11: the data has 10 classes",
+        ),
+    ],
+    ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_on_stderr(tmp_path: Path, arguments: list[str], expected: str) -> None:
+    done = fedshield(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("fedshield: ")
+    assert expected in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_wrong_usage_has_a_status_of_its_own(tmp_path: Path) -> None:
+    done = fedshield("run", "--engine", "steam", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "inprocess" in done.stderr
+
+
+def test_a_disk_that_is_full_while_data_is_decoded_is_one_line(tmp_path: Path) -> None:
+    # A limit on the size of any file stands for the full disk: the decoded images do not fit under it.
+    command = f"ulimit -f 100; trap '' XFSZ; exec {PROGRAM} partitions --set data.max-examples=200"
+    environment = {**os.environ, "FEDSHIELD_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        ["bash", "-c", command], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "shapes10-1" in done.stderr
+    assert "disk space" in done.stderr
+    assert not list((tmp_path / "cache").glob("shapes10-1/*"))
