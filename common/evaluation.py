@@ -66,6 +66,11 @@ class Evaluation:
         """Number of examples."""
         return self.natural.n
 
+    def values(self) -> dict[str, float]:
+        """Return the accuracies alone, in [0, 1]."""
+        robust = {label: rate.value for label, rate in self.robust.items()}
+        return {"natural": self.natural.value, **robust, "worst": self.worst.value}
+
     def as_json(self) -> dict[str, Any]:
         """Return the figures for a results file."""
         return {

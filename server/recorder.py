@@ -68,7 +68,7 @@ class Recorder:
         figures = f"{evaluation.line()}  " if evaluation else ""
         loss = self.strategy.report["loss"]
         log.info("round %d/%d  %sloss %.3f  %.1f s", server_round, rounds, figures, loss, seconds)
-        return None
+        return MetricRecord({**evaluation.values()}) if evaluation else None
 
     def finish(self) -> None:
         """Evaluate the last model with the final attacks and write the summary."""
