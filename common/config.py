@@ -4,6 +4,7 @@ The defaults are in ``[tool.flwr.app.config]`` of ``pyproject.toml`` and nowhere
 with dots between the tables (``attack.epsilon-255``), as ``flwr run --run-config`` writes them.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -91,6 +92,11 @@ class FederationConfig(_Table):
     def cohort(self) -> int:
         """Number of clients that train in a round."""
         return max(1, round(self.fraction * self.clients))
+
+    @property
+    def min_replies(self) -> int:
+        """Number of valid replies below which a round ends the run."""
+        return math.ceil(self.min_fraction * self.cohort - 1e-9)  # 0.07 × 100 is a little more than 7 in floats
 
 
 class PartitionConfig(_Table):

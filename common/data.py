@@ -157,14 +157,18 @@ def _cifar10(root: Path, image_size: int) -> Source:
         from torchvision.datasets import CIFAR10
 
         archive = root / CIFAR10_ARCHIVE
-        if not archive.exists():
-            _download(archive)
-        digest = _sha256(archive)
+        with explain_os_errors(archive):
+            if not archive.exists():
+                _download(archive)
+            digest = _sha256(archive)
         if digest != CIFAR10_SHA256:
             raise FedShieldError(
                 f"{archive}: SHA-256 is {digest}, expected {CIFAR10_SHA256}; delete the file and fetch it again"
             )
-        with tempfile.TemporaryDirectory() as folder:  # unpacked anew: a folder found there could hold other pickles
+        with (
+            explain_os_errors(Path(tempfile.gettempdir())),
+            tempfile.TemporaryDirectory() as folder,
+        ):  # unpacked anew: a folder found there could hold other pickles
             shutil.unpack_archive(archive, folder, filter="data")
             parts = [CIFAR10(folder, train=train) for train in (True, False)]
         train, test = (
@@ -186,8 +190,10 @@ def _download(archive: Path) -> None:
 
     log.info("Downloading CIFAR-10 (170 MB) to %s", archive)
     archive.parent.mkdir(parents=True, exist_ok=True)
+    partial = archive.with_suffix(".partial")
     try:
-        download_url(CIFAR10.url, str(archive.parent), CIFAR10_ARCHIVE)
+        download_url(CIFAR10.url, str(partial.parent), partial.name)
+        partial.replace(archive)
     except (OSError, RuntimeError) as error:
         raise FedShieldError(
             f"{archive}: not there, and the download failed ({error}); put the archive there by hand, or give an image "
@@ -257,7 +263,7 @@ def _decode_images(groups: dict[str, list[Entry]], classes: Iterable[str], size:
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise FedShieldError(f"{path}: not a readable image ({error}); mend or remove the file") from error
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BILINEAR)

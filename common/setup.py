@@ -27,6 +27,7 @@ def prepare_torch(threads: int) -> torch.device:
     """
     torch.set_num_threads(threads or available_cores())
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.allow_tf32 = False  # its 10-bit mantissa is not what a reader takes float32 for
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

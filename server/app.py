@@ -1,7 +1,6 @@
 """The ServerApp: the composition root of a run, the same on every engine."""
 
 import logging
-import math
 import sys
 from pathlib import Path
 
@@ -49,16 +48,18 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         cohort = Cohort(
             nodes=nodes,
             size=config.federation.cohort,
-            min_replies=math.ceil(config.federation.min_fraction * config.federation.cohort),
+            min_replies=config.federation.min_replies,
             examples=tuple(len(shard) + len(division.shared) for shard in division.shards),
             seed=config.seed,
         )
         strategy = SharedDataFedAvg(cohort, shared_record(shared) if shared is not None else None, run.done)
         recorder = Recorder(config, run, strategy, splits.test, device)
+        if (state := run.load_checkpoint()) is not None:
+            recorder.model.load_state_dict(state)
         strategy.start(
             grid,
-            initial_arrays=to_record(run.load_checkpoint() or recorder.model.state_dict()),
-            num_rounds=config.federation.rounds - run.done,
+            initial_arrays=to_record(recorder.model.state_dict()),
+            num_rounds=max(0, config.federation.rounds - run.done),  # 0: only the final evaluation was missing
             timeout=config.federation.client_timeout_seconds,
             evaluate_fn=recorder.after_round,
         )

@@ -5,7 +5,7 @@ import os
 import platform
 import shlex
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def processor() -> str:
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """Return hardware, versions and the command line."""
     return {
-        "command": shlex.join(["fedshield" if Path(sys.argv[0]).name == "fedshield" else sys.argv[0], *sys.argv[1:]]),
+        "command": _command(),
         "folder": os.getcwd(),
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -40,8 +40,22 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "cores": available_cores(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: installed(name) for name in PACKAGES},
     }
+
+
+def _command() -> str:
+    """Return the command line where it is FedShield's own; Flower's launchers have tokens among their arguments."""
+    program = Path(sys.argv[0]).name
+    return shlex.join([program, *sys.argv[1:]]) if program == "fedshield" else program
+
+
+def installed(name: str) -> str | None:
+    """Return a package's version, or None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def describe_partition(train: Dataset, division: Partition) -> dict[str, Any]:

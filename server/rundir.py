@@ -19,8 +19,15 @@ from common.errors import FedShieldError, explain_os_errors
 from common.flat import Flat, flatten, merge
 from common.records import State
 
-# What may differ between a run and its continuation: a run can be made longer, and moved.
-_MAY_CHANGE = ("federation.rounds", "results.", "data.root")
+# What may differ between a run and its continuation: its length, its place, and how patient the server is.
+_MAY_CHANGE = (
+    "federation.rounds",
+    "federation.min-fraction",
+    "federation.node-wait-seconds",
+    "federation.client-timeout-seconds",
+    "results.",
+    "data.root",
+)
 
 
 class RunDir:
@@ -52,11 +59,14 @@ class RunDir:
         with explain_os_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             run._acquire()
-            # A run that ended before its first round left nothing to lose.
-            if any((run.path / kept).exists() for kept in ("metrics.jsonl", "checkpoint", "summary.json")):
+            # A run that ended before its first round left nothing to lose, and may start again.
+            present = {entry.name for entry in run.path.iterdir()} - {".lock"}
+            if present & {"metrics.jsonl", "checkpoint", "summary.json"}:
                 raise FedShieldError(
                     f"{run.path}: holds another run; choose another --name, or continue it with --resume {run.path}"
                 )
+            if present - {"config.json", "environment.json", "partition.json"}:
+                raise FedShieldError(f"{run.path}: holds other files; choose another --name")
         run.write_json("config.json", config.model_dump(by_alias=True))
         return run
 
@@ -66,16 +76,16 @@ class RunDir:
         stored = read_config(run.path)
         given = config.flat()
         for key, value in stored.items():
-            if not key.startswith(_MAY_CHANGE) and given[key] != value:
+            if not key.startswith(_MAY_CHANGE) and given.get(key) != value:
                 raise FedShieldError(
-                    f"{run.path}: belongs to another configuration: {key} = {value!r} there, {given[key]!r} now; "
+                    f"{run.path}: belongs to another configuration: {key} = {value!r} there, {given.get(key)!r} now; "
                     "resume without changing it, or start a new run"
                 )
         with explain_os_errors(run.path):
             run._acquire()
         checkpoint = run._checkpoint()
         run.done = checkpoint["round"] if checkpoint else 0
-        if run.done >= config.federation.rounds:
+        if run.done >= config.federation.rounds and (run.path / "summary.json").exists():
             raise FedShieldError(
                 f"{run.path}: all {run.done} rounds are done; raise federation.rounds to go on, or evaluate it with: "
                 f"fedshield evaluate {run.path}"
@@ -134,11 +144,15 @@ class RunDir:
         partial = path.with_name(f"{path.name}.partial")
         with explain_os_errors(path):
             path.parent.mkdir(exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+            try:
+                with partial.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(path)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
 
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:

@@ -4,17 +4,32 @@ import sys
 import tomllib
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from click import Context
 from rich.console import Console
+from typer.core import TyperGroup
 
 from common.config import parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.flat import Flat, default_config, flatten, merge, read_toml
 from simulations.console import log_to
 
+
+class _Commands(TyperGroup):
+    """Typer would end with status 1 after Ctrl-C; the shell's own convention is 130."""
+
+    def invoke(self, ctx: Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("fedshield: interrupted", file=sys.stderr)  # noqa: T201
+            sys.exit(130)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Federated adversarial training on Flower: how well does a model that many parties train withstand attacks?",
     no_args_is_help=True,
     add_completion=True,

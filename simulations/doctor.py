@@ -4,7 +4,7 @@ import importlib.util
 import os
 import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from rich.console import Console
 from common.config import RunConfig
 from common.data import CIFAR10_ARCHIVE, cache_dir
 from common.setup import available_cores
-from server.environment import PACKAGES, processor
+from server.environment import PACKAGES, installed, processor
 
 _NEEDED_GB = 2.0
 
@@ -38,13 +38,12 @@ Finding = tuple[str, str]
 
 
 def _packages() -> list[Finding]:
-    findings = []
-    for name in PACKAGES:
-        try:
-            findings.append(("ok", f"{name} {version(name)}"))
-        except PackageNotFoundError:
-            findings.append(("missing", f"{name} is not installed; run: uv sync"))
-    return findings
+    return [
+        ("ok", f"{name} {found}")
+        if (found := installed(name))
+        else ("missing", f"{name} is not installed; run: uv sync")
+        for name in PACKAGES
+    ]
 
 
 def _gpu() -> Finding:

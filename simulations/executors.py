@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,11 @@ class InProcess:
         """Hold nothing."""
 
 
+def gpu_share(workers: int, gpus: int) -> float:
+    """Return the part of one GPU that each worker gets, so that all of them fit, and none spans two."""
+    return 1 / math.ceil(workers / gpus) if gpus else 0
+
+
 class RayActors:
     """Long-lived actors, each of which runs one client at a time.
 
@@ -81,7 +87,7 @@ class RayActors:
             logging_level=logging.ERROR,
             configure_logging=False,
         )
-        self._actor: Any = ray.remote(num_cpus=1, num_gpus=gpus / workers if gpus else 0)(_Worker)
+        self._actor: Any = ray.remote(num_cpus=1, num_gpus=gpu_share(workers, gpus))(_Worker)
         self._idle: list[Any] = [self._actor.remote() for _ in range(workers)]
 
     def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[tuple[Message, RecordDict]]:
@@ -109,6 +115,9 @@ class RayActors:
             try:
                 result: tuple[Message, RecordDict] = ray.get(finished[0])
                 self._idle.append(actor)
+            except ray.exceptions.RayTaskError as error:
+                self._idle.append(actor)
+                result = failure(message, f"its worker failed: {error.cause}"), context.state
             except ray.exceptions.RayError as error:
                 self._replace(actor)
                 result = failure(message, f"its worker died ({type(error).__name__})"), context.state

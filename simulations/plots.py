@@ -1,7 +1,12 @@
-"""Figures, as PNG and SVG, from what a run directory holds."""
+"""Figures, as PNG and SVG, from what a run directory holds.
+
+Several runs beside each other: ``python -m simulations.plots STEM TITLE=RUN_DIR ...``
+"""
 
 import json
+import sys
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +56,7 @@ def plot_accuracy(runs: dict[str, Path], stem: Path) -> None:
 def _draw_rates(axis: Axes, records: Sequence[dict[str, Any]]) -> None:
     rounds = [record["round"] for record in records]
     labels = ["natural", *records[0]["evaluation"]["robust"]]
-    for label, colour, marker in zip(labels, COLOURS, _MARKERS, strict=False):
+    for label, colour, marker in zip(labels, cycle(COLOURS), cycle(_MARKERS), strict=False):
         found = [record["evaluation"] for record in records]
         rates = [part["natural"] if label == "natural" else part["robust"][label] for part in found]
         lows, highs = zip(*(rate["interval"] for rate in rates), strict=True)
@@ -84,3 +89,10 @@ def _save(figure: Figure, stem: Path) -> None:
     for suffix in ("png", "svg"):
         figure.savefig(f"{stem}.{suffix}", dpi=150, bbox_inches="tight")
     plt.close(figure)
+
+
+if __name__ == "__main__":
+    plot_accuracy(
+        {title: Path(run_dir) for title, _, run_dir in (given.partition("=") for given in sys.argv[2:])},
+        Path(sys.argv[1]),
+    )

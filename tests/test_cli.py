@@ -29,36 +29,51 @@ def fedshield(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedP
     )
 
 
-def test_run_evaluate_and_resume(tmp_path: Path) -> None:
-    done = fedshield("run", *tiny_options(), "--results", "here", "--name", "first", cwd=tmp_path)
-    path = tmp_path / "here" / "first"
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run of five rounds, and what it printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = fedshield("run", *tiny_options(federation__rounds=5), "--results", "here", "--name", "whole", cwd=folder)
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    return folder / "here" / "whole", done.stdout
+
+
+def test_run_prints_its_place_and_a_line_for_each_round(finished: tuple[Path, str]) -> None:
+    path, output = finished
+    lines = output.splitlines()
     assert lines[0] == lines[-1] == f"Run directory: {path}"
-    assert [line.split("  ")[0] for line in lines[1:-1]] == ["round 1/2", "round 2/2", "final"]
+    assert [line.split("  ")[0] for line in lines[1:-1]] == [*(f"round {i}/5" for i in range(1, 6)), "final"]
     assert "pgd-2" in lines[1]
     assert "n = 40" in lines[1]
     for name in ("accuracy.png", "accuracy.svg", "partition.png", "partition.svg"):
         assert (path / "figures" / name).stat().st_size > 1000
 
-    measured = fedshield("evaluate", str(path), "--attacks", "fgsm,pgd", "--examples", "60")
-    assert measured.returncode == 0, measured.stderr
-    assert "after round 2, epsilon 8/255" in measured.stdout
-    assert "n = 60 test images" in measured.stdout
-    assert "pgd-10" in measured.stdout
+
+def test_evaluate_measures_the_checkpoint_anew(finished: tuple[Path, str]) -> None:
+    path, _ = finished
+    done = fedshield("evaluate", str(path), "--attacks", "fgsm,pgd", "--examples", "60")
+    assert done.returncode == 0, done.stderr
+    assert "after round 5, epsilon 8/255" in done.stdout
+    assert "n = 60 test images" in done.stdout
+    assert "pgd-10" in done.stdout
     assert len((path / "evaluations.jsonl").read_text().splitlines()) == 1
 
-    over = fedshield("run", "--resume", str(path))
-    assert over.returncode == 1
-    assert over.stderr.startswith(f"fedshield: {path}: all 2 rounds are done; raise federation.rounds")
-    longer = fedshield("run", "--resume", str(path), "--set", "federation.rounds=3")
-    assert longer.returncode == 0, longer.stderr
-    assert [line["round"] for line in read_metrics(path)] == [1, 2, 3]
+
+def test_a_finished_run_is_not_resumed(finished: tuple[Path, str]) -> None:
+    path, _ = finished
+    done = fedshield("run", "--resume", str(path))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"fedshield: {path}: all 5 rounds are done; raise federation.rounds")
+    other = fedshield("run", "--resume", str(path), "--set", "seed=2", "--set", "federation.rounds=6")
+    assert other.returncode == 1
+    assert "belongs to another configuration: seed = 1 there, 2 now" in other.stderr
 
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_is_stopped_from_outside_resumes_to_the_same_numbers(tmp_path: Path, blow: signal.Signals) -> None:
-    options = tiny_options(**{"federation__rounds": 5})
+def test_a_run_that_is_stopped_from_outside_resumes_to_the_same_numbers(
+    tmp_path: Path, finished: tuple[Path, str], blow: signal.Signals
+) -> None:
+    options = tiny_options(federation__rounds=5)
     command = [PROGRAM, "run", *options, "--results", str(tmp_path), "--name", "part"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -66,18 +81,18 @@ def test_a_run_that_is_stopped_from_outside_resumes_to_the_same_numbers(tmp_path
         if line.startswith("round 2/5"):
             process.send_signal(blow)
             break
-    _, complaint = process.communicate(timeout=60)
+    rest, complaint = process.communicate(timeout=60)
+    part = tmp_path / "part"
     if blow is signal.SIGINT:
         assert process.returncode == 130
-        assert "Traceback" not in complaint
-    part = tmp_path / "part"
+        assert f"continue with: fedshield run --resume {part}" in rest
+        assert complaint == "fedshield: interrupted\n"
     assert len(read_metrics(part)) >= 2
     resumed = fedshield("run", "--resume", str(part))
     assert resumed.returncode == 0, resumed.stderr
-    whole = fedshield("run", *options, "--results", str(tmp_path), "--name", "whole")
-    assert whole.returncode == 0, whole.stderr
-    assert same(weights(part), weights(tmp_path / "whole"))
-    assert figures(part) == figures(tmp_path / "whole")
+    whole, _ = finished
+    assert same(weights(part), weights(whole))
+    assert figures(part) == figures(whole)
 
 
 def test_partitions_shows_a_table_and_draws_a_figure(tmp_path: Path) -> None:

@@ -116,6 +116,14 @@ def test_bare_words_and_toml_values_are_understood() -> None:
     assert config.evaluate.attacks == ("pgd-10", "fgsm")  # pgd is PGD-10, and counts once
 
 
+def test_min_replies_are_not_at_the_mercy_of_floats() -> None:
+    def replies(min_fraction: float, clients: int) -> int:
+        given = {"federation.min-fraction": min_fraction, "federation.clients": clients, "partition.scheme": "iid"}
+        return parse_config({**default_config(), **given}).federation.min_replies
+
+    assert [replies(0.07, 100), replies(0.55, 20), replies(0.5, 3), replies(1.0, 10)] == [7, 11, 2, 10]
+
+
 def test_learning_rate_falls_after_each_milestone() -> None:
     config = parse_config({**default_config(), "train.learning-rate": 0.1, "train.milestones": "2,4"})
     rates = [config.train.rate_in(server_round) for server_round in range(1, 6)]

@@ -8,7 +8,7 @@ import pytest
 
 from server.app import run_federation
 from server.rundir import read_metrics
-from simulations.executors import RayActors
+from simulations.executors import RayActors, gpu_share
 from simulations.grid import LocalGrid
 from tests.conftest import tiny_config
 from tests.test_federation import figures, run, same, weights
@@ -28,6 +28,16 @@ def test_ray_gives_the_numbers_of_the_inprocess_engine(tmp_path: Path, reference
         executor.close()
     assert same(weights(path), weights(reference))
     assert figures(path) == figures(reference)
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "share"), [(4, 0, 0), (1, 1, 1), (3, 1, 1 / 3), (3, 2, 1 / 2), (2, 3, 1), (8, 2, 1 / 4)]
+)
+def test_workers_share_gpus_so_that_all_of_them_fit(workers: int, gpus: int, share: float) -> None:
+    assert gpu_share(workers, gpus) == share
+    if gpus:
+        assert share <= 1
+        assert gpus * int(1 / share + 1e-9) >= workers  # what each GPU holds, whole workers only
 
 
 def ray_workers() -> list[int]:

@@ -137,6 +137,22 @@ def test_a_finished_run_made_longer_equals_a_long_one(tmp_path: Path) -> None:
     assert same(weights(short), weights(run(tmp_path, "long", federation__rounds=2)))
 
 
+def test_a_run_interrupted_in_its_final_evaluation_gets_one_on_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(recorder: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("server.recorder.Recorder.finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, "part")
+    run(tmp_path, "", results__resume=str(tmp_path / "part"))
+    whole = run(tmp_path, "whole")
+    finals = [json.loads((path / "summary.json").read_text())["final"] for path in (tmp_path / "part", whole)]
+    assert finals[0] == finals[1]
+
+
 class Faulty(InProcess):
     """An executor one of whose clients fails in some rounds."""
 

@@ -80,6 +80,14 @@ def test_a_run_that_ended_before_its_first_round_may_start_again(tmp_path: Path)
     assert RunDir.open(config(tmp_path, seed=2)).done == 0
 
 
+def test_a_folder_with_other_files_is_not_written_into(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("")
+    with pytest.raises(FedShieldError, match=r"run: holds other files; choose another --name"):
+        RunDir.open(config(tmp_path))
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_another_configuration_is_not_continued(tmp_path: Path) -> None:
     with_rounds(tmp_path, 1)
     with pytest.raises(FedShieldError) as caught:
@@ -88,11 +96,15 @@ def test_another_configuration_is_not_continued(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_says_so_and_can_be_made_longer(tmp_path: Path) -> None:
-    with_rounds(tmp_path, 2)
+    path = with_rounds(tmp_path, 2)
     done = config(tmp_path, results__resume=str(tmp_path / "run"))
+    run = RunDir.open(done)  # its final evaluation is still missing
+    run.write_json("summary.json", {})
+    run.close()
     with pytest.raises(FedShieldError, match=r"all 2 rounds are done; raise federation\.rounds to go on"):
         RunDir.open(done)
     assert resumed(tmp_path).done == 2
+    assert not (path / "summary.json").exists()
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
@@ -138,6 +150,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path: Path) -
     with pytest.raises(FedShieldError, match=r"model-0002\.safetensors: No space left on device"):
         run.save_checkpoint(2, STATE)
     assert json.loads((path / "checkpoint" / "checkpoint.json").read_text())["round"] == 1
+    assert not list(path.rglob("*.partial"))
     state = run.load_checkpoint()
     assert state is not None
     assert state["count"].item() == 1

@@ -1,5 +1,6 @@
 """Guard, strategy and node list: what the server believes, and how it averages."""
 
+import io
 import logging
 
 import numpy as np
@@ -106,12 +107,20 @@ def with_array(name: str, array: Array | None) -> Message:
     return message
 
 
+def holding(data: bytes) -> Array:
+    return Array(dtype="float32", shape=(2, 3, 3, 3), stype="numpy.ndarray", data=data)
+
+
 KEY = "1.weight"
 NAN = STATE[KEY].numpy().copy()
 NAN[0, 0, 0, 0] = np.nan
 GOOD = {"num-examples": 10, "loss": 1.0, "seconds": 2.0}
 LYING = Array(dtype="float32", shape=(2, 3, 3, 3), stype="numpy.ndarray", data=Array(np.zeros(1, np.float32)).data)
-NOT_NUMPY = Array(dtype="float32", shape=(2, 3, 3, 3), stype="numpy.ndarray", data=b"junk")
+NOT_NUMPY = holding(b"junk")
+_archive, _huge = io.BytesIO(), io.BytesIO()
+np.savez(_archive, x=np.zeros(3))
+np.lib.format.write_array_header_1_0(_huge, {"descr": "<f4", "fortran_order": False, "shape": (10**13,)})
+ARCHIVE, HUGE = _archive.getvalue(), _huge.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -126,8 +135,11 @@ NOT_NUMPY = Array(dtype="float32", shape=(2, 3, 3, 3), stype="numpy.ndarray", da
             "array 1.weight is float32 (1,), expected float32 (2, 3",
         ),
         (lambda: with_array(KEY, Array(np.zeros((2, 3, 3, 3)))), "array 1.weight is float64"),
-        (lambda: with_array(KEY, LYING), "array 1.weight holds float32 (1,), not what it declares"),
+        (lambda: with_array(KEY, LYING), "array 1.weight does not hold what it declares"),
         (lambda: with_array(KEY, NOT_NUMPY), "array 1.weight cannot be read"),
+        (lambda: with_array(KEY, holding(ARCHIVE)), "array 1.weight does not hold what it declares"),
+        (lambda: with_array(KEY, holding(b"PK\x03\x04junk")), "array 1.weight cannot be read"),
+        (lambda: with_array(KEY, holding(HUGE)), "array 1.weight cannot be read"),
         (lambda: reply(0, metrics={**GOOD, "num-examples": 10**9}), "num-examples is 1000000000, expected 10"),
         (lambda: reply(0, metrics={**GOOD, "num-examples": -1}), "num-examples is -1, expected 10"),
         (lambda: reply(0, metrics={**GOOD, "num-examples": float("nan")}), "metric num-examples is nan"),
