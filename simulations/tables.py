@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from rich.table import Table
+from rich.box import SIMPLE
+from rich.table import Column, Table
 
 from common.evaluation import Evaluation
 
@@ -19,10 +20,16 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 def partition_table(described: dict[str, Any]) -> Table:
     """Return images per class, one row for each client, one for the pool and one for what every client receives."""
-    table = Table("client", *described["classes"], "all", title="training images by class")
+    # In a narrow terminal the names of the classes are folded, never the numbers.
+    digits = len(str(max(map(sum, described["clients"]))))
+    columns = [Column(name, justify="right", overflow="fold", min_width=digits) for name in described["classes"]]
+    total = Column("all", justify="right", no_wrap=True)
+    table = Table(
+        Column("client", no_wrap=True), *columns, total, title="training images by class", box=SIMPLE, pad_edge=False
+    )
     for client, counts in enumerate(described["clients"]):
         table.add_row(str(client), *(str(count or "·") for count in counts), str(sum(counts)))
     table.add_section()
-    for name, label in (("pool", "pool"), ("shared", "to each")):
-        table.add_row(label, *(str(count or "·") for count in described[name]), str(sum(described[name])))
+    for name in ("pool", "shared"):
+        table.add_row(name, *(str(count or "·") for count in described[name]), str(sum(described[name])))
     return table

@@ -44,3 +44,11 @@ def tiny_flat(**changes: object) -> Flat:
 
 def tiny_config(**changes: object) -> RunConfig:
     return parse_config(tiny_flat(**changes))
+
+
+# Real processes come last: what is wrong in a unit should show within the first minute.
+SLOW = ("test_federation", "test_cli", "test_engines", "test_flower")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else -1)

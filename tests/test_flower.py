@@ -83,10 +83,3 @@ def test_too_few_supernodes_end_with_one_line_that_helps(tmp_path: Path, flwr_ru
     assert expected in output
     assert "Traceback" not in output
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_mistake_in_the_run_config_is_one_line(flwr_run: FlwrRun) -> None:
-    output, listed = flwr_run("num-supernodes=10 client-resources-num-cpus=1", **{"model.activation": "rleu"})
-    assert listed["status"] == "finished:failed"
-    assert "model.activation = 'rleu': unknown; allowed: relu" in output
-    assert "Traceback" not in output
