@@ -44,7 +44,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     log.info("Run directory: %s", run.path)
     try:
         run.write_json("environment.json", describe_environment(device))
-        run.write_json("partition.json", describe_partition(splits.train, division))
+        run.write_partition(describe_partition(splits.train, division))
         cohort = Cohort(
             nodes=nodes,
             size=config.federation.cohort,

@@ -110,6 +110,16 @@ class RunDir:
         """Write one of the JSON files, atomically."""
         self._replace(name, (json.dumps(content, indent=2) + "\n").encode())
 
+    def write_partition(self, described: dict[str, Any]) -> None:
+        """Write ``partition.json``; a run that goes on must go on with the same division."""
+        path = self.path / "partition.json"
+        if self.done and path.exists() and _read_json(path, "start a new run") != described:
+            raise FedShieldError(
+                f"{self.path}: data.root holds other images than those that the run began with; give the same ones, or "
+                "start a new run"
+            )
+        self.write_json(path.name, described)
+
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Append one round to ``metrics.jsonl``."""
         append_json_line(self.path / "metrics.jsonl", record)

@@ -49,7 +49,7 @@ class Engine(StrEnum):
 
 FileArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="[FILE.toml]", help="What differs from the defaults: a file, or a preset's name."),
+    typer.Argument(metavar="FILE.toml", help="What differs from the defaults: a file, or a preset's name."),
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; may be given again.")
@@ -71,10 +71,12 @@ def run(
 ) -> None:
     """Train a federation and log natural and robust accuracy every round.
 
-    fedshield run                                          a quickstart on generated images, about a minute
-    fedshield run cpu-cifar10 --set seed=2                 a preset, with another seed
-    fedshield run my.toml --engine ray --workers 4         four clients at a time
-    fedshield run --resume runs/20260101-120000-cifar10-seed1
+    FILE.toml, or the name of a preset, says what differs from the defaults.
+
+    fedshield run                                    a quickstart: one minute
+    fedshield run cpu-cifar10 --set seed=2           a preset, with another seed
+    fedshield run my.toml --engine ray --workers 4   four clients at a time
+    fedshield run --resume runs/NAME                 go on after Ctrl-C or a crash
     """
     options: Flat = {}
     if results is not None:

@@ -95,6 +95,17 @@ def test_another_configuration_is_not_continued(tmp_path: Path) -> None:
     assert "belongs to another configuration: model.activation = 'relu' there, 'tanh' now" in str(caught.value)
 
 
+def test_other_data_is_not_continued_with(tmp_path: Path) -> None:
+    run = RunDir.open(config(tmp_path))
+    run.write_partition({"classes": ["cat", "dog"], "clients": [[1, 2]]})
+    run.save_checkpoint(1, STATE)
+    run.close()
+    run = resumed(tmp_path)
+    run.write_partition({"classes": ["cat", "dog"], "clients": [[1, 2]]})
+    with pytest.raises(FedShieldError, match=r"data\.root holds other images than those that the run began with"):
+        run.write_partition({"classes": ["cat", "dog"], "clients": [[2, 1]]})
+
+
 def test_a_finished_run_says_so_and_can_be_made_longer(tmp_path: Path) -> None:
     path = with_rounds(tmp_path, 2)
     done = config(tmp_path, results__resume=str(tmp_path / "run"))
