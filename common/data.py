@@ -165,10 +165,8 @@ def _cifar10(root: Path, image_size: int) -> Source:
             raise FedShieldError(
                 f"{archive}: SHA-256 is {digest}, expected {CIFAR10_SHA256}; delete the file and fetch it again"
             )
-        with (
-            explain_os_errors(Path(tempfile.gettempdir())),
-            tempfile.TemporaryDirectory() as folder,
-        ):  # unpacked anew: a folder found there could hold other pickles
+        # Unpacked anew: a folder found beside the archive could hold other pickles.
+        with explain_os_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
             shutil.unpack_archive(archive, folder, filter="data")
             parts = [CIFAR10(folder, train=train) for train in (True, False)]
         train, test = (

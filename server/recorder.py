@@ -41,7 +41,7 @@ class Recorder:
         self.strategy = strategy
         self.test = test
         self.model = make_model(config, len(test.classes)).to(device)
-        self._started = self._round_started = time.perf_counter()
+        self._round_started = time.perf_counter()
 
     def after_round(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Evaluate, log and store a round; the signature is that of Flower's ``evaluate_fn``."""

@@ -83,7 +83,7 @@ class RunDir:
                 )
         with explain_os_errors(run.path):
             run._acquire()
-        checkpoint = run._checkpoint()
+        checkpoint = read_checkpoint(run.path)
         run.done = checkpoint["round"] if checkpoint else 0
         if run.done >= config.federation.rounds and (run.path / "summary.json").exists():
             raise FedShieldError(
@@ -130,7 +130,7 @@ class RunDir:
 
     def save_checkpoint(self, server_round: int, state: State) -> None:
         """Replace the checkpoint: the model is written beside the old one, then the JSON that names it is replaced."""
-        old = self._checkpoint()
+        old = read_checkpoint(self.path)
         content = save({name: tensor.contiguous() for name, tensor in state.items()})
         model = f"model-{server_round:04}.safetensors"
         self._replace(f"checkpoint/{model}", content)
@@ -142,11 +142,8 @@ class RunDir:
 
     def load_checkpoint(self) -> State | None:
         """Return the weights after round ``done``, or None when no round is finished."""
-        checkpoint = self._checkpoint()
+        checkpoint = read_checkpoint(self.path)
         return load_model(self.path, checkpoint) if checkpoint else None
-
-    def _checkpoint(self) -> dict[str, Any] | None:
-        return read_checkpoint(self.path)
 
     def _replace(self, name: str, content: bytes) -> None:
         """Write a file so that it is the old one or the new one at every moment, also when the power fails."""

@@ -80,7 +80,7 @@ class RayActors:
         self._ray = ray
         gpus = torch.cuda.device_count()
         ray.init(
-            num_cpus=max(workers, 1),
+            num_cpus=workers,
             num_gpus=gpus,
             include_dashboard=False,
             log_to_driver=False,

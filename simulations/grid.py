@@ -67,7 +67,7 @@ class LocalGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Run the messages' clients to their end and keep the replies."""
         messages = list(messages)
-        self.send_and_receive_into(messages, None, self._replies)
+        self._replies |= self._deliver(messages, None)
         return [message.metadata.message_id for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -76,14 +76,11 @@ class LocalGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Run the messages' clients and return their replies."""
-        replies: dict[str, Message] = {}
-        self.send_and_receive_into(list(messages), timeout, replies)
-        return list(replies.values())
+        return list(self._deliver(list(messages), timeout).values())
 
-    def send_and_receive_into(
-        self, messages: list[Message], timeout: float | None, replies: dict[str, Message]
-    ) -> None:
-        """Run the messages' clients and put their replies into ``replies``, by message id."""
+    def _deliver(self, messages: list[Message], timeout: float | None) -> dict[str, Message]:
+        """Run the messages' clients; return their replies by the id of the message."""
+        replies: dict[str, Message] = {}
         for message in messages:
             message.metadata.__dict__["_message_id"] = uuid4().hex  # what Flower's SuperLink does
         jobs = [(message, self._contexts[message.metadata.dst_node_id]) for message in messages]
@@ -93,6 +90,7 @@ class LocalGrid(Grid):
             order = messages[0].content.config_records.get("config")
             server_round = int(str(order["server-round"])) if order else 0
             self._on_reply(messages[0].metadata.message_type, server_round, len(replies), len(jobs))
+        return replies
 
 
 def run_server(app: ServerApp, grid: LocalGrid, config: RunConfig) -> Context:
