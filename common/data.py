@@ -1,7 +1,6 @@
 """Image sets by name, decoded once into uint8 arrays on disk that every process maps into memory."""
 
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -15,6 +14,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from common import shapes
+from common.cache import Arrays, cache_dir, find_arrays, keep_arrays
 from common.errors import FedShieldError, explain_os_errors
 from common.seeding import rng_for
 
@@ -66,12 +66,6 @@ class Source:
     decode: Callable[[], Splits]
 
 
-def cache_dir() -> Path:
-    """Return the folder of decoded datasets: ``$FEDSHIELD_CACHE``, or ``fedshield`` in the user's cache folder."""
-    given = os.environ.get("FEDSHIELD_CACHE")
-    return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fedshield").expanduser().absolute()
-
-
 def load_data(name: str, root: str, image_size: int) -> Splits:
     """Return a dataset, decoding it into the cache when it is not there yet.
 
@@ -83,15 +77,61 @@ def load_data(name: str, root: str, image_size: int) -> Splits:
     Raises:
         FedShieldError: the dataset is missing, damaged or has a wrong hash; the message names the file.
     """
+    if (known := _ADOPTED.get((name, root, image_size))) is not None:
+        return _cached(*known)
     source = DATASETS[name](Path(root).expanduser().absolute(), image_size)
-    place = cache_dir() / source.key
-    if not place.exists():
-        with explain_os_errors(cache_dir()):
-            cache_dir().mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{place}.lock"):  # of several processes, one decodes and the others wait
-                if not place.exists():
-                    _write(source.decode(), place)
-    return _read(place)
+    return _cached(source.key, source.decode)
+
+
+def data_key(name: str, root: str, image_size: int) -> str:
+    """Return the name under which ``load_data`` keeps this dataset in the cache."""
+    return DATASETS[name](Path(root).expanduser().absolute(), image_size).key
+
+
+def adopt_data(name: str, root: str, image_size: int, key: str, fetch: Callable[[], Splits]) -> None:
+    """Make ``load_data`` use what another process has found: on this machine, or on one that has the images.
+
+    Args:
+        name: as of ``load_data``.
+        root: as of ``load_data``; it need not be there.
+        image_size: as of ``load_data``.
+        key: the dataset's name in the cache.
+        fetch: called when this machine's cache does not hold it.
+    """
+    _ADOPTED[name, root, image_size] = key, fetch
+
+
+_ADOPTED: dict[tuple[str, str, int], tuple[str, Callable[[], Splits]]] = {}
+
+
+def _cached(key: str, decode: Callable[[], Splits]) -> Splits:
+    """Return the dataset kept under ``key``; of several processes, one decodes it and the others wait."""
+    place = cache_dir() / "datasets" / key
+    if (kept := find_arrays(place)) is None:
+        with explain_os_errors(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{place}.lock"):
+                if (kept := find_arrays(place)) is None:
+                    keep_arrays(place, _to_arrays(decode()))
+                    kept = find_arrays(place)
+    if kept is None or kept.keys() != {*_PARTS, "classes"}:
+        raise FedShieldError(f"{place}: the decoded dataset is damaged (arrays are missing); delete this folder")
+    return _to_splits(kept)
+
+
+_PARTS = ("train-images", "train-labels", "test-images", "test-labels")
+
+
+def _to_arrays(splits: Splits) -> Arrays:
+    train, test = splits.train, splits.test
+    arrays = train.images, train.labels, test.images, test.labels, np.array(train.classes)
+    return dict(zip((*_PARTS, "classes"), arrays, strict=True))
+
+
+def _to_splits(kept: Arrays) -> Splits:
+    classes = tuple(map(str, kept["classes"]))
+    train_images, train_labels, test_images, test_labels = (kept[part] for part in _PARTS)
+    return Splits(Dataset(train_images, train_labels, classes), Dataset(test_images, test_labels, classes))
 
 
 def balanced_subset(labels: NDArray[np.int64], count: int, seed: int, purpose: str) -> NDArray[np.int64]:
@@ -109,34 +149,6 @@ def balanced_subset(labels: NDArray[np.int64], count: int, seed: int, purpose: s
     rank = np.empty(len(labels), dtype=np.int64)
     rank[order] = np.concatenate([np.arange(size) for size in counts])
     return np.sort(shuffled[np.argsort(rank[shuffled], kind="stable")[:count]])
-
-
-def _write(splits: Splits, place: Path) -> None:
-    """Write into a temporary folder, then rename: a cache entry is whole or not there."""
-    with explain_os_errors(place):
-        building = Path(tempfile.mkdtemp(dir=place.parent))
-        try:
-            for part, data in (("train", splits.train), ("test", splits.test)):
-                np.save(building / f"{part}-images.npy", data.images)
-                np.save(building / f"{part}-labels.npy", data.labels)
-            (building / "classes.json").write_text(json.dumps(splits.train.classes))
-            building.rename(place)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-
-
-def _read(place: Path) -> Splits:
-    try:
-        classes = tuple(json.loads((place / "classes.json").read_text()))
-        train, test = (
-            Dataset(
-                np.load(place / f"{part}-images.npy", mmap_mode="r"), np.load(place / f"{part}-labels.npy"), classes
-            )
-            for part in ("train", "test")
-        )
-    except (OSError, ValueError, EOFError) as error:
-        raise FedShieldError(f"{place}: the decoded dataset is damaged ({error}); delete this folder") from error
-    return Splits(train, test)
 
 
 def _shapes10(root: Path, image_size: int) -> Source:

@@ -4,13 +4,17 @@ Every index in this module is a row of the training set. The pool is taken out f
 shared image is never a private one; ``Partition`` checks that.
 """
 
+import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.cache import cache_dir, find_arrays, keep_arrays
 from common.data import balanced_subset
 from common.errors import FedShieldError
 from common.seeding import rng_for, seed_for
@@ -112,6 +116,23 @@ def partition(
             "left out; raise partition.classes-per-client or federation.clients, or try another seed"
         )
     return Partition(tuple(np.sort(private[rows]) for rows in local), pool, shared)
+
+
+def kept_partition(labels: Indices, *arguments: Any) -> Partition:
+    """Do ``partition(labels, *arguments)`` once for a machine: the partitioners cost seconds of imports."""
+    # The number is that of this file's rules: raise it when the same arguments come to give another division.
+    key = hashlib.sha256(f"1 {version('flwr-datasets')} {arguments}".encode() + labels.tobytes()).hexdigest()[:32]
+    place = cache_dir() / "partitions" / key
+    kept = find_arrays(place)
+    if kept is None:
+        made = partition(labels, *arguments)
+        ends = np.cumsum([len(shard) for shard in made.shards])
+        keep_arrays(
+            place, {"rows": np.concatenate(made.shards), "ends": ends, "pool": made.pool, "shared": made.shared}
+        )
+        return made
+    rows, ends, pool, shared = (np.array(kept[name]) for name in ("rows", "ends", "pool", "shared"))
+    return Partition(tuple(np.split(rows, ends[:-1])), pool, shared)
 
 
 def _part(rows: Indices, labels: Indices, fraction: float, seed: int, purpose: str) -> Indices:

@@ -2,70 +2,130 @@
 
 import hashlib
 import io
-import os
-import zipfile
+import warnings
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.constant import SType
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.data import Dataset, cache_dir
-from common.errors import explain_os_errors
+from common.cache import Arrays, cache_dir, find_arrays, keep_arrays
+from common.data import Dataset
+from common.errors import FedShieldError
 
 State = dict[str, Tensor]
 
 
+class LiveArray(Array):
+    """Flower's ``Array``, serialised only when it has to leave the machine.
+
+    Flower turns every array into bytes at once and back at each use. On one machine that is most of what a round
+    without work costs: here the values stay an array, and Ray's workers read them in place from shared memory.
+
+    Args:
+        values: nobody may change them afterwards.
+    """
+
+    # Flower writes this name into what goes over the wire, and knows how to read an "Array" there.
+    __qualname__ = "Array"
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self.dtype, self.shape, self.stype = str(values.dtype), tuple(values.shape), SType.NUMPY
+        self.__dict__["_values"] = values
+
+    def numpy(self) -> NDArray[Any]:
+        """Return the values, not a copy of them."""
+        values: NDArray[Any] = self.__dict__["_values"]
+        return values
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """The values as Flower's own ``Array`` stores them."""
+        buffer = io.BytesIO()
+        np.save(buffer, self.numpy(), allow_pickle=False)
+        return buffer.getvalue()
+
+    def __reduce__(self) -> tuple[type["LiveArray"], tuple[NDArray[Any]]]:
+        return LiveArray, (self.numpy(),)
+
+
 def to_record(state: State) -> ArrayRecord:
-    """Serialise a state dict."""
-    return ArrayRecord({name: tensor.detach().cpu() for name, tensor in state.items()})
+    """Copy a state dict into a record."""
+    record = ArrayRecord()
+    for name, tensor in state.items():
+        record[name] = LiveArray(tensor.detach().to("cpu", copy=True).contiguous().numpy())
+    return record
 
 
 def to_state(record: ArrayRecord) -> State:
-    """Read a state dict back; the tensors are copies, on the CPU."""
-    return cast(State, record.to_torch_state_dict())
+    """Read a state dict back, for reading only: on the CPU the tensors may share the record's memory."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return {name: torch.from_numpy(array.numpy()) for name, array in record.items()}
+
+
+def note_failure(content: RecordDict, reason: str) -> None:
+    """Write into a reply's content that its client ran a second time, after ``reason`` had ended the first."""
+    content["engine"] = ConfigRecord({"first-failure": reason})
+
+
+def first_failure(reply: Message) -> str | None:
+    """Return what ``note_failure`` wrote, if anything."""
+    note = reply.content.config_records.get("engine", ConfigRecord()).get("first-failure")
+    return None if note is None else " ".join(str(note).split())
 
 
 def shared_record(shared: Dataset) -> ArrayRecord:
     """Serialise the globally shared images and labels."""
-    return ArrayRecord({"images": Array(shared.images), "labels": Array(shared.labels)})
+    record = ArrayRecord()
+    record["images"], record["labels"] = LiveArray(shared.images), LiveArray(shared.labels)
+    return record
 
 
 def shared_digest(record: ArrayRecord) -> str:
     """Return the SHA-256 of the shared data, by which server and clients name it."""
+    return _digest({name: record[name].numpy() for name in _SHARED})
+
+
+def keep_shared(record: ArrayRecord, digest: str) -> None:
+    """Store received shared data for later rounds: once for all clients of a machine."""
+    if find_shared(digest) is None:
+        keep_arrays(_shared_place(digest), {name: record[name].numpy() for name in _SHARED})
+
+
+def find_shared(digest: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+    """Return stored shared images and labels, or None when this machine does not hold them whole.
+
+    They are read and checked once in a process, and stay mapped from disk.
+    """
+    if digest not in _FOUND:
+        try:
+            kept = find_arrays(_shared_place(digest)) or {}
+            if _digest(kept) != digest:
+                return None
+        except (FedShieldError, KeyError):
+            return None
+        _FOUND.clear()
+        _FOUND[digest] = kept
+    return _FOUND[digest]["images"], _FOUND[digest]["labels"]
+
+
+_SHARED = ("images", "labels")
+_FOUND: dict[str, Arrays] = {}
+
+
+def _digest(arrays: Arrays) -> str:
     digest = hashlib.sha256()
-    for name in ("images", "labels"):
-        array = record[name].numpy()
+    for name in _SHARED:
+        array = arrays[name]
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
-def keep_shared(record: ArrayRecord) -> None:
-    """Store received shared data for later rounds: one file for all clients of a machine, replaced atomically."""
-    digest = shared_digest(record)
-    if find_shared(digest) is not None:
-        return
-    path = _shared_path(digest)
-    buffer = io.BytesIO()
-    np.savez(buffer, images=record["images"].numpy(), labels=record["labels"].numpy())
-    with explain_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_bytes(buffer.getvalue())
-        partial.replace(path)
-
-
-def find_shared(digest: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
-    """Return stored shared images and labels, or None when this machine does not hold them whole."""
-    try:
-        with np.load(_shared_path(digest)) as file:
-            return file["images"], file["labels"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
-
-
-def _shared_path(digest: str) -> Path:
-    return cache_dir() / "shared" / f"{digest}.npz"
+def _shared_place(digest: str) -> Path:
+    return cache_dir() / "shared" / digest

@@ -11,7 +11,7 @@ from common.attacks import Threat
 from common.config import DataConfig, PartitionConfig, RunConfig, SharingConfig
 from common.data import Splits, load_data
 from common.models import build_model
-from common.partition import Partition, SchemeParameters, partition
+from common.partition import Partition, SchemeParameters, kept_partition
 
 log = logging.getLogger("fedshield")
 
@@ -49,7 +49,7 @@ def _prepare_data(
 ) -> tuple[Splits, Partition]:
     splits = load_data(data.name, data.root, data.image_size)
     parameters = SchemeParameters(scheme.alpha, scheme.classes_per_client, seed)
-    division = partition(
+    division = kept_partition(
         splits.train.labels,
         len(splits.train.classes),
         clients,

@@ -1,6 +1,7 @@
-"""Local training: the one ``fit`` of clients and of centralised training."""
+"""Local training, of clients and of centralised training alike."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 from common.losses import Loss
 from common.seeding import seed_for
@@ -17,10 +19,10 @@ _PADDING = 4
 
 @dataclass(frozen=True)
 class Schedule:
-    """How ``fit`` walks through the data.
+    """How ``Trainer.fit`` walks through the data.
 
     Attributes:
-        epochs: passes over the data, >= 1.
+        epochs: passes over the data; 0 leaves the model as it is.
         batch_size: images a step; the last batch of an epoch may be smaller.
         learning_rate: of SGD, > 0, constant within one call.
         momentum: of SGD, in [0, 1); its buffers start empty at each call.
@@ -40,11 +42,11 @@ class Schedule:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What one call of ``fit`` did; the trained weights are in the model.
+    """What one call of ``Trainer.fit`` did; the trained weights are in the model.
 
     Attributes:
         examples: number of training images (not of steps): the client's weight in FedAvg.
-        loss: mean training loss over the images of the last epoch.
+        loss: mean training loss over the images of the last epoch; 0 without one.
         seconds: wall time.
     """
 
@@ -58,60 +60,108 @@ def pixels(images: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
     return torch.as_tensor(images, device=device).float() / 255
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Crop each image at a random place after zero-padding by 4, and flip it left to right with probability 1/2.
+def draw_crops(count: int, generator: torch.Generator) -> Tensor:
+    """Draw where ``augment`` crops and which images it flips.
+
+    Returns:
+        int64 [count,3]: top and left in [0, 8], and 1 (with probability 1/2) for a flip.
+    """
+    top, left = torch.randint(0, 2 * _PADDING + 1, (2, count), generator=generator)
+    return torch.stack([top, left, (torch.rand(count, generator=generator) < 0.5).long()], dim=1)
+
+
+def augment(images: Tensor, crops: Tensor) -> Tensor:
+    """Crop each image at its own place after zero-padding by 4, and flip it left to right or not.
 
     Args:
         images: uint8 or float [B,3,H,W].
-        generator: of the CPU; every image draws its own place and flip.
+        crops: [B,3] of ``draw_crops``, on the same device.
 
     Returns:
         Images of the same shape and type.
     """
     batch, _, height, width = images.shape
-    top, left = torch.randint(0, 2 * _PADDING + 1, (2, batch), generator=generator)
-    flip = torch.rand(batch, generator=generator) < 0.5
-    rows = top[:, None] + torch.arange(height)
-    columns = torch.arange(width).expand(batch, width)
-    columns = left[:, None] + torch.where(flip[:, None], width - 1 - columns, columns)
+    top, left, flip = crops.unbind(1)
+    rows = top[:, None] + torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device).expand(batch, width)
+    columns = left[:, None] + torch.where(flip[:, None] > 0, width - 1 - columns, columns)
     padded = nn.functional.pad(images, [_PADDING] * 4)
-    index = torch.arange(batch)[:, None, None]
-    rows, columns = rows.to(images.device), columns.to(images.device)
+    index = torch.arange(batch, device=images.device)[:, None, None]
     # Advanced indices around a slice come first in the result: [B,H,W,C].
     return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
-def fit(
-    model: nn.Module, loss: Loss, images: NDArray[np.uint8], labels: NDArray[np.int64], schedule: Schedule, seed: int
-) -> FitResult:
-    """Train ``model`` in place with SGD.
+class Trainer:
+    """Trains one network, as often as it is asked to; its buffers are made once.
 
     Args:
-        model: on the device on which to train; left in training mode.
+        model: on the device on which to train.
         loss: a training method of ``common.losses`` built on this very model.
-        images: uint8 [N,3,H,W].
-        labels: int64 [N].
-        schedule: epochs, batches, rates.
-        seed: fixes the order of the images, augmentation, noise and random starts.
     """
-    started = time.perf_counter()
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(seed_for(seed, "order"))
-    torch.manual_seed(seed_for(seed, "noise"))  # what torchattacks and the noise draw from
-    optimizer = torch.optim.SGD(
-        model.parameters(), schedule.learning_rate, schedule.momentum, weight_decay=schedule.weight_decay
-    )
-    data, targets = torch.from_numpy(images), torch.from_numpy(labels)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16")
-    model.train()
-    for _ in range(schedule.epochs):
-        total = torch.zeros((), device=device)
-        for batch in torch.split(torch.randperm(len(data), generator=generator), schedule.batch_size):
-            chosen = augment(data[batch], generator) if schedule.augment else data[batch]
-            with autocast:
-                value = loss(pixels(chosen, device), targets[batch].to(device))
-            optimizer.zero_grad()
-            torch.autograd.backward(value)
-            optimizer.step()
-            total += value.detach() * len(batch)
-    return FitResult(len(data), float(total) / len(data), time.perf_counter() - started)
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        self.model = model
+        self.loss = loss
+        self._weights: list[Tensor] = [weight for weight in model.parameters() if weight.requires_grad]
+        self._momenta = [torch.zeros_like(weight) for weight in self._weights]
+        self._device = self._weights[0].device
+
+    def fit(self, images: NDArray[np.uint8], labels: NDArray[np.int64], schedule: Schedule, seed: int) -> FitResult:
+        """Train the model in place with SGD, from empty momentum buffers; it is left in training mode.
+
+        Everything that the CPU decides is drawn and sent to the device before an epoch, so that nothing in the epoch
+        waits for a GPU.
+
+        Args:
+            images: uint8 [N,3,H,W].
+            labels: int64 [N].
+            schedule: epochs, batches, rates.
+            seed: fixes the order of the images, augmentation, noise and random starts.
+        """
+        started = time.perf_counter()
+        generator = torch.Generator().manual_seed(seed_for(seed, "order"))
+        torch.manual_seed(seed_for(seed, "noise"))  # what torchattacks and the noise draw from
+        data = torch.from_numpy(images).to(self._device)
+        targets = torch.from_numpy(labels).to(self._device)
+        for momentum in self._momenta:
+            momentum.zero_()
+        self.model.train()
+        total = torch.zeros((), device=self._device)
+        for _ in range(schedule.epochs):
+            total.zero_()
+            for rows, crops in self._plan_epoch(len(data), schedule, generator):
+                total += self._step(data[rows], targets[rows], crops, schedule) * len(rows)
+        return FitResult(len(data), float(total) / len(data), time.perf_counter() - started)
+
+    def _plan_epoch(
+        self, count: int, schedule: Schedule, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield the rows of each batch and its crops, on the device."""
+        order = torch.randperm(count, generator=generator)
+        batches = torch.split(order.to(self._device), schedule.batch_size)
+        if not schedule.augment:
+            return zip(batches, [None] * len(batches), strict=True)
+        crops = torch.cat([draw_crops(len(batch), generator) for batch in batches])
+        return zip(batches, torch.split(crops.to(self._device), schedule.batch_size), strict=True)
+
+    def _step(self, images: Tensor, labels: Tensor, crops: Tensor | None, schedule: Schedule) -> Tensor:
+        """Train on one batch; return its mean loss."""
+        chosen = images if crops is None else augment(images, crops)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
+            value = self.loss(pixels(chosen, self._device), labels)
+        gradients = torch.autograd.grad(value, self._weights)
+        with torch.no_grad():
+            # What torch.optim.SGD calls; the class itself would import torch's compiler, some seconds in each process.
+            sgd(
+                self._weights,
+                list(gradients),
+                list(self._momenta),
+                lr=schedule.learning_rate,
+                momentum=schedule.momentum,
+                weight_decay=schedule.weight_decay,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+                foreach=self._device.type == "cuda",
+            )
+        return value.detach()

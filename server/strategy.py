@@ -1,18 +1,19 @@
 """FedAvg that distributes shared data, checks replies, and gives the same run for the same seed."""
 
 import logging
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from common.errors import FedShieldError
-from common.records import shared_digest
+from common.records import first_failure, shared_digest
 from common.seeding import rng_for
+from server.average import RunningMean
 from server.guard import Guard
 
 log = logging.getLogger("fedshield")
@@ -85,58 +86,59 @@ class SharedDataFedAvg(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the valid replies, in client order; too few of them end the run."""
+        """Average the valid replies as they come, in client order; too few of them end the run."""
         server_round += self.done
-        valid, refused = self._check(server_round, replies)
-        if len(valid) < self.cohort.min_replies:
-            reasons = "; ".join(f"client {client}: {reason}" for client, reason in sorted(refused.items()))
+        asked = self.cohort.sample(server_round)
+        refused: dict[int, str] = {}
+        retried: dict[int, str] = {}
+        metrics: dict[int, MetricRecord] = {}
+        mean = RunningMean(sum(self.cohort.examples[client] for client in asked))
+        for client, reply in self._in_order(asked, replies):
+            examples = self.cohort.examples[client]
+            reason = self._guard.refuse(reply, examples) if reply is not None else "no reply in time"
+            if reply is None or reason is not None:
+                refused[client] = str(reason).removeprefix(f"client {client}: ")
+                log.warning("round %d: client %d left out: %s", server_round, client, refused[client])
+                continue
+            if (trouble := first_failure(reply)) is not None:
+                retried[client] = trouble
+                log.warning("round %d: client %d ran again: %s", server_round, client, trouble)
+            metrics[client] = next(iter(reply.content.metric_records.values()))
+            mean.add(next(iter(reply.content.array_records.values())), examples)
+        # A client that failed may have lost the shared data, or never have had it: it is sent again.
+        self._holders = (self._holders | metrics.keys()) - refused.keys()
+        if len(metrics) < self.cohort.min_replies:
+            reasons = "; ".join(f"client {client}: {reason}" for client, reason in refused.items())
             raise FedShieldError(
-                f"round {server_round}: {len(valid)} valid replies of {self.cohort.size}, "
+                f"round {server_round}: {len(metrics)} valid replies of {self.cohort.size}, "
                 f"federation.min-fraction asks for {self.cohort.min_replies}: {reasons}"
             )
-        arrays, metrics = super().aggregate_train(server_round, [valid[client] for client in sorted(valid)])
+        together = self.train_metrics_aggr_fn(
+            [RecordDict({"metrics": record}) for record in metrics.values()], self.weighted_by_key
+        )
         self.report = {
-            "loss": metrics["loss"] if metrics is not None else None,
-            "clients": {
-                str(client): dict(next(iter(valid[client].content.metric_records.values()))) for client in sorted(valid)
-            },
-            "refused": {str(client): reason for client, reason in sorted(refused.items())},
+            "loss": together["loss"],
+            "clients": {str(client): dict(record) for client, record in metrics.items()},
+            "refused": {str(client): reason for client, reason in refused.items()},
+            "retried": {str(client): reason for client, reason in retried.items()},
         }
-        return _keep_integers(arrays, self._guard.reference) if arrays is not None else None, metrics
+        return mean.result(), together
 
-    def _check(self, server_round: int, replies: Iterable[Message]) -> tuple[dict[int, Message], dict[int, str]]:
-        """Sort the round's clients into valid replies and reasons for refusal; a missing reply is a refusal too."""
+    def _in_order(self, asked: list[int], replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
+        """Yield the round's clients in rising order, each as soon as its turn has come, with its reply or None."""
         client_of = {node: client for client, node in enumerate(self.cohort.nodes)}
-        valid: dict[int, Message] = {}
-        refused = dict.fromkeys(self.cohort.sample(server_round), "no reply in time")
+        early: dict[int, Message] = {}
+        waiting = deque(asked)
         for reply in replies:
-            client = client_of[reply.metadata.src_node_id]
-            reason = self._guard.refuse(reply, self.cohort.examples[client])
-            if reason is None:
-                valid[client] = reply
-                refused.pop(client, None)
-            else:
-                refused[client] = reason.removeprefix(f"client {client}: ")
-        # A client that failed may have lost the shared data, or never have had it: it is sent again.
-        self._holders = (self._holders | valid.keys()) - refused.keys()
-        for client, reason in sorted(refused.items()):
-            log.warning("round %d: client %d left out: %s", server_round, client, reason)
-        return valid, refused
+            early[client_of[reply.metadata.src_node_id]] = reply
+            while waiting and waiting[0] in early:
+                client = waiting.popleft()
+                yield client, early.pop(client)
+        for client in waiting:
+            yield client, early.get(client)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Nobody: the server evaluates, on test data."""
         return []
-
-
-def _keep_integers(arrays: ArrayRecord, reference: ArrayRecord) -> ArrayRecord:
-    """Round averaged integer buffers (batch normalisation's counters), which the average has turned into floats."""
-    return ArrayRecord(
-        {
-            name: Array(np.asarray(np.rint(array.numpy()), dtype=reference[name].dtype))
-            if np.issubdtype(np.dtype(reference[name].dtype), np.integer)
-            else array
-            for name, array in arrays.items()
-        }
-    )

@@ -61,9 +61,14 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run dire
 def run(
     file: FileArgument = None,
     set_: SetOption = None,
-    engine: Annotated[Engine, typer.Option(help="Where the clients run.")] = Engine.INPROCESS,
+    engine: Annotated[
+        Engine | None, typer.Option(help="Where the clients run; ray where there are several GPUs, else inprocess.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Ray workers, each of which runs one client at a time.")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Join this Ray cluster (engine ray).")
     ] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of the run directories (results.dir).")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run directory (results.name).")] = None,
@@ -93,7 +98,7 @@ def run(
 
     from simulations.session import run_locally
 
-    run_locally(config, engine.value, workers, console)
+    run_locally(config, engine and engine.value, workers, ray_address, console)
 
 
 @app.command()

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from common.cache import cache_dir
 from common.config import RunConfig
-from common.data import CIFAR10_ARCHIVE, cache_dir
+from common.data import CIFAR10_ARCHIVE
 from common.setup import available_cores
 from server.environment import PACKAGES, installed, processor
 

@@ -1,6 +1,6 @@
 """LocalGrid: Flower's ServerApp and ClientApp on one machine, without Flower's daemon."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from uuid import uuid4
 
 from flwr.app import Context, Message, RecordDict
@@ -9,7 +9,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from common.config import RunConfig
-from simulations.executors import Executor
+from simulations.executors import Executor, Job
 
 _RUN_ID = 1
 _SERVER_NODE = 1
@@ -67,7 +67,7 @@ class LocalGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Run the messages' clients to their end and keep the replies."""
         messages = list(messages)
-        self._replies |= self._deliver(messages, None)
+        self._replies |= {reply.metadata.reply_to_message_id: reply for reply in self._deliver(messages, None)}
         return [message.metadata.message_id for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -75,22 +75,27 @@ class LocalGrid(Grid):
         return [self._replies.pop(identity) for identity in message_ids if identity in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Run the messages' clients and return their replies."""
-        return list(self._deliver(list(messages), timeout).values())
+        """Return the clients' replies one by one: a client runs when the next reply is asked for.
 
-    def _deliver(self, messages: list[Message], timeout: float | None) -> dict[str, Message]:
-        """Run the messages' clients; return their replies by the id of the message."""
-        replies: dict[str, Message] = {}
+        Nobody has to hold all the replies of a round at once.
+
+        Args:
+            messages: one for each client.
+            timeout: how long each client may take, in seconds, where the executor can end it.
+        """
+        return self._deliver(list(messages), timeout)
+
+    def _deliver(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
+        """Run the messages' clients and yield their replies."""
         for message in messages:
             message.metadata.__dict__["_message_id"] = uuid4().hex  # what Flower's SuperLink does
-        jobs = [(message, self._contexts[message.metadata.dst_node_id]) for message in messages]
-        for reply, state in self._executor.run(jobs, timeout):
+        jobs = [Job(message, self._contexts[message.metadata.dst_node_id]) for message in messages]
+        for answered, (reply, state) in enumerate(self._executor.run(jobs, timeout), 1):
             self._contexts[reply.metadata.src_node_id].state = state
-            replies[reply.metadata.reply_to_message_id] = reply
             order = messages[0].content.config_records.get("config")
             server_round = int(str(order["server-round"])) if order else 0
-            self._on_reply(messages[0].metadata.message_type, server_round, len(replies), len(jobs))
-        return replies
+            self._on_reply(messages[0].metadata.message_type, server_round, answered, len(jobs))
+            yield reply
 
 
 def run_server(app: ServerApp, grid: LocalGrid, config: RunConfig) -> Context:

@@ -50,7 +50,9 @@ class ProgressBar:
             )
 
 
-def run_locally(config: RunConfig, engine: str, workers: int | None, console: Console) -> Path:
+def run_locally(
+    config: RunConfig, engine: str | None, workers: int | None, address: str | None, console: Console
+) -> Path:
     """Run a federation with LocalGrid, draw its figures, and return its run directory."""
     log_to(console)
     # Flower tells at length what the progress bar and the round lines tell here.
@@ -58,7 +60,7 @@ def run_locally(config: RunConfig, engine: str, workers: int | None, console: Co
     from server.app import app
 
     bar = ProgressBar(config, console)
-    executor = make_executor(engine, workers)
+    executor = make_executor(config, engine, workers, address)
     try:
         with bar.progress:
             context = run_server(app, LocalGrid(config, executor, bar.on_reply), config)

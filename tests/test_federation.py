@@ -161,7 +161,8 @@ class Faulty(InProcess):
         self.shared_sent: list[tuple[int, int]] = []
 
     def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[tuple[Message, RecordDict]]:
-        for message, context in jobs:
+        for job in jobs:
+            message, context = job.message, job.context
             client = int(context.node_config["partition-id"])
             order = message.content.config_records.get("config")
             server_round = int(str(order["server-round"])) if order else 0
@@ -170,7 +171,7 @@ class Faulty(InProcess):
             if client == self.client and order and self.fails(server_round):
                 yield failure(message, "out of memory"), context.state
             else:
-                yield from super().run([(message, context)], timeout)
+                yield from super().run([job], timeout)
 
 
 def test_a_client_that_fails_is_left_out_and_gets_the_shared_data_again(tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ def test_too_few_replies_end_the_run_and_lose_no_round(tmp_path: Path) -> None:
 
 
 def test_a_bug_in_a_client_is_an_error_reply_not_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.app.fit", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("common.training.Trainer.fit", lambda *arguments: 1 / 0)
     with pytest.raises(
         FedShieldError, match=r"0 valid replies of 10, .* client 0: ZeroDivisionError: division by zero"
     ):

@@ -15,14 +15,15 @@ ALLOWED = {
 LEAVES = {
     "config": {"errors", "flat"},
     "flat": {"errors"},
-    "data": {"errors", "seeding", "shapes"},
-    "partition": {"data", "errors", "seeding"},
+    "cache": {"errors"},
+    "data": {"cache", "errors", "seeding", "shapes"},
+    "partition": {"cache", "data", "errors", "seeding"},
     "models": {"activations", "seeding"},
     "attacks": set(),
     "losses": {"attacks"},
     "training": {"losses", "seeding"},
     "evaluation": {"attacks", "seeding", "training"},
-    "records": {"data", "errors"},
+    "records": {"cache", "data", "errors"},
     "setup": {"attacks", "config", "data", "models", "partition"},
 }
 

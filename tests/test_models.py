@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from common.activations import ACTIVATIONS
-from common.models import build_model
+from common.models import MODELS, build_model
 
 
 def build(name: str, width: int = 4, activation: str = "relu", downsample: bool = True, seed: int = 1) -> nn.Module:
@@ -40,7 +40,13 @@ def test_resnet18_has_the_published_size() -> None:
     assert without / macs == pytest.approx(20.6, abs=0.1)
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet18"])
+def test_cnn2_has_the_published_size() -> None:
+    # apple/pfl-research, benchmarks/model/pytorch/cnn.py: simple_cnn for 32×32 images and ten classes.
+    assert sum(parameter.numel() for parameter in build("cnn2", width=32).parameters()) == 1_626_442
+    assert build("cnn2", downsample=False)(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_takes_part_in_every_model(name: str, activation: str) -> None:
     model = build(name, activation=activation)
@@ -61,7 +67,7 @@ def test_normalisation_is_inside_and_not_part_of_the_state() -> None:
     assert not any("mean" in name and "running" not in name for name in model.state_dict())
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet18"])
+@pytest.mark.parametrize("name", MODELS)
 def test_the_seed_fixes_the_weights_and_nothing_else_moves_them(name: str) -> None:
     torch.manual_seed(0)
     first = build(name).state_dict()

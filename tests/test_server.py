@@ -77,15 +77,16 @@ def test_shared_data_is_kept_by_digest_and_damage_is_noticed(cache) -> None:
     record = shared_record(Dataset(images, np.arange(5), ("a",) * 5))
     digest = shared_digest(record)
     assert find_shared(digest) is None
-    keep_shared(record)
+    keep_shared(record, digest)
+    path = cache / "shared" / digest / "images.npy"
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(content)
+    assert find_shared(digest) is None
+    keep_shared(record, digest)  # what is sent again replaces it
     found = find_shared(digest)
     assert found is not None
     assert np.array_equal(found[0], images)
-    path = cache / "shared" / f"{digest}.npz"
-    path.write_bytes(path.read_bytes()[:-300])
-    assert find_shared(digest) is None
-    keep_shared(record)  # what is sent again replaces it
-    assert find_shared(digest) is not None
     other = shared_record(Dataset(images, np.arange(5)[::-1].copy(), ("a",) * 5))
     assert shared_digest(other) != digest
 

@@ -8,7 +8,7 @@ from common.attacks import Threat
 from common.losses import LOSSES, LossContext
 from common.models import build_model
 from common.seeding import seed_for
-from common.training import Schedule, augment, fit, pixels
+from common.training import Schedule, Trainer, augment, draw_crops, pixels
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (21, 3, 32, 32), dtype=np.uint8)
 LABELS = np.arange(21) % 10
@@ -18,7 +18,7 @@ PLAIN = LossContext("none", Threat(0, 1, 1), label_smoothing=0.0, noise_std=0.0)
 
 def trained(schedule: Schedule = SCHEDULE, seed: int = 1, context: LossContext = PLAIN) -> dict[str, torch.Tensor]:
     model = build_model("cnn", 10, 2, "relu", True, 1)
-    fit(model, LOSSES["pgd-at"](model, context), IMAGES, LABELS, schedule, seed)
+    Trainer(model, LOSSES["pgd-at"](model, context)).fit(IMAGES, LABELS, schedule, seed)
     return model.state_dict()
 
 
@@ -43,7 +43,7 @@ def test_fit_is_sgd_over_shuffled_batches() -> None:
 def test_fit_reports_images_and_mean_loss() -> None:
     model = build_model("cnn", 10, 2, "relu", True, 1)
     frozen = Schedule(1, 8, 1e-30, 0.0, 0.0, augment=False, precision="float32")  # a rate that moves nothing
-    result = fit(model, LOSSES["pgd-at"](model, PLAIN), IMAGES, LABELS, frozen, 1)
+    result = Trainer(model, LOSSES["pgd-at"](model, PLAIN)).fit(IMAGES, LABELS, frozen, 1)
     assert result.examples == 21
     fresh = build_model("cnn", 10, 2, "relu", True, 1).train()
     order = torch.randperm(21, generator=torch.Generator().manual_seed(seed_for(1, "order")))
@@ -79,7 +79,7 @@ def test_augment_crops_out_of_a_black_border_and_flips() -> None:
     # Every pixel tells its own place, so that crop and flip can be read off the result.
     rows, columns = torch.meshgrid(torch.arange(1, 33), torch.arange(1, 33), indexing="ij")
     image = torch.stack([rows, columns, rows + columns]).to(torch.uint8)
-    result = augment(image.expand(400, 3, 32, 32), torch.Generator().manual_seed(0)).numpy()
+    result = augment(image.expand(400, 3, 32, 32), draw_crops(400, torch.Generator().manual_seed(0))).numpy()
     padded = np.pad(image.numpy(), ((0, 0), (4, 4), (4, 4)))
     places = set()
     for one in result:
