@@ -117,7 +117,7 @@ class SharingConfig(_Table):
 class ModelConfig(_Table):
     """The network; see ``common.models``."""
 
-    name: Literal["cnn", "resnet18"]
+    name: Literal["cnn", "cnn2", "resnet18"]
     width: Annotated[int, Field(ge=1, le=1024)]
     activation: ActivationName
     downsample: bool
@@ -141,7 +141,7 @@ class LossConfig(_Table):
 class TrainConfig(_Table):
     """Local training; see ``common.training``."""
 
-    local_epochs: Positive
+    local_epochs: Natural
     batch_size: Positive
     learning_rate: Annotated[float, Field(gt=0)]
     momentum: Annotated[float, Field(ge=0, lt=1)]

@@ -105,6 +105,36 @@ def cnn(classes: int, width: int, activation: Activation, downsample: bool) -> n
     )
 
 
+def cnn2(classes: int, width: int, activation: Activation, downsample: bool) -> nn.Module:
+    """Two convolutions and a hidden layer: at width 32 ``simple_cnn``, the CIFAR-10 network of apple/pfl-research.
+
+    A relative of the network of McMahan et al. 2017 (arXiv 1602.05629): 3×3 convolutions of ``width`` and 2×``width``
+    channels without padding, a hidden layer of 4×``width``, dropout, no batch normalisation; 1,626,442 weights at width
+    32. The hidden layer sees every pixel of the feature maps, so the images must be 32×32.
+
+    ``downsample`` halves the feature maps by max pooling, as the original does.
+    """
+    side = 14 if downsample else 28
+    model = nn.Sequential(
+        Normalize(),
+        nn.Conv2d(3, width, 3),
+        activation(),
+        nn.Conv2d(width, 2 * width, 3),
+        activation(),
+        nn.MaxPool2d(2) if downsample else nn.Identity(),
+        nn.Dropout(0.25),
+        nn.Flatten(),
+        nn.Linear(2 * width * side * side, 4 * width),
+        activation(),
+        nn.Dropout(0.5),
+        nn.Linear(4 * width, classes),
+    )
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)  # as the original does
+    return model
+
+
 def build_model(name: str, classes: int, width: int, activation: str, downsample: bool, seed: int) -> nn.Module:
     """Build a freshly initialised network; the same arguments give the same weights.
 
@@ -121,4 +151,4 @@ def build_model(name: str, classes: int, width: int, activation: str, downsample
         return MODELS[name](classes, width, ACTIVATIONS[activation], downsample)
 
 
-MODELS: dict[str, Callable[[int, int, Activation, bool], nn.Module]] = {"cnn": cnn, "resnet18": resnet18}
+MODELS: dict[str, Callable[[int, int, Activation, bool], nn.Module]] = {"cnn": cnn, "cnn2": cnn2, "resnet18": resnet18}

@@ -1,5 +1,6 @@
 """The ServerApp: the composition root of a run, the same on every engine."""
 
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -65,6 +66,8 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         )
         recorder.finish()
     except (FedShieldError, KeyboardInterrupt):
+        with contextlib.suppress(FedShieldError):
+            run.wait()
         log.warning("Stopped after round %d; continue with: fedshield run --resume %s", run.done, run.path)
         raise
     finally:

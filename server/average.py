@@ -22,17 +22,26 @@ class RunningMean:
         self._seen = 0
         self._sums: State = {}
         self._types: dict[str, torch.dtype] = {}
+        self._scratch: dict[torch.dtype, Tensor] = {}
 
     def add(self, arrays: ArrayRecord, examples: int) -> None:
         """Add one client's weights, those of ``examples`` images."""
         weight = examples / self._expected
         self._seen += examples
-        for name, value in to_state(arrays).items():
-            term = (value if value.is_floating_point() else value.double()) * weight
+        for name, given in to_state(arrays).items():
+            self._types[name] = given.dtype
+            value = given if given.is_floating_point() else given.double()
             if name in self._sums:
-                self._sums[name] += term
+                self._sums[name] += torch.mul(value, weight, out=self._space(value))
             else:
-                self._sums[name], self._types[name] = term, value.dtype
+                self._sums[name] = value * weight
+
+    def _space(self, value: Tensor) -> Tensor:
+        """Return memory for one product: new memory for each would cost more than the arithmetic."""
+        kept = self._scratch.get(value.dtype)
+        if kept is None or kept.numel() < value.numel():
+            kept = self._scratch[value.dtype] = torch.empty(value.numel(), dtype=value.dtype)
+        return kept[: value.numel()].view(value.shape)
 
     def result(self) -> ArrayRecord:
         """Return the mean over the clients seen; at least one must have been added."""

@@ -77,6 +77,7 @@ class Recorder:
         if settings.final_attacks:
             final = evaluate_on(self.model, self.test, self.config, settings.final_attacks, settings.final_examples)
             log.info("final  %s", final.line())
+        self.run.wait()
         self.run.write_json(
             "summary.json",
             {

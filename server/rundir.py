@@ -7,6 +7,7 @@ checkpoint/  summary.json (only when finished)  figures/
 import hashlib
 import json
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -42,6 +43,8 @@ class RunDir:
         self.path = path
         self.done = 0
         self._lock = FileLock(path / ".lock")
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
 
     @classmethod
     def open(cls, config: RunConfig) -> Self:
@@ -103,8 +106,12 @@ class RunDir:
             raise FedShieldError(f"{self.path}: another process is writing to this run; wait for it to end") from error
 
     def close(self) -> None:
-        """Let other processes write to the directory."""
-        self._lock.release()
+        """Finish the checkpoint, and let other processes write to the directory."""
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+            self._lock.release()
 
     def write_json(self, name: str, content: Any) -> None:
         """Write one of the JSON files, atomically."""
@@ -129,7 +136,30 @@ class RunDir:
         return read_metrics(self.path)
 
     def save_checkpoint(self, server_round: int, state: State) -> None:
-        """Replace the checkpoint: the model is written beside the old one, then the JSON that names it is replaced."""
+        """Replace the checkpoint, in a thread: the next round need not wait for the disk.
+
+        Args:
+            server_round: the finished round.
+            state: nobody may change it afterwards.
+
+        Raises:
+            FedShieldError: the one before could not be written.
+        """
+        self.wait()
+        self._writing = self._writer.submit(self._write_checkpoint, server_round, state)
+
+    def wait(self) -> None:
+        """Return when the checkpoint is on disk.
+
+        Raises:
+            FedShieldError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write_checkpoint(self, server_round: int, state: State) -> None:
+        """Write the model beside the old one, then replace the JSON that names it."""
         old = read_checkpoint(self.path)
         content = save({name: tensor.contiguous() for name, tensor in state.items()})
         model = f"model-{server_round:04}.safetensors"

@@ -158,8 +158,10 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path: Path) -
     with pytest.raises(FedShieldError, match=r"metrics\.jsonl: No space left on device; free some disk space"):
         run.append_metrics({"round": 2})
     (path / "checkpoint" / "model-0002.safetensors.partial").symlink_to("/dev/full")
+    run.save_checkpoint(2, STATE)
     with pytest.raises(FedShieldError, match=r"model-0002\.safetensors: No space left on device"):
-        run.save_checkpoint(2, STATE)
+        run.save_checkpoint(3, STATE)
+    assert run.done == 1
     assert json.loads((path / "checkpoint" / "checkpoint.json").read_text())["round"] == 1
     assert not list(path.rglob("*.partial"))
     state = run.load_checkpoint()
