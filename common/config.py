@@ -198,6 +198,11 @@ class RunConfig(_Table):
                 f"federation.clients = {self.federation.clients}: partition.scheme = paper is made for 10 clients; "
                 "set federation.clients=10 or another scheme"
             )
+        if self.model.name == "cnn2" and self.data.name == "folder" and self.data.image_size != 32:
+            raise ValueError(
+                f"data.image-size = {self.data.image_size}: model.name = cnn2 is made for 32; "
+                "set data.image-size=32 or another model"
+            )
         if self.sharing.fraction > 0 and self.sharing.pool_fraction == 0:
             raise ValueError(
                 f"sharing.fraction = {self.sharing.fraction}: there is no pool to share; "

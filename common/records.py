@@ -3,6 +3,7 @@
 import hashlib
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,13 @@ class LiveArray(Array):
         np.save(buffer, self.numpy(), allow_pickle=False)
         return buffer.getvalue()
 
-    def __reduce__(self) -> tuple[type["LiveArray"], tuple[NDArray[Any]]]:
-        return LiveArray, (self.numpy(),)
+    def __reduce__(self) -> tuple[Callable[[NDArray[Any]], "LiveArray"], tuple[NDArray[Any]]]:
+        return _live, (self.numpy(),)
+
+
+def _live(values: NDArray[Any]) -> LiveArray:
+    """Make a LiveArray: pickle would look for the class under the name that Flower needs it to have."""
+    return LiveArray(values)
 
 
 def to_record(state: State) -> ArrayRecord:

@@ -7,17 +7,18 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.app.metadata import Metadata
 
-from common.config import DataConfig, RunConfig
-from common.data import adopt_data, data_key
-from common.records import find_shared, keep_shared, note_failure, shared_digest
-from common.setup import prepare_data
+from common.config import RunConfig
 from simulations.executors import Job, Outcome, failure, run_client
 from simulations.ray_cluster import default_workers, gpu_share, start_ray
+
+if TYPE_CHECKING:  # it imports torch, and Ray should be starting by then
+    from simulations.ray_supply import Supplies, Supply
 
 log = logging.getLogger("fedshield")
 
@@ -33,23 +34,6 @@ class _Turn:
     deadline: float
 
 
-@dataclass(frozen=True)
-class _Supply:
-    """What a worker may lack on its machine: object references, so that it is sent only when it is asked for.
-
-    Attributes:
-        data: which dataset.
-        key: its name in the cache.
-        splits: the decoded dataset; None where every worker has this machine's cache.
-        shared: the shared data's digest and record, once it was sent to a client.
-    """
-
-    data: DataConfig
-    key: str
-    splits: Any = None
-    shared: tuple[str, Any] | None = None
-
-
 class Worker:
     """The inside of an actor."""
 
@@ -59,22 +43,11 @@ class Worker:
     def ready(self) -> None:
         """Answer once the imports are done."""
 
-    def run(self, content: RecordDict, metadata: Metadata, context: Context, supply: _Supply) -> Outcome:
+    def run(self, content: RecordDict, metadata: Metadata, context: Context, supply: "Supply") -> Outcome:
         """Run one client."""
-        _take(supply)
+        supply.take()
         # Keeping the metadata is internal to Flower, whose own engines build messages so.
         return run_client(Message(content=content, metadata=metadata), context)  # type: ignore[call-overload]
-
-
-def _take(supply: _Supply) -> None:
-    """Let this process use what the server's machine has, where its own machine lacks it."""
-    import ray
-
-    data = supply.data
-    adopt_data(data.name, data.root, data.image_size, supply.key, lambda: ray.get(supply.splits))
-    if supply.shared is not None and find_shared(supply.shared[0]) is None:
-        record: ArrayRecord = ray.get(supply.shared[1])
-        keep_shared(record, supply.shared[0])
 
 
 class RayActors:
@@ -106,7 +79,6 @@ class RayActors:
             num_cpus=cpus, num_gpus=gpu_share(self.workers, found), scheduling_strategy="SPREAD"
         )(self.worker)
         self._far = nodes > 1
-        self._supply: _Supply | None = None
         self._idle: list[Any] = []
         self._starting: dict[Any, Any] = {}
         for _ in range(self.workers):
@@ -119,7 +91,7 @@ class RayActors:
         """
         stored = {id(job.message.content): job.message.content for job in jobs}
         references = {key: self._ray.put(content) for key, content in stored.items()}
-        supply = self._ray.put(self._supplies([job.message for job in jobs]))
+        supply = self._ray.put(self._supplies().for_messages([job.message for job in jobs]))
         waiting = deque(sorted(jobs, key=self._size, reverse=True))
         running: dict[Any, _Turn] = {}
         troubles: dict[int, str] = {}
@@ -143,6 +115,8 @@ class RayActors:
                 if outcome is None:
                     outcome = failure(turn.job.message, f"{troubles[node]}; {trouble} again"), turn.job.context.state
                 elif node in troubles and not outcome[0].has_error():
+                    from common.records import note_failure
+
                     note_failure(outcome[0].content, troubles[node])
                 yield outcome
 
@@ -181,23 +155,16 @@ class RayActors:
             self._replace(turn.actor)
             return None, f"its worker died ({type(error).__name__})"
 
-    def _supplies(self, messages: Sequence[Message]) -> _Supply:
-        """Return what workers may lack, with the shared data of these messages or of earlier ones."""
-        data = self._config.data
-        arguments = data.name, data.root, data.image_size
-        if self._supply is None:
-            splits = self._ray.put(prepare_data(self._config)[0]) if self._far else None
-            self._supply = _Supply(data, data_key(*arguments), splits)
-        records = (message.content.array_records.get("shared") for message in messages)
-        shared = next((record for record in records if record is not None), None)
-        if shared is not None and self._far:
-            self._supply = _Supply(
-                data, self._supply.key, self._supply.splits, (shared_digest(shared), self._ray.put(shared))
-            )
-        return self._supply
+    @cache  # noqa: B019  # an executor lives as long as its process
+    def _supplies(self) -> "Supplies":
+        from simulations.ray_supply import Supplies
+
+        return Supplies(self._config, self._ray, self._far)
 
     def _size(self, job: Job) -> int:
         """Return the number of images of a job's client."""
+        from common.setup import prepare_data
+
         return len(prepare_data(self._config)[1].shards[int(job.context.node_config["partition-id"])])
 
     def _add_worker(self) -> None:

@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from common.config import RunConfig
-from server.rundir import read_checkpoint
 from simulations.console import log_to
 from simulations.executors import make_executor
 from simulations.grid import LocalGrid, run_server
@@ -34,6 +33,8 @@ class ProgressBar:
         self._rounds, self._cohort = config.federation.rounds, config.federation.cohort
         done = 0
         if config.results.resume:
+            from server.rundir import read_checkpoint
+
             checkpoint = read_checkpoint(Path(config.results.resume).expanduser())
             done = checkpoint["round"] if checkpoint else 0
         total = (self._rounds - done) * self._cohort
@@ -57,11 +58,11 @@ def run_locally(
     log_to(console)
     # Flower tells at length what the progress bar and the round lines tell here.
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    from server.app import app
-
-    bar = ProgressBar(config, console)
-    executor = make_executor(config, engine, workers, address)
+    executor = make_executor(config, engine, workers, address)  # first: Ray's workers import what they need meanwhile
     try:
+        from server.app import app
+
+        bar = ProgressBar(config, console)
         with bar.progress:
             context = run_server(app, LocalGrid(config, executor, bar.on_reply), config)
     finally:

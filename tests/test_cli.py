@@ -129,6 +129,10 @@ def test_doctor_tells_what_is_there(tmp_path: Path) -> None:
             ["run", "--engine", "inprocess", "--workers", "2"],
             "--workers 2: the inprocess engine has one; use --engine ray",
         ),
+        (
+            ["run", "--engine", "inprocess", "--ray-address", "head:6379"],
+            "--ray-address head:6379: the inprocess engine joins no cluster; use --engine ray",
+        ),
         (["run", "--set", "data.name=folder", "--set", "data.root=gone"], "data.root: no folder "),
         (["run", "--results", "/proc"], "/proc/"),
         (["run", "--resume", "nothing"], "nothing/config.json: not there; is this a run directory?"),

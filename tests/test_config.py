@@ -147,3 +147,10 @@ def test_flatten_is_what_flower_does() -> None:
 
     nested = {"seed": 1, "data": {"name": "x", "deep": {"er": True}}}
     assert flatten(nested) == flatten_dict(nested)
+
+
+def test_a_network_made_for_one_size_refuses_another() -> None:
+    changes = ["model.name=cnn2", "data.name=folder", "data.image-size=64"]
+    with pytest.raises(FedShieldError, match=r"^data\.image-size = 64: model\.name = cnn2 is made for 32; set"):
+        parse_config(resolve(None, changes, default_config()))
+    assert parse_config(resolve(None, changes[:2], default_config())).model.name == "cnn2"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common import data, shapes
-from common.data import balanced_subset, load_data
+from common.data import adopt_data, balanced_subset, data_key, load_data
 from common.errors import FedShieldError
 
 REAL_CIFAR10 = Path(__file__).parents[1] / "data" / "cifar10-jpeg"
@@ -104,6 +104,20 @@ def test_damaged_cache_is_named(tmp_path: Path, cache: Path) -> None:
     images.write_bytes(images.read_bytes()[:-10])
     with pytest.raises(FedShieldError, match=r"is damaged .*; delete this folder"):
         load_data("folder", str(root), 16)
+
+
+def test_a_process_can_use_what_another_has_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = str(make_folder(tmp_path / "pets"))
+    found, key = load_data("folder", root, 16), data_key("folder", root, 16)
+    # On this machine: the cache is there, nobody fetches, and the folder is not looked at.
+    adopt_data("folder", "/elsewhere", 16, key, lambda: pytest.fail("fetched"))
+    assert np.array_equal(load_data("folder", "/elsewhere", 16).train.images, found.train.images)
+    # On another one: fetched once, then kept there.
+    monkeypatch.setenv("FEDSHIELD_CACHE", str(tmp_path / "far"))
+    adopt_data("folder", "/elsewhere", 16, key, lambda: found)
+    assert np.array_equal(load_data("folder", "/elsewhere", 16).test.images, found.test.images)
+    adopt_data("folder", "/elsewhere", 16, key, lambda: pytest.fail("fetched again"))
+    assert load_data("folder", "/elsewhere", 16).train.classes == found.train.classes
 
 
 class _Trap:

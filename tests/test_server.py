@@ -2,6 +2,9 @@
 
 import io
 import logging
+import pickle
+import weakref
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,7 +15,16 @@ from flwr.serverapp.strategy import FedAvg
 from common.data import Dataset
 from common.errors import FedShieldError
 from common.models import build_model
-from common.records import find_shared, keep_shared, shared_digest, shared_record, to_record, to_state
+from common.records import (
+    LiveArray,
+    find_shared,
+    keep_shared,
+    note_failure,
+    shared_digest,
+    shared_record,
+    to_record,
+    to_state,
+)
 from server.guard import Guard
 from server.nodes import enlist
 from server.strategy import Cohort, SharedDataFedAvg
@@ -70,6 +82,27 @@ def test_state_survives_the_way_through_records() -> None:
     found = to_state(GLOBAL)
     assert list(found) == list(STATE)
     assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in STATE.items())
+
+
+def test_a_live_array_is_flowers_array_to_everyone_else() -> None:
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    live, plain = LiveArray(values), Array(values)
+    assert live.numpy() is values
+    assert (live.dtype, live.shape, live.stype, live.data) == (plain.dtype, plain.shape, plain.stype, plain.data)
+    # What goes over the wire is the same to the byte, and is read as an ordinary Array there.
+    assert live.deflate() == plain.deflate()
+    assert live.object_id == plain.object_id
+    read = Array.inflate(live.deflate(), live.children)
+    assert type(read) is Array
+    assert np.array_equal(read.numpy(), values)
+    assert np.array_equal(pickle.loads(pickle.dumps(live)).numpy(), values)
+
+
+def test_a_record_is_a_copy_of_the_weights() -> None:
+    state = {"weight": torch.ones(3)}
+    record = to_record(state)
+    state["weight"] += 1
+    assert to_state(record)["weight"].tolist() == [1, 1, 1]
 
 
 def test_shared_data_is_kept_by_digest_and_damage_is_noticed(cache) -> None:
@@ -220,6 +253,51 @@ def test_a_bad_reply_is_left_out_named_and_reported(caplog: pytest.LogCaptureFix
     assert "round 1: client 1 left out: array" in caplog.text
     assert list(strategy.report["clients"]) == ["0", "2", "3"]
     assert list(strategy.report["refused"]) == ["1"]
+
+
+def test_the_average_of_those_that_are_left_is_weighed_anew() -> None:
+    constant = [{name: torch.full_like(tensor, float(client)) for name, tensor in STATE.items()} for client in range(4)]
+    strategy = SharedDataFedAvg(cohort(min_replies=3), None)
+    started(strategy)
+    arrays, _ = strategy.aggregate_train(1, [reply(client, constant[client]) for client in (0, 1, 3)])
+    # (0·10 + 1·30 + 3·40) / 80 = 1.875; the counters are rounded: 2
+    assert arrays is not None
+    assert arrays[KEY].numpy().ravel().tolist() == pytest.approx([1.875] * 54)
+    counters = [arrays[name].numpy() for name, tensor in STATE.items() if not tensor.is_floating_point()]
+    assert counters
+    assert all(counter == 2 and counter.dtype == np.int64 for counter in counters)
+
+
+def test_no_round_holds_all_its_replies() -> None:
+    strategy = SharedDataFedAvg(cohort(), None)
+    started(strategy)
+    alive: list[weakref.ref[Message]] = []
+    most = 0
+
+    def arriving() -> Iterator[Message]:
+        nonlocal most
+        for client in range(4):
+            message = reply(client)
+            alive.append(weakref.ref(message))
+            yield message
+            del message
+            most = max(most, sum(reference() is not None for reference in alive))
+
+    strategy.aggregate_train(1, arriving())
+    assert len(alive) == 4
+    assert most <= 2
+
+
+def test_a_client_that_ran_twice_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("fedshield").propagate = True
+    strategy = SharedDataFedAvg(cohort(), None)
+    started(strategy)
+    replies = [reply(client) for client in range(4)]
+    note_failure(replies[2].content, "its worker died\n(somehow)")
+    strategy.aggregate_train(1, replies)
+    assert strategy.report["retried"] == {"2": "its worker died (somehow)"}
+    assert strategy.report["refused"] == {}
+    assert "round 1: client 2 ran again: its worker died (somehow)" in caplog.text
 
 
 def test_too_few_valid_replies_end_the_run_with_every_reason() -> None:

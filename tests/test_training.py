@@ -1,5 +1,8 @@
 """Local training: augmentation, and SGD equal to a loop written out."""
 
+import subprocess
+import sys
+
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -8,7 +11,9 @@ from common.attacks import Threat
 from common.losses import LOSSES, LossContext
 from common.models import build_model
 from common.seeding import seed_for
+from common.setup import prepare_data
 from common.training import Schedule, Trainer, augment, draw_crops, pixels
+from tests.conftest import tiny_config
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (21, 3, 32, 32), dtype=np.uint8)
 LABELS = np.arange(21) % 10
@@ -100,3 +105,16 @@ def test_augment_crops_out_of_a_black_border_and_flips() -> None:
 def test_pixels_span_zero_to_one() -> None:
     found = pixels(np.array([0, 51, 255], dtype=np.uint8), torch.device("cpu"))
     assert found.tolist() == [0.0, np.float32(0.2), 1.0]
+
+
+def test_training_does_not_import_torchs_compiler_or_the_partitioners() -> None:
+    # Each costs seconds in every process: torch.optim's classes import the one, flwr-datasets is needed once a machine.
+    code = (
+        "import sys\nfrom tests.test_training import SCHEDULE, trained\ntrained(SCHEDULE)\n"
+        "from common.setup import prepare_data\nfrom tests.conftest import tiny_config\n"
+        "prepare_data(tiny_config(partition__scheme='iid'))\n"
+        "print([name for name in ('torch._dynamo', 'flwr_datasets', 'ray', 'matplotlib') if name in sys.modules])"
+    )
+    prepare_data(tiny_config(partition__scheme="iid"))
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,302 @@
+"""What a simulator adds to the training: FedShield's engines and stock Flower over a bare loop with the same work.
+
+    python -m benchmarks.simulator_tax [--repeats 5] [--parts rounds,work,memory]
+
+ResNet-18 (11.2 M weights), ten clients, no evaluation. ``rounds``: clients that do nothing; seconds from the command to
+the first client step and to the end of the first round, and seconds of a later round. ``work``: one batch of PGD
+adversarial training at each client, all sides a round in turn. ``memory``: of all processes, after 1 and 50 rounds
+without work. FedShield runs by its own command on each engine, and by ``flwr run``.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.flower import Flower, events, time_stock
+from benchmarks.harness import Figures, alternate, median, report, resident_bytes
+from common.shapes import generate
+
+ROOT = Path(__file__).resolve().parents[1]
+CLIENTS, BATCH, STEPS = 10, 32, 3
+ENGINES = ("inprocess", "ray")
+
+OURS: dict[str, object] = {
+    "model.name": "resnet18",
+    "model.width": 64,
+    "partition.scheme": "iid",
+    "sharing.pool-fraction": 0.0,
+    "sharing.fraction": 0.0,
+    "data.max-examples": CLIENTS * BATCH,
+    "attack.steps": STEPS,
+    "attack.step-255": 2.0,
+    "train.batch-size": BATCH,
+    "train.momentum": 0.9,
+    "train.augment": False,
+    "train.label-smoothing": 0.0,
+    "evaluate.every": 1000,
+    "evaluate.examples": 10,
+    "evaluate.attacks": "",
+    "evaluate.final-attacks": "",
+}
+
+
+def bytecode() -> dict[str, str]:
+    """Return settings that keep bytecode, or start times would be those of Python's compiler."""
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(ROOT / "runs" / "pycache")}
+
+
+def settings(engine: str, rounds: int, epochs: int, results: Path) -> dict[str, object]:
+    """Return FedShield's configuration; two Ray workers get one core each."""
+    return {
+        **OURS,
+        "threads": 1 if engine in ("ray", "flwr run") else 0,
+        "federation.rounds": rounds,
+        "train.local-epochs": epochs,
+        "results.dir": str(results),
+        "results.name": "run",
+    }
+
+
+def start_ours(engine: str, folder: Path, rounds: int, epochs: int, turn: str = "") -> subprocess.Popen[bytes]:
+    """Start FedShield, or the bare loop, in a process of its own; its log is ``folder/times.jsonl``."""
+    values = [f"{key}={json.dumps(value)}" for key, value in settings(engine, rounds, epochs, folder).items()]
+    command = [sys.executable, "-m", "benchmarks.engine_side", "--log", str(folder / "times.jsonl"), "--turn", turn]
+    with (folder / "output").open("wb") as output:
+        return subprocess.Popen(  # noqa: S603
+            [*command, engine, *values],
+            cwd=ROOT,
+            env={**os.environ, **bytecode()},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def time_ours(engine: str, rounds: int) -> Figures:
+    """Run FedShield without work; return the figures that ``time_stock`` returns."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, started = Path(name), time.time()
+        process = start_ours(engine, folder, rounds, 0)
+        if process.wait():
+            raise RuntimeError((folder / "output").read_text()[-3000:])
+        log = events(folder / "times.jsonl")
+    first = min(line["time"] for line in log if line["event"] == "first-step")
+    ends = [line["time"] for line in log if line["event"] == "round"]  # of rounds 0 to R - 1
+    later = [end - begin for begin, end in itertools.pairwise(ends[1:])]
+    return {
+        "to_first_step": first - started,
+        "to_first_round": ends[1] - started,
+        "later_round": statistics.median(later),
+    }
+
+
+def time_ours_by_flwr(rounds: int) -> Figures:
+    """Run FedShield without work by ``flwr run``, with a SuperLink of its own."""
+    with tempfile.TemporaryDirectory() as name, Flower() as flower:
+        flower.environment |= bytecode()
+        started = flower.run(ROOT, CLIENTS, 1, settings("flwr run", rounds, 0, Path(name)))
+        run = Path(name) / "run"
+        lines = [json.loads(line)["seconds"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+        ready = (run / "environment.json").stat().st_mtime  # every client has answered by then
+    return {
+        "to_first_step": ready - started,
+        "to_first_round": ready + lines[0] - started,
+        "later_round": statistics.median(lines[1:-1]),  # the last one is evaluated
+    }
+
+
+def time_stock_without_work(data: Path, rounds: int) -> Figures:
+    """Run stock Flower without work, with a SuperLink of its own."""
+    with tempfile.TemporaryDirectory() as name, Flower() as flower:
+        flower.environment |= bytecode()
+        found = time_stock(flower, Path(name), data, rounds, memory=False, local_epochs=0, examples=BATCH)
+    return {
+        "to_first_step": found["to_first_step"],
+        "to_first_round": found["to_server"] + found["first_round"],
+        "later_round": found["later_round"],
+    }
+
+
+def rounds_without_work(data: Path, repeats: int) -> None:
+    """Compare start and rounds of clients that do nothing."""
+    sides = {
+        "stock Flower": lambda: time_stock_without_work(data, 5),
+        "FedShield, in-process": lambda: time_ours("inprocess", 8),
+        "FedShield, Ray, 2 workers": lambda: time_ours("ray", 8),
+        "FedShield by flwr run": lambda: time_ours_by_flwr(6),
+    }
+    found = alternate(sides, repeats, warmups=0)
+    figures = ("to_first_step", "to_first_round", "later_round")
+    stock = {figure: median(found["stock Flower"], figure) for figure in figures}
+    rows = [
+        [name, *itertools.chain(*((median(runs, figure), median(runs, figure) / stock[figure]) for figure in figures))]
+        for name, runs in found.items()
+    ]
+    header = ["to first client step, s", "to end of round 1, s", "later round, s"]
+    columns = ["side", *itertools.chain(*((name, "of stock's" + " " * number) for number, name in enumerate(header)))]
+    report("simulator_tax_rounds", columns, rows, repeats=repeats, runs=found)
+
+
+def interrupt(process: subprocess.Popen[bytes]) -> Callable[[], None]:
+    """Return a function that ends a process as Ctrl-C would."""
+
+    def end() -> None:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+    return end
+
+
+@contextmanager
+def gated(name: str, start: Callable[[Path, str], Any]) -> Iterator[Callable[[int], float]]:
+    """Start a side that waits before each round; the yielded function lets it run one and returns its seconds."""
+    with tempfile.TemporaryDirectory() as folder_name:
+        folder = Path(folder_name)
+        turn = folder / "turn"
+        turn.write_text("0")
+        end = start(folder, str(turn))
+
+        def run_round(number: int) -> float:
+            log = next(iter(folder.glob("*.jsonl")), folder / "times.jsonl")
+            turn.with_suffix(".new").write_text(str(number))
+            turn.with_suffix(".new").replace(turn)
+            while True:
+                lines = events(log) if log.exists() else []
+                times = {(line["event"], line["round"]): line["time"] for line in lines if "round" in line}
+                if ("round", number) in times and ("turn", number) in times:
+                    return float(times["round", number] - times["turn", number])
+                time.sleep(0.2)
+                log = next(iter(folder.glob("*.jsonl")), log)
+
+        yield run_round
+        turn.write_text("1000")
+        end()
+
+
+def rounds_with_work(data: Path, repeats: int) -> None:
+    """Compare rounds of ten clients, each with one batch, all sides in turn; all of them stay up."""
+    total = repeats + 1
+
+    def start_engine(engine: str) -> Callable[[Path, str], Any]:
+        return lambda folder, turn: interrupt(start_ours(engine, folder, total + 1, 1, turn))
+
+    def start_stock(folder: Path, turn: str) -> Any:
+        flower = stack.enter_context(Flower())
+        work = {"examples": BATCH, "batch_size": BATCH, "attack_steps": STEPS, "local_epochs": 1}
+        arguments = (flower, folder, data, total)
+        thread = threading.Thread(
+            target=lambda: time_stock(*arguments, memory=False, turn_path=turn, **work), daemon=True
+        )
+        thread.start()
+        return thread.join
+
+    starts = {"bare loop": start_engine("bare"), "FedShield, in-process": start_engine("inprocess")}
+    starts |= {"FedShield, Ray, 2 workers": start_engine("ray"), "stock Flower": start_stock}
+    with ExitStack() as stack:
+        sides = {name: stack.enter_context(gated(name, start)) for name, start in starts.items()}
+        found: dict[str, list[float]] = {name: [] for name in sides}
+        for number in range(1, total + 1):
+            for name, run_round in sides.items():
+                seconds = run_round(number)
+                sys.stderr.write(f"  round {number}  {name}  {seconds:.2f} s\n")
+                if number > 1:
+                    found[name].append(seconds)
+    base = found["bare loop"]
+    rows = [
+        [name, statistics.median(runs), statistics.median(run / other for run, other in zip(runs, base, strict=True))]
+        for name, runs in found.items()
+    ]
+    work = f"{CLIENTS} clients, one batch of {BATCH} images each, PGD-{STEPS} adversarial training, float32"
+    report("simulator_tax_work", ["side", "round, s", "× bare loop"], rows, work=work, repeats=repeats, runs=found)
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all that it started."""
+    found = {pid}
+    while True:
+        more = set()
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and int((entry / "stat").read_text().rpartition(")")[2].split()[1]) in found:
+                    more.add(int(entry.name))
+            except OSError:  # it ended while we looked
+                continue
+        if more <= found:
+            return sorted(found)
+        found |= more
+
+
+def memory(data: Path) -> None:
+    """Measure all processes after 1, 2 and 50 rounds without work, once for each side."""
+    rows: list[list[Any]] = []
+    for engine in ENGINES:
+        process: list[subprocess.Popen[bytes]] = []
+
+        def start(folder: Path, turn: str, engine: str = engine, process: Any = process) -> Any:
+            process.append(start_ours(engine, folder, 52, 0, turn))
+            return interrupt(process[0])
+
+        with gated(engine, start) as run_round:
+            rows.append([f"FedShield, {engine}", *sample(run_round, lambda process=process: family(process[0].pid))])
+    with Flower() as flower:
+
+        def start_stock(folder: Path, turn: str) -> Any:
+            thread = threading.Thread(
+                target=lambda: time_stock(
+                    flower, folder, data, 51, memory=False, local_epochs=0, examples=BATCH, turn_path=turn
+                ),
+                daemon=True,
+            )
+            thread.start()
+            return thread.join
+
+        with gated("stock", start_stock) as run_round:
+            rows.append(["stock Flower", *sample(run_round, flower.pids)])
+    report("simulator_tax_memory", ["side", "GB after 1", "after 2", "after 50 rounds"], rows)
+
+
+def sample(run_round: Callable[[int], float], pids: Callable[[], list[int]]) -> list[float]:
+    """Run 50 rounds; return gigabytes (proportional set size) after 1, 2 and 50 of them."""
+    found = []
+    for number in range(1, 51):
+        run_round(number)
+        if number in (1, 2, 50):
+            time.sleep(1)  # the checkpoint is written beside the next round
+            found.append(resident_bytes(pids()) / 1e9)
+    return found
+
+
+def main() -> None:
+    """Run the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--parts", default="rounds,work,memory")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "images.npz"
+        images, labels = generate(True, CLIENTS * BATCH)
+        np.savez(data, images=images, labels=labels)
+        parts = options.parts.split(",")
+        if "rounds" in parts:
+            rounds_without_work(data, options.repeats)
+        if "work" in parts:
+            rounds_with_work(data, options.repeats)
+        if "memory" in parts:
+            memory(data)
+
+
+if __name__ == "__main__":
+    main()
