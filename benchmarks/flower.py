@@ -96,12 +96,8 @@ class Flower:
     def pids(self) -> list[int]:
         """Return all live processes: command, SuperLink, Ray and its actors."""
         setting = f"FLWR_HOME={self.home}".encode()
-        parents = _parents()
-        found = {pid for pid in parents if setting in _environment(pid)}
         # Ray's workers write their titles over their environment: they are known by their parents.
-        while more := {pid for pid, parent in parents.items() if parent in found} - found:
-            found |= more
-        return sorted(found)
+        return family({pid for pid in _parents() if setting in _environment(pid)})
 
     def _call(self, *arguments: str) -> str:
         done = subprocess.run(  # noqa: S603
@@ -207,6 +203,14 @@ def time_stock(
         "later_round": statistics.median(end - begin for begin, end in itertools.pairwise(ends[1:])),
         **({"peak_bytes": float(peak.bytes)} if peak else {}),
     }
+
+
+def family(found: set[int]) -> list[int]:
+    """Return processes and all that they have started."""
+    parents = _parents()
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found = found | more
+    return sorted(found)
 
 
 def events(path: Path) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.flower import Flower, events, time_stock
+from benchmarks.flower import Flower, events, family, time_stock
 from benchmarks.harness import Figures, alternate, median, report, resident_bytes
 from common.shapes import generate
 
@@ -150,24 +150,38 @@ def rounds_without_work(data: Path, repeats: int) -> None:
     report("simulator_tax_rounds", columns, rows, repeats=repeats, runs=found)
 
 
-def interrupt(process: subprocess.Popen[bytes]) -> Callable[[], None]:
-    """Return a function that ends a process as Ctrl-C would."""
+Control = tuple[Callable[[], bool], Callable[[], None]]
+"""Tells whether a side is alive; ends it."""
+
+Start = Callable[[Path, str], Control]
+"""(folder for its log, file that says which round may run) -> a started side."""
+
+
+def control(process: subprocess.Popen[bytes]) -> Control:
+    """Return the control of a process, which ends it as Ctrl-C would."""
 
     def end() -> None:
         process.send_signal(signal.SIGINT)
         process.wait()
 
-    return end
+    return lambda: process.poll() is None, end
+
+
+def in_thread(run: Callable[[], Any]) -> Control:
+    """Start a run of the stock app and return its control; it ends by itself, with its last round."""
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread.is_alive, thread.join
 
 
 @contextmanager
-def gated(name: str, start: Callable[[Path, str], Any]) -> Iterator[Callable[[int], float]]:
+def gated(name: str, start: Start) -> Iterator[Callable[[int], float]]:
     """Start a side that waits before each round; the yielded function lets it run one and returns its seconds."""
     with tempfile.TemporaryDirectory() as folder_name:
         folder = Path(folder_name)
         turn = folder / "turn"
         turn.write_text("0")
-        end = start(folder, str(turn))
+        alive, end = start(folder, str(turn))
 
         def run_round(number: int) -> float:
             log = next(iter(folder.glob("*.jsonl")), folder / "times.jsonl")
@@ -178,30 +192,29 @@ def gated(name: str, start: Callable[[Path, str], Any]) -> Iterator[Callable[[in
                 times = {(line["event"], line["round"]): line["time"] for line in lines if "round" in line}
                 if ("round", number) in times and ("turn", number) in times:
                     return float(times["round", number] - times["turn", number])
+                if not alive():
+                    raise RuntimeError(f"{name} has ended before round {number}; see {folder}/output")
                 time.sleep(0.2)
                 log = next(iter(folder.glob("*.jsonl")), log)
 
-        yield run_round
-        turn.write_text("1000")
-        end()
+        try:
+            yield run_round
+        finally:
+            turn.write_text("1000")
+            end()
 
 
 def rounds_with_work(data: Path, repeats: int) -> None:
     """Compare rounds of ten clients, each with one batch, all sides in turn; all of them stay up."""
     total = repeats + 1
 
-    def start_engine(engine: str) -> Callable[[Path, str], Any]:
-        return lambda folder, turn: interrupt(start_ours(engine, folder, total + 1, 1, turn))
+    def start_engine(engine: str) -> Start:
+        return lambda folder, turn: control(start_ours(engine, folder, total + 1, 1, turn))
 
-    def start_stock(folder: Path, turn: str) -> Any:
+    def start_stock(folder: Path, turn: str) -> Control:
         flower = stack.enter_context(Flower())
         work = {"examples": BATCH, "batch_size": BATCH, "attack_steps": STEPS, "local_epochs": 1}
-        arguments = (flower, folder, data, total)
-        thread = threading.Thread(
-            target=lambda: time_stock(*arguments, memory=False, turn_path=turn, **work), daemon=True
-        )
-        thread.start()
-        return thread.join
+        return in_thread(lambda: time_stock(flower, folder, data, total, memory=False, turn_path=turn, **work))
 
     starts = {"bare loop": start_engine("bare"), "FedShield, in-process": start_engine("inprocess")}
     starts |= {"FedShield, Ray, 2 workers": start_engine("ray"), "stock Flower": start_stock}
@@ -223,45 +236,24 @@ def rounds_with_work(data: Path, repeats: int) -> None:
     report("simulator_tax_work", ["side", "round, s", "× bare loop"], rows, work=work, repeats=repeats, runs=found)
 
 
-def family(pid: int) -> list[int]:
-    """Return a process and all that it started."""
-    found = {pid}
-    while True:
-        more = set()
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and int((entry / "stat").read_text().rpartition(")")[2].split()[1]) in found:
-                    more.add(int(entry.name))
-            except OSError:  # it ended while we looked
-                continue
-        if more <= found:
-            return sorted(found)
-        found |= more
-
-
 def memory(data: Path) -> None:
     """Measure all processes after 1, 2 and 50 rounds without work, once for each side."""
     rows: list[list[Any]] = []
     for engine in ENGINES:
-        process: list[subprocess.Popen[bytes]] = []
+        processes: list[int] = []
 
-        def start(folder: Path, turn: str, engine: str = engine, process: Any = process) -> Any:
-            process.append(start_ours(engine, folder, 52, 0, turn))
-            return interrupt(process[0])
+        def start_engine(folder: Path, turn: str, engine: str = engine, processes: Any = processes) -> Control:
+            process = start_ours(engine, folder, 52, 0, turn)
+            processes.append(process.pid)
+            return control(process)
 
-        with gated(engine, start) as run_round:
-            rows.append([f"FedShield, {engine}", *sample(run_round, lambda process=process: family(process[0].pid))])
+        with gated(engine, start_engine) as run_round:
+            rows.append([f"FedShield, {engine}", *sample(run_round, lambda found=processes: family(set(found)))])
     with Flower() as flower:
 
-        def start_stock(folder: Path, turn: str) -> Any:
-            thread = threading.Thread(
-                target=lambda: time_stock(
-                    flower, folder, data, 51, memory=False, local_epochs=0, examples=BATCH, turn_path=turn
-                ),
-                daemon=True,
-            )
-            thread.start()
-            return thread.join
+        def start_stock(folder: Path, turn: str) -> Control:
+            work = {"local_epochs": 0, "examples": BATCH}
+            return in_thread(lambda: time_stock(flower, folder, data, 51, memory=False, turn_path=turn, **work))
 
         with gated("stock", start_stock) as run_round:
             rows.append(["stock Flower", *sample(run_round, flower.pids)])

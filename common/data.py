@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from common import shapes
@@ -105,32 +104,27 @@ _ADOPTED: dict[tuple[str, str, int], tuple[str, Callable[[], Splits]]] = {}
 
 
 def _cached(key: str, decode: Callable[[], Splits]) -> Splits:
-    """Return the dataset kept under ``key``; of several processes, one decodes it and the others wait."""
+    """Return the dataset kept under ``key``, decoding it when it is not there."""
     place = cache_dir() / "datasets" / key
-    if (kept := find_arrays(place)) is None:
-        with explain_os_errors(place):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{place}.lock"):
-                if (kept := find_arrays(place)) is None:
-                    keep_arrays(place, _to_arrays(decode()))
-                    kept = find_arrays(place)
-    if kept is None or kept.keys() != {*_PARTS, "classes"}:
-        raise FedShieldError(f"{place}: the decoded dataset is damaged (arrays are missing); delete this folder")
-    return _to_splits(kept)
+
+    def find() -> Arrays | None:
+        return find_arrays(place, _ARRAYS)
+
+    return _to_splits(find() or keep_arrays(place, lambda: _to_arrays(decode()), find))
 
 
-_PARTS = ("train-images", "train-labels", "test-images", "test-labels")
+_ARRAYS = ("train-images", "train-labels", "test-images", "test-labels", "classes")
 
 
 def _to_arrays(splits: Splits) -> Arrays:
     train, test = splits.train, splits.test
     arrays = train.images, train.labels, test.images, test.labels, np.array(train.classes)
-    return dict(zip((*_PARTS, "classes"), arrays, strict=True))
+    return dict(zip(_ARRAYS, arrays, strict=True))
 
 
 def _to_splits(kept: Arrays) -> Splits:
-    classes = tuple(map(str, kept["classes"]))
-    train_images, train_labels, test_images, test_labels = (kept[part] for part in _PARTS)
+    train_images, train_labels, test_images, test_labels, names = (kept[name] for name in _ARRAYS)
+    classes = tuple(map(str, names))
     return Splits(Dataset(train_images, train_labels, classes), Dataset(test_images, test_labels, classes))
 
 

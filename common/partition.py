@@ -9,12 +9,15 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.cache import cache_dir, find_arrays, keep_arrays
+import common.data
+import common.seeding
+from common.cache import Arrays, cache_dir, find_arrays, keep_arrays
 from common.data import balanced_subset
 from common.errors import FedShieldError
 from common.seeding import rng_for, seed_for
@@ -119,20 +122,30 @@ def partition(
 
 
 def kept_partition(labels: Indices, *arguments: Any) -> Partition:
-    """Do ``partition(labels, *arguments)`` once for a machine: the partitioners cost seconds of imports."""
-    # The number is that of this file's rules: raise it when the same arguments come to give another division.
-    key = hashlib.sha256(f"1 {version('flwr-datasets')} {arguments}".encode() + labels.tobytes()).hexdigest()[:32]
+    """Do ``partition(labels, *arguments)`` once for a machine: the partitioners cost seconds of imports.
+
+    Where the cache cannot be written it is done again each time.
+    """
+    # What decides the division: the code, the libraries' random numbers, and what they are asked for.
+    rules = b"".join(Path(str(module.__file__)).read_bytes() for module in (common.data, common.seeding))
+    versions = f"{version('flwr-datasets')} {version('datasets')} {np.__version__} {arguments}"
+    key = hashlib.sha256(Path(__file__).read_bytes() + rules + versions.encode() + labels.tobytes()).hexdigest()[:32]
     place = cache_dir() / "partitions" / key
-    kept = find_arrays(place)
-    if kept is None:
-        made = partition(labels, *arguments)
-        ends = np.cumsum([len(shard) for shard in made.shards])
-        keep_arrays(
-            place, {"rows": np.concatenate(made.shards), "ends": ends, "pool": made.pool, "shared": made.shared}
-        )
-        return made
+
+    def find() -> Arrays | None:
+        return find_arrays(place, ("rows", "ends", "pool", "shared"))
+
+    try:
+        kept = find() or keep_arrays(place, lambda: _to_arrays(partition(labels, *arguments)), find)
+    except FedShieldError:
+        return partition(labels, *arguments)
     rows, ends, pool, shared = (np.array(kept[name]) for name in ("rows", "ends", "pool", "shared"))
     return Partition(tuple(np.split(rows, ends[:-1])), pool, shared)
+
+
+def _to_arrays(division: Partition) -> Arrays:
+    ends = np.cumsum([len(shard) for shard in division.shards])
+    return {"rows": np.concatenate(division.shards), "ends": ends, "pool": division.pool, "shared": division.shared}
 
 
 def _part(rows: Indices, labels: Indices, fraction: float, seed: int, purpose: str) -> Indices:

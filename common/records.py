@@ -16,7 +16,6 @@ from torch import Tensor
 
 from common.cache import Arrays, cache_dir, find_arrays, keep_arrays
 from common.data import Dataset
-from common.errors import FedShieldError
 
 State = dict[str, Tensor]
 
@@ -100,7 +99,8 @@ def shared_digest(record: ArrayRecord) -> str:
 def keep_shared(record: ArrayRecord, digest: str) -> None:
     """Store received shared data for later rounds: once for all clients of a machine."""
     if find_shared(digest) is None:
-        keep_arrays(_shared_place(digest), {name: record[name].numpy() for name in _SHARED})
+        arrays = {name: record[name].numpy() for name in _SHARED}
+        keep_arrays(_shared_place(digest), lambda: arrays, lambda: _whole(digest))
 
 
 def find_shared(digest: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
@@ -109,15 +109,17 @@ def find_shared(digest: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | No
     They are read and checked once in a process, and stay mapped from disk.
     """
     if digest not in _FOUND:
-        try:
-            kept = find_arrays(_shared_place(digest)) or {}
-            if _digest(kept) != digest:
-                return None
-        except (FedShieldError, KeyError):
+        kept = _whole(digest)
+        if kept is None:
             return None
         _FOUND.clear()
         _FOUND[digest] = kept
     return _FOUND[digest]["images"], _FOUND[digest]["labels"]
+
+
+def _whole(digest: str) -> Arrays | None:
+    kept = find_arrays(_shared_place(digest), _SHARED)
+    return kept if kept is not None and _digest(kept) == digest else None
 
 
 _SHARED = ("images", "labels")

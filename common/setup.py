@@ -10,6 +10,7 @@ from torch import nn
 from common.attacks import Threat
 from common.config import DataConfig, PartitionConfig, RunConfig, SharingConfig
 from common.data import Splits, load_data
+from common.machine import available_cores
 from common.models import build_model
 from common.partition import Partition, SchemeParameters, kept_partition
 
@@ -31,11 +32,6 @@ def prepare_torch(threads: int) -> torch.device:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def available_cores() -> int:
-    """Return the number of cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prepare_data(config: RunConfig) -> tuple[Splits, Partition]:

@@ -15,6 +15,7 @@ from common.losses import Loss
 from common.seeding import seed_for
 
 _PADDING = 4
+_RESIDENT_BYTES = 2**30  # a client's images up to this size stay on the GPU for the whole call
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,12 @@ class Trainer:
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         self.model = model
         self.loss = loss
+        self._device = next(model.parameters()).device
+        # A GPU's convolutions are made for channels last; on a CPU this would change the last bits of every figure.
+        self._layout = torch.channels_last if self._device.type == "cuda" else torch.contiguous_format
+        model.to(memory_format=self._layout)
         self._weights: list[Tensor] = [weight for weight in model.parameters() if weight.requires_grad]
         self._momenta = [torch.zeros_like(weight) for weight in self._weights]
-        self._device = self._weights[0].device
 
     def fit(self, images: NDArray[np.uint8], labels: NDArray[np.int64], schedule: Schedule, seed: int) -> FitResult:
         """Train the model in place with SGD, from empty momentum buffers; it is left in training mode.
@@ -121,34 +125,35 @@ class Trainer:
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed_for(seed, "order"))
         torch.manual_seed(seed_for(seed, "noise"))  # what torchattacks and the noise draw from
-        data = torch.from_numpy(images).to(self._device)
-        targets = torch.from_numpy(labels).to(self._device)
+        home = self._device if images.nbytes <= _RESIDENT_BYTES else torch.device("cpu")
+        data, targets = torch.from_numpy(images).to(home), torch.from_numpy(labels).to(home)
         for momentum in self._momenta:
             momentum.zero_()
         self.model.train()
         total = torch.zeros((), device=self._device)
         for _ in range(schedule.epochs):
             total.zero_()
-            for rows, crops in self._plan_epoch(len(data), schedule, generator):
+            for rows, crops in self._plan_epoch(len(data), schedule, generator, home):
                 total += self._step(data[rows], targets[rows], crops, schedule) * len(rows)
         return FitResult(len(data), float(total) / len(data), time.perf_counter() - started)
 
     def _plan_epoch(
-        self, count: int, schedule: Schedule, generator: torch.Generator
+        self, count: int, schedule: Schedule, generator: torch.Generator, home: torch.device
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield the rows of each batch and its crops, on the device."""
+        """Yield the rows of each batch and its crops, on the device where the data is."""
         order = torch.randperm(count, generator=generator)
-        batches = torch.split(order.to(self._device), schedule.batch_size)
+        batches = torch.split(order.to(home), schedule.batch_size)
         if not schedule.augment:
             return zip(batches, [None] * len(batches), strict=True)
         crops = torch.cat([draw_crops(len(batch), generator) for batch in batches])
-        return zip(batches, torch.split(crops.to(self._device), schedule.batch_size), strict=True)
+        return zip(batches, torch.split(crops.to(home), schedule.batch_size), strict=True)
 
     def _step(self, images: Tensor, labels: Tensor, crops: Tensor | None, schedule: Schedule) -> Tensor:
         """Train on one batch; return its mean loss."""
         chosen = images if crops is None else augment(images, crops)
+        chosen = chosen.contiguous(memory_format=self._layout)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
-            value = self.loss(pixels(chosen, self._device), labels)
+            value = self.loss(pixels(chosen, self._device), labels.to(self._device))
         gradients = torch.autograd.grad(value, self._weights)
         with torch.no_grad():
             # What torch.optim.SGD calls; the class itself would import torch's compiler, some seconds in each process.

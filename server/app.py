@@ -1,6 +1,5 @@
 """The ServerApp: the composition root of a run, the same on every engine."""
 
-import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -66,8 +65,10 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         )
         recorder.finish()
     except (FedShieldError, KeyboardInterrupt):
-        with contextlib.suppress(FedShieldError):
+        try:
             run.wait()
+        except FedShieldError as error:
+            log.warning("%s", error)
         log.warning("Stopped after round %d; continue with: fedshield run --resume %s", run.done, run.path)
         raise
     finally:

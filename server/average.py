@@ -1,4 +1,4 @@
-"""The weighted mean of FedAvg, taken reply by reply, so that no round has to hold all its replies."""
+"""The weighted mean of FedAvg, taken reply by reply: those whose turn has come need not be held."""
 
 import torch
 from flwr.app import ArrayRecord

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from common.data import Dataset
+from common.machine import available_cores
 from common.partition import Indices, Partition
-from common.setup import available_cores
 
 PACKAGES = ("fedshield", "flwr", "flwr-datasets", "numpy", "torch", "torchattacks", "torchvision")
 

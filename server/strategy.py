@@ -92,7 +92,7 @@ class SharedDataFedAvg(FedAvg):
         refused: dict[int, str] = {}
         retried: dict[int, str] = {}
         metrics: dict[int, MetricRecord] = {}
-        mean = RunningMean(sum(self.cohort.examples[client] for client in asked))
+        mean = self._new_mean(asked)
         for client, reply in self._in_order(asked, replies):
             examples = self.cohort.examples[client]
             reason = self._guard.refuse(reply, examples) if reply is not None else "no reply in time"
@@ -123,6 +123,10 @@ class SharedDataFedAvg(FedAvg):
             "retried": {str(client): reason for client, reason in retried.items()},
         }
         return mean.result(), together
+
+    def _new_mean(self, asked: list[int]) -> RunningMean:
+        """Return what takes the valid replies of a round, one by one in client order."""
+        return RunningMean(sum(self.cohort.examples[client] for client in asked))
 
     def _in_order(self, asked: list[int], replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
         """Yield the round's clients in rising order, each as soon as its turn has come, with its reply or None."""

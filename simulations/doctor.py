@@ -13,7 +13,7 @@ from rich.console import Console
 from common.cache import cache_dir
 from common.config import RunConfig
 from common.data import CIFAR10_ARCHIVE
-from common.setup import available_cores
+from common.machine import available_cores
 from server.environment import PACKAGES, installed, processor
 
 _NEEDED_GB = 2.0

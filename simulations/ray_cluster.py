@@ -39,15 +39,16 @@ def _no_cluster(address: str, error: Exception) -> FedShieldError:
     )
 
 
-def start_ray(address: str | None, gpus: int | None) -> Any:
+def start_ray(address: str | None, workers: int, gpus: int | None) -> Any:
     """Start Ray on this machine, or join the cluster at ``address``; return the module ``ray``.
 
     Args:
         address: HOST:PORT of a head node, or None.
+        workers: processes that Ray starts in advance on this machine.
         gpus: number of GPUs of this machine; None: those that Ray finds.
 
     Raises:
-        FedShieldError: there is no cluster at ``address``.
+        FedShieldError: there is no cluster at ``address``, or Ray does not start.
     """
     # Under `uv run` Ray would start its workers through uv, in an environment of their own.
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
@@ -58,12 +59,16 @@ def start_ray(address: str | None, gpus: int | None) -> Any:
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    if address is None:
-        ray.init(num_gpus=gpus, include_dashboard=False, **quiet)
-        return ray
-    _probe(address)
+    if address is not None:
+        _probe(address)
     try:
-        ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _no_cluster(address, error) from error
+        if address is None:  # "local": whatever RAY_ADDRESS says
+            ray.init(address="local", num_cpus=workers, num_gpus=gpus, include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except Exception as error:  # Ray raises whatever it likes here
+        if address is not None:
+            raise _no_cluster(address, error) from error
+        reason = " ".join(str(error).split())[:200]
+        raise FedShieldError(f"--engine ray: Ray does not start on this machine: {reason}") from error
     return ray

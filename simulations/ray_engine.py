@@ -7,13 +7,14 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context, Message, RecordDict
 from flwr.app.metadata import Metadata
 
 from common.config import RunConfig
+from common.machine import available_cores
 from simulations.executors import Job, Outcome, failure, run_client
 from simulations.ray_cluster import default_workers, gpu_share, start_ray
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # it imports torch, and Ray should be starting by then
 log = logging.getLogger("fedshield")
 
 _START_SECONDS = 300.0  # for a worker's imports, on a machine that is busy
+_FAILED_STARTS = 3  # for each worker, in a run: what fails again and again is not a machine that went down
 
 
 @dataclass
@@ -43,9 +45,10 @@ class Worker:
     def ready(self) -> None:
         """Answer once the imports are done."""
 
-    def run(self, content: RecordDict, metadata: Metadata, context: Context, supply: "Supply") -> Outcome:
+    def run(self, content: RecordDict, metadata: Metadata, context: Context, supply: "Supply | None") -> Outcome:
         """Run one client."""
-        supply.take()
+        if supply is not None:
+            supply.take()
         # Keeping the metadata is internal to Flower, whose own engines build messages so.
         return run_client(Message(content=content, metadata=metadata), context)  # type: ignore[call-overload]
 
@@ -69,18 +72,20 @@ class RayActors:
         self, config: RunConfig, workers: int | None = None, address: str | None = None, gpus: int | None = None
     ) -> None:
         self._config = config
-        self._ray = start_ray(address, gpus)
+        self._ray = start_ray(address, workers or 1, gpus)
         resources = self._ray.cluster_resources()
         found = int(resources.get("GPU", 0))
         nodes = sum(node["Alive"] for node in self._ray.nodes())
-        self.workers = workers or default_workers(found, int(resources["CPU"]), nodes, config.threads)
+        cores = available_cores() if address is None else int(resources.get("CPU", 0))
+        self.workers = workers or default_workers(found, cores, nodes, config.threads)
         cpus = 0 if address is None else 1  # on this machine, the number of workers is the user's to choose
         self._actor = self._ray.remote(
             num_cpus=cpus, num_gpus=gpu_share(self.workers, found), scheduling_strategy="SPREAD"
         )(self.worker)
-        self._far = nodes > 1
+        self._far = address is not None
         self._idle: list[Any] = []
         self._starting: dict[Any, Any] = {}
+        self._failed_starts = 0
         for _ in range(self.workers):
             self._add_worker()
 
@@ -89,18 +94,24 @@ class RayActors:
 
         Content that messages have in common is stored once, and read in place by the workers of a machine.
         """
-        stored = {id(job.message.content): job.message.content for job in jobs}
-        references = {key: self._ray.put(content) for key, content in stored.items()}
-        supply = self._ray.put(self._supplies().for_messages([job.message for job in jobs]))
+        contents = {id(job.message.content): job.message.content for job in jobs}
+        references = {key: self._ray.put(content) for key, content in contents.items()}
+        supply = None
+        if self._far:
+            supply = self._ray.put(self._supplies.for_messages([job.message for job in jobs]))
         waiting = deque(sorted(jobs, key=self._size, reverse=True))
         running: dict[Any, _Turn] = {}
         troubles: dict[int, str] = {}
-        while waiting or running:
+
+        def hand_out() -> None:
             while waiting and self._idle:
                 job, actor = waiting.popleft(), self._idle.pop()
                 content = references[id(job.message.content)]
-                turn = actor.run.remote(content, job.message.metadata, job.context, supply)
-                running[turn] = _Turn(actor, job, math.inf if timeout is None else time.monotonic() + timeout)
+                reference = actor.run.remote(content, job.message.metadata, job.context, supply)
+                running[reference] = _Turn(actor, job, math.inf if timeout is None else time.monotonic() + timeout)
+
+        while waiting or running:
+            hand_out()
             if not running and not self._starting:
                 yield from _fail_all(waiting, "no worker is left, and none could be started")
                 return
@@ -118,6 +129,7 @@ class RayActors:
                     from common.records import note_failure
 
                     note_failure(outcome[0].content, troubles[node])
+                hand_out()  # first: no worker waits while the server looks at the reply
                 yield outcome
 
     def _wait(self, running: dict[Any, _Turn]) -> list[Any]:
@@ -131,7 +143,10 @@ class RayActors:
                     self._ray.get(reference)
                     self._idle.append(actor)
                 except self._ray.exceptions.RayError as error:
-                    log.warning("a worker could not start: %s", " ".join(str(error).split())[-300:])
+                    log.warning("a worker could not start, or is gone: %s", " ".join(str(error).split())[-300:])
+                    self._failed_starts += 1
+                    if self._failed_starts <= _FAILED_STARTS * self.workers:
+                        self._add_worker()
         if not done and not running:
             self._starting.clear()  # none came in time, so none is to be waited for
         now = time.monotonic()
@@ -153,13 +168,16 @@ class RayActors:
             return (failure(job.message, f"its worker failed: {error.cause}"), job.context.state), ""
         except ray.exceptions.RayError as error:
             self._replace(turn.actor)
+            # A machine that goes down takes idle workers along: the client's second turn must not be on one of them.
+            while self._idle:
+                self._watch(self._idle.pop())
             return None, f"its worker died ({type(error).__name__})"
 
-    @cache  # noqa: B019  # an executor lives as long as its process
+    @cached_property
     def _supplies(self) -> "Supplies":
         from simulations.ray_supply import Supplies
 
-        return Supplies(self._config, self._ray, self._far)
+        return Supplies(self._config, self._ray)
 
     def _size(self, job: Job) -> int:
         """Return the number of images of a job's client."""
@@ -168,7 +186,10 @@ class RayActors:
         return len(prepare_data(self._config)[1].shards[int(job.context.node_config["partition-id"])])
 
     def _add_worker(self) -> None:
-        actor = self._actor.remote()
+        self._watch(self._actor.remote())
+
+    def _watch(self, actor: Any) -> None:
+        """Count a worker as idle as soon as it answers."""
         self._starting[actor.ready.remote()] = actor
 
     def _replace(self, actor: Any) -> None:

@@ -4,28 +4,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from flwr.app import Message
 
 from common.config import DataConfig, RunConfig
-from common.data import adopt_data, data_key
+from common.data import Dataset, Splits, adopt_data, data_key
 from common.records import find_shared, keep_shared, shared_digest
 from common.setup import prepare_data
 
 
 @dataclass(frozen=True)
 class Supply:
-    """What a worker is told with every client.
+    """What a worker on another machine is told with every client.
 
     Attributes:
         data: which dataset.
         key: its name in the cache.
-        splits: reference to the decoded dataset; None where all workers have this machine's cache.
-        shared: digest of the shared data and a reference to its record; None like ``splits``, or before any was sent.
+        splits: reference to the decoded dataset.
+        shared: digest of the shared data and a reference to its record; None before any was sent.
     """
 
     data: DataConfig
     key: str
-    splits: Any = None
+    splits: Any
     shared: tuple[str, Any] | None = None
 
     def take(self) -> None:
@@ -44,20 +45,26 @@ class Supplies:
     Args:
         config: of the run.
         ray: the module, connected.
-        far: whether workers may run on other machines.
     """
 
-    def __init__(self, config: RunConfig, ray: Any, far: bool) -> None:
-        self._ray, self._far = ray, far
+    def __init__(self, config: RunConfig, ray: Any) -> None:
+        self._ray = ray
         data = config.data
-        splits = prepare_data(config)[0]  # decodes, so that no worker has to
         key = data_key(data.name, data.root, data.image_size)
-        self._supply = Supply(data, key, ray.put(splits) if far else None)
+        self._supply = Supply(data, key, ray.put(_in_memory(prepare_data(config)[0])))
 
     def for_messages(self, messages: Sequence[Message]) -> Supply:
         """Return what goes with these messages: a client may come to a machine that has not seen the shared data."""
         records = (message.content.array_records.get("shared") for message in messages)
         shared = next((record for record in records if record is not None), None)
-        if shared is not None and self._far:
+        if shared is not None:
             self._supply = replace(self._supply, shared=(shared_digest(shared), self._ray.put(shared)))
         return self._supply
+
+
+def _in_memory(splits: Splits) -> Splits:
+    """Return the same arrays as plain ones: Ray would copy arrays mapped from disk twice."""
+    train, test = (
+        Dataset(np.asarray(part.images), np.asarray(part.labels), part.classes) for part in (splits.train, splits.test)
+    )
+    return Splits(train, test)

@@ -1,9 +1,11 @@
 """Datasets: decoded rightly, decoded once, and every damage named."""
 
 import hashlib
+import multiprocessing
 import os
 import pickle
 import tarfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common import data, shapes
+from common.cache import find_arrays, keep_arrays
 from common.data import adopt_data, balanced_subset, data_key, load_data
 from common.errors import FedShieldError
 
@@ -95,15 +98,41 @@ def test_missing_folder_and_unequal_classes_are_named(tmp_path: Path) -> None:
         load_data("folder", str(root), 16)
 
 
-def test_damaged_cache_is_named(tmp_path: Path, cache: Path) -> None:
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, cache: Path) -> None:
     root = make_folder(tmp_path / "pets")
-    before = set((cache / "datasets").glob("folder-*[!k]"))
     load_data("folder", str(root), 16)
-    (place,) = set((cache / "datasets").glob("folder-*[!k]")) - before  # the locks end in k
+    place = cache / "datasets" / data_key("folder", str(root), 16)
     images = place / "train-images.npy"
-    images.write_bytes(images.read_bytes()[:-10])
-    with pytest.raises(FedShieldError, match=r"is damaged .*; delete this folder"):
+    content = images.read_bytes()
+    for damaged in (content[:-10], b"", None):
+        images.unlink()
+        if damaged is not None:
+            images.write_bytes(damaged)
         load_data("folder", str(root), 16)
+        assert images.read_bytes() == content
+    assert not [entry for entry in place.parent.iterdir() if entry.name.startswith("tmp")]
+
+
+def keep_together(place: str, barrier: threading.Barrier) -> None:
+    """Keep the same arrays in many places, each at the same moment as other processes."""
+    for number in range(30):
+        folder = Path(place) / str(number)
+        barrier.wait(60)
+        found = keep_arrays(
+            folder, lambda: {"rows": np.arange(100_000)}, lambda folder=folder: find_arrays(folder, ("rows",))
+        )
+        assert found["rows"][-1] == 99_999
+
+
+def test_processes_that_keep_the_same_arrays_do_not_disturb_each_other(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    barrier = spawn.Barrier(4)
+    processes = [spawn.Process(target=keep_together, args=(str(tmp_path), barrier)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * 4
 
 
 def test_a_process_can_use_what_another_has_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ LEAVES = {
     "training": {"losses", "seeding"},
     "evaluation": {"attacks", "seeding", "training"},
     "records": {"cache", "data", "errors"},
-    "setup": {"attacks", "config", "data", "models", "partition"},
+    "setup": {"attacks", "config", "data", "machine", "models", "partition"},
 }
 
 
