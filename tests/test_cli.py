@@ -30,11 +30,17 @@ def fedshield(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedP
     )
 
 
+# So many that a signal sent after the second one arrives before the last.
+ROUNDS = 40
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished run of five rounds, and what it printed."""
+    """A finished run, and what it printed."""
     folder = tmp_path_factory.mktemp("finished")
-    done = fedshield("run", *tiny_options(federation__rounds=5), "--results", "here", "--name", "whole", cwd=folder)
+    done = fedshield(
+        "run", *tiny_options(federation__rounds=ROUNDS), "--results", "here", "--name", "whole", cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     return folder / "here" / "whole", done.stdout
 
@@ -43,7 +49,10 @@ def test_run_prints_its_place_and_a_line_for_each_round(finished: tuple[Path, st
     path, output = finished
     lines = output.splitlines()
     assert lines[0] == lines[-1] == f"Run directory: {path}"
-    assert [line.split("  ")[0] for line in lines[1:-1]] == [*(f"round {i}/5" for i in range(1, 6)), "final"]
+    assert [line.split("  ")[0] for line in lines[1:-1]] == [
+        *(f"round {i}/{ROUNDS}" for i in range(1, ROUNDS + 1)),
+        "final",
+    ]
     assert "pgd-2" in lines[1]
     assert "n = 40" in lines[1]
     for name in ("accuracy.png", "accuracy.svg", "partition.png", "partition.svg"):
@@ -54,7 +63,7 @@ def test_evaluate_measures_the_checkpoint_anew(finished: tuple[Path, str]) -> No
     path, _ = finished
     done = fedshield("evaluate", str(path), "--attacks", "fgsm,pgd", "--examples", "60")
     assert done.returncode == 0, done.stderr
-    assert "after round 5, epsilon 8/255" in done.stdout
+    assert f"after round {ROUNDS}, epsilon 8/255" in done.stdout
     assert "n = 60 test images" in done.stdout
     assert "pgd-10" in done.stdout
     assert len((path / "evaluations.jsonl").read_text().splitlines()) == 1
@@ -64,8 +73,8 @@ def test_a_finished_run_is_not_resumed(finished: tuple[Path, str]) -> None:
     path, _ = finished
     done = fedshield("run", "--resume", str(path))
     assert done.returncode == 1
-    assert done.stderr.startswith(f"fedshield: {path}: all 5 rounds are done; raise federation.rounds")
-    other = fedshield("run", "--resume", str(path), "--set", "seed=2", "--set", "federation.rounds=6")
+    assert done.stderr.startswith(f"fedshield: {path}: all {ROUNDS} rounds are done; raise federation.rounds")
+    other = fedshield("run", "--resume", str(path), "--set", "seed=2", "--set", f"federation.rounds={ROUNDS + 1}")
     assert other.returncode == 1
     assert "belongs to another configuration: seed = 1 there, 2 now" in other.stderr
 
@@ -74,12 +83,12 @@ def test_a_finished_run_is_not_resumed(finished: tuple[Path, str]) -> None:
 def test_a_run_that_is_stopped_from_outside_resumes_to_the_same_numbers(
     tmp_path: Path, finished: tuple[Path, str], blow: signal.Signals
 ) -> None:
-    options = tiny_options(federation__rounds=5)
+    options = tiny_options(federation__rounds=ROUNDS)
     command = [PROGRAM, "run", *options, "--results", str(tmp_path), "--name", "part"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("round 2/5"):
+        if line.startswith(f"round 2/{ROUNDS}"):
             process.send_signal(blow)
             break
     rest, complaint = process.communicate(timeout=60)
