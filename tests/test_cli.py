@@ -31,7 +31,7 @@ def fedshield(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedP
 
 
 # So many that a signal sent after the second one arrives before the last.
-ROUNDS = 40
+ROUNDS = 20
 
 
 @pytest.fixture(scope="module")
