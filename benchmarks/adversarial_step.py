@@ -71,7 +71,11 @@ def ours(model: nn.Module, images: np.ndarray, labels: np.ndarray, work: Work) -
     context = LossContext("pgd", Threat(EPSILON, STEP, work.steps), 0.0, 0.0)
     trainer = Trainer(model, LOSSES["pgd-at"](model, context))
     schedule = Schedule(1, work.batch, 0.01, 0.9, 2e-4, augment=False, precision=work.precision)
-    return lambda: trainer.fit(images, labels, schedule, 1) and None
+
+    def epoch() -> None:
+        trainer.fit(images, labels, schedule, 1)
+
+    return epoch
 
 
 def plain(model: nn.Module, images: np.ndarray, labels: np.ndarray, work: Work) -> Callable[[], None]:

@@ -42,7 +42,7 @@ def note_first_steps(log: str) -> None:
         Times(log, "").note("first-step")
         return train(session, *arguments)
 
-    Session.train = noted  # type: ignore[method-assign]
+    Session.train = noted  # type: ignore[assignment,method-assign]
 
 
 def run_engine(times: Times, engine: str, settings: list[str]) -> None:
@@ -62,7 +62,7 @@ def run_engine(times: Times, engine: str, settings: list[str]) -> None:
                 times.wait(self.rounds)
             return super().send_and_receive(messages, timeout=timeout)
 
-    simulations.session.LocalGrid = Timed  # type: ignore[misc]
+    vars(simulations.session)["LocalGrid"] = Timed
     if engine == "ray":
         from simulations.ray_engine import RayActors, Worker
 

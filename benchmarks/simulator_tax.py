@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,9 @@ def memory(data: Path) -> None:
             return control(process)
 
         with gated(engine, start_engine) as run_round:
-            rows.append([f"FedShield, {engine}", *sample(run_round, lambda found=processes: family(set(found)))])
+            rows.append(
+                [f"FedShield, {engine}", *sample(run_round, partial(lambda found: family(set(found)), processes))]
+            )
     with Flower() as flower:
 
         def start_stock(folder: Path, turn: str) -> Control:

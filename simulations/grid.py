@@ -77,7 +77,7 @@ class LocalGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Return the clients' replies one by one: a client runs when the next reply is asked for.
 
-        Nobody has to hold all the replies of a round at once.
+        So a server that takes them in the order of the messages holds one at a time, where one client runs at a time.
 
         Args:
             messages: one for each client.
