@@ -69,11 +69,11 @@ def forward_flops(model: nn.Module, device: torch.device) -> float:
 def ours(model: nn.Module, images: np.ndarray, labels: np.ndarray, work: Work) -> Callable[[], None]:
     """Return one epoch of our ``Trainer``."""
     context = LossContext("pgd", Threat(EPSILON, STEP, work.steps), 0.0, 0.0)
-    trainer = Trainer(model, LOSSES["pgd-at"](model, context))
+    trainer, loss = Trainer(model), LOSSES["pgd-at"](model, context)
     schedule = Schedule(1, work.batch, 0.01, 0.9, 2e-4, augment=False, precision=work.precision)
 
     def epoch() -> None:
-        trainer.fit(images, labels, schedule, 1)
+        trainer.fit(images, labels, loss, schedule, 1)
 
     return epoch
 

@@ -8,17 +8,16 @@ from numpy.typing import NDArray
 
 from common.config import RunConfig, parse_config
 from common.flat import Flat
-from common.losses import LOSSES, LossContext
 from common.records import to_record, to_state
 from common.seeding import seed_for
-from common.setup import make_model, prepare_data, prepare_torch, threat_of
-from common.training import FitResult, Schedule, Trainer
+from common.setup import make_loss, make_model, prepare_data, prepare_torch, schedule_of
+from common.training import FitResult, Trainer
 
 Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class Session:
-    """Data, network, loss and optimizer buffers of one run.
+    """Data, network and optimizer buffers of one run.
 
     A client leaves no trace for the next one: weights and buffers are overwritten, and every random number is drawn
     from the client's own seed.
@@ -32,9 +31,7 @@ class Session:
         device = prepare_torch(config.threads)
         self.splits, self.division = prepare_data(config)
         self._model = make_model(config, len(self.splits.train.classes)).to(device)
-        settings = config.train
-        context = LossContext(config.attack.name, threat_of(config), settings.label_smoothing, settings.noise_std)
-        self._trainer = Trainer(self._model, LOSSES[config.loss.name](self._model, context))
+        self._trainer = Trainer(self._model)
 
     def train(
         self, client: int, server_round: int, arrays: ArrayRecord, shared: Examples | None
@@ -52,21 +49,13 @@ class Session:
         """
         self._model.load_state_dict(to_state(arrays))
         own = self.splits.train.take(self.division.shards[client])
-        settings = self.config.train
-        schedule = Schedule(
-            epochs=settings.local_epochs,
-            batch_size=settings.batch_size,
-            learning_rate=settings.rate_in(server_round),
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            augment=settings.augment,
-            precision=settings.precision,
-        )
+        schedule = schedule_of(self.config, self.config.train.local_epochs, server_round, self.config.federation.rounds)
         images, labels = own.images, own.labels
         if shared is not None:
             images, labels = np.concatenate([images, shared[0]]), np.concatenate([labels, shared[1]])
         seed = seed_for(self.config.seed, "train", server_round, client)
-        result = self._trainer.fit(images, labels, schedule, seed)
+        loss = make_loss(self.config, self._model, labels, len(self.splits.train.classes))
+        result = self._trainer.fit(images, labels, loss, schedule, seed)
         return to_record(self._model.state_dict()), result
 
 

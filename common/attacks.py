@@ -1,14 +1,18 @@
 """Adversarial attacks by name, all through torchattacks, on models that take pixels in [0, 1]."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 Attack = Callable[[Tensor, Tensor], Tensor]
 """(images [B,3,H,W] in [0, 1], labels [B]) -> adversarial images, same shape and range."""
+
+_STEPS = re.compile(r"(.+?)-(\d+)(?:x(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -18,14 +22,16 @@ class Threat:
     Attributes:
         epsilon: radius of the Linf ball, in the [0, 1] pixel range (8/255 is the usual one).
         step: step size of iterative attacks, same unit.
-        steps: number of gradient steps of iterative attacks.
+        steps: number of gradient steps of iterative attacks; queries of ``square``; 0 = the attack's standard.
         norm: the norm of the ball.
+        restarts: random starts of an evaluation attack; an example must survive all of them.
     """
 
     epsilon: float
     step: float
     steps: int
     norm: Literal["Linf"] = "Linf"
+    restarts: int = 1
 
 
 @contextmanager
@@ -44,56 +50,146 @@ def attack_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def build_attack(name: str, model: nn.Module, threat: Threat) -> Attack:
+def build_attack(name: str, model: nn.Module, threat: Threat, classes: int = 10) -> Attack:
     """Return the attack on ``model``, which sees the model's weights as they are at each call.
 
     Args:
         name: a key of ``ATTACKS``.
         model: from pixels in [0, 1] to logits.
         threat: budget and steps.
+        classes: number of logits, for the attacks that aim at each class in turn.
     """
-    attack = ATTACKS[name](model, threat)
     if name == "none":  # nothing to guard the model from, and small networks would feel it
-        return attack  # type: ignore[no-any-return]
+        return lambda images, labels: images
+    attack = ATTACKS[name](model, threat, classes)
+    parameters = list(model.parameters())
 
     def perturb(images: Tensor, labels: Tensor) -> Tensor:
         with attack_mode(model):
             adversarial: Tensor = attack(images, labels)
+        for parameter in parameters:  # DeepFool, C&W and FAB call backward(), which fills these
+            parameter.grad = None
         return adversarial
 
     return perturb
 
 
 def parse_label(label: str, threat: Threat) -> tuple[str, Threat]:
-    """Split an evaluation attack's label: ``pgd-20`` -> ``("pgd", threat with 20 steps)``; ``fgsm`` has no steps."""
-    name, _, steps = label.partition("-")
-    return name, replace(threat, steps=int(steps)) if steps else threat
+    """Split an evaluation attack's label.
+
+    ``pgd-20x5`` -> ``("pgd", threat with 20 steps and 5 restarts)``; ``fgsm`` and ``apgd-ce`` name no steps: the
+    attack's standard.
+    """
+    match = _STEPS.fullmatch(label)
+    if match is None:
+        return label, replace(threat, steps=0)
+    return match[1], replace(threat, steps=int(match[2]), restarts=int(match[3] or 1))
 
 
-def _none(model: nn.Module, threat: Threat) -> Any:
-    return lambda images, labels: images
-
-
-def _fgsm(model: nn.Module, threat: Threat) -> Any:
+def _fgsm(model: nn.Module, threat: Threat, classes: int) -> Any:
     """Goodfellow et al. 2015, arXiv 1412.6572."""
     import torchattacks
 
     return torchattacks.FGSM(model, eps=threat.epsilon)
 
 
-def _bim(model: nn.Module, threat: Threat) -> Any:
+def _bim(model: nn.Module, threat: Threat, classes: int) -> Any:
     """Kurakin et al. 2017, arXiv 1607.02533: PGD without the random start."""
     import torchattacks
 
     return torchattacks.BIM(model, eps=threat.epsilon, alpha=threat.step, steps=threat.steps)
 
 
-def _pgd(model: nn.Module, threat: Threat) -> Any:
+def _pgd(model: nn.Module, threat: Threat, classes: int) -> Any:
     """Madry et al. 2018, arXiv 1706.06083, from a uniformly random start."""
     import torchattacks
 
     return torchattacks.PGD(model, eps=threat.epsilon, alpha=threat.step, steps=threat.steps, random_start=True)
 
 
-# All of them are bounded: their result lies within epsilon of the image.
-ATTACKS: dict[str, Callable[[nn.Module, Threat], Any]] = {"none": _none, "fgsm": _fgsm, "bim": _bim, "pgd": _pgd}
+def _kl(model: nn.Module, threat: Threat, classes: int) -> Any:
+    """Zhang et al. 2019, arXiv 1901.08573, algorithm 1: PGD on the KL divergence from the natural prediction."""
+    import torchattacks
+
+    return torchattacks.TPGD(model, eps=threat.epsilon, alpha=threat.step, steps=threat.steps)
+
+
+def _cw(model: nn.Module, threat: Threat, classes: int) -> Any:
+    """The margin of Carlini and Wagner 2017 (arXiv 1608.04644) in an Linf ball: PGD on it, from a random start."""
+    from common.margin import MarginPGD
+
+    return MarginPGD(model, eps=threat.epsilon, alpha=threat.step, steps=threat.steps, random_start=True)
+
+
+def _apgd_ce(model: nn.Module, threat: Threat, classes: int) -> Any:
+    """Croce and Hein 2020, arXiv 2003.01690; torchattacks' own default is 10 steps, AutoAttack's standard is 100."""
+    import torchattacks
+
+    return torchattacks.APGD(model, eps=threat.epsilon, steps=threat.steps or 100, seed=_draw_seed(), loss="ce")
+
+
+def _apgd_t(model: nn.Module, threat: Threat, classes: int) -> Any:
+    """Croce and Hein 2020: APGD on the targeted DLR loss, at each of the nine likeliest wrong classes."""
+    import torchattacks
+
+    targets = min(classes, 10)  # torchattacks aims at one class fewer
+    steps = threat.steps or 100
+    return torchattacks.APGDT(model, eps=threat.epsilon, steps=steps, seed=_draw_seed(), n_classes=targets)
+
+
+def _fab_t(model: nn.Module, threat: Threat, classes: int) -> Any:
+    """Croce and Hein 2020, arXiv 1907.02044: minimal distortion towards each of the nine likeliest wrong classes."""
+    import torchattacks
+
+    return torchattacks.FAB(
+        model,
+        eps=threat.epsilon,
+        steps=threat.steps or 100,
+        seed=_draw_seed(),
+        multi_targeted=True,
+        n_classes=min(classes, 10),
+    )
+
+
+def _square(model: nn.Module, threat: Threat, classes: int) -> Any:
+    """Andriushchenko et al. 2020, arXiv 1912.00049: a black box, which asks for logits and never for a gradient."""
+    import torchattacks
+
+    return torchattacks.Square(model, eps=threat.epsilon, n_queries=threat.steps or 5000, seed=_draw_seed())
+
+
+def _deepfool(model: nn.Module, threat: Threat, classes: int) -> Any:
+    """Moosavi-Dezfooli et al. 2016, arXiv 1511.04599: the nearest linearised boundary, in L2, without a budget."""
+    import torchattacks
+
+    return torchattacks.DeepFool(model, steps=threat.steps or 50, overshoot=0.02)
+
+
+def _cw_l2(model: nn.Module, threat: Threat, classes: int) -> Any:
+    """Carlini and Wagner 2017, arXiv 1608.04644, in L2, without a budget and without the search for c."""
+    import torchattacks
+
+    return torchattacks.CW(model, c=1, kappa=0, steps=threat.steps or 100, lr=0.01)
+
+
+def _draw_seed() -> int:
+    """Let AutoAttack's parts, which set the global seed themselves, follow it instead."""
+    return int(torch.randint(2**31, ()).item())
+
+
+# Bounded: the result lies within epsilon of the image. cw-l2 and deepfool look for the smallest distortion instead.
+ATTACKS: dict[str, Callable[[nn.Module, Threat, int], Any]] = {
+    "fgsm": _fgsm,
+    "bim": _bim,
+    "pgd": _pgd,
+    "kl": _kl,
+    "cw": _cw,
+    "apgd-ce": _apgd_ce,
+    "apgd-t": _apgd_t,
+    "fab-t": _fab_t,
+    "square": _square,
+    "deepfool": _deepfool,
+    "cw-l2": _cw_l2,
+}
+MINIMAL = frozenset({"deepfool", "cw-l2"})
+AUTOATTACK = ("apgd-ce", "apgd-t", "fab-t", "square")

@@ -14,16 +14,23 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from common.errors import FedShieldError
 from common.flat import Flat, default_config, flatten, near, nest
 
-_EVALUATION_ATTACK = re.compile(r"(fgsm|bim|pgd)(?:-(\d+))?")
-_DEFAULT_STEPS = 10
+# Family -> whether steps and restarts may follow (pgd-20x5), and the steps that a bare name means.
+_FAMILIES = {"bim": 10, "pgd": 10, "cw": 30, "apgd-ce": None, "apgd-t": None, "fab-t": None, "square": None}
+_WHOLE = ("fgsm", "autoattack", "cw-l2", "deepfool")
+_LABEL = re.compile(rf"({'|'.join(_FAMILIES)})(?:-([1-9]\d*))?(?:x([1-9]\d*))?")
 
 
 def _attack_label(text: str) -> str:
-    """``pgd`` -> ``pgd-10``: the name under which a figure is reported always tells the steps."""
-    match = _EVALUATION_ATTACK.fullmatch(text)
-    if match is None or (match[1] == "fgsm" and match[2]) or match[2] == "0":
-        raise ValueError(f"unknown attack '{text}'; known: fgsm, bim-STEPS, pgd-STEPS (as in pgd-20)")
-    return text if match[2] or match[1] == "fgsm" else f"{text}-{_DEFAULT_STEPS}"
+    """``pgd`` -> ``pgd-10``: the name under which a figure is reported tells the steps, or is a standard."""
+    match = _LABEL.fullmatch(text)
+    if text not in _WHOLE and (match is None or (match[3] and _FAMILIES[match[1]] is None)):
+        raise ValueError(
+            f"unknown attack '{text}'; known: fgsm, bim-STEPS, pgd-STEPS, cw-STEPS (or pgd-20x5: 5 restarts), "
+            "autoattack, apgd-ce, apgd-t, fab-t, square, cw-l2, deepfool"
+        )
+    if match is None or match[2] or _FAMILIES[match[1]] is None:
+        return text
+    return f"{match[1]}-{_FAMILIES[match[1]]}" + (f"x{match[3]}" if match[3] else "")
 
 
 def _split_attacks(value: object) -> tuple[str, ...]:
@@ -41,6 +48,22 @@ def _split_milestones(value: object) -> tuple[int, ...]:
     return rounds
 
 
+def _split_mixture(value: object) -> tuple[tuple[str, float], ...]:
+    """``"pgd:2,cw:1"`` -> ``(("pgd", 2.0), ("cw", 1.0))``."""
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else [""]
+    matches = [re.fullmatch(r"(fgsm|bim|pgd|cw|deepfool)\s*:\s*(\d+(?:\.\d*)?)", part) for part in parts]
+    weights = [(match[1], float(match[2])) for match in matches if match]
+    if len(weights) != len(parts) or len({name for name, _ in weights}) != len(parts):
+        raise ValueError('write each attack (fgsm, bim, pgd, cw, deepfool) once, with its weight: "pgd:2,cw:1"')
+    if not all(weight > 0 for _, weight in weights):
+        raise ValueError("the weights must be above 0; leave out an attack that is not wanted")
+    return tuple(weights)
+
+
+def _join_mixture(value: tuple[tuple[str, float], ...]) -> str:
+    return ",".join(f"{name}:{weight:g}" for name, weight in value)
+
+
 def _join(value: tuple[object, ...]) -> str:
     return ",".join(map(str, value))
 
@@ -48,6 +71,7 @@ def _join(value: tuple[object, ...]) -> str:
 # Flower's run config has no lists: they are strings there, and tuples here.
 AttackLabels = Annotated[tuple[str, ...], BeforeValidator(_split_attacks), PlainSerializer(_join)]
 Milestones = Annotated[tuple[int, ...], BeforeValidator(_split_milestones), PlainSerializer(_join)]
+Mixture = Annotated[tuple[tuple[str, float], ...], BeforeValidator(_split_mixture), PlainSerializer(_join_mixture)]
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -76,6 +100,7 @@ class DataConfig(_Table):
     root: str
     max_examples: Natural
     image_size: Annotated[int, Field(ge=16, le=512, multiple_of=16)]
+    validation_fraction: Annotated[float, Field(ge=0, le=0.5)]
 
 
 class FederationConfig(_Table):
@@ -120,22 +145,26 @@ class ModelConfig(_Table):
     name: Literal["cnn", "cnn2", "resnet18"]
     width: Annotated[int, Field(ge=1, le=1024)]
     activation: ActivationName
+    stem: Literal["small", "imagenet"]
     downsample: bool
 
 
 class AttackConfig(_Table):
     """The threat model (Linf) and the training attack; see ``common.attacks``."""
 
-    name: Literal["none", "fgsm", "bim", "pgd"]
+    name: Literal["none", "fgsm", "bim", "pgd", "cw", "deepfool", "mixture"]
     epsilon_255: Annotated[float, Field(ge=0, le=255)]
     step_255: Annotated[float, Field(gt=0, le=255)]
     steps: Positive
+    mixture: Mixture
+    mixture_rate: Annotated[float, Field(ge=0)]
 
 
 class LossConfig(_Table):
     """The training method; see ``common.losses``."""
 
-    name: Literal["pgd-at", "mixed-at"]
+    name: Literal["pgd-at", "mixed-at", "trades", "mart", "calfat"]
+    beta: Annotated[float, Field(ge=0)]
 
 
 class TrainConfig(_Table):
@@ -146,15 +175,19 @@ class TrainConfig(_Table):
     learning_rate: Annotated[float, Field(gt=0)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["milestones", "cosine", "cyclic"]
     milestones: Milestones
+    warmup: Natural
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     noise_std: Annotated[float, Field(ge=0)]
     augment: bool
     precision: Literal["float32", "bfloat16"]
 
-    def rate_in(self, server_round: int) -> float:
-        """Learning rate of a round (rounds count from 1): divided by ten after each milestone that is past."""
-        return self.learning_rate * 0.1 ** sum(server_round > milestone for milestone in self.milestones)
+
+class CentralizedConfig(_Table):
+    """Training without a federation; see ``simulations.centralized``."""
+
+    epochs: Positive
 
 
 class EvaluateConfig(_Table):
@@ -188,6 +221,7 @@ class RunConfig(_Table):
     attack: AttackConfig
     loss: LossConfig
     train: TrainConfig
+    centralized: CentralizedConfig
     evaluate: EvaluateConfig
     results: ResultsConfig
 
@@ -202,6 +236,15 @@ class RunConfig(_Table):
             raise ValueError(
                 f"data.image-size = {self.data.image_size}: model.name = cnn2 is made for 32; "
                 "set data.image-size=32 or another model"
+            )
+        if self.model.stem == "imagenet" and self.model.name != "resnet18":
+            raise ValueError(
+                f"model.stem = imagenet: model.name = {self.model.name} has no such stem; set model.stem=small"
+            )
+        if self.loss.name in {"trades", "calfat"} and self.attack.name != "pgd":
+            raise ValueError(
+                f"attack.name = {self.attack.name}: loss.name = {self.loss.name} has its own attack, PGD on a KL "
+                "divergence; set attack.name=pgd"
             )
         if self.sharing.fraction > 0 and self.sharing.pool_fraction == 0:
             raise ValueError(

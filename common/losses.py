@@ -7,10 +7,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from common.attacks import Threat, build_attack
+from common.attacks import Attack, Threat, build_attack
+from common.mixture import build_training_attack
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(images [B,3,H,W] in [0, 1], labels [B]) -> scalar loss, with a graph to the model's weights."""
+
+_ABSENT = 1e-7  # stands for the count of a class that a client lacks, as in the code of CalFAT's authors
 
 
 @dataclass(frozen=True)
@@ -18,16 +21,24 @@ class LossContext:
     """What a training method may need besides the batch.
 
     Attributes:
-        attack: the training attack, a key of ``ATTACKS``.
+        attack: the training attack, as of ``build_training_attack``.
         threat: its budget and steps.
         label_smoothing: alpha of the soft labels, in [0, 1).
         noise_std: standard deviation of the Gaussian noise on natural images, in the [0, 1] pixel range.
+        beta: weight of the KL term of TRADES and MART, >= 0.
+        class_counts: training images of each class in the data at hand; CalFAT's prior.
+        mixture: attacks and weights of the attack ``mixture``.
+        mixture_rate: how fast those weights follow the attack that hurts most.
     """
 
     attack: str
     threat: Threat
     label_smoothing: float
     noise_std: float
+    beta: float = 6.0
+    class_counts: tuple[int, ...] = ()
+    mixture: tuple[tuple[str, float], ...] = ()
+    mixture_rate: float = 0.0
 
 
 def soft_cross_entropy(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
@@ -40,7 +51,7 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
 
 def pgd_at(model: nn.Module, context: LossContext) -> Loss:
     """Adversarial training on adversarial images alone (Madry et al. 2018, arXiv 1706.06083, equation 2.1)."""
-    attack = build_attack(context.attack, model, context.threat)
+    attack = _attack(model, context)
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
         return soft_cross_entropy(model(attack(images, labels)), labels, context.label_smoothing)
@@ -53,7 +64,7 @@ def mixed_at(model: nn.Module, context: LossContext) -> Loss:
 
     The two halves go through the model as one batch, so that batch normalisation sees both.
     """
-    attack = build_attack(context.attack, model, context.threat)
+    attack = _attack(model, context)
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
         noisy = (images + context.noise_std * torch.randn_like(images)).clamp(0, 1)
@@ -63,4 +74,97 @@ def mixed_at(model: nn.Module, context: LossContext) -> Loss:
     return loss
 
 
-LOSSES: dict[str, Callable[[nn.Module, LossContext], Loss]] = {"pgd-at": pgd_at, "mixed-at": mixed_at}
+def trades(model: nn.Module, context: LossContext) -> Loss:
+    """TRADES (Zhang et al. 2019, arXiv 1901.08573, equation 5): CE(f(x), y) + β KL(f(x) ‖ f(x')).
+
+    x' maximises that KL divergence in the ball. Natural and adversarial images go through the model one after the
+    other, as in the authors' code.
+    """
+    attack = build_attack("kl", model, context.threat)
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        adversarial = attack(images, labels)
+        natural = model(images)
+        apart = _divergence(natural, model(adversarial)).mean()
+        return soft_cross_entropy(natural, labels, context.label_smoothing) + context.beta * apart
+
+    return loss
+
+
+def mart(model: nn.Module, context: LossContext) -> Loss:
+    """MART (Wang et al. 2020, ICLR, equations 9 to 11): BCE(p(x'), y) + β KL(p(x) ‖ p(x')) (1 − p_y(x)).
+
+    BCE = −log p_y(x') − log(1 − max over k ≠ y of p_k(x')); x' maximises the cross-entropy. The labels are hard.
+    """
+    attack = _attack(model, context)
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        adversarial = attack(images, labels)
+        natural, attacked = model(images), model(adversarial)
+        logs = F.log_softmax(attacked, 1)
+        own = F.one_hot(labels, logs.shape[1]).bool()
+        other = logs.masked_fill(own, -torch.inf).amax(1).exp()
+        boosted = -logs[own] - torch.log1p(-other + 1e-12)
+        doubt = 1 - F.softmax(natural, 1)[own]
+        return (boosted + context.beta * _divergence(natural, attacked) * doubt).mean()
+
+    return loss
+
+
+def calfat(model: nn.Module, context: LossContext) -> Loss:
+    """CalFAT (Chen et al. 2022, arXiv 2205.14926): the log of the client's class prior is added to the logits.
+
+    Inner maximisation: the KL divergence between the calibrated predictions of x' and x. Loss: the cross-entropy of the
+    calibrated prediction of x', with hard labels (soft ones would pull up the very classes that the client lacks). The
+    prior is that of all data the client trains on; a class that it lacks gets 1e-7 images, as in the authors' code, so
+    that its logit gets next to no gradient. At evaluation the model is used without the prior.
+    """
+    calibrated = Calibrated(model, context.class_counts)
+    attack = build_attack("kl", calibrated, context.threat)
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(calibrated(attack(images, labels)), labels)
+
+    return loss
+
+
+class Calibrated(nn.Module):
+    """A model with the log of a class prior added to its logits.
+
+    Args:
+        model: from pixels to logits [B,N].
+        class_counts: images of each of the N classes, >= 0.
+    """
+
+    prior: Tensor
+
+    def __init__(self, model: nn.Module, class_counts: tuple[int, ...]) -> None:
+        super().__init__()
+        self.model = model
+        counts = torch.tensor(class_counts, dtype=torch.float64) + _ABSENT
+        device = next(model.parameters()).device
+        self.register_buffer("prior", (counts / counts.sum()).log().float().to(device), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the calibrated logits [B,N] of pixels [B,3,H,W]."""
+        logits: Tensor = self.model(pixels) + self.prior
+        return logits
+
+
+def _attack(model: nn.Module, context: LossContext) -> Attack:
+    return build_training_attack(context.attack, model, context.threat, context.mixture, context.mixture_rate)
+
+
+def _divergence(natural: Tensor, attacked: Tensor) -> Tensor:
+    """KL(softmax(natural) ‖ softmax(attacked)) of each example: [B,N], [B,N] -> [B]."""
+    logs = F.log_softmax(natural, 1)
+    return (logs.exp() * (logs - F.log_softmax(attacked, 1))).sum(1)
+
+
+LOSSES: dict[str, Callable[[nn.Module, LossContext], Loss]] = {
+    "pgd-at": pgd_at,
+    "mixed-at": mixed_at,
+    "trades": trades,
+    "mart": mart,
+    "calfat": calfat,
+}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from common.activations import ACTIVATIONS
 from common.seeding import seed_for
 
-Activation = Callable[[], nn.Module]
+MakeActivation = Callable[[], nn.Module]
 
 # Per-channel mean and standard deviation of CIFAR-10's training pixels, on the [0, 1] scale.
 _MEAN = (0.4914, 0.4822, 0.4465)
@@ -65,7 +65,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module
 class BasicBlock(nn.Module):
     """The residual block of ResNet-18 (He et al. 2016, arXiv 1512.03385, figure 2)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, activation: Activation) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, activation: MakeActivation) -> None:
         super().__init__()
         self.body = nn.Sequential(*_conv(inputs, outputs, 3, stride), activation(), *_conv(outputs, outputs, 3, 1))
         same = stride == 1 and inputs == outputs
@@ -78,13 +78,18 @@ class BasicBlock(nn.Module):
         return out
 
 
-def resnet18(classes: int, width: int, activation: Activation, downsample: bool) -> nn.Module:
-    """ResNet-18 with a 3×3 stem and no max pooling, for small images.
+def resnet18(classes: int, width: int, activation: MakeActivation, downsample: bool, stem: str) -> nn.Module:
+    """ResNet-18 (He et al. 2016), by default with a 3×3 stem and no max pooling, for small images.
 
-    With ``downsample`` the stages have strides 1, 2, 2, 2 (the usual CIFAR ResNet-18); without it every stride is 1 and
+    The stem ``imagenet`` is the original's: a 7×7 convolution of stride 2, then max pooling. With ``downsample`` the
+    stages have strides 1, 2, 2, 2 (with the small stem, the usual CIFAR ResNet-18); without it every stride is 1 and
     the feature maps keep the size of the image, the other reading of arXiv 2512.04264, at 20.6 times the arithmetic.
     """
-    layers: list[nn.Module] = [Normalize(), *_conv(3, width, 3, 1), activation()]
+    layers: list[nn.Module] = [Normalize()]
+    if stem == "imagenet":
+        layers += [*_conv(3, width, 7, 2), activation(), nn.MaxPool2d(3, 2, 1)]
+    else:
+        layers += [*_conv(3, width, 3, 1), activation()]
     inputs = width
     for stage in range(4):
         outputs = width * 2**stage
@@ -94,7 +99,7 @@ def resnet18(classes: int, width: int, activation: Activation, downsample: bool)
     return nn.Sequential(*layers, GridMean(1), nn.Linear(inputs, classes))
 
 
-def cnn(classes: int, width: int, activation: Activation, downsample: bool) -> nn.Module:
+def cnn(classes: int, width: int, activation: MakeActivation, downsample: bool, stem: str) -> nn.Module:
     """Three convolutions of ``width``, 2×``width`` and 4×``width`` channels, for CPUs.
 
     ``downsample`` gives the second and third convolution stride 2.
@@ -113,7 +118,7 @@ def cnn(classes: int, width: int, activation: Activation, downsample: bool) -> n
     )
 
 
-def cnn2(classes: int, width: int, activation: Activation, downsample: bool) -> nn.Module:
+def cnn2(classes: int, width: int, activation: MakeActivation, downsample: bool, stem: str) -> nn.Module:
     """Two convolutions and a hidden layer: at width 32 ``simple_cnn``, the CIFAR-10 network of apple/pfl-research.
 
     A relative of the network of McMahan et al. 2017 (arXiv 1602.05629): 3×3 convolutions of ``width`` and 2×``width``
@@ -144,20 +149,33 @@ def cnn2(classes: int, width: int, activation: Activation, downsample: bool) -> 
     return model
 
 
-def build_model(name: str, classes: int, width: int, activation: str, downsample: bool, seed: int) -> nn.Module:
+def build_model(
+    name: str, classes: int, width: int, activation: str, downsample: bool, seed: int, stem: str = "small"
+) -> nn.Module:
     """Build a freshly initialised network; the same arguments give the same weights.
 
     Args:
         name: a key of ``MODELS``.
         classes: number of logits.
         width: channels of the first stage.
-        activation: a key of ``ACTIVATIONS``.
+        activation: a key of ``ACTIVATIONS``; convolutions start with the weights that suit it.
         downsample: whether strides shrink the feature maps.
         seed: the run's seed.
+        stem: ``small`` or ``imagenet`` (resnet18 alone).
     """
+    kind = ACTIVATIONS[activation]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "model"))
-        return MODELS[name](classes, width, ACTIVATIONS[activation], downsample)
+        model = MODELS[name](classes, width, kind.make, downsample, stem)
+        if name != "cnn2":  # which has the original's own
+            for layer in model.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.normal_(layer.weight, std=kind.gain / (layer.weight[0].numel()) ** 0.5)
+    return model
 
 
-MODELS: dict[str, Callable[[int, int, Activation, bool], nn.Module]] = {"cnn": cnn, "cnn2": cnn2, "resnet18": resnet18}
+MODELS: dict[str, Callable[[int, int, MakeActivation, bool, str], nn.Module]] = {
+    "cnn": cnn,
+    "cnn2": cnn2,
+    "resnet18": resnet18,
+}

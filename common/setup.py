@@ -4,15 +4,20 @@ import logging
 import os
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from common.attacks import Threat
 from common.config import DataConfig, PartitionConfig, RunConfig, SharingConfig
 from common.data import Splits, load_data
+from common.losses import LOSSES, Loss, LossContext
 from common.machine import available_cores
 from common.models import build_model
 from common.partition import Partition, SchemeParameters, kept_partition
+from common.schedule import learning_rate
+from common.training import Schedule
 
 log = logging.getLogger("fedshield")
 
@@ -61,9 +66,42 @@ def _prepare_data(
 def make_model(config: RunConfig, classes: int) -> nn.Module:
     """Build the run's network with its initial weights, on the CPU."""
     model = config.model
-    return build_model(model.name, classes, model.width, model.activation, model.downsample, config.seed)
+    arguments = model.name, classes, model.width, model.activation, model.downsample, config.seed, model.stem
+    return build_model(*arguments)
 
 
 def threat_of(config: RunConfig) -> Threat:
     """Return the run's threat model, from 1/255 to the [0, 1] pixel range."""
     return Threat(config.attack.epsilon_255 / 255, config.attack.step_255 / 255, config.attack.steps)
+
+
+def make_loss(config: RunConfig, model: nn.Module, labels: NDArray[np.int64], classes: int) -> Loss:
+    """Build the run's training method on ``model``, for training data with these labels."""
+    attack, train = config.attack, config.train
+    context = LossContext(
+        attack=attack.name,
+        threat=threat_of(config),
+        label_smoothing=train.label_smoothing,
+        noise_std=train.noise_std,
+        beta=config.loss.beta,
+        class_counts=tuple(np.bincount(labels, minlength=classes).tolist()),
+        mixture=attack.mixture,
+        mixture_rate=attack.mixture_rate,
+    )
+    return LOSSES[config.loss.name](model, context)
+
+
+def schedule_of(config: RunConfig, epochs: int, number: int, total: int) -> Schedule:
+    """Return how to train in round ``number`` of ``total``, counted from 1 (an epoch, where there is no federation)."""
+    train = config.train
+    return Schedule(
+        epochs=epochs,
+        batch_size=train.batch_size,
+        learning_rate=learning_rate(
+            train.schedule, train.learning_rate, number, total, milestones=train.milestones, warmup=train.warmup
+        ),
+        momentum=train.momentum,
+        weight_decay=train.weight_decay,
+        augment=train.augment,
+        precision=train.precision,
+    )

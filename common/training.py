@@ -1,7 +1,7 @@
 """Local training, of clients and of centralised training alike."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +26,7 @@ class Schedule:
         epochs: passes over the data; 0 leaves the model as it is.
         batch_size: images a step; the last batch of an epoch may be smaller.
         learning_rate: of SGD, > 0, constant within one call.
-        momentum: of SGD, in [0, 1); its buffers start empty at each call.
+        momentum: of SGD, in [0, 1).
         weight_decay: L2 penalty of SGD, >= 0.
         augment: random crop with padding 4, and horizontal flip.
         precision: ``bfloat16`` runs the forward passes under autocast; weights stay float32.
@@ -95,23 +95,31 @@ def augment(images: Tensor, crops: Tensor) -> Tensor:
 class Trainer:
     """Trains one network, as often as it is asked to; its buffers are made once.
 
+    ``momenta`` are SGD's momentum buffers after the last call, one for each weight.
+
     Args:
         model: on the device on which to train.
-        loss: a training method of ``common.losses`` built on this very model.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.loss = loss
         self._device = next(model.parameters()).device
         # A GPU's convolutions are made for channels last; on a CPU this would change the last bits of every figure.
         self._layout = torch.channels_last if self._device.type == "cuda" else torch.contiguous_format
         model.to(memory_format=self._layout)
         self._weights: list[Tensor] = [weight for weight in model.parameters() if weight.requires_grad]
-        self._momenta = [torch.zeros_like(weight) for weight in self._weights]
+        self.momenta = [torch.zeros_like(weight) for weight in self._weights]
 
-    def fit(self, images: NDArray[np.uint8], labels: NDArray[np.int64], schedule: Schedule, seed: int) -> FitResult:
-        """Train the model in place with SGD, from empty momentum buffers; it is left in training mode.
+    def fit(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        loss: Loss,
+        schedule: Schedule,
+        seed: int,
+        momenta: Sequence[Tensor] | None = None,
+    ) -> FitResult:
+        """Train the model in place with SGD; it is left in training mode.
 
         Everything that the CPU decides is drawn and sent to the device before an epoch, so that nothing in the epoch
         waits for a GPU.
@@ -119,22 +127,28 @@ class Trainer:
         Args:
             images: uint8 [N,3,H,W].
             labels: int64 [N].
+            loss: a training method of ``common.losses`` built on this very model.
             schedule: epochs, batches, rates.
             seed: fixes the order of the images, augmentation, noise and random starts.
+            momenta: of SGD, of the weights' shapes in the order of the model's parameters, to go on from; empty if not
+                given.
         """
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed_for(seed, "order"))
         torch.manual_seed(seed_for(seed, "noise"))  # what torchattacks and the noise draw from
         home = self._device if images.nbytes <= _RESIDENT_BYTES else torch.device("cpu")
         data, targets = torch.from_numpy(images).to(home), torch.from_numpy(labels).to(home)
-        for momentum in self._momenta:
-            momentum.zero_()
+        for number, momentum in enumerate(self.momenta):
+            if momenta is None:
+                momentum.zero_()
+            elif momenta[number] is not momentum:
+                momentum.copy_(momenta[number])
         self.model.train()
         total = torch.zeros((), device=self._device)
         for _ in range(schedule.epochs):
             total.zero_()
             for rows, crops in self._plan_epoch(len(data), schedule, generator, home):
-                total += self._step(data[rows], targets[rows], crops, schedule) * len(rows)
+                total += self._step(data[rows], targets[rows], crops, loss, schedule) * len(rows)
         return FitResult(len(data), float(total) / len(data), time.perf_counter() - started)
 
     def _plan_epoch(
@@ -148,19 +162,19 @@ class Trainer:
         crops = torch.cat([draw_crops(len(batch), generator) for batch in batches])
         return zip(batches, torch.split(crops.to(home), schedule.batch_size), strict=True)
 
-    def _step(self, images: Tensor, labels: Tensor, crops: Tensor | None, schedule: Schedule) -> Tensor:
+    def _step(self, images: Tensor, labels: Tensor, crops: Tensor | None, loss: Loss, schedule: Schedule) -> Tensor:
         """Train on one batch; return its mean loss."""
         chosen = images if crops is None else augment(images, crops)
         chosen = chosen.contiguous(memory_format=self._layout)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
-            value = self.loss(pixels(chosen, self._device), labels.to(self._device))
+            value = loss(pixels(chosen, self._device), labels.to(self._device))
         gradients = torch.autograd.grad(value, self._weights)
         with torch.no_grad():
             # What torch.optim.SGD calls; the class itself would import torch's compiler, some seconds in each process.
             sgd(
                 self._weights,
                 list(gradients),
-                list(self._momenta),
+                list(self.momenta),
                 lr=schedule.learning_rate,
                 momentum=schedule.momentum,
                 weight_decay=schedule.weight_decay,

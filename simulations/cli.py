@@ -113,7 +113,7 @@ def evaluate(
 ) -> None:
     """Measure a run's last checkpoint on the test set, with other attacks or more images."""
     log_to(console)
-    from server.recorder import evaluate_run
+    from server.evaluate import evaluate_run
 
     changes: Flat = {}
     if attacks is not None:

@@ -124,12 +124,6 @@ def test_min_replies_are_not_at_the_mercy_of_floats() -> None:
     assert [replies(0.07, 100), replies(0.55, 20), replies(0.5, 3), replies(1.0, 10)] == [7, 11, 2, 10]
 
 
-def test_learning_rate_falls_after_each_milestone() -> None:
-    config = parse_config({**default_config(), "train.learning-rate": 0.1, "train.milestones": "2,4"})
-    rates = [config.train.rate_in(server_round) for server_round in range(1, 6)]
-    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
-
-
 def test_a_missing_file_names_the_presets() -> None:
     with pytest.raises(FedShieldError, match=r"no-such: no such file; .*cpu-cifar10, quickstart"):
         resolve(Path("no-such"), [], default_config())

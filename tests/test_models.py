@@ -57,7 +57,7 @@ def test_every_activation_takes_part_in_every_model(name: str, activation: str) 
     assert torch.isfinite(gradient).all()
     assert gradient.abs().sum() > 0
     kinds = {type(module) for module in model.modules()}
-    assert {type(factory()) for factory in ACTIVATIONS.values()} & kinds == {type(ACTIVATIONS[activation]())}
+    assert {type(kind.make()) for kind in ACTIVATIONS.values()} & kinds == {type(ACTIVATIONS[activation].make())}
 
 
 def test_normalisation_is_inside_and_not_part_of_the_state() -> None:

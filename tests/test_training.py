@@ -23,7 +23,7 @@ PLAIN = LossContext("none", Threat(0, 1, 1), label_smoothing=0.0, noise_std=0.0)
 
 def trained(schedule: Schedule = SCHEDULE, seed: int = 1, context: LossContext = PLAIN) -> dict[str, torch.Tensor]:
     model = build_model("cnn", 10, 2, "relu", True, 1)
-    Trainer(model, LOSSES["pgd-at"](model, context)).fit(IMAGES, LABELS, schedule, seed)
+    Trainer(model).fit(IMAGES, LABELS, LOSSES["pgd-at"](model, context), schedule, seed)
     return model.state_dict()
 
 
@@ -48,7 +48,7 @@ def test_fit_is_sgd_over_shuffled_batches() -> None:
 def test_fit_reports_images_and_mean_loss() -> None:
     model = build_model("cnn", 10, 2, "relu", True, 1)
     frozen = Schedule(1, 8, 1e-30, 0.0, 0.0, augment=False, precision="float32")  # a rate that moves nothing
-    result = Trainer(model, LOSSES["pgd-at"](model, PLAIN)).fit(IMAGES, LABELS, frozen, 1)
+    result = Trainer(model).fit(IMAGES, LABELS, LOSSES["pgd-at"](model, PLAIN), frozen, 1)
     assert result.examples == 21
     fresh = build_model("cnn", 10, 2, "relu", True, 1).train()
     order = torch.randperm(21, generator=torch.Generator().manual_seed(seed_for(1, "order")))

@@ -1,0 +1,76 @@
+"""Several training attacks at once, with weights that stay or that follow which attack hurts most."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from common.attacks import MINIMAL, Attack, Threat, attack_mode, build_attack
+
+
+def build_training_attack(
+    name: str, model: nn.Module, threat: Threat, mixture: Sequence[tuple[str, float]] = (), rate: float = 0.0
+) -> Attack:
+    """Return the attack to train against; what it makes never leaves the ball of ``threat``.
+
+    Args:
+        name: a key of ``ATTACKS``, ``none``, or ``mixture``.
+        model: from pixels in [0, 1] to logits.
+        threat: budget and steps.
+        mixture: attacks and weights of ``mixture``.
+        rate: how fast its weights move; see ``Mixture``.
+    """
+    if name == "mixture":
+        attacks = [build_training_attack(part, model, threat) for part, _ in mixture]
+        return Mixture(model, attacks, [weight for _, weight in mixture], rate)
+    attack = build_attack(name, model, threat)
+    if name not in MINIMAL:
+        return attack
+
+    def project(images: Tensor, labels: Tensor) -> Tensor:
+        change = attack(images, labels) - images
+        return (images + change.clamp(-threat.epsilon, threat.epsilon)).clamp(0, 1)
+
+    return project
+
+
+class Mixture:
+    """Gives each image of a batch to one attack, drawn with the attacks' weights.
+
+    With a rate above 0 the weights follow which attack now hurts most: after each batch the weight of an attack is
+    multiplied by exp(rate × mean cross-entropy of the images it made), the exponential weights of Freund and Schapire
+    1997 (Hedge) with the attacks as experts.
+
+    Args:
+        model: that the attacks attack.
+        attacks: one or more.
+        weights: one for each, > 0; they are scaled to sum to 1.
+        rate: >= 0; 0 keeps the weights as given.
+    """
+
+    def __init__(self, model: nn.Module, attacks: Sequence[Attack], weights: Sequence[float], rate: float) -> None:
+        self.model = model
+        self.attacks = attacks
+        self.weights = torch.tensor(weights, dtype=torch.float64) / sum(weights)
+        self.rate = rate
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Attack images [B,3,H,W] in [0, 1] with labels [B]."""
+        drawn = torch.multinomial(self.weights, len(images), replacement=True).to(images.device)
+        adversarial = images.clone()
+        losses = torch.zeros_like(self.weights)
+        for number, attack in enumerate(self.attacks):
+            rows = (drawn == number).nonzero()[:, 0]
+            if len(rows) == 0:
+                continue
+            adversarial[rows] = attack(images[rows], labels[rows])
+            if self.rate > 0:
+                losses[number] = self._hurt(adversarial[rows], labels[rows])
+        if self.rate > 0:
+            self.weights = torch.softmax(self.weights.log() + self.rate * losses, 0)
+        return adversarial
+
+    def _hurt(self, images: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad(), attack_mode(self.model):
+            return F.cross_entropy(self.model(images), labels).double().cpu()
