@@ -22,7 +22,7 @@ class Activation:
 
 
 ACTIVATIONS: dict[str, Activation] = {
-    "relu": Activation(nn.ReLU, 1.41421),
+    "relu": Activation(nn.ReLU, 1.41421356),
     "leaky-relu": Activation(nn.LeakyReLU, 1.41414),
     "prelu": Activation(nn.PReLU, 1.37199),
     "elu": Activation(nn.ELU, 1.24520),

@@ -69,7 +69,7 @@ def build_attack(name: str, model: nn.Module, threat: Threat, classes: int = 10)
             adversarial: Tensor = attack(images, labels)
         for parameter in parameters:  # DeepFool, C&W and FAB call backward(), which fills these
             parameter.grad = None
-        return adversarial
+        return adversarial.detach()
 
     return perturb
 

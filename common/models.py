@@ -158,7 +158,9 @@ def build_model(
         name: a key of ``MODELS``.
         classes: number of logits.
         width: channels of the first stage.
-        activation: a key of ``ACTIVATIONS``; convolutions start with the weights that suit it.
+        activation: a key of ``ACTIVATIONS``. Convolutions start with PyTorch's weights times its gain over ReLU's.
+            (He's own scale is √6 times as large; behind batch normalisation that only slows learning down, see
+            docs/method.md.)
         downsample: whether strides shrink the feature maps.
         seed: the run's seed.
         stem: ``small`` or ``imagenet`` (resnet18 alone).
@@ -170,7 +172,7 @@ def build_model(
         if name != "cnn2":  # which has the original's own
             for layer in model.modules():
                 if isinstance(layer, nn.Conv2d):
-                    nn.init.normal_(layer.weight, std=kind.gain / (layer.weight[0].numel()) ** 0.5)
+                    layer.weight.data *= kind.gain / ACTIVATIONS["relu"].gain
     return model
 
 

@@ -5,7 +5,7 @@ import torch
 import torchattacks
 from torch import nn
 
-from common.attacks import ATTACKS, Threat, attack_mode, build_attack, parse_label
+from common.attacks import ATTACKS, MINIMAL, Threat, attack_mode, build_attack, parse_label
 from common.models import build_model
 
 THREAT = Threat(epsilon=8 / 255, step=2 / 255, steps=4)
@@ -40,14 +40,18 @@ def test_equals_torchattacks_called_directly(name: str) -> None:
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", sorted(ATTACKS.keys() - MINIMAL))
 def test_stays_in_the_ball_and_among_the_pixels(name: str) -> None:
     model = build_model("resnet18", 10, 2, "silu", True, 1)
-    found = build_attack(name, model, THREAT)(IMAGES, LABELS)
+    with torch.no_grad():
+        labels = model.eval()(IMAGES).argmax(1)  # AutoAttack's parts leave an image alone that is wrong already
+    found = build_attack(name, model, THREAT)(IMAGES, labels)
+    assert not found.requires_grad
     assert (found - IMAGES).abs().max() <= THREAT.epsilon + 1e-6
     assert found.min() >= 0
     assert found.max() <= 1
-    assert torch.equal(found, IMAGES) == (name == "none")
+    assert not torch.equal(found, IMAGES)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -85,4 +89,7 @@ def test_modes_come_back_after_an_error_too() -> None:
 
 def test_labels_name_the_steps() -> None:
     assert parse_label("pgd-20", THREAT) == ("pgd", Threat(8 / 255, 2 / 255, 20))
-    assert parse_label("fgsm", THREAT) == ("fgsm", THREAT)
+    assert parse_label("cw-30x5", THREAT) == ("cw", Threat(8 / 255, 2 / 255, 30, restarts=5))
+    assert parse_label("apgd-ce-7", THREAT) == ("apgd-ce", Threat(8 / 255, 2 / 255, 7))
+    assert parse_label("apgd-ce", THREAT) == ("apgd-ce", Threat(8 / 255, 2 / 255, 0))
+    assert parse_label("cw-l2", THREAT) == ("cw-l2", Threat(8 / 255, 2 / 255, 0))

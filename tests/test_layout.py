@@ -19,12 +19,13 @@ LEAVES = {
     "data": {"cache", "errors", "seeding", "shapes"},
     "partition": {"cache", "data", "errors", "seeding"},
     "models": {"activations", "seeding"},
-    "attacks": set(),
-    "losses": {"attacks"},
+    "attacks": {"margin"},
+    "mixture": {"attacks"},
+    "losses": {"attacks", "mixture"},
     "training": {"losses", "seeding"},
     "evaluation": {"attacks", "seeding", "training"},
     "records": {"cache", "data", "errors"},
-    "setup": {"attacks", "config", "data", "machine", "models", "partition"},
+    "setup": {"attacks", "config", "data", "losses", "machine", "models", "partition", "schedule", "training"},
 }
 
 
