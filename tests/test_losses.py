@@ -9,12 +9,13 @@ import torchattacks
 from torch import Tensor, nn
 
 from common.attacks import Threat
-from common.losses import LOSSES, LossContext, soft_cross_entropy
+from common.losses import LOSSES, Calibrated, LossContext, soft_cross_entropy
 from common.models import build_model
 
 IMAGES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 3, 1, 2, 9])
-CONTEXT = LossContext("pgd", Threat(8 / 255, 2 / 255, 3), label_smoothing=0.05, noise_std=0.1)
+THREAT = Threat(8 / 255, 2 / 255, 3)
+CONTEXT = LossContext("pgd", THREAT, label_smoothing=0.05, noise_std=0.1, class_counts=(1,) * 10)
 
 
 def test_soft_labels_by_hand() -> None:
@@ -74,3 +75,117 @@ def test_weights_get_a_gradient_and_the_attack_leaves_none(name: str) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
     loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+class Fixed(nn.Module):
+    """Gives the same logits whatever the image: no attack can move it, so that a loss can be worked out by hand."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.logits + 0 * pixels.sum((1, 2, 3))[:, None]
+
+
+def test_calfat_by_hand() -> None:
+    # Logits 0, 0 and counts 30, 10, so priors 3/4 and 1/4: the calibrated prediction is the prior itself, and the
+    # losses of one image of each class are −ln ¾ and −ln ¼; with the sign of the prior reversed they change places.
+    context = LossContext("pgd", THREAT, 0.0, 0.0, class_counts=(30, 10))
+    loss = LOSSES["calfat"](Fixed(0.0, 0.0), context)
+    common = loss(IMAGES[:1], torch.tensor([0])).item()
+    rare = loss(IMAGES[:1], torch.tensor([1])).item()
+    assert (common, rare) == pytest.approx((math.log(4 / 3), math.log(4)), abs=1e-6)
+    # Logits 1, 3: σ(1 + ln ¾, 3 + ln ¼) = 3e / (3e + e³), so −ln of it is ln(1 + e²/3).
+    loss = LOSSES["calfat"](Fixed(1.0, 3.0), context)
+    assert loss(IMAGES[:1], torch.tensor([0])).item() == pytest.approx(math.log(1 + math.e**2 / 3), abs=1e-5)
+
+
+def test_calfat_leaves_the_logit_of_an_absent_class_alone() -> None:
+    model = Fixed(0.0, 0.0, 0.0)
+    loss = LOSSES["calfat"](model, LossContext("pgd", THREAT, 0.0, 0.0, class_counts=(5, 5, 0)))
+    (gradient,) = torch.autograd.grad(loss(IMAGES[:2], torch.tensor([0, 1])), [model.logits])
+    assert gradient.tolist() == pytest.approx([0, 0, 0], abs=1e-7)
+    # Without the prior, the two classes at hand pull it down by its probability, 1/3.
+    plain = LOSSES["pgd-at"](model, LossContext("none", THREAT, 0.0, 0.0))
+    (gradient,) = torch.autograd.grad(plain(IMAGES[:2], torch.tensor([0, 1])), [model.logits])
+    assert gradient.tolist() == pytest.approx([-1 / 6, -1 / 6, 1 / 3], abs=1e-6)
+
+
+def test_calfat_with_equal_counts_is_plain_training_on_its_own_attack() -> None:
+    model = build_model("cnn", 10, 2, "relu", True, 1)
+    torch.manual_seed(2)
+    found = LOSSES["calfat"](model, CONTEXT)(IMAGES, LABELS)
+    torch.manual_seed(2)
+    adversarial = torchattacks.TPGD(model.eval(), eps=8 / 255, alpha=2 / 255, steps=3)(IMAGES, LABELS)
+    expected = F.cross_entropy(model.train()(adversarial), LABELS)
+    # The same divergence, rounded otherwise: where the gradient is next to 0 its sign may differ.
+    assert found.item() == pytest.approx(expected.item(), rel=0.02)
+
+
+def test_calfats_attack_sees_the_prior() -> None:
+    seen: list[Tensor] = []
+
+    class Seen(Fixed):
+        def forward(self, pixels: Tensor) -> Tensor:
+            seen.append(pixels.detach())
+            return torch.stack([pixels[:, 0, 0, 0] * 20, pixels[:, 0, 0, 1] * 20, pixels[:, 0, 0, 2] * 20], 1)
+
+    images = torch.full((1, 3, 4, 4), 0.5)
+    # Class 2 is absent: its probability is nothing, so the KL divergence has no slope along its pixel.
+    model = Seen(0.0)
+    LOSSES["calfat"](model, LossContext("pgd", THREAT, 0.0, 0.0, class_counts=(9, 1, 0)))(images, torch.tensor([0]))
+    moved = (seen[-1] - images)[0, 0, 0].abs()
+    assert moved[:2].tolist() == pytest.approx([6 / 255, 6 / 255], abs=2e-2 / 8)
+    gradients = []
+    for counts in ((9, 1, 0), (1, 1, 1)):
+        calibrated = Calibrated(Seen(0.0), counts)
+        pixels = images.clone().requires_grad_()
+        logits = F.log_softmax(calibrated(pixels), 1)
+        gradients.append(torch.autograd.grad(logits[0, 0], pixels)[0][0, 0, 0, 2].item())
+    # d log p_0 / d pixel_2 = −20 p_2: nothing with the prior, −20/3 without.
+    assert gradients == pytest.approx([0, -20 / 3], abs=1e-4)
+
+
+def test_trades_by_hand() -> None:
+    # The first pixel moves the logits (0, 20 x): the attack, which climbs the KL divergence, ends 8/255 away or at the
+    # steps it has; with one step of 2/255 from x ± 0.001 noise it is exactly 2/255 away from where it started.
+    class Slope(Fixed):
+        def forward(self, pixels: Tensor) -> Tensor:
+            x = pixels[:, 0, 0, 0] + 0 * self.logits.sum()
+            return torch.stack([0 * x, 20 * (x - 0.5)], 1)
+
+    images = torch.full((1, 3, 4, 4), 0.5)
+    torch.manual_seed(4)
+    loss = LOSSES["trades"](Slope(0.0), LossContext("pgd", Threat(8 / 255, 2 / 255, 1), 0.0, 0.0, beta=3.0))
+    found = loss(images, torch.tensor([1])).item()
+    torch.manual_seed(4)
+    start = 0.001 * torch.randn_like(images)[0, 0, 0, 0].item()
+    moved = start + math.copysign(2 / 255, start)
+    p = 1 / (1 + math.exp(-20 * moved))
+    # Natural prediction: ½, ½. CE = ln 2; KL(½ ‖ p) = ½ ln(½ / (1 − p)) + ½ ln(½ / p).
+    divergence = 0.5 * math.log(0.5 / (1 - p)) + 0.5 * math.log(0.5 / p)
+    assert found == pytest.approx(math.log(2) + 3 * divergence, rel=1e-4)
+
+
+def test_mart_by_hand() -> None:
+    # An image that no attack can move, with probabilities ½, ¼, ¼: KL = 0, and for class 0
+    # BCE = −ln ½ − ln(1 − ¼) = ln 2 + ln 4/3; for class 1: −ln ¼ − ln(1 − ½) = ln 8.
+    model = Fixed(math.log(2), 0.0, 0.0)
+    loss = LOSSES["mart"](model, LossContext("pgd", THREAT, 0.0, 0.0))
+    assert loss(IMAGES[:1], torch.tensor([0])).item() == pytest.approx(math.log(8 / 3), rel=1e-5)
+    assert loss(IMAGES[:1], torch.tensor([1])).item() == pytest.approx(math.log(8), rel=1e-5)
+
+
+def test_marts_divergence_counts_by_how_unsure_the_natural_prediction_is() -> None:
+    model = build_model("cnn", 10, 2, "relu", True, 1).eval()
+    values = []
+    for beta in (0.0, 6.0):
+        torch.manual_seed(1)
+        values.append(LOSSES["mart"](model, LossContext("pgd", THREAT, 0.0, 0.0, beta=beta))(IMAGES, LABELS).item())
+    torch.manual_seed(1)
+    adversarial = torchattacks.PGD(model, eps=8 / 255, alpha=2 / 255, steps=3)(IMAGES, LABELS)
+    natural = F.softmax(model.eval()(IMAGES), 1)
+    each = F.kl_div(F.log_softmax(model(adversarial), 1), natural, reduction="none").sum(1)
+    expected = 6 * (each * (1 - natural[torch.arange(5), LABELS])).mean().item()
+    assert values[1] - values[0] == pytest.approx(expected, rel=1e-3)
