@@ -1,4 +1,4 @@
-"""``fedshield doctor``: what this machine has, and what to do about each lack."""
+"""``fedshield doctor``: what this machine has, what to do about each lack, and what the configured model costs."""
 
 import importlib.util
 import os
@@ -12,11 +12,14 @@ from rich.console import Console
 
 from common.cache import cache_dir
 from common.config import RunConfig
+from common.cost import model_cost, training_passes
 from common.data import CIFAR10_ARCHIVE
 from common.machine import available_cores
+from common.setup import make_model
 from server.environment import PACKAGES, installed, processor
 
 _NEEDED_GB = 2.0
+_USUAL = 10, 32  # classes and image size of shapes10 and of cifar10
 
 
 def examine(config: RunConfig, console: Console) -> bool:
@@ -28,6 +31,7 @@ def examine(config: RunConfig, console: Console) -> bool:
         *_data(config),
         _disk("dataset cache", cache_dir()),
         _disk("results.dir", Path(config.results.dir).expanduser().absolute()),
+        _model(config),
     ]
     console.print(f"{processor()}, {available_cores()} cores, Python {platform.python_version()}", markup=False)
     for grade, text in findings:
@@ -36,6 +40,42 @@ def examine(config: RunConfig, console: Console) -> bool:
 
 
 Finding = tuple[str, str]
+
+
+def _model(config: RunConfig) -> Finding:
+    """Tell the size of the configured network, and the arithmetic of a forward pass and of training on one image."""
+    classes, size = _USUAL
+    if config.data.name == "folder":
+        folder = Path(config.data.root).expanduser().absolute() / "train"
+        found = sum(entry.is_dir() and not entry.name.startswith(".") for entry in folder.glob("*"))
+        classes, size = found or classes, config.data.image_size
+    cost = model_cost(make_model(config, classes), size)
+    model, attack = config.model, config.attack
+    passes = training_passes(config.loss.name, attack.name, attack.steps, attack.mixture, attack.mixture_rate)
+    training = f"{_flop(passes * cost.flops)} an image" if passes is not None else "differs from image to image"
+    strides = "down-sampling" if model.downsample else "no down-sampling"
+    return "ok", (
+        f"model {model.name}, width {model.width}, {model.stem} stem, {strides}, {model.activation}, "
+        f"{classes} classes, {size}×{size} pixels: {_count(cost.parameters)} parameters, "
+        f"{_flop(cost.flops)} a forward pass; training by {config.loss.name}, {_attack(config)}: {training}"
+    )
+
+
+def _attack(config: RunConfig) -> str:
+    attack = config.attack
+    steps = attack.name in {"bim", "pgd", "cw"}
+    return f"attack {attack.name}" + (f"-{attack.steps}" if steps else "")
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.4g} million" if number >= 1e6 else f"{number:,}"
+
+
+def _flop(number: float) -> str:
+    for size, unit in ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number / 1e3:.3g} kFLOP"
 
 
 def _packages() -> list[Finding]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from common.activations import ACTIVATIONS
@@ -38,6 +39,29 @@ def test_resnet18_has_the_published_size() -> None:
     without = multiply_adds(build("resnet18", width=64, downsample=False))
     assert without == pytest.approx(11.4e9, rel=0.01)
     assert without / macs == pytest.approx(20.6, abs=0.1)
+
+
+def test_the_small_stem_keeps_the_size_of_the_image() -> None:
+    model = build("resnet18", width=64)
+    assert isinstance(model, nn.Sequential)
+    assert model[:4](torch.rand(1, 3, 32, 32)).shape == (1, 64, 32, 32)
+    assert sum(weight.numel() for weight in model[1:4].parameters()) == 3 * 3 * 3 * 64 + 2 * 64
+
+
+def test_the_imagenet_stem_is_the_originals() -> None:
+    model = build_model("resnet18", 10, 64, "relu", True, 1, "imagenet")
+    assert isinstance(model, nn.Sequential)
+    model.eval()
+    images = torch.rand(1, 3, 32, 32)
+    assert model[:4](images).shape == (1, 64, 16, 16)  # 7×7, stride 2
+    assert model[:5](images).shape == (1, 64, 8, 8)  # max pooling
+    assert model[:-2](images).shape == (1, 512, 1, 1)
+    # torchvision's is another writing of the same network: with its weights, in order, it gives the same logits.
+    theirs = torchvision.models.resnet18(num_classes=10)
+    tensors = list(model.state_dict().values())
+    assert [tensor.shape for tensor in tensors] == [tensor.shape for tensor in theirs.state_dict().values()]
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), tensors, strict=True)))
+    assert torch.allclose(model(images), theirs.eval()(model[0](images)), atol=1e-5)
 
 
 def test_cnn2_has_the_published_size() -> None:
