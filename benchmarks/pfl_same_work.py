@@ -120,7 +120,7 @@ def run_ours(options: argparse.Namespace) -> None:
 
     from server.app import run_federation
     from server.evaluate import evaluate_run
-    from server.rundir import read_metrics
+    from server.stored import read_metrics
     from simulations.executors import InProcess
     from simulations.grid import LocalGrid
 
@@ -142,7 +142,7 @@ def run_ours(options: argparse.Namespace) -> None:
         config = our_config(options, results)
         path = run_federation(LocalGrid(config, InProcess(), on_reply), config)
         rounds = [record["seconds"] for record in read_metrics(path)]
-        _, _, evaluation = evaluate_run(path, {})
+        evaluation = evaluate_run(path, {}).evaluation
     figures = {
         "rounds": rounds[1:],
         "cpu": np.diff(cpu).tolist(),

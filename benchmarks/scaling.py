@@ -21,7 +21,7 @@ from common.flat import default_config, merge
 from common.machine import available_cores
 from common.setup import make_model
 from server.app import run_federation
-from server.rundir import read_metrics
+from server.stored import read_metrics
 from simulations.executors import Executor, InProcess
 from simulations.grid import LocalGrid
 

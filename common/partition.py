@@ -1,7 +1,7 @@
-"""Who holds which training image: the clients' shards and the server's shared pool, on one index space.
+"""Who holds which training image: the clients' shards, the server's shared pool and its validation images.
 
-Every index in this module is a row of the training set. The pool is taken out first and the shards split the rest, so a
-shared image is never a private one; ``Partition`` checks that.
+Every index in this module is a row of the training set. The validation images are taken out first, then the pool, and
+the shards split the rest, so no image is in two of them; ``Partition`` checks that.
 """
 
 import hashlib
@@ -36,14 +36,16 @@ class Partition:
         shards: one rising index array for each client; disjoint, none empty.
         pool: the server's shared pool, rising; disjoint from every shard.
         shared: the part of the pool that every client receives, rising.
+        validation: images that nobody trains on, by which the best checkpoint is chosen, rising.
     """
 
     shards: tuple[Indices, ...]
     pool: Indices
     shared: Indices
+    validation: Indices
 
     def __post_init__(self) -> None:
-        everything = np.concatenate([*self.shards, self.pool])
+        everything = np.concatenate([*self.shards, self.pool, self.validation])
         if len(np.unique(everything)) != len(everything):
             raise AssertionError("a training image was given away twice")
         for client, shard in enumerate(self.shards):
@@ -78,6 +80,7 @@ def partition(
     max_examples: int,
     pool_fraction: float,
     shared_fraction: float,
+    validation_fraction: float = 0.0,
 ) -> Partition:
     """Divide a training set.
 
@@ -88,14 +91,15 @@ def partition(
         scheme: a key of ``SCHEMES``.
         parameters: of the scheme; its seed fixes everything here.
         max_examples: use so many images, balanced over the classes; 0 = all.
-        pool_fraction: share of the used images that becomes the pool, in [0, 1).
+        pool_fraction: share of the images to train on that becomes the pool, in [0, 1).
         shared_fraction: share of the pool that every client receives, in [0, 1].
+        validation_fraction: share of the used images that is not trained on, in [0, 0.5].
 
     Raises:
         FedShieldError: the division is impossible, or leaves a client without data.
     """
     seed = parameters.seed
-    used = balanced_subset(labels, max_examples, seed, "subset")
+    used, validation = _hold_out(labels, max_examples, validation_fraction, seed)
     pool = _part(used, labels, pool_fraction, seed, "pool")
     shared = _part(pool, labels, shared_fraction, seed, "shared")
     private = np.setdiff1d(used, pool, assume_unique=True)
@@ -118,7 +122,32 @@ def partition(
             f"partition.scheme = {scheme}: {missed} training images, of classes that no client was given, would be "
             "left out; raise partition.classes-per-client or federation.clients, or try another seed"
         )
-    return Partition(tuple(np.sort(private[rows]) for rows in local), pool, shared)
+    return Partition(tuple(np.sort(private[rows]) for rows in local), pool, shared, validation)
+
+
+def undivided(labels: Indices, max_examples: int, validation_fraction: float, seed: int) -> Partition:
+    """Give everything to one holder, less the validation images, which are those of ``partition`` for the same seed.
+
+    Args:
+        labels: int64 [N] of the whole training set.
+        max_examples: as of ``partition``.
+        validation_fraction: as of ``partition``.
+        seed: as in its parameters.
+    """
+    used, validation = _hold_out(labels, max_examples, validation_fraction, seed)
+    return Partition((used,), used[:0], used[:0], validation)
+
+
+def _hold_out(labels: Indices, max_examples: int, fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """Return the rows to train on, and the rows to choose the best checkpoint by; both rising and balanced."""
+    used = balanced_subset(labels, max_examples, seed, "subset")
+    validation = _part(used, labels, fraction, seed, "validation")
+    if fraction > 0 and len(validation) == 0:
+        raise FedShieldError(
+            f"data.validation-fraction = {fraction:g}: not one of {len(used)} training images; use a larger fraction, "
+            "or 0 to keep the last checkpoint"
+        )
+    return np.setdiff1d(used, validation, assume_unique=True), validation
 
 
 def kept_partition(labels: Indices, *arguments: Any) -> Partition:
@@ -133,19 +162,25 @@ def kept_partition(labels: Indices, *arguments: Any) -> Partition:
     place = cache_dir() / "partitions" / key
 
     def find() -> Arrays | None:
-        return find_arrays(place, ("rows", "ends", "pool", "shared"))
+        return find_arrays(place, ("rows", "ends", "pool", "shared", "validation"))
 
     try:
         kept = find() or keep_arrays(place, lambda: _to_arrays(partition(labels, *arguments)), find)
     except FedShieldError:
         return partition(labels, *arguments)
-    rows, ends, pool, shared = (np.array(kept[name]) for name in ("rows", "ends", "pool", "shared"))
-    return Partition(tuple(np.split(rows, ends[:-1])), pool, shared)
+    rows, ends, *others = (np.array(kept[name]) for name in ("rows", "ends", "pool", "shared", "validation"))
+    return Partition(tuple(np.split(rows, ends[:-1])), *others)
 
 
 def _to_arrays(division: Partition) -> Arrays:
     ends = np.cumsum([len(shard) for shard in division.shards])
-    return {"rows": np.concatenate(division.shards), "ends": ends, "pool": division.pool, "shared": division.shared}
+    return {
+        "rows": np.concatenate(division.shards),
+        "ends": ends,
+        "pool": division.pool,
+        "shared": division.shared,
+        "validation": division.validation,
+    }
 
 
 def _part(rows: Indices, labels: Indices, fraction: float, seed: int, purpose: str) -> Indices:

@@ -15,7 +15,7 @@ from common.data import Splits, load_data
 from common.losses import LOSSES, Loss, LossContext
 from common.machine import available_cores
 from common.models import build_model
-from common.partition import Partition, SchemeParameters, kept_partition
+from common.partition import Partition, SchemeParameters, kept_partition, undivided
 from common.schedule import learning_rate
 from common.training import Schedule
 
@@ -39,9 +39,15 @@ def prepare_torch(threads: int) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def prepare_data(config: RunConfig) -> tuple[Splits, Partition]:
-    """Load the run's dataset and divide it; kept for the next call in the same process."""
-    return _prepare_data(config.data, config.partition, config.sharing, config.federation.clients, config.seed)
+def prepare_data(config: RunConfig, centralized: bool = False) -> tuple[Splits, Partition]:
+    """Load the run's dataset and divide it; kept for the next call in the same process.
+
+    Args:
+        config: of the run.
+        centralized: leave everything in one hand; what the configuration says of partition and sharing is passed over.
+    """
+    clients = 0 if centralized else config.federation.clients
+    return _prepare_data(config.data, config.partition, config.sharing, clients, config.seed)
 
 
 @lru_cache(maxsize=1)
@@ -49,6 +55,8 @@ def _prepare_data(
     data: DataConfig, scheme: PartitionConfig, sharing: SharingConfig, clients: int, seed: int
 ) -> tuple[Splits, Partition]:
     splits = load_data(data.name, data.root, data.image_size)
+    if clients == 0:
+        return splits, undivided(splits.train.labels, data.max_examples, data.validation_fraction, seed)
     parameters = SchemeParameters(scheme.alpha, scheme.classes_per_client, seed)
     division = kept_partition(
         splits.train.labels,
@@ -59,6 +67,7 @@ def _prepare_data(
         data.max_examples,
         sharing.pool_fraction,
         sharing.fraction,
+        data.validation_fraction,
     )
     return splits, division
 

@@ -1,7 +1,7 @@
 """Local training, of clients and of centralised training alike."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -118,6 +118,7 @@ class Trainer:
         schedule: Schedule,
         seed: int,
         momenta: Sequence[Tensor] | None = None,
+        on_batch: Callable[[int], None] | None = None,
     ) -> FitResult:
         """Train the model in place with SGD; it is left in training mode.
 
@@ -132,6 +133,7 @@ class Trainer:
             seed: fixes the order of the images, augmentation, noise and random starts.
             momenta: of SGD, of the weights' shapes in the order of the model's parameters, to go on from; empty if not
                 given.
+            on_batch: called after each step with the number of images trained on in this call.
         """
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed_for(seed, "order"))
@@ -144,11 +146,14 @@ class Trainer:
             elif momenta[number] is not momentum:
                 momentum.copy_(momenta[number])
         self.model.train()
-        total = torch.zeros((), device=self._device)
+        total, seen = torch.zeros((), device=self._device), 0
         for _ in range(schedule.epochs):
             total.zero_()
             for rows, crops in self._plan_epoch(len(data), schedule, generator, home):
                 total += self._step(data[rows], targets[rows], crops, loss, schedule) * len(rows)
+                seen += len(rows)
+                if on_batch is not None:
+                    on_batch(seen)
         return FitResult(len(data), float(total) / len(data), time.perf_counter() - started)
 
     def _plan_epoch(

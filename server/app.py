@@ -4,12 +4,12 @@ import logging
 import sys
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Context
+from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
-from common.records import shared_record, to_record
+from common.records import shared_record, to_record, to_state
 from common.setup import prepare_data, prepare_torch
 from server.environment import describe_environment, describe_partition
 from server.nodes import enlist
@@ -40,10 +40,9 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     splits, division = prepare_data(config)
     shared = splits.train.take(division.shared) if len(division.shared) else None
     nodes = enlist(grid, config.federation)
-    run = RunDir.open(config)
-    log.info("Run directory: %s", run.path)
-    try:
-        run.write_json("environment.json", describe_environment(device))
+    with RunDir.open(config) as run:
+        recorder = Recorder(config, run, splits, division, device)
+        run.write_environment(describe_environment(device, recorder.model, splits.train.images.shape[-1]))
         run.write_partition(describe_partition(splits.train, division))
         cohort = Cohort(
             nodes=nodes,
@@ -53,27 +52,23 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
             seed=config.seed,
         )
         strategy = SharedDataFedAvg(cohort, shared_record(shared) if shared is not None else None, run.done)
-        recorder = Recorder(config, run, strategy, splits.test, device)
         if (state := run.load_checkpoint()) is not None:
             recorder.model.load_state_dict(state)
+
+        def after_round(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+            if server_round == 0:  # Flower asks before the first round too
+                return None
+            evaluation = recorder.after_round(strategy.done + server_round, to_state(arrays), strategy.report)
+            return MetricRecord({**evaluation.values()}) if evaluation else None
+
         strategy.start(
             grid,
             initial_arrays=to_record(recorder.model.state_dict()),
             num_rounds=max(0, config.federation.rounds - run.done),  # 0: only the final evaluation was missing
             timeout=config.federation.client_timeout_seconds,
-            evaluate_fn=recorder.after_round,
+            evaluate_fn=after_round,
         )
         recorder.finish()
-    except (FedShieldError, KeyboardInterrupt):
-        try:
-            run.wait()
-        except FedShieldError as error:
-            log.warning("%s", error)
-        log.warning("Stopped after round %d; continue with: fedshield run --resume %s", run.done, run.path)
-        raise
-    finally:
-        run.close()
-    log.info("Run directory: %s", run.path)
     return run.path
 
 

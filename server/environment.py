@@ -5,13 +5,16 @@ import os
 import platform
 import shlex
 import sys
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from common.cost import model_cost
 from common.data import Dataset
 from common.machine import available_cores
 from common.partition import Indices, Partition
@@ -29,8 +32,8 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Return hardware, versions and the command line."""
+def describe_environment(device: torch.device, model: nn.Module, image_size: int) -> dict[str, Any]:
+    """Return hardware, versions, the command line, and the network's weights and FLOPs for one image."""
     return {
         "command": _command(),
         "folder": os.getcwd(),
@@ -39,6 +42,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "processor": processor(),
         "cores": available_cores(),
         "threads": torch.get_num_threads(),
+        "model": asdict(model_cost(model, image_size)),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "packages": {name: installed(name) for name in PACKAGES},
     }
@@ -59,9 +63,14 @@ def installed(name: str) -> str | None:
 
 
 def describe_partition(train: Dataset, division: Partition) -> dict[str, Any]:
-    """Return images per class of every client, of the pool and of the shared data, with a digest of all the indices."""
+    """Return images per class of every client, of the pool, of the shared data and of the validation images.
+
+    A digest of all the indices tells whether two runs had the same division. Without validation images nothing is said
+    of them, as in the runs of earlier versions, which can still be continued.
+    """
     digest = hashlib.sha256()
-    for rows in (*division.shards, division.pool, division.shared):
+    held_out = [division.validation] if len(division.validation) else []
+    for rows in (*division.shards, division.pool, division.shared, *held_out):
         digest.update(rows.tobytes() + b"|")
 
     def counts(rows: Indices) -> list[int]:
@@ -72,5 +81,6 @@ def describe_partition(train: Dataset, division: Partition) -> dict[str, Any]:
         "clients": [counts(shard) for shard in division.shards],
         "pool": counts(division.pool),
         "shared": counts(division.shared),
+        **({"validation": counts(division.validation)} if held_out else {}),
         "sha256": digest.hexdigest(),
     }

@@ -1,83 +1,119 @@
-"""Evaluates the global model after each round and writes what happened into the run directory."""
+"""Evaluates the model after each round and writes what happened into the run directory; chooses the best one."""
 
 import logging
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, MetricRecord
+from torch import Tensor
 
 from common.config import RunConfig
-from common.data import Dataset
-from common.records import to_state
+from common.data import Splits
+from common.evaluation import Evaluation
+from common.partition import Partition
+from common.records import State
 from common.setup import make_model
-from server.evaluate import evaluate_on
+from server.checkpoint import chosen_model, read_checkpoint
+from server.evaluate import evaluate_finally, evaluate_on
 from server.rundir import RunDir
-from server.strategy import SharedDataFedAvg
+from server.stored import FEDERATION
 
 log = logging.getLogger("fedshield")
 
 
 class Recorder:
-    """Sees every global model of a run.
+    """Sees every model of a run: the global one after each round, or the only one after each epoch.
 
     Args:
         config: of the run.
         run: its directory, open.
-        strategy: tells what each round's clients did.
-        test: the test set.
+        splits: training and test set.
+        division: of the training set; its validation images choose the best model.
         device: where to evaluate.
     """
 
     def __init__(
-        self, config: RunConfig, run: RunDir, strategy: SharedDataFedAvg, test: Dataset, device: torch.device
+        self, config: RunConfig, run: RunDir, splits: Splits, division: Partition, device: torch.device
     ) -> None:
         self.config = config
         self.run = run
-        self.strategy = strategy
-        self.test = test
-        self.model = make_model(config, len(test.classes)).to(device)
+        self.division = division
+        self.test = splits.test
+        self.validation = splits.train.take(division.validation) if len(division.validation) else None
+        self.model = make_model(config, len(splits.test.classes)).to(device)
+        checkpoint = read_checkpoint(run.path) or {}
+        self._best: dict[str, Any] | None = checkpoint.get("best", {}).get("validation")
         self._round_started = time.perf_counter()
 
-    def after_round(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-        """Evaluate, log and store a round; the signature is that of Flower's ``evaluate_fn``."""
-        if server_round == 0:  # Flower asks before the first round too
-            return None
-        server_round += self.strategy.done
-        state = to_state(arrays)
+    def after_round(
+        self, number: int, state: State, report: dict[str, Any], momenta: Sequence[Tensor] = ()
+    ) -> Evaluation | None:
+        """Evaluate, log and store a round.
+
+        Args:
+            number: of the round, or of the epoch; in [1, the run's total].
+            state: the model after it; nobody may change it afterwards.
+            report: what else goes into its line of ``metrics.jsonl``; ``loss`` among it.
+            momenta: as of ``RunDir.save_checkpoint``.
+
+        Returns:
+            The figures on the test set, in rounds with an evaluation. They are for the reader alone: nothing is chosen
+            by them.
+        """
         self.model.load_state_dict(state)
-        settings, rounds = self.config.evaluate, self.config.federation.rounds
-        evaluation = None
-        if server_round % settings.every == 0 or server_round == rounds:
-            evaluation = evaluate_on(self.model, self.test, self.config, settings.attacks, settings.examples)
+        evaluation = validation = None
+        if number % self.config.evaluate.every == 0 or number == self.run.total:
+            evaluation, validation = self._evaluate()
         now = time.perf_counter()
         seconds, self._round_started = now - self._round_started, now
-        self.run.append_metrics(
-            {
-                "round": server_round,
-                "seconds": seconds,
-                **self.strategy.report,
-                "evaluation": evaluation.as_json() if evaluation else None,
-            }
+        figures = {"evaluation": evaluation and evaluation.as_json()}
+        if self.validation is not None:
+            figures["validation"] = validation and validation.as_json()
+        self.run.append_metrics({"round": number, "seconds": seconds, **report, **figures})
+        chosen = validation.as_json() if validation is not None and self._is_best(validation) else None
+        self._best = chosen or self._best
+        self.run.save_checkpoint(number, state, chosen, momenta)
+        line = f"{evaluation.line()}  " if evaluation else ""
+        if validation is not None:
+            line += f"validation {100 * validation.worst.value:.1f} %{' (best)' if chosen else ''}  "
+        log.info(
+            "%s %d/%d  %sloss %.3f  %.1f s", self.run.kind.unit, number, self.run.total, line, report["loss"], seconds
         )
-        self.run.save_checkpoint(server_round, state)
-        figures = f"{evaluation.line()}  " if evaluation else ""
-        loss = self.strategy.report["loss"]
-        log.info("round %d/%d  %sloss %.3f  %.1f s", server_round, rounds, figures, loss, seconds)
-        return MetricRecord({**evaluation.values()}) if evaluation else None
+        return evaluation
+
+    def _evaluate(self) -> tuple[Evaluation, Evaluation | None]:
+        settings = self.config.evaluate
+        arguments = self.config, settings.attacks, settings.examples
+        evaluation = evaluate_on(self.model, self.test, *arguments)
+        return evaluation, evaluate_on(self.model, self.validation, *arguments) if self.validation is not None else None
+
+    def _is_best(self, validation: Evaluation) -> bool:
+        """Compare worst-case robust accuracy, then natural; of equals, the earlier round stays."""
+        if self._best is None:
+            return True
+        before = tuple(self._best[name]["value"] for name in ("worst", "natural"))
+        return (validation.worst.value, validation.natural.value) > before
 
     def finish(self) -> None:
-        """Evaluate the last model with the final attacks and write the summary."""
-        settings = self.config.evaluate
-        final = None
-        if settings.final_attacks:
-            final = evaluate_on(self.model, self.test, self.config, settings.final_attacks, settings.final_examples)
-            log.info("final  %s", final.line())
+        """Evaluate the best model on validation data, or else the last, with the final attacks; write the summary."""
         self.run.wait()
+        number, state = chosen_model(self.run.path)
+        self.model.load_state_dict(state)
+        figures = None
+        if self.config.evaluate.final_attacks:
+            clients = self.division if self.run.kind == FEDERATION else None
+            kept_dir = self.run.path / "evaluations"
+            final, figures = evaluate_finally(self.model, self.test, self.config, clients, kept_dir)
+            of = f"of {self.run.kind.unit} {number}  " if self._best else ""
+            log.info("final  %s%s", of, final.line())
         self.run.write_json(
             "summary.json",
             {
                 "rounds": self.run.done,
                 "seconds": sum(record["seconds"] for record in self.run.metrics()),
-                "final": final.as_json() if final else None,
+                "evaluated-round": number,
+                "selected-by": "validation" if self._best else "last round",
+                "final": figures,
             },
         )

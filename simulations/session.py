@@ -1,4 +1,4 @@
-"""One run on this machine: engine, progress bar, figures."""
+"""One federation on this machine: engine, progress bar, figures."""
 
 import logging
 from pathlib import Path
@@ -14,14 +14,17 @@ from simulations.grid import LocalGrid, run_server
 
 
 class ProgressBar:
-    """Round, clients that have answered and time left; invisible where there is no terminal.
+    """How far a run is, and the time left; invisible where there is no terminal.
 
     Args:
-        config: of the run.
         console: where the log goes too.
+        unit: ``round`` or ``epoch``.
+        total: how many of them.
+        done: how many of them an earlier part of the run has finished.
+        first: what happens until the first news.
     """
 
-    def __init__(self, config: RunConfig, console: Console) -> None:
+    def __init__(self, console: Console, unit: str, total: int, done: int, first: str) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -30,25 +33,26 @@ class ProgressBar:
             TimeRemainingColumn(elapsed_when_finished=False),
         )
         self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._rounds, self._cohort = config.federation.rounds, config.federation.cohort
-        done = 0
-        if config.results.resume:
-            from server.rundir import read_checkpoint
+        self._unit, self._total, self._done = unit, total, done
+        self._task = self.progress.add_task(first, total=max(0, total - done))
 
-            checkpoint = read_checkpoint(Path(config.results.resume).expanduser())
-            done = checkpoint["round"] if checkpoint else 0
-        total = (self._rounds - done) * self._cohort
-        self._first_round = done + 1
-        self._task = self.progress.add_task("clients load their data", total=total)
+    def show(self, number: int, share: float, detail: str) -> None:
+        """Move on to where ``share``, in [0, 1], of a round is done."""
+        self.progress.update(
+            self._task,
+            completed=number - 1 + share - self._done,
+            description=f"{self._unit} {number}/{self._total}  {detail}",
+        )
 
-    def on_reply(self, message_type: str, server_round: int, answered: int, sent: int) -> None:
-        """Move on by one client."""
-        if message_type == MessageType.TRAIN:
-            self.progress.update(
-                self._task,
-                completed=(server_round - self._first_round) * self._cohort + answered,
-                description=f"round {server_round}/{self._rounds}  client {answered}/{sent}",
-            )
+
+def finished(config: RunConfig) -> int:
+    """Return how many rounds, or epochs, an earlier part of this run has finished."""
+    if not config.results.resume:
+        return 0
+    from server.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(Path(config.results.resume).expanduser())
+    return int(checkpoint["round"]) if checkpoint else 0
 
 
 def run_locally(
@@ -62,9 +66,14 @@ def run_locally(
     try:
         from server.app import app
 
-        bar = ProgressBar(config, console)
+        bar = ProgressBar(console, "round", config.federation.rounds, finished(config), "clients load their data")
+
+        def on_reply(message_type: str, server_round: int, answered: int, sent: int) -> None:
+            if message_type == MessageType.TRAIN:
+                bar.show(server_round, answered / sent, f"client {answered}/{sent}")
+
         with bar.progress:
-            context = run_server(app, LocalGrid(config, executor, bar.on_reply), config)
+            context = run_server(app, LocalGrid(config, executor, on_reply), config)
     finally:
         executor.close()
     path = Path(str(context.state.config_records["run"]["path"]))

@@ -13,9 +13,11 @@ from common.errors import FedShieldError
 from common.records import to_record, to_state
 from common.setup import make_model, prepare_data
 from server.app import run_federation
-from server.rundir import load_model, read_checkpoint, read_metrics
+from server.checkpoint import chosen_model, load_model, read_checkpoint
+from server.stored import read_metrics
 from simulations.executors import InProcess, Job, failure
 from simulations.grid import LocalGrid
+from simulations.tables import partition_table
 from tests.conftest import tiny_config
 
 
@@ -32,6 +34,9 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+REPLIES = ("clients", "refused", "retried")
 
 
 def figures(run_dir: Path) -> list[tuple]:
@@ -64,7 +69,10 @@ def test_a_run_leaves_everything_a_reader_needs(tmp_path: Path) -> None:
     assert stored["environment"]["packages"]["flwr"].startswith("1.41")
     assert sum(map(sum, stored["partition"]["clients"])) == 160
     assert sorted(stored["partition"]["shared"]) == [1, 1, 1, 1, 2, 2, 2, 2, 2, 2]
-    assert stored["summary"]["rounds"] == 2
+    assert stored["summary"]["rounds"] == stored["summary"]["evaluated-round"] == 2
+    assert stored["summary"]["selected-by"] == "last round"
+    assert "validation" not in stored["partition"]
+    assert [set(line) for line in lines] == [{"round", "seconds", "loss", *REPLIES, "evaluation"}] * 2
     assert set(stored["summary"]["final"]["robust"]) == {"pgd-3"}
 
 
@@ -135,6 +143,41 @@ def test_a_finished_run_made_longer_equals_a_long_one(tmp_path: Path) -> None:
     short = run(tmp_path, "short", federation__rounds=1)
     run(tmp_path, "", results__resume=str(short), federation__rounds=2)
     assert same(weights(short), weights(run(tmp_path, "long", federation__rounds=2)))
+
+
+def test_the_server_chooses_the_best_round_on_images_that_no_client_has(tmp_path: Path) -> None:
+    changes = {"federation__rounds": 4, "data__validation_fraction": 0.2}
+    whole = run(tmp_path, "whole", **changes)
+    _, division = prepare_data(tiny_config(**changes))
+    described = json.loads((whole / "partition.json").read_text())
+    assert described["validation"] == [4] * 10
+    assert sum(map(sum, described["clients"])) + sum(described["pool"]) == 160
+    assert partition_table(described).row_count == 10 + len(("pool", "shared", "validation"))
+    lines = read_metrics(whole)
+    for line in lines:
+        assert [reply["num-examples"] for reply in line["clients"].values()] == [
+            len(shard) + len(division.shared) for shard in division.shards
+        ]
+        assert line["validation"]["n"] == 40
+        assert set(line["validation"]["robust"]) == {"fgsm", "pgd-2"}
+    # Worst case, then natural accuracy, then the earlier round: max() keeps the first of equals.
+    best = max(lines, key=lambda line: [line["validation"][name]["value"] for name in ("worst", "natural")])
+    number, state = chosen_model(whole)
+    assert number == best["round"]
+    summary = json.loads((whole / "summary.json").read_text())
+    assert (summary["evaluated-round"], summary["selected-by"]) == (number, "validation")
+    assert same(state, weights(whole)) == (number == 4)
+
+    def interrupt(message_type: str, server_round: int, answered: int, sent: int) -> None:
+        if message_type == MessageType.TRAIN and server_round == 3:
+            raise KeyboardInterrupt
+
+    config = tiny_config(results__dir=str(tmp_path), results__name="part", **changes)
+    with pytest.raises(KeyboardInterrupt):
+        run_federation(LocalGrid(config, InProcess(), interrupt), config)
+    part = run(tmp_path, "", results__resume=str(tmp_path / "part"), **changes)
+    assert read_checkpoint(part) == read_checkpoint(whole)
+    assert [line["validation"] for line in read_metrics(part)] == [line["validation"] for line in lines]
 
 
 def test_a_run_interrupted_in_its_final_evaluation_gets_one_on_resume(

@@ -1,10 +1,12 @@
 """The partition: disjoint, exhaustive, repeatable, and as far from IID as its scheme says."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
 from common.errors import FedShieldError
-from common.partition import SCHEMES, Partition, SchemeParameters, kept_partition, partition
+from common.partition import SCHEMES, Partition, SchemeParameters, kept_partition, partition, undivided
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 53))  # 530 images, 53 a class: nothing divides
 
@@ -16,18 +18,57 @@ def divide(scheme: str, seed: int = 1, clients: int = 10, classes_per_client: in
 
 
 def rows(division: Partition) -> list[list[int]]:
-    return [part.tolist() for part in (*division.shards, division.pool, division.shared)]
+    return [part.tolist() for part in (*division.shards, division.pool, division.shared, division.validation)]
 
 
+@pytest.mark.parametrize("validation_fraction", [0.0, 0.25])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_disjoint_exhaustive_and_repeatable(scheme: str) -> None:
-    division = divide(scheme)
-    given_away = np.concatenate([*division.shards, division.pool])
+def test_disjoint_exhaustive_and_repeatable(scheme: str, validation_fraction: float) -> None:
+    division = divide(scheme, validation_fraction=validation_fraction)
+    given_away = np.concatenate([*division.shards, division.pool, division.validation])
     assert sorted(given_away.tolist()) == list(range(len(LABELS)))
     assert set(division.shared) <= set(division.pool)
     assert min(map(len, division.shards)) > 0
-    assert rows(divide(scheme)) == rows(division)
-    assert rows(divide(scheme, seed=2)) != rows(division)
+    assert rows(divide(scheme, validation_fraction=validation_fraction)) == rows(division)
+    assert rows(divide(scheme, validation_fraction=validation_fraction, seed=2)) != rows(division)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "digest"),
+    [
+        ("iid", "96cdea56a67c6375"),
+        ("dirichlet", "4635062862128fc6"),
+        ("pathological", "5c687b552ab787ec"),
+        ("shards", "7190095033150bae"),
+        ("paper", "8d4e6ad18e0e426c"),
+    ],
+)
+def test_without_a_validation_split_the_division_is_that_of_the_version_before(scheme: str, digest: str) -> None:
+    # Figures in the docs, and runs to be continued, come from these indices (commit 501bce3).
+    division = divide(scheme)
+    parts = (*division.shards, division.pool, division.shared)
+    assert hashlib.sha256(b"".join(part.tobytes() + b"|" for part in parts)).hexdigest()[:16] == digest
+    assert len(division.validation) == 0
+
+
+def test_validation_images_are_balanced_and_the_same_with_and_without_a_federation() -> None:
+    division = divide("paper", max_examples=200, validation_fraction=0.25)
+    assert np.bincount(LABELS[division.validation]).tolist() == [5] * 10
+    assert len(division.pool) == 30  # a fifth of the 150 that are trained on
+    whole = undivided(LABELS, 200, 0.25, 1)
+    assert whole.validation.tolist() == division.validation.tolist()
+    assert len(whole.shards) == 1
+    assert whole.shards[0].tolist() == sorted(np.concatenate([*division.shards, division.pool]).tolist())
+    assert len(whole.pool) == len(whole.shared) == 0
+    alone = divide("iid", clients=1, max_examples=200, validation_fraction=0.25, pool_fraction=0.0)
+    assert rows(alone) == rows(whole)
+    # Sharing decides nothing here, and a larger split contains a smaller one.
+    assert divide("iid", max_examples=200, validation_fraction=0.25, pool_fraction=0.5).validation.tolist() == (
+        division.validation.tolist()
+    )
+    larger = undivided(LABELS, 200, 0.5, 1).validation
+    assert set(division.validation) < set(larger)
+    assert len(larger) == 100
 
 
 def test_pool_and_shared_slice_are_balanced_and_grow_by_inclusion() -> None:
@@ -97,8 +138,12 @@ def test_small_alpha_is_far_from_iid_and_large_alpha_near() -> None:
             {"scheme": "shards", "clients": 400, "classes_per_client": 2},
             "clients with as many shards each need more than the 424",
         ),
+        (
+            {"scheme": "iid", "max_examples": 100, "validation_fraction": 0.001},
+            "data.validation-fraction = 0.001: not one of 100 training images; use a larger fraction",
+        ),
     ],
-    ids=["classes", "clients", "left-out", "dirichlet", "shards"],
+    ids=["classes", "clients", "left-out", "dirichlet", "shards", "validation"],
 )
 def test_impossible_divisions_say_why(arguments: dict, expected: str) -> None:
     with pytest.raises(FedShieldError) as caught:
@@ -110,9 +155,11 @@ def test_impossible_divisions_say_why(arguments: dict, expected: str) -> None:
 def test_a_client_without_data_and_an_image_given_twice_are_errors() -> None:
     one, none = np.array([1]), np.array([], dtype=np.int64)
     with pytest.raises(FedShieldError, match="client 1 has no training image"):
-        Partition((one, none), none, none)
+        Partition((one, none), none, none, none)
     with pytest.raises(AssertionError, match="given away twice"):
-        Partition((one, one), none, none)
+        Partition((one, one), none, none, none)
+    with pytest.raises(AssertionError, match="given away twice"):
+        Partition((one,), none, none, one)
 
 
 def test_a_kept_partition_is_the_same_and_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,3 +170,6 @@ def test_a_kept_partition_is_the_same_and_made_once(monkeypatch: pytest.MonkeyPa
     assert rows(first) == rows(second) == rows(made)
     monkeypatch.undo()
     assert rows(kept_partition(LABELS[::-1].copy(), *arguments)) != rows(made)
+    held_out = kept_partition(LABELS, *arguments, 0.25)
+    assert len(held_out.validation) == 132
+    assert rows(held_out) == rows(kept_partition(LABELS, *arguments, 0.25)) == rows(partition(LABELS, *arguments, 0.25))

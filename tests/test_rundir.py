@@ -11,7 +11,9 @@ import torch
 
 from common.config import RunConfig
 from common.errors import FedShieldError
-from server.rundir import RunDir, read_metrics
+from server.checkpoint import chosen_model, load_model, read_checkpoint
+from server.rundir import RunDir
+from server.stored import CENTRALIZED, FEDERATION, Kind, read_kind, read_metrics
 from tests.conftest import tiny_config
 
 STATE = {"weight": torch.arange(6.0).view(2, 3), "count": torch.tensor(3)}
@@ -180,3 +182,119 @@ def test_two_processes_do_not_write_to_one_run(tmp_path: Path) -> None:
     assert "another process is writing to this run" in other.stderr
     run.close()
     assert resumed(tmp_path).path == path
+
+
+def save(run: RunDir, number: int, worst: float | None = None) -> None:
+    """Finish a round whose one weight is its number; with a figure, it is the best so far."""
+    validation = None if worst is None else {"worst": {"value": worst}}
+    run.append_metrics({"round": number})
+    run.save_checkpoint(number, {"weight": torch.tensor([float(number)])}, validation)
+    run.wait()
+
+
+def files(path: Path) -> list[str]:
+    return sorted(os.listdir(path / "checkpoint"))
+
+
+def test_the_best_model_is_kept_beside_the_last_and_on_resume(tmp_path: Path) -> None:
+    run = RunDir.open(config(tmp_path))
+    save(run, 1, 0.1)
+    save(run, 2, 0.3)
+    assert files(run.path) == ["checkpoint.json", "model-0002.safetensors"]
+    save(run, 3)
+    save(run, 4)
+    assert files(run.path) == ["checkpoint.json", "model-0002.safetensors", "model-0004.safetensors"]
+    run.close()
+    run = resumed(tmp_path)
+    assert run.done == 4
+    state = run.load_checkpoint()
+    assert state is not None
+    assert state["weight"].item() == 4
+    number, state = chosen_model(run.path)
+    assert (number, state["weight"].item()) == (2, 2)
+    save(run, 5)
+    checkpoint = read_checkpoint(run.path)
+    assert checkpoint is not None
+    assert checkpoint["round"] == 5
+    assert checkpoint["best"]["round"] == 2
+    assert checkpoint["best"]["validation"] == {"worst": {"value": 0.3}}
+    assert load_model(run.path, checkpoint["best"])["weight"].item() == 2
+    (run.path / "checkpoint" / "model-0006.safetensors").write_bytes(b"left by a crash")
+    (run.path / "checkpoint" / "notes.txt").write_text("the user's own")
+    save(run, 7, 0.4)
+    assert files(run.path) == ["checkpoint.json", "model-0007.safetensors", "notes.txt"]
+    assert chosen_model(run.path)[0] == 7
+
+
+def test_without_a_best_model_the_last_is_chosen_and_without_any_it_is_said(tmp_path: Path) -> None:
+    run = RunDir.open(config(tmp_path))
+    with pytest.raises(FedShieldError, match=r"run: has no checkpoint; no round of this run was finished"):
+        chosen_model(run.path)
+    save(run, 1)
+    save(run, 2)
+    assert chosen_model(run.path)[0] == 2
+    assert files(run.path) == ["checkpoint.json", "model-0002.safetensors"]
+
+
+def test_momenta_come_back_in_their_order_and_damage_to_them_is_named(tmp_path: Path) -> None:
+    momenta = [torch.full((2, 2), float(place)) for place in range(12)]  # "10" sorts before "2"
+    with RunDir.open(config(tmp_path), CENTRALIZED) as run:
+        run.save_checkpoint(1, STATE, None, [torch.zeros(2, 2) for _ in momenta])
+        run.save_checkpoint(2, STATE, None, momenta)
+    assert files(run.path) == ["checkpoint.json", "model-0002.safetensors", "optimizer-0002.safetensors"]
+    again = RunDir.open(config(tmp_path, results__resume=str(run.path)), CENTRALIZED)
+    found = again.load_momenta()
+    assert len(found) == 12
+    assert all(torch.equal(one, other) for one, other in zip(found, momenta, strict=True))
+    state = again.load_checkpoint()
+    assert state is not None
+    assert state.keys() == STATE.keys()
+    optimizer = run.path / "checkpoint" / "optimizer-0002.safetensors"
+    optimizer.write_bytes(optimizer.read_bytes()[:-1] + b"!")
+    with pytest.raises(FedShieldError, match=r"optimizer-0002\.safetensors: damaged \(wrong SHA-256\)"):
+        again.load_momenta()
+
+
+def test_a_federation_and_centralised_training_do_not_continue_each_other(tmp_path: Path) -> None:
+    there = config(tmp_path, results__resume=str(tmp_path / "run"))
+    for kind, other in ((FEDERATION, CENTRALIZED), (CENTRALIZED, FEDERATION)):
+        RunDir.open(config(tmp_path), kind).close()  # nothing is finished yet, so the place may be taken again
+        assert read_kind(tmp_path / "run") == kind
+        with pytest.raises(FedShieldError) as caught:
+            RunDir.open(there, other)
+        assert str(caught.value) == (
+            f"{tmp_path}/run: belongs to {kind.command}; continue it with: {kind.command} --resume {tmp_path}/run"
+        )
+    (tmp_path / "run" / "environment.json").write_text('{"command": "fedshield run"}')  # as earlier versions wrote it
+    assert read_kind(tmp_path / "run") == FEDERATION
+
+
+@pytest.mark.parametrize("schedule", ["milestones", "cosine", "cyclic"])
+@pytest.mark.parametrize(("kind", "key"), [(FEDERATION, "federation__rounds"), (CENTRALIZED, "centralized__epochs")])
+def test_the_length_may_change_only_where_the_rates_before_stay_the_same(
+    tmp_path: Path, kind: Kind, key: str, schedule: str
+) -> None:
+    def opened(length: int, resume: bool = True) -> RunDir:
+        place = {"results__resume": str(tmp_path / "run")} if resume else {}
+        return RunDir.open(config(tmp_path, train__schedule=schedule, **{key: length}, **place), kind)
+
+    dotted = key.replace("__", ".")
+    opened(9, resume=False).close()
+    run = opened(2)  # nothing is done yet: any length will do
+    save(run, 1)
+    run.close()
+    if schedule == "milestones":
+        opened(3).close()
+    else:
+        with pytest.raises(FedShieldError) as caught:
+            opened(3)
+        assert f"{dotted} = 2 there, 3 now: with train.schedule = {schedule} the {kind.unit}s" in str(caught.value)
+        assert f"resume with {dotted}=2, or start a new run" in str(caught.value)
+    run = opened(2)
+    save(run, 2)
+    run.write_json("summary.json", {})
+    run.close()
+    with pytest.raises(FedShieldError) as caught:
+        opened(2)
+    advice = f"raise {dotted} to go on, or " if schedule == "milestones" else ""
+    assert f"all 2 {kind.unit}s are done; {advice}evaluate it with: fedshield evaluate" in str(caught.value)

@@ -45,6 +45,46 @@ def test_fit_is_sgd_over_shuffled_batches() -> None:
     assert all(torch.equal(found[name], value) for name, value in model.state_dict().items())
 
 
+def test_momentum_that_is_given_is_gone_on_from_and_otherwise_starts_anew() -> None:
+    schedule = Schedule(1, 8, 0.1, 0.9, 5e-4, augment=False, precision="float32")
+
+    def twice(keep: bool, restore: bool = False) -> dict[str, torch.Tensor]:
+        model = build_model("cnn", 10, 2, "relu", True, 1)
+        trainer, loss = Trainer(model), LOSSES["pgd-at"](model, PLAIN)
+        trainer.fit(IMAGES, LABELS, loss, schedule, 1)
+        momenta = trainer.momenta
+        if restore:  # as a resumed run does: another trainer, and buffers read from a file
+            trainer, momenta = Trainer(model), [momentum.clone() for momentum in momenta]
+        trainer.fit(IMAGES, LABELS, loss, schedule, 2, momenta if keep else None)
+        return model.state_dict()
+
+    def by_torch(keep: bool) -> dict[str, torch.Tensor]:
+        model = build_model("cnn", 10, 2, "relu", True, 1).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+        for seed in (1, 2):
+            if not keep:
+                optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+            order = torch.randperm(21, generator=torch.Generator().manual_seed(seed_for(seed, "order")))
+            for batch in order.numpy()[:8], order.numpy()[8:16], order.numpy()[16:]:
+                optimizer.zero_grad()
+                inputs = torch.tensor(IMAGES[batch]).float() / 255
+                F.cross_entropy(model(inputs), torch.tensor(LABELS[batch])).backward()
+                optimizer.step()
+        return model.state_dict()
+
+    kept, fresh = by_torch(keep=True), by_torch(keep=False)
+    assert any(not torch.equal(kept[name], fresh[name]) for name in kept)
+    for expected, found in ((kept, twice(True)), (kept, twice(True, restore=True)), (fresh, twice(False))):
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_fit_tells_how_far_it_is_after_each_step() -> None:
+    model = build_model("cnn", 10, 2, "relu", True, 1)
+    seen: list[int] = []
+    Trainer(model).fit(IMAGES, LABELS, LOSSES["pgd-at"](model, PLAIN), SCHEDULE, 1, on_batch=seen.append)
+    assert seen == [8, 16, 21, 29, 37, 42]
+
+
 def test_fit_reports_images_and_mean_loss() -> None:
     model = build_model("cnn", 10, 2, "relu", True, 1)
     frozen = Schedule(1, 8, 1e-30, 0.0, 0.0, augment=False, precision="float32")  # a rate that moves nothing

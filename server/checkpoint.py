@@ -1,0 +1,108 @@
+"""The models that a run keeps: the last, the best on validation images, and what the optimizer needs to go on.
+
+``checkpoint/checkpoint.json`` names the files and their SHA-256, and is replaced last:
+
+    {"round": 3, "model": "model-0003.safetensors", "sha256": "...",
+     "optimizer": {"file": "optimizer-0003.safetensors", "sha256": "..."},      centralised training only
+     "best": {"round": 2, "model": "model-0002.safetensors", "sha256": "...",   only with a validation split
+              "validation": {"n": 40, "natural": {...}, "robust": {...}, "worst": {...}}}}
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from common.errors import FedShieldError, explain_os_errors
+from common.records import State
+from server.files import read_json, replace_file, replace_json
+
+
+def write_checkpoint(
+    run_dir: Path, number: int, state: State, validation: dict[str, Any] | None = None, momenta: Sequence[Tensor] = ()
+) -> None:
+    """Write the models beside the old ones, then replace the JSON that names them, then remove what it does not name.
+
+    Args:
+        run_dir: absolute.
+        number: the finished round or epoch.
+        state: its model.
+        validation: figures of this model on the validation images, if it is the best so far; otherwise the best one
+            before it stays.
+        momenta: of SGD; empty in a federation, where they start anew each round.
+
+    Raises:
+        FedShieldError: a file cannot be written; the checkpoint before is still whole.
+    """
+    folder = run_dir / "checkpoint"
+    old = read_checkpoint(run_dir) or {}
+    model = f"model-{number:04}.safetensors"
+    named = {"round": number, "model": model, "sha256": _write(folder / model, state)}
+    checkpoint: dict[str, Any] = dict(named)
+    if momenta:
+        file = f"optimizer-{number:04}.safetensors"
+        content = {str(place): momentum for place, momentum in enumerate(momenta)}
+        checkpoint["optimizer"] = {"file": file, "sha256": _write(folder / file, content)}
+    if validation is not None:
+        checkpoint["best"] = {**named, "validation": validation}
+    elif "best" in old:
+        checkpoint["best"] = old["best"]
+    replace_json(folder / "checkpoint.json", checkpoint)
+    kept = {model, checkpoint.get("best", named)["model"], checkpoint.get("optimizer", {}).get("file")}
+    for path in folder.glob("*-*.safetensors"):
+        if path.name not in kept:
+            path.unlink(missing_ok=True)
+
+
+def read_checkpoint(run_dir: Path) -> dict[str, Any] | None:
+    """Return what ``checkpoint.json`` holds, or None when there is no checkpoint."""
+    path = run_dir / "checkpoint" / "checkpoint.json"
+    return read_json(path, "start a new run") if path.exists() else None
+
+
+def load_model(run_dir: Path, checkpoint: dict[str, Any]) -> State:
+    """Return the weights that a checkpoint, or its ``best``, names, once their SHA-256 is checked."""
+    return _read(run_dir / "checkpoint" / checkpoint["model"], checkpoint["sha256"])
+
+
+def load_momenta(run_dir: Path, checkpoint: dict[str, Any]) -> list[Tensor]:
+    """Return SGD's momentum buffers in the order of the model's parameters; none where none were stored."""
+    stored = checkpoint.get("optimizer")
+    if stored is None:
+        return []
+    buffers = _read(run_dir / "checkpoint" / stored["file"], stored["sha256"])
+    return [buffers[str(place)] for place in range(len(buffers))]
+
+
+def chosen_model(run_dir: Path) -> tuple[int, State]:
+    """Return the model that stands for a run, and its round.
+
+    It is the best one on the validation images where the run has some, and the last one otherwise.
+
+    Raises:
+        FedShieldError: no round was finished, or a file is damaged or missing.
+    """
+    checkpoint = read_checkpoint(run_dir)
+    if checkpoint is None:
+        raise FedShieldError(f"{run_dir}: has no checkpoint; no round of this run was finished")
+    chosen = checkpoint.get("best", checkpoint)
+    return int(chosen["round"]), load_model(run_dir, chosen)
+
+
+def _write(path: Path, tensors: State) -> str:
+    """Write tensors and return the file's SHA-256."""
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    replace_file(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read(path: Path, digest: str) -> State:
+    with explain_os_errors(path):
+        content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise FedShieldError(f"{path}: damaged (wrong SHA-256); start a new run, or restore the file")
+    state: State = load(content)
+    return state

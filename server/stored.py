@@ -1,0 +1,67 @@
+"""What a run directory tells its readers: the configuration, the kind of run, the finished rounds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.config import RunConfig, parse_config
+from common.errors import FedShieldError
+from common.flat import Flat, flatten, merge
+from server.files import read_json, read_json_lines
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a run directory holds the run of.
+
+    Attributes:
+        name: as ``environment.json`` has it.
+        unit: what the run is counted in.
+        length: the key that says how many of them.
+        command: what continues it.
+    """
+
+    name: str
+    unit: str
+    length: str
+    command: str
+
+
+FEDERATION = Kind("federation", "round", "federation.rounds", "fedshield run")
+CENTRALIZED = Kind("centralized", "epoch", "centralized.epochs", "fedshield centralized")
+KINDS = {kind.name: kind for kind in (FEDERATION, CENTRALIZED)}
+
+
+def read_config(run_dir: Path, kind: Kind | None = None) -> Flat:
+    """Return the stored configuration of a run, flat.
+
+    Args:
+        run_dir: absolute.
+        kind: what the run has to be, if that matters.
+
+    Raises:
+        FedShieldError: there is no run, its files are damaged, or it is of another kind.
+    """
+    stored = flatten(read_json(run_dir / "config.json", "is this a run directory?"))
+    if kind is not None and (found := read_kind(run_dir)) != kind:
+        raise FedShieldError(
+            f"{run_dir}: belongs to {found.command}; continue it with: {found.command} --resume {run_dir}"
+        )
+    return stored
+
+
+def read_kind(run_dir: Path) -> Kind:
+    """Return what kind of run a directory holds; earlier versions knew federations only, and wrote nothing of it."""
+    path = run_dir / "environment.json"
+    found = read_json(path, "start a new run").get("kind") if path.exists() else None
+    return KINDS.get(str(found), FEDERATION)
+
+
+def stored_config(run_dir: Path, override: Flat, source: str) -> RunConfig:
+    """Return the stored configuration of a run with some keys changed."""
+    return parse_config(merge(read_config(run_dir), override, source))
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the lines of ``metrics.jsonl``; a last line that was cut short is passed over."""
+    return read_json_lines(run_dir / "metrics.jsonl")

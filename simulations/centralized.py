@@ -1,0 +1,104 @@
+"""Adversarial training without a federation: one model, all training images, the same fit, losses and figures."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from common.config import RunConfig
+from common.data import Dataset
+from common.errors import FedShieldError
+from common.seeding import seed_for
+from common.setup import make_loss, make_model, prepare_data, prepare_torch, schedule_of
+from common.training import Trainer
+from server.environment import describe_environment, describe_partition
+from server.recorder import Recorder
+from server.rundir import RunDir
+from server.stored import CENTRALIZED
+from simulations.console import log_to
+from simulations.plots import plot_run
+from simulations.session import ProgressBar, finished
+
+OnBatch = Callable[[int, int, int], None]
+
+
+def run_centrally(config: RunConfig, console: Console) -> Path:
+    """Train as ``train_centrally`` does, under a progress bar; draw the figures and return the run directory."""
+    log_to(console)
+    bar = ProgressBar(console, CENTRALIZED.unit, config.centralized.epochs, finished(config), "loading the data")
+
+    def on_batch(epoch: int, images: int, seen: int) -> None:
+        bar.show(epoch, seen / images, f"image {seen}/{images}")
+
+    with bar.progress:
+        path = train_centrally(config, on_batch)
+    plot_run(path)
+    return path
+
+
+def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
+    """Train one model on everything that is not held out for validation, or go on with it.
+
+    Args:
+        config: of the run; its federation, partition and sharing, and ``train.local-epochs``, are passed over.
+        on_batch: called after each step with the epoch, its number of images, and how many of them are done.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        FedShieldError: with one line that says what the user can do.
+    """
+    device = prepare_torch(config.threads)
+    splits, division = prepare_data(config, centralized=True)
+    data = splits.train.take(division.shards[0])
+    with RunDir.open(config, CENTRALIZED) as run:
+        recorder = Recorder(config, run, splits, division, device)
+        run.write_environment(describe_environment(device, recorder.model, splits.train.images.shape[-1]))
+        run.write_partition(describe_partition(splits.train, division))
+        _train(config, run, recorder, data, device, on_batch)
+        recorder.finish()
+    return run.path
+
+
+def _train(
+    config: RunConfig, run: RunDir, recorder: Recorder, data: Dataset, device: torch.device, on_batch: OnBatch | None
+) -> None:
+    """Go on from the last finished epoch; momentum is kept over all of them.
+
+    An epoch draws the numbers that client 0 would draw in the round of the same number, so that one epoch is the same
+    as one round of a federation of one client.
+    """
+    model = make_model(config, len(data.classes)).to(device)
+    trainer = Trainer(model)
+    momenta = trainer.momenta
+    if (state := run.load_checkpoint()) is not None:
+        model.load_state_dict(state)
+        momenta = run.load_momenta()
+    for epoch in range(run.done + 1, run.total + 1):
+        schedule = schedule_of(config, 1, epoch, run.total)
+        loss = make_loss(config, model, data.labels, len(data.classes))
+        seed = seed_for(config.seed, "train", epoch, 0)
+        show = on_batch and partial(on_batch, epoch, len(data.labels))
+        result = trainer.fit(data.images, data.labels, loss, schedule, seed, momenta, show)
+        if not math.isfinite(result.loss):
+            raise FedShieldError(
+                f"epoch {epoch}: the training loss is {result.loss}; start a new run with a lower train.learning-rate, "
+                "or with train.warmup"
+            )
+        momenta = trainer.momenta
+        recorder.after_round(
+            epoch,
+            {name: _kept(tensor) for name, tensor in model.state_dict().items()},
+            {"loss": result.loss, "learning-rate": schedule.learning_rate},
+            [_kept(momentum) for momentum in momenta],
+        )
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """Return a copy that the next epoch does not change."""
+    return tensor.detach().to("cpu", copy=True)
