@@ -1,11 +1,10 @@
-"""Figures, as PNG and SVG, from what a run directory holds.
+"""Figures, as PNG and SVG, from what a run directory holds; and what all figures have in common.
 
 Several runs beside each other: ``python -m simulations.plots STEM TITLE=RUN_DIR ...``
 """
 
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,43 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from common.errors import explain_os_errors
-from server.rundir import read_metrics
+from server.files import read_json
+from server.stored import read_kind, read_metrics
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#F0E442", "#000000", "#8A5A44")
-_MARKERS = ("o", "s", "^", "D", "v")
+LINE_COLOURS = tuple(colour for colour in COLOURS if colour != "#F0E442")  # nobody sees a yellow line on white
+# As many as make 99 different lines with nine colours; who sees no colour has eleven.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
+WIDTH = 7.2  # inches: text of 9 points is legible where a page shows the figure 700 pixels wide
+
+mpl.rcParams.update(
+    {
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.alpha": 0.3,
+        "legend.frameon": False,
+        "text.parse_math": False,  # a class or a case may have any name, with dollars too
+        "svg.fonttype": "none",  # text as text: small files, and a reader can search them
+        "svg.hashsalt": "fedshield",  # without it every file has ids of its own, and never the same bytes twice
+    }
+)
 
 
 def plot_run(run_dir: Path) -> None:
-    """Draw a run's accuracy over rounds and its label distribution into ``figures/``."""
+    """Draw a run's accuracy over rounds and its label distribution, if it has clients, into ``figures/``."""
     folder = run_dir / "figures"
     with explain_os_errors(folder):
         folder.mkdir(exist_ok=True)
-        plot_accuracy({run_dir.name: run_dir}, folder / "accuracy")
-        plot_partition(json.loads((run_dir / "partition.json").read_text()), folder / "partition")
+    plot_accuracy({run_dir.name: run_dir}, folder / "accuracy")
+    if (run_dir / "partition.json").exists():
+        plot_partition(read_json(run_dir / "partition.json", "start a new run"), folder / "partition")
 
 
 def plot_accuracy(runs: dict[str, Path], stem: Path) -> None:
@@ -41,22 +61,29 @@ def plot_accuracy(runs: dict[str, Path], stem: Path) -> None:
         runs: title of the panel -> run directory.
         stem: path of the figures without their suffix.
     """
-    figure, axes = plt.subplots(1, len(runs), figsize=(5.2 * len(runs), 3.6), sharey=True, squeeze=False)
+    save(accuracy_figure(runs), stem)
+
+
+def accuracy_figure(runs: dict[str, Path]) -> Figure:
+    """Return the figure that ``plot_accuracy`` saves."""
+    width = WIDTH if len(runs) > 1 else 5.2
+    figure, axes = plt.subplots(1, len(runs), figsize=(width, 3.4), sharey=True, squeeze=False, layout="constrained")
     for axis, (title, run_dir) in zip(axes[0], runs.items(), strict=True):
         records = [record for record in read_metrics(run_dir) if record["evaluation"]]
         if records:
             _draw_rates(axis, records)
-        axis.set(title=title, xlabel="round", ylim=(0, None))
-        axis.grid(alpha=0.3)
+        axis.set(title=title, xlabel=read_kind(run_dir).unit, ylim=(0, None))
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axis.grid()
     axes[0][0].set_ylabel("accuracy, %")
-    axes[0][-1].legend(frameon=False)
-    _save(figure, stem)
+    axes[0][-1].legend()
+    return figure
 
 
 def _draw_rates(axis: Axes, records: Sequence[dict[str, Any]]) -> None:
     rounds = [record["round"] for record in records]
     labels = ["natural", *records[0]["evaluation"]["robust"]]
-    for label, colour, marker in zip(labels, cycle(COLOURS), cycle(_MARKERS), strict=False):
+    for label, colour, marker in zip(labels, cycle(LINE_COLOURS), cycle(MARKERS), strict=False):
         found = [record["evaluation"] for record in records]
         rates = [part["natural"] if label == "natural" else part["robust"][label] for part in found]
         lows, highs = zip(*(rate["interval"] for rate in rates), strict=True)
@@ -71,24 +98,45 @@ def plot_partition(described: dict[str, Any], stem: Path) -> None:
         described: as in ``partition.json``.
         stem: path of the figures without their suffix.
     """
+    save(partition_figure(described), stem)
+
+
+def partition_figure(described: dict[str, Any]) -> Figure:
+    """Return the figure that ``plot_partition`` saves."""
     clients = described["clients"]
-    figure, axis = plt.subplots(figsize=(7.2, 0.9 + 0.28 * len(clients)))
-    left = [0] * len(clients)
-    for label, name in enumerate(described["classes"]):
-        counts = [client[label] for client in clients]
-        colour = COLOURS[label % len(COLOURS)]
-        axis.barh(range(len(clients)), counts, left=left, color=colour, edgecolor="white", lw=0.5, label=name)
-        left = [before + count for before, count in zip(left, counts, strict=True)]
-    axis.set(xlabel="private training images", ylabel="client", yticks=range(len(clients)))
+    figure, axis = plt.subplots(figsize=(WIDTH, max(2.4, min(0.9 + 0.28 * len(clients), 9))), layout="constrained")
+    draw_shares(axis, dict(zip(described["classes"], zip(*clients, strict=True), strict=True)))
+    axis.set(xlabel="private training images", ylabel="client")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center")
+    return figure
+
+
+def draw_shares(axis: Axes, counts: Mapping[str, Sequence[float]]) -> None:
+    """Draw one horizontal bar for each client, with a part for each class: class -> its images at each client."""
+    clients = len(next(iter(counts.values())))
+    left = [0.0] * clients
+    # Past ten classes the colours come again, with hatching.
+    for number, (name, part) in enumerate(counts.items()):
+        hatch = ("", "///", "...", "xxx")[number // len(COLOURS) % 4]
+        style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "edgecolor": "white", "lw": 0.4}
+        axis.barh(range(clients), part, left=left, hatch=hatch, label=name, **style)
+        left = [before + count for before, count in zip(left, part, strict=True)]
+    axis.set_yticks(range(clients) if clients <= 20 else range(0, clients, -(-clients // 10)))
+    axis.margins(y=0.02)
+    axis.locator_params(axis="x", nbins=5)
     axis.invert_yaxis()
-    axis.legend(frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left", fontsize="small")
-    _save(figure, stem)
 
 
-def _save(figure: Figure, stem: Path) -> None:
-    for suffix in ("png", "svg"):
-        figure.savefig(f"{stem}.{suffix}", dpi=150, bbox_inches="tight")
-    plt.close(figure)
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as PNG and SVG, the same bytes for the same figure, and close it; return the two paths."""
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg")]
+    try:
+        for path, unwanted in zip(paths, ("Software", "Date"), strict=True):
+            with explain_os_errors(path):
+                figure.savefig(path, dpi=150, metadata={unwanted: None})
+    finally:
+        plt.close(figure)
+    return paths
 
 
 if __name__ == "__main__":

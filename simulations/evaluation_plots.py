@@ -1,0 +1,173 @@
+"""Figures of an evaluation: robust accuracy over epsilon, who is taken for whom under attack, adversarial images."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from common.errors import FedShieldError, explain_os_errors
+from common.kept import Kept
+from server.files import read_json_lines
+from simulations.panels import GREY, caption, headline
+from simulations.plots import COLOURS, WIDTH, save
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_FACTORS = (1, 2, 5, 10, 20, 50, 100, 200)
+_MOST_NUMBERS = 15  # more classes than that leave no room for numbers in the cells
+
+
+def plot_evaluation(run_dir: Path) -> list[Path]:
+    """Draw a run's last evaluation into its ``figures/``.
+
+    ``confusion``: under the attack that hurts most; ``examples``: images, what the attack adds, and both predictions;
+    ``epsilon``: robust accuracy over epsilon, if the last ``fedshield evaluate`` was asked for it.
+
+    Args:
+        run_dir: with ``evaluations/latest.npz``, and ``evaluations.jsonl`` where ``fedshield evaluate`` wrote it.
+
+    Returns:
+        The files, each figure's PNG before its SVG.
+
+    Raises:
+        FedShieldError: there is no evaluation.
+    """
+    figures = evaluation_figures(run_dir)
+    folder = run_dir / "figures"
+    with explain_os_errors(folder):
+        folder.mkdir(exist_ok=True)
+    return [path for name, figure in figures.items() for path in save(figure, folder / name)]
+
+
+def evaluation_figures(run_dir: Path) -> dict[str, Figure]:
+    """Return the figures that ``plot_evaluation`` saves, by name."""
+    arrays = Kept(run_dir / "evaluations").load("latest")
+    records = read_json_lines(run_dir / "evaluations.jsonl")
+    if arrays is None:
+        raise FedShieldError(
+            f"{run_dir / 'evaluations' / 'latest.npz'}: not there, or damaged; run: fedshield evaluate {run_dir}"
+        )
+    figures = {"confusion": _draw_confusion(arrays, run_dir.name)}
+    if len(arrays["example_images"]):
+        figures["examples"] = _draw_examples(arrays, run_dir.name)
+    if records and records[-1].get("curve"):
+        figures["epsilon"] = _draw_curve(records[-1], run_dir.name)
+    return figures
+
+
+def _draw_curve(record: Mapping[str, Any], title: str) -> Figure:
+    """Draw robust accuracy at each epsilon, with the 95 % interval of the test sample."""
+    points = sorted(record["curve"], key=lambda point: float(point["epsilon-255"]))
+    epsilons = [point["epsilon-255"] for point in points]
+    rates = np.array([100 * point["value"] for point in points])
+    lows, highs = 100 * np.array([point["interval"] for point in points]).T
+    figure, axis = plt.subplots(figsize=(5.4, 3.5), layout="constrained")
+    spread = [np.maximum(rates - lows, 0), np.maximum(highs - rates, 0)]
+    axis.errorbar(epsilons, rates, spread, color=COLOURS[0], marker="o", ms=4, lw=1.4, elinewidth=1, capsize=3)
+    own = record["epsilon-255"]
+    if 0 < own <= epsilons[-1]:
+        axis.axvline(own, color=GREY, lw=0.8, ls="--", zorder=1)
+        axis.annotate(f"{own:g}/255, of this run", (own, 0.99), (3, 0), xycoords=axis.get_xaxis_transform(),
+                      textcoords="offset points", va="top", fontsize=8, color=GREY)  # fmt: skip
+    if "classes" in record:
+        chance = 100 / len(record["classes"])
+        axis.axhline(chance, color=GREY, lw=0.8, ls=":", zorder=1)
+        axis.annotate("chance", (0.01, chance), (0, 2), xycoords=axis.get_yaxis_transform(),
+                      textcoords="offset points", fontsize=8, color=GREY)  # fmt: skip
+    axis.set(xlabel="epsilon, 1/255 of the pixel range (Linf)", ylabel="robust accuracy, %", ylim=(0, None))
+    axis.grid()
+    attack = points[0].get("attack", "PGD")
+    headline(figure, f"{title}: accuracy under {attack}, after round {record['round']}", 64)
+    caption(figure, f"Bars: 95 % intervals of the test sample; n = {record['n']} test images")
+    return figure
+
+
+def _draw_confusion(arrays: Arrays, title: str) -> Figure:
+    """Draw what the images of each class are taken for, in per cent of them, under the attack that hurts most."""
+    labels, classes = arrays["labels"], [str(name) for name in arrays["classes"]]
+    attack, predictions = _strongest(arrays)
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(counts, (labels, predictions), 1)
+    shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(WIDTH, 2.2 + 0.46 * len(classes))
+    figure, axis = plt.subplots(figsize=(max(side, 4.5), max(side, 4.5)), layout="constrained")
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="none")
+    if len(classes) <= _MOST_NUMBERS:
+        for (row, column), share in np.ndenumerate(shares):
+            if counts[row, column]:
+                axis.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8,
+                          color="white" if share > 55 else "black")  # fmt: skip
+    every = -(-len(classes) // 40)
+    ticks = range(0, len(classes), every)
+    axis.set_xticks(ticks, classes[::every], rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_yticks(ticks, classes[::every])
+    axis.spines[:].set_visible(False)
+    axis.set(xlabel="predicted", ylabel="true class")
+    when = "without attack" if attack == "natural" else f"under {attack}"
+    headline(figure, f"{title}: predictions {when}", 80)
+    right = int((labels == predictions).sum())
+    caption(figure, f"Per cent of each class; {right} of n = {len(labels)} test images are classified correctly", 90)
+    return figure
+
+
+def _strongest(arrays: Arrays) -> tuple[str, NDArray[np.int64]]:
+    """Return the attack that leaves fewest images correct, and the predictions under it; ``natural`` without one."""
+    rows = {
+        str(name): np.asarray(row, np.int64) for name, row in zip(arrays["attacks"], arrays["predictions"], strict=True)
+    }
+    attacks = [name for name in rows if name != "natural"] or ["natural"]
+    name = min(attacks, key=lambda name: int((rows[name] == arrays["labels"]).sum()))
+    return name, rows[name]
+
+
+def _draw_examples(arrays: Arrays, title: str) -> Figure:
+    """Draw images, what the attack adds (magnified, around grey) and the adversarial images, with both predictions."""
+    images = arrays["example_images"].astype(np.float64) / 255
+    adversarial = arrays["example_adversarial"].astype(np.float64)
+    names = [str(name) for name in arrays["classes"]]
+    added = adversarial - images
+    factor = max(known for known in _FACTORS if known == 1 or known * np.abs(added).max() <= 0.5)
+    count = len(images)
+    figure, axes = plt.subplots(
+        3, count, figsize=(min(WIDTH, 1.2 + 0.8 * count), 3.6), squeeze=False, layout="constrained"
+    )
+    shown = images, (0.5 + factor * added).clip(0, 1), adversarial.clip(0, 1)
+    for line, (row, pictures) in enumerate(zip(axes, shown, strict=True)):
+        for axis, picture in zip(row, pictures, strict=True):
+            axis.imshow(picture.transpose(1, 2, 0), interpolation="none")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        row[0].set_ylabel(("image", f"added, ×{factor}", "adversarial")[line])
+    _say(
+        axes[0],
+        [names[label] for label in arrays["example_natural"]],
+        arrays["example_natural"] == arrays["example_labels"],
+    )
+    _say(
+        axes[2],
+        [names[label] for label in arrays["example_attacked"]],
+        arrays["example_attacked"] == arrays["example_labels"],
+    )
+    headline(figure, f"{title}: images under {arrays['example_attack']}, and what the model takes them for", 80)
+    largest = 255 * float(np.abs(added).max())
+    caption(
+        figure,
+        f"✓, ✗: the prediction is right, wrong. Added: at most {largest:.3g}/255 a pixel, "
+        f"shown {factor} times as large, around grey",
+    )
+    return figure
+
+
+def _say(axes: Sequence[Axes], names: Sequence[str], right: Sequence[bool]) -> None:
+    """Write a prediction below each image."""
+    for axis, name, good in zip(axes, names, right, strict=True):
+        axis.set_xlabel(
+            f"{'✓' if good else '✗'} {name if len(name) <= 12 else f'{name[:11]}…'}",
+            fontsize=7.5,
+            color=COLOURS[2] if good else COLOURS[1],
+        )

@@ -1,0 +1,144 @@
+"""From the run directories of a study to its three CSV files; see ``simulations.study_results``."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from common.errors import explain_os_errors
+from server.files import read_json, read_json_lines
+from simulations.study import Point, Study
+from simulations.study_results import DIVIDED, write_csv
+
+ROOT = Path(__file__).resolve().parents[1]
+_HINT = "delete the run directory, and sweep again"
+
+
+def code_version() -> str:
+    """Return a digest of the sources that make the numbers; the same on every machine with the same sources."""
+    digest = sha256()
+    for path in sorted(path for room in ("client", "common", "server") for path in (ROOT / room).rglob("*.py")):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def note_code(runs: Path, name: str, *, begun: bool = False) -> None:
+    """Note with which sources a run is started, beside those that it has ``begun`` with."""
+    path = runs / f"{name}.code"
+    with explain_os_errors(path), path.open("a" if begun else "w") as file:
+        file.write(code_version() + "\n")
+
+
+def is_finished(study: Study, run: Path) -> bool:
+    """Tell whether a point's directory holds its result."""
+    return (run / ("partition.json" if study.command == "partitions" else "summary.json")).exists()
+
+
+def gather(study: Study, points: Sequence[Point], directory: Path) -> dict[str, dict[str, Any]]:
+    """Write the CSV files anew from all finished runs; return the rows of ``results.csv`` by run."""
+    runs = directory / "runs"
+    done = [point for point in points if is_finished(study, runs / point.name)]
+    keys = list(points[0].varied)
+    if study.command == "partitions":
+        rows = [_divided(point, runs) for point in done]
+        write_csv(directory / "results.csv", [DIVIDED[0], *keys, *DIVIDED[1:]], rows)
+    else:
+        rows = [_trained(point, runs) for point in done]
+        _write_results(directory, keys, rows)
+        _write_rounds(directory, keys, done)
+    federated = study.command != "centralized"
+    labels = [row for point in done for row in _labels(point, runs)] if federated else []
+    write_csv(directory / "labels.csv", ["point", *keys, "seed", "client", "class", "images"], labels)
+    return {row["run"]: row for row in rows}
+
+
+def _write_results(directory: Path, keys: list[str], rows: list[dict[str, Any]]) -> None:
+    columns = ["run", *keys, "seed", "rounds", "n", "natural", *_attacks(rows), "worst", "seconds"]
+    write_csv(directory / "results.csv", [*columns, "code", "processor", "threads"], rows)
+
+
+def _write_rounds(directory: Path, keys: list[str], done: Sequence[Point]) -> None:
+    rows = [row for point in done for row in _rounds(point, directory / "runs")]
+    columns = ["run", *keys, "seed", "round", "n", "natural", *_attacks(rows), "loss", "seconds"]
+    write_csv(directory / "rounds.csv", columns, rows)
+
+
+def _attacks(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(label for row in rows for label in row["attacks"]))
+
+
+def _head(point: Point) -> dict[str, Any]:
+    return {"run": point.name, **point.varied, "seed": point.seed}
+
+
+def _rates(evaluation: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the figures of an evaluation, and under ``attacks`` the labels of its attacks."""
+    if not evaluation:
+        return {"attacks": []}
+    robust = {label: rate["value"] for label, rate in evaluation["robust"].items()}
+    worst = evaluation["worst"]["value"]
+    rates = {"n": evaluation["n"], "natural": evaluation["natural"]["value"], **robust, "worst": worst}
+    return {**rates, "attacks": list(robust)}
+
+
+def _code(point: Point, runs: Path) -> str:
+    path = runs / f"{point.name}.code"
+    return "+".join(dict.fromkeys(path.read_text().split())) if path.exists() else ""
+
+
+def _trained(point: Point, runs: Path) -> dict[str, Any]:
+    summary = read_json(runs / point.name / "summary.json", _HINT)
+    environment = read_json(runs / point.name / "environment.json", _HINT)
+    return {
+        **_head(point),
+        "rounds": summary["rounds"],
+        **_rates(summary["final"]),
+        "seconds": f"{summary['seconds']:.1f}",
+        "code": _code(point, runs),
+        "processor": environment["processor"] if environment["device"] == "cpu" else environment["device"],
+        "threads": environment["threads"],
+    }
+
+
+def _rounds(point: Point, runs: Path) -> list[dict[str, Any]]:
+    records = read_json_lines(runs / point.name / "metrics.jsonl")
+    return [
+        {**_head(point), **record, **_rates(record["evaluation"]), "seconds": f"{record['seconds']:.1f}"}
+        for record in records
+        if record["evaluation"]
+    ]
+
+
+def _labels(point: Point, runs: Path) -> list[dict[str, Any]]:
+    path = runs / point.name / "partition.json"
+    if not path.exists():  # there are no clients in centralised training
+        return []
+    described = read_json(path, _HINT)
+    head = {"point": point.label, **point.varied, "seed": point.seed}
+    return [
+        {**head, "client": client, "class": name, "images": images}
+        for client, counts in enumerate(described["clients"])
+        for name, images in zip(described["classes"], counts, strict=True)
+    ]
+
+
+def _divided(point: Point, runs: Path) -> dict[str, Any]:
+    """Return how large and how skewed the clients' shards are."""
+    clients: list[list[int]] = read_json(runs / point.name / "partition.json", _HINT)["clients"]
+    sizes = [sum(counts) for counts in clients]
+    whole = [sum(counts) / sum(sizes) for counts in zip(*clients, strict=True)]
+    distances = [
+        sum(abs(count / size - share) for count, share in zip(counts, whole, strict=True)) / 2
+        for counts, size in zip(clients, sizes, strict=True)
+        if size
+    ]
+    return {
+        **_head(point),
+        "clients": len(clients),
+        "images": sum(sizes),
+        "smallest": min(sizes),
+        "largest": max(sizes),
+        "classes": sum(sum(count > 0 for count in counts) for counts in clients) / len(clients),
+        "distance": sum(distances) / len(distances),
+        "code": _code(point, runs),
+    }

@@ -1,0 +1,223 @@
+"""Tables of a study, from its ``results.csv`` alone: for the terminal, and as ``tables.md``."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+from rich.box import SIMPLE
+from rich.table import Column, Table
+from rich.text import Text
+
+from common.flat import default_config
+from server.files import replace_file
+from simulations.study_results import (
+    Row,
+    attack_columns,
+    number,
+    read_heading,
+    read_results,
+    varied_columns,
+)
+
+# 97.5 % quantiles of Student's t for 1, 2, ..., 30 degrees of freedom; the last one serves for more.
+_T975 = (
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
+    2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
+    2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423,
+)  # fmt: skip
+ROUGH = 1000  # test images up to which a table calls its figures rough
+
+Point = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table before it is drawn.
+
+    Attributes:
+        title: its heading.
+        header: names of the columns; the first ``names`` of them tell what varies.
+        rows: cells.
+        notes: what a reader must know to read the cells right.
+        names: number of columns that name a point.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str]
+    names: int
+
+    def rich(self) -> Table:
+        """Return the table for the terminal."""
+        columns = [
+            Column(name, justify="left" if i < self.names else "right", overflow="fold")
+            for i, name in enumerate(self.header)
+        ]
+        table = Table(*columns, title=Text(self.title), box=SIMPLE, pad_edge=False, caption=Text("\n".join(self.notes)))
+        table.title_justify = table.caption_justify = "left"
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return table
+
+    def markdown(self, level: int) -> str:
+        """Return the table as Markdown, under a heading of this level."""
+        rule = ["---" if i < self.names else "---:" for i in range(len(self.header))]
+        lines = [
+            "| " + " | ".join(x.replace("|", "\\|") for x in row) + " |" for row in (self.header, rule, *self.rows)
+        ]
+        return "\n".join([f"{level * '#'} {self.title}", "", *lines, "", *(f"- {note}" for note in self.notes)]) + "\n"
+
+
+def make_tables(study_dir: Path) -> list[Sheet]:
+    """Return a study's tables, and write them to ``tables.md``.
+
+    Raises:
+        FedShieldError: there is no ``results.csv``, or it is not one that a sweep wrote.
+    """
+    rows, heading = read_results(study_dir), read_heading(study_dir)
+    if "natural" in rows[0]:
+        sheets = [accuracy_sheet(heading.title, rows)]
+        if heading.reference and (differences := difference_sheet(rows, heading.reference)):
+            sheets.append(differences)
+    else:
+        sheets = [partition_sheet(heading.title, rows)]
+    text = "\n".join(sheet.markdown(level) for level, sheet in enumerate(sheets, 1))
+    replace_file(study_dir / "tables.md", text.encode())
+    return sheets
+
+
+def accuracy_sheet(title: str, rows: Sequence[Row]) -> Sheet:
+    """Return natural and robust accuracy of each point over its seeds."""
+    keys, rates = varied_columns(rows[0]), _rate_columns(rows[0])
+    header = [*keys, "seeds", "n", *(f"{rate} %" for rate in rates)]
+    cells = []
+    for point, found in _by_point(rows, keys).items():
+        images = sorted({int(n) for row in found if (n := number(row, "n")) is not None})
+        spreads = [spread([100 * x for x in _numbers(found, rate)], 1) for rate in rates]
+        cells.append([*point, str(len(found)), _range(images), *spreads])
+    notes = ["mean ± standard deviation over the seeds (lowest–highest); n: test images of each run"]
+    return Sheet(title, header, cells, notes + _notes(rows), len(keys))
+
+
+def difference_sheet(rows: Sequence[Row], reference: Mapping[str, str]) -> Sheet | None:
+    """Return what each point has more than the reference point of the same seed, in percentage points.
+
+    Args:
+        rows: of ``results.csv``.
+        reference: varied column -> value; points are compared that differ in these columns alone.
+
+    Returns:
+        None where there is nothing to compare.
+    """
+    keys, rates = varied_columns(rows[0]), _rate_columns(rows[0])
+    by_seed = {(*(row[key] for key in keys), row["seed"]): row for row in rows}
+    cells = []
+    for point, found in _by_point(rows, keys).items():
+        other = tuple(reference.get(key, value) for key, value in zip(keys, point, strict=True))
+        pairs = [(row, by_seed[*other, row["seed"]]) for row in found if (*other, row["seed"]) in by_seed]
+        if other == point or not pairs:
+            continue
+        cells.append([*point, str(len(pairs)), *(_difference(pairs, rate) for rate in rates)])
+    if not cells:
+        return None
+    against = ", ".join(f"{key} = {value}" for key, value in reference.items())
+    notes = [
+        "percentage points, each seed against the same seed of the reference: mean [95 % t-interval over the seeds]",
+        "the intervals tell of training seeds, not of the test images, which are the same for all; one seed has none",
+    ]
+    return Sheet(f"Difference from {against}", [*keys, "seeds", *rates], cells, notes, len(keys))
+
+
+def partition_sheet(title: str, rows: Sequence[Row]) -> Sheet:
+    """Return how large and how skewed the clients' shards are."""
+    keys = varied_columns(rows[0])
+    columns = {"clients": 0, "images": 0, "smallest": 1, "largest": 1, "classes": 1, "distance": 3}
+    cells = [
+        [*point, str(len(found)), *(spread(_numbers(found, name), digits) for name, digits in columns.items())]
+        for point, found in _by_point(rows, keys).items()
+    ]
+    notes = [
+        "mean ± standard deviation over the seeds (lowest–highest); smallest, largest: a client's training images",
+        "classes: mean number of classes at a client; distance: mean total-variation distance, from 0 to 1, of a "
+        "client's shares of the classes from those of all clients together",
+    ]
+    return Sheet(title, [*keys, "seeds", *columns], cells, notes + _code_notes(rows), len(keys))
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Return mean, sample standard deviation and range; one value where there is but one, or all are the same."""
+    if not values:
+        return "–"
+    low, high = min(values), max(values)
+    if len(values) == 1 or low == high:
+        return f"{low:.{digits}f}"
+    return f"{fmean(values):.{digits}f} ± {stdev(values):.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float] | None:
+    """Return the mean and its 95 % t-interval, of n values with n - 1 degrees of freedom; None for fewer than 2."""
+    if len(values) < 2:
+        return None
+    mean, freedom = fmean(values), len(values) - 1
+    half = _T975[min(freedom, len(_T975)) - 1] * stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def _difference(pairs: Sequence[tuple[Row, Row]], rate: str) -> str:
+    values = []
+    for row, other in pairs:
+        here, there = number(row, rate), number(other, rate)
+        if here is not None and there is not None:
+            values.append(100 * (here - there))
+    if not values:
+        return "–"
+    found = interval(values)
+    if found is None:
+        return f"{values[0]:+.1f}"
+    mean, low, high = found
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _by_point(rows: Sequence[Row], keys: Sequence[str]) -> dict[Point, list[Row]]:
+    found: dict[Point, list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return found
+
+
+def _rate_columns(row: Row) -> list[str]:
+    return ["natural", *attack_columns(row), "worst"]
+
+
+def _numbers(rows: Sequence[Row], column: str) -> list[float]:
+    return [value for row in rows if (value := number(row, column)) is not None]
+
+
+def _range(values: Sequence[int]) -> str:
+    return "–".join(f"{value:,}" for value in dict.fromkeys([values[0], values[-1]])) if values else "–"
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """Return what limits the figures: few test images, several versions of the code, several machines."""
+    notes = []
+    if any(n <= ROUGH for n in _numbers(rows, "n")):
+        notes.append(f"{ROUGH:,} test images or fewer: a rough figure")
+    machines = dict.fromkeys(f"{row['processor']}, threads = {row['threads']}" for row in rows)
+    hours = sum(_numbers(rows, "seconds")) / 3600
+    notes.append(f"{len(rows)} runs, {hours:.1f} hours of computing in all, on {'; '.join(machines)}")
+    return notes + _code_notes(rows)
+
+
+def _code_notes(rows: Sequence[Row]) -> list[str]:
+    versions = {version for row in rows for version in row["code"].split("+") if version}
+    return [f"rows come from {len(versions)} versions of the code"] if len(versions) > 1 else []
+
+
+def find_results(study: Path) -> Path:
+    """Return a study's directory from its path, or from its name where it is in the default place."""
+    path = study.expanduser()
+    usual = Path(str(default_config()["results.dir"])) / study
+    return (usual if not path.is_dir() and usual.is_dir() else path).absolute()

@@ -1,0 +1,158 @@
+"""Running a study: each point in a process of its own, with its log; finished ones are passed over."""
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from common.config import RunConfig
+from common.errors import FedShieldError, explain_os_errors
+from common.flat import Flat, default_config, flatten
+from server.files import read_json, replace_file, replace_json
+from simulations.study import Point, Study, load_study, points, study_toml
+from simulations.study_gather import gather, is_finished, note_code
+from simulations.study_results import check_results
+from simulations.sweep_jobs import Job, default_jobs, run_jobs
+
+
+def run_study(file: Path, changes: Flat, results: Path | None, jobs: int | None, console: Console) -> Path:
+    """Run what is missing of a study, and gather the results; return the study's directory.
+
+    Args:
+        file: a study file, or the name of a shipped one.
+        changes: laid over the study's ``[set]``.
+        results: the study's directory; None = one of the study's name in ``results.dir``.
+        jobs: runs at a time; None = as many as the machine has GPUs, or cores for.
+        console: where the progress goes.
+
+    Raises:
+        FedShieldError: the study is wrong, the directory is another's, or some runs failed.
+    """
+    study = load_study(file, changes)
+    todo = points(study)  # parses the configuration of every point: a mistake in the last one shows now
+    directory = (results or Path(str(study.settings["results.dir"])) / study.name).expanduser().absolute()
+    _claim(directory)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is as good as Ctrl-C
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise FedShieldError(f"{directory}: another sweep runs this study; wait for it to end") from error
+    try:
+        _Progress(study, todo, directory, console).run(jobs)
+    finally:
+        lock.release()
+    return directory
+
+
+class _Progress:
+    def __init__(self, study: Study, todo: Sequence[Point], directory: Path, console: Console) -> None:
+        self.study = study
+        self.points = todo
+        self.directory = directory
+        self.runs = directory / "runs"
+        self.console = console
+        self.finished = 0
+        self.failed: list[str] = []
+
+    def run(self, jobs: int | None) -> None:
+        for point in self.points:
+            _check_stored(self.runs / point.name, point.config)
+        check_results(self.directory)
+        replace_file(self.directory / "study.toml", study_toml(self.study).encode())
+        done = gather(self.study, self.points, self.directory)
+        missing = [point for point in self.points if point.name not in done]
+        jobs = jobs or default_jobs([point.config.threads for point in self.points])
+        self._say(f"Study: {self.study.title}: {len(self.points)} runs, {len(done)} of them finished: {self.directory}")
+        self.finished = len(done)
+        try:
+            if self.study.command == "partitions":
+                self._divide(missing)
+            else:
+                if missing:
+                    self._say(f"{min(jobs, len(missing))} at a time; their logs: {self.runs}/*.log")
+                run_jobs(self.study.command, missing, self.runs, jobs, self._ended)
+        except KeyboardInterrupt:
+            self._say(f"Stopped with {self.finished} of {len(self.points)} runs finished; go on with the same command")
+            raise
+        self._conclude()
+
+    def _ended(self, job: Job) -> None:
+        """Tell of a run that has ended, and gather it."""
+        if job.process.returncode == 0 and is_finished(self.study, self.runs / job.point.name):
+            self.finished += 1
+            self._tell(job.point, gather(self.study, self.points, self.directory)[job.point.name])
+        else:
+            self._fail(job.point, job.complaint())
+
+    def _fail(self, point: Point, complaint: str) -> None:
+        self.failed.append(f"{point.name}: {complaint}")
+        self._say(f"[{self.finished}/{len(self.points)}] {point.name}  failed: {complaint}")
+
+    def _tell(self, point: Point, row: dict[str, Any]) -> None:
+        rates = "".join(f"{x} {100 * row[x]:.1f} %  " for x in ("natural", *row.get("attacks", [])) if x in row)
+        tail = f"{float(row['seconds']):.0f} s" if "seconds" in row else f"distance {row['distance']:.3f}"
+        self._say(f"[{self.finished}/{len(self.points)}] {point.name}  {rates}{tail}")
+
+    def _divide(self, missing: Sequence[Point]) -> None:
+        """Divide the data for each point; that is too little work for processes."""
+        from common.setup import prepare_data
+        from server.environment import describe_partition
+
+        for point in missing:
+            try:
+                splits, division = prepare_data(point.config)
+            except FedShieldError as error:
+                self._fail(point, str(error))
+                continue
+            run = self.runs / point.name
+            with explain_os_errors(run):
+                run.mkdir(parents=True, exist_ok=True)
+            note_code(self.runs, point.name)
+            replace_json(run / "config.json", point.config.model_dump(by_alias=True))
+            replace_json(run / "partition.json", describe_partition(splits.train, division))
+            self.finished += 1
+            self._tell(point, gather(self.study, self.points, self.directory)[point.name])
+
+    def _conclude(self) -> None:
+        self._say(f"Results: {self.directory}/results.csv; tables and figures with: fedshield tables {self.directory}")
+        if self.failed:
+            for line in self.failed:
+                self._say(f"failed: {line}")
+            raise FedShieldError(
+                f"{len(self.failed)} of {len(self.points)} runs failed; their logs: {self.runs}/*.log; the same "
+                "command tries them again"
+            )
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+
+def _claim(directory: Path) -> None:
+    """Make the study's directory; one that holds something else is left as it is."""
+    with explain_os_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        # What a sweep that was killed as it began has left is no other's.
+        present = {entry.name for entry in directory.iterdir()} - {".lock", "runs", "study.toml.partial"}
+        if present and "study.toml" not in present:
+            raise FedShieldError(f"{directory}: holds other files than a study's; choose another --results")
+        (directory / "runs").mkdir(exist_ok=True)
+
+
+def _check_stored(run: Path, config: RunConfig) -> None:
+    """Refuse a study that was changed under its finished, or begun, runs."""
+    begun = any((run / name).exists() for name in ("summary.json", "metrics.jsonl", "checkpoint"))
+    if not begun or not (run / "config.json").exists():
+        return
+    stored = flatten(read_json(run / "config.json", "delete the run directory, and sweep again"))
+    for key, value in config.flat().items():
+        # A key that is newer than the run had the effect of its default.
+        there = stored.get(key, default_config().get(key))
+        if there != value and not key.startswith(("results.", "data.root")):
+            raise FedShieldError(
+                f"{run}: was run with {key} = {there!r}, the study has {value!r} now; delete the run directory, or "
+                "choose another --results"
+            )

@@ -1,0 +1,179 @@
+"""Processes of a sweep: several runs at a time, none of which outlives it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from common.errors import explain_os_errors
+from common.machine import available_cores
+from server.files import replace_file
+from simulations.study import Point, config_toml
+from simulations.study_gather import ROOT, note_code
+
+_POLL = 0.1  # seconds
+_PATIENCE = 60  # seconds that a run has to write its checkpoint, and that we wait for one left by a killed sweep
+
+
+@dataclass
+class Job:
+    """A run in its process.
+
+    Attributes:
+        point: what runs.
+        process: of the run.
+        log: its log, to which earlier attempts have written too.
+        begin: length of the log when it was started.
+        slot: which of the places it takes.
+    """
+
+    point: Point
+    process: subprocess.Popen[bytes]
+    log: Path
+    begin: int
+    slot: int
+
+    def complaint(self) -> str:
+        """Return why the run failed: the last line of its log, and the signal that ended it."""
+        lines = self.log.read_bytes()[self.begin :].decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
+        last = last.removeprefix("fedshield: ")
+        code = self.process.returncode
+        return f"ended by signal {-code} after: {last}" if code < 0 else last
+
+
+def gpus() -> list[str]:
+    """Return the GPUs that may be used, as ``CUDA_VISIBLE_DEVICES`` names them; without importing torch."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [part.strip() for part in given.split(",") if part.strip() not in ("", "-1")]
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    try:
+        told = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(i) for i in range(sum(line.startswith("GPU ") for line in told.stdout.splitlines()))]
+
+
+def default_jobs(threads: Sequence[int]) -> int:
+    """Return how many runs fit on this machine: one for each GPU, or as many as have cores for their threads."""
+    if found := len(gpus()):
+        return found
+    return max(1, available_cores() // max(threads)) if all(threads) else 1
+
+
+def run_jobs(command: str, todo: Sequence[Point], runs: Path, jobs: int, ended: Callable[[Job], None]) -> None:
+    """Run points, ``jobs`` at a time and in their order, and call ``ended`` after each.
+
+    Whatever ends this call ends the runs too: they are interrupted, and write their checkpoints.
+
+    Args:
+        command: ``run`` or ``centralized``.
+        todo: the points.
+        runs: folder of their run directories and logs.
+        jobs: runs at a time, >= 1.
+        ended: called with each job whose process has ended.
+    """
+    waiting, free, running = deque(todo), list(range(jobs)), list[Job]()
+    devices = gpus()
+    try:
+        while waiting or running:
+            while waiting and free:
+                slot = free.pop(0)
+                running.append(_start(command, waiting.popleft(), runs, slot, devices))
+            time.sleep(_POLL)
+            for job in [job for job in running if job.process.poll() is not None]:
+                running.remove(job)
+                free.append(job.slot)
+                ended(job)
+    finally:
+        _stop(running)
+
+
+def _start(command: str, point: Point, runs: Path, slot: int, devices: Sequence[str]) -> Job:
+    """Start a run, or continue it where it has a checkpoint."""
+    run, path = runs / point.name, runs / f"{point.name}.log"
+    _await(run)
+    replace_file(runs / f"{point.name}.toml", config_toml(point.config).encode())
+    begun = (run / "config.json").exists() and any((run / x).exists() for x in ("metrics.jsonl", "checkpoint"))
+    note_code(runs, point.name, begun=begun)
+    for partial in [] if begun else run.glob("*.partial"):  # of a run that was killed as it began
+        partial.unlink()
+    place = ["--resume", str(run)] if begun else ["--results", str(runs), "--name", point.name]
+    child = "from simulations.sweep_jobs import child; child()"
+    arguments = [str(os.getpid()), command, str(runs / f"{point.name}.toml"), *place]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    # The same sources as ours, also where they are not installed.
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    if devices:
+        environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    with explain_os_errors(path), path.open("ab") as log:
+        begin = log.tell()
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-P", "-c", child, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # the terminal's Ctrl-C is ours to pass on, once
+        )
+        return Job(point, process, path, begin, slot)
+
+
+def _await(run: Path) -> None:
+    """Wait while a run of a sweep that was killed still writes its last checkpoint."""
+    if (run / ".lock").exists():
+        with suppress(Timeout):  # the run itself will say what is wrong
+            FileLock(run / ".lock").acquire(timeout=_PATIENCE).lock.release()
+
+
+def _stop(running: Sequence[Job]) -> None:
+    """Interrupt the runs and wait for their checkpoints; kill those that take too long, or at a second Ctrl-C."""
+    _signal(running, signal.SIGINT)
+    deadline = time.monotonic() + _PATIENCE
+    try:
+        for job in running:
+            with suppress(subprocess.TimeoutExpired):
+                job.process.wait(max(0.0, deadline - time.monotonic()))
+    finally:
+        _signal([job for job in running if job.process.poll() is None], signal.SIGKILL)
+
+
+def _signal(running: Sequence[Job], number: signal.Signals) -> None:
+    for job in running:
+        with suppress(ProcessLookupError):
+            os.killpg(job.process.pid, number)
+            os.killpg(job.process.pid, signal.SIGCONT)  # one that was paused could not hear it
+
+
+def child() -> None:
+    """Entry point of a run's process: the command line, watched by a thread that ends it with its sweep."""
+    parent = int(sys.argv.pop(1))
+    sys.argv[0] = "fedshield"  # so that environment.json tells a command to repeat
+    # A sweep in the background of a script ignores Ctrl-C, and its children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_watch, args=[parent], daemon=True).start()
+    from simulations.cli import main
+
+    main()
+
+
+def _watch(parent: int) -> None:
+    """Interrupt this process when the sweep is gone: a run that nobody sees would hold its cores and its lock."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(_PATIENCE)
+    os._exit(130)

@@ -1,0 +1,376 @@
+"""Figures: that they are made, from what, with the right values, and the same bytes each time."""
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.figure import Figure
+
+from common.accuracy import Evaluation
+from common.errors import FedShieldError
+from common.kept import Kept
+from simulations.evaluation_plots import evaluation_figures, plot_evaluation
+from simulations.panels import styles
+from simulations.plots import accuracy_figure, partition_figure, plot_run
+from simulations.study_plots import plot_study, study_figures
+from simulations.study_results import write_csv
+
+HEAD = ["seed", "rounds", "n", "natural", "fgsm", "pgd-20", "worst", "seconds", "code", "processor", "threads"]
+SEEDS = (1, 2, 3)
+
+
+@pytest.fixture(autouse=True)
+def close() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def natural(point: int, seed: int) -> float:
+    return round(0.30 + 0.05 * point + 0.01 * seed * seed, 4)
+
+
+def make_study(folder: Path, keys: list[str], points: list[tuple[Any, ...]], rounds: int = 2, **toml: str) -> Path:
+    """Write the CSV files of a study: FGSM leaves nine tenths of the natural accuracy, PGD a half."""
+    folder.mkdir()
+    results, over_rounds = [], []
+    for seed in SEEDS:
+        for place, point in enumerate(points):
+            run = f"{'-'.join(map(str, point))}-seed{seed}"
+            head = {"run": run, **dict(zip(keys, point, strict=True)), "seed": seed, "n": 100}
+            for number in range(1, rounds + 1):
+                rate = natural(place, seed) * number / rounds
+                record = {**head, "round": number, "natural": rate, "fgsm": 0.9 * rate, "pgd-20": 0.5 * rate}
+                over_rounds.append({**record, "loss": 2.0, "seconds": 1.0})
+            results.append({**record, "rounds": rounds, "worst": 0.5 * rate, "seconds": 1.0, "threads": 1})
+    write_csv(folder / "results.csv", ["run", *keys, *HEAD], results)
+    columns = ["run", *keys, "seed", "round", "n", "natural", "fgsm", "pgd-20", "loss", "seconds"]
+    write_csv(folder / "rounds.csv", columns, over_rounds)
+    if toml:
+        (folder / "study.toml").write_text("".join(f"{key} = {value}\n" for key, value in toml.items()))
+    return folder
+
+
+def add_labels(folder: Path, key: str, tables: dict[str, list[list[int]]]) -> None:
+    rows = [
+        {"point": value, key: value, "seed": seed, "client": client, "class": name, "images": count + seed - 1}
+        for seed in SEEDS
+        for value, table in tables.items()
+        for client, counts in enumerate(table)
+        for name, count in zip(("cat", "dog"), counts, strict=True)
+    ]
+    write_csv(folder / "labels.csv", ["point", key, "seed", "client", "class", "images"], rows)
+
+
+def lines(axis: Axes) -> dict[str, tuple[list[float], list[float]]]:
+    """Return the labelled lines of a panel: name -> x and y."""
+    return {
+        str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata()))  # type: ignore[arg-type]
+        for line in axis.lines
+        if not str(line.get_label()).startswith("_")
+    }
+
+
+def bands(axis: Axes) -> list[tuple[float, float]]:
+    """Return the lowest and the highest value of each band."""
+    heights = [band.get_paths()[0].vertices[:, 1] for band in axis.collections if isinstance(band, PolyCollection)]
+    return [(float(height.min()), float(height.max())) for height in heights]
+
+
+def mean(point: int) -> float:
+    return 100 * sum(natural(point, seed) for seed in SEEDS) / len(SEEDS)
+
+
+def caption(figure: Figure) -> str:
+    return figure.get_supxlabel().replace("\n", " ")
+
+
+def test_over_a_numeric_key_the_means_and_the_seeds_are_drawn(tmp_path: Path) -> None:
+    shares = [(0.0,), (0.5,), (1.0,)]
+    folder = make_study(tmp_path / "s", ["sharing.fraction"], shares, title='"Sharing"')
+    drawn = study_figures(folder)
+    assert list(drawn) == ["rounds", "over-sharing.fraction"]
+    figure = drawn["over-sharing.fraction"]
+    left, right = figure.axes
+    assert (left.get_title(), right.get_title()) == ("natural", "robust (pgd-20)")  # FGSM is the weaker one
+    assert (left.get_xlabel(), left.get_xscale()) == ("sharing.fraction", "linear")
+    line, seeds = left.lines
+    assert list(line.get_xdata()) == [0, 0.5, 1]
+    assert list(line.get_ydata()) == pytest.approx([mean(place) for place in range(3)])
+    assert sorted(seeds.get_ydata()) == pytest.approx(sorted(100 * natural(p, s) for p in range(3) for s in SEEDS))
+    assert list(right.lines[0].get_ydata()) == pytest.approx([mean(place) / 2 for place in range(3)])
+    assert bands(left) == [pytest.approx((100 * natural(0, 1), 100 * natural(2, 3)))]
+    assert figure.get_suptitle() == "Sharing"
+    assert "the mean of 3 seeds" in caption(figure)
+    assert "n = 100 test images" in caption(figure)
+
+
+def test_a_key_over_decades_is_drawn_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    drawn = study_figures(make_study(tmp_path / "s", ["partition.alpha"], [(0.1,), (1.0,), (100.0,)]))
+    assert {axis.get_xscale() for axis in drawn["over-partition.alpha"].axes} == {"log"}
+
+
+def test_one_seed_and_one_round_are_not_made_more_of(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", ["case"], [("a",), ("b",)], rounds=1)
+    results = folder / "results.csv"
+    results.write_text("".join(line for line in results.read_text().splitlines(True) if "seed2" not in line))
+    drawn = study_figures(folder)
+    assert list(drawn) == ["points"]
+    assert "the mean of 2 seeds" in caption(drawn["points"])
+    results.write_text("".join(line for line in results.read_text().splitlines(True) if "seed3" not in line))
+    assert caption(study_figures(folder)["points"]) == "One seed; n = 100 test images"
+
+
+def test_what_else_varies_has_a_line_each(tmp_path: Path) -> None:
+    grid = [(case, share) for case in ("FedAvg", "CalFAT") for share in (0.0, 0.4)]
+    drawn = study_figures(make_study(tmp_path / "s", ["case", "sharing.fraction"], grid))
+    found = lines(drawn["over-sharing.fraction"].axes[0])
+    assert found["FedAvg"] == ([0, 0.4], pytest.approx([mean(0), mean(1)]))
+    assert found["CalFAT"] == ([0, 0.4], pytest.approx([mean(2), mean(3)]))
+    assert "CalFAT, fraction 0.4" in lines(drawn["rounds"].axes[0])
+
+
+def test_rounds_have_a_line_and_a_band_for_each_point(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", ["model.activation"], [("relu",), ("tanh",)], command='"centralized"')
+    drawn = study_figures(folder)
+    left, right = drawn["rounds"].axes
+    assert lines(left)["relu"] == ([1, 2], pytest.approx([mean(0) / 2, mean(0)]))
+    assert lines(right)["tanh"] == ([1, 2], pytest.approx([mean(1) / 4, mean(1) / 2]))
+    assert bands(left)[1] == pytest.approx((50 * natural(1, 1), 100 * natural(1, 3)))
+    assert left.get_xlabel() == "epoch"
+    legend = drawn["rounds"].legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["tanh", "relu"]  # as they end, from the top
+    assert legend.get_title().get_text() == "model.activation"
+
+
+def test_a_round_that_not_all_seeds_have_reached_makes_no_step(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", ["model.activation"], [("relu",), ("tanh",)])
+    rounds = folder / "rounds.csv"
+    rows = rounds.read_text().splitlines()
+    rounds.write_text("\n".join(row for row in rows if not row.startswith("relu-seed3,relu,3,2")) + "\n")
+    drawn = study_figures(folder)
+    assert lines(drawn["rounds"].axes[0])["relu"] == ([1], pytest.approx([mean(0) / 2]))
+
+
+def test_words_are_drawn_as_rows_with_the_most_robust_on_top(tmp_path: Path) -> None:
+    points = [("relu",), ("tanh",), ("gelu",)]
+    folder = make_study(tmp_path / "s", ["model.activation"], points, reference='{ "model.activation" = "tanh" }')
+    drawn = study_figures(folder)
+    figure = drawn["points"]
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["relu", "tanh", "gelu"]  # from below
+    means = [float(line.get_xdata()[0]) for line in right.lines if line.get_marker() == "D"]  # type: ignore[index]
+    assert means == pytest.approx([mean(0) / 2, mean(1) / 2, mean(2) / 2])
+    seeds = [sorted(line.get_xdata()) for line in left.lines if line.get_marker() == "o"]  # type: ignore[arg-type]
+    assert seeds[2] == pytest.approx([100 * natural(2, seed) for seed in SEEDS])
+    assert [text.get_text() for text in left.texts] == [f"{mean(place):.1f}" for place in range(3)]
+    (dashed,) = [line for line in right.lines if line.get_linestyle() == "--"]
+    assert dashed.get_xdata()[0] == pytest.approx(mean(1) / 2)  # type: ignore[index]
+    assert "dashed: tanh" in caption(figure)
+
+
+def test_labels_have_a_panel_for_each_division_that_differs(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", ["partition.scheme"], [("iid",), ("paper",), ("shards",)])
+    halves, apart = [[5, 5], [5, 5]], [[10, 0], [0, 10]]
+    add_labels(folder, "partition.scheme", {"iid": halves, "paper": apart, "shards": apart})
+    drawn = study_figures(folder)
+    left, right = drawn["labels"].axes
+    assert (left.get_title(), right.get_title()) == ("iid", "paper, shards")
+    bars = [[bar.get_width() for bar in part] for part in right.containers if isinstance(part, BarContainer)]
+    assert bars == [[10, 0], [0, 10]]  # cats and dogs of the two clients, of the first seed
+    starts = [[bar.get_x() for bar in part] for part in left.containers if isinstance(part, BarContainer)]
+    assert starts == [[0, 0], [5, 5]]
+    assert [text.get_text() for text in drawn["labels"].legends[0].get_texts()] == ["cat", "dog"]
+
+
+def test_files_are_made_from_the_csv_alone_and_are_the_same_each_time(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", ["case"], [("$case 1$",), ("$case 10$",)])
+    add_labels(folder, "case", {"a": [[1, 2]], "b": [[2, 1]]})
+    files = plot_study(folder)
+    assert [path.name for path in files] == [
+        f"{name}.{kind}" for name in ("rounds", "points", "labels") for kind in ("png", "svg")
+    ]
+    before = {path: path.read_bytes() for path in files}
+    assert all(content.startswith(b"\x89PNG") for path, content in before.items() if path.suffix == ".png")
+    assert all(len(content) < 300_000 for content in before.values())
+    svg = (folder / "figures" / "points.svg").read_text()
+    assert "$case 10$" in svg  # text is text, and dollars are dollars
+    assert not re.search(r"<dc:date>", svg)
+    for path in files:
+        path.unlink()
+    os.environ["TZ"] = "Asia/Tokyo"
+    time.tzset()
+    try:
+        assert {path: path.read_bytes() for path in plot_study(folder)} == before
+    finally:
+        del os.environ["TZ"]
+        time.tzset()
+
+
+def test_a_study_of_divisions_has_labels_only(tmp_path: Path) -> None:
+    (folder := tmp_path / "s").mkdir()
+    columns = ["run", "case", "seed", "clients", "images", "smallest", "largest", "classes", "distance", "code"]
+    write_csv(folder / "results.csv", columns, [{"run": "a", "case": "iid", "seed": 1, "clients": 2}])
+    add_labels(folder, "case", {"iid": [[5, 5]]})
+    assert [path.name for path in plot_study(folder)] == ["labels.png", "labels.svg"]
+
+
+def test_a_study_without_attacks_or_evaluations_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
+    (folder := tmp_path / "s").mkdir()
+    columns = ["run", "case", "seed", "rounds", "n", "natural", "worst", "seconds", "code", "processor", "threads"]
+    rows = [{"run": name, "case": name, "seed": 1, "rounds": 1, "n": 10, "natural": 0.5} for name in "ab"]
+    write_csv(folder / "results.csv", columns, rows)
+    drawn = study_figures(folder)
+    assert [axis.get_title() for axis in drawn["points"].axes] == ["natural"]
+    write_csv(folder / "results.csv", columns, [{**row, "n": None, "natural": None} for row in rows])
+    assert plot_study(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [(None, "not there"), ("", "empty"), ("run,seed\n", "no column"), (HEAD, "no run")]
+)
+def test_results_that_cannot_be_drawn_are_one_line(tmp_path: Path, content: Any, expected: str) -> None:
+    if content is not None:
+        text = content if isinstance(content, str) else ",".join(["run", *content]) + "\n"
+        (tmp_path / "results.csv").write_text(text)
+    with pytest.raises(FedShieldError, match=expected) as caught:
+        plot_study(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "figures").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", ["case"], [("a",), ("b",)])
+    (folder / "figures").write_text("in the way")
+    with pytest.raises(FedShieldError, match="figures"):
+        plot_study(folder)
+
+
+def test_eleven_lines_differ_with_colours_and_without() -> None:
+    found = styles(11)
+    assert len({(style["color"], style["ls"]) for style in found}) == 11
+    assert len({style["marker"] for style in found}) == 11
+    ordered = styles(11, ordered=True)
+    assert len({style["color"] for style in ordered}) == 11
+
+
+def make_evaluation(run_dir: Path, curve: bool = True, examples: int = 3) -> Path:
+    """Write an evaluation of nine images of three classes: PGD takes every second right one for the next class."""
+    labels = np.repeat(np.arange(3), 3)
+    attacked = np.where(np.arange(9) % 2, (labels + 1) % 3, labels).astype(np.int16)
+    predictions = {"natural": labels.astype(np.int16), "fgsm": labels.astype(np.int16), "pgd-20": attacked}
+    images = np.full((examples, 3, 16, 16), 100, np.uint8)
+    shown = {
+        "example_images": images,
+        "example_adversarial": (images / 255 + 8 / 255).astype(np.float32),
+        "example_labels": np.arange(examples),
+        "example_natural": np.arange(examples),
+        "example_attacked": np.zeros(examples, np.int64),
+        "example_attack": np.array("pgd-20"),
+    }
+    arrays = Evaluation(labels, predictions, 3).arrays()
+    Kept(run_dir / "evaluations").save("latest", {"classes": np.array(["cat", "dog", "$bird"]), **arrays, **shown})
+    points = [
+        {"epsilon-255": epsilon, "attack": "pgd-20", "value": value, "interval": [value - 0.1, value + 0.2]}
+        for epsilon, value in ((8.0, 0.3), (0.0, 0.7))
+    ]
+    record = {"round": 4, "epsilon-255": 8.0, "n": 9, "classes": ["cat", "dog", "$bird"]}
+    (run_dir / "evaluations.jsonl").write_text(json.dumps({**record, **({"curve": points} if curve else {})}) + "\n")
+    return run_dir
+
+
+def test_the_confusion_is_that_of_the_attack_that_hurts_most(tmp_path: Path) -> None:
+    drawn = evaluation_figures(make_evaluation(tmp_path))
+    figure = drawn["confusion"]
+    (axis,) = figure.axes
+    shares = axis.images[0].get_array()
+    assert shares is not None
+    # Of the images 0 to 8, the odd ones are taken for the next class: 1 | 3, 5 | 7.
+    assert np.asarray(shares) == pytest.approx(np.array([[200, 100, 0], [0, 100, 200], [100, 0, 200]]) / 3)
+    cells = {text.get_position(): text.get_text() for text in axis.texts}
+    assert cells[0, 0] == "67"
+    assert cells[2, 1] == "67"
+    assert (2, 0) not in cells
+    assert "under pgd-20" in figure.get_suptitle()
+    assert "5 of n = 9" in caption(figure)
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["cat", "dog", "$bird"]
+
+
+def test_the_curve_has_its_values_and_intervals(tmp_path: Path) -> None:
+    drawn = evaluation_figures(make_evaluation(tmp_path))
+    (axis,) = drawn["epsilon"].axes
+    (container,) = [part for part in axis.containers if isinstance(part, ErrorbarContainer)]
+    line, _, (bars,) = container.lines
+    assert line is not None
+    assert list(line.get_xdata()) == [0, 8]
+    assert list(line.get_ydata()) == pytest.approx([70, 30])
+    assert [list(segment[:, 1]) for segment in bars.get_segments()] == [
+        pytest.approx([60, 90]),
+        pytest.approx([20, 50]),
+    ]
+    assert drawn["epsilon"].get_suptitle().split()[-5:] == ["under", "pgd-20,", "after", "round", "4"]
+
+
+def test_examples_show_image_change_and_both_predictions(tmp_path: Path) -> None:
+    drawn = evaluation_figures(make_evaluation(tmp_path))
+    figure = drawn["examples"]
+    grid = np.array(figure.axes).reshape(3, 3)
+    image, added, adversarial = (np.asarray(axis.images[0].get_array()) for axis in grid[:, 1])
+    assert image == pytest.approx(100 / 255)
+    assert added == pytest.approx(0.5 + 10 * 8 / 255, abs=1e-6)
+    assert adversarial == pytest.approx(108 / 255, abs=1e-6)
+    assert [axis.get_xlabel() for axis in grid[0]] == ["✓ cat", "✓ dog", "✓ $bird"]
+    assert [axis.get_xlabel() for axis in grid[2]] == ["✓ cat", "✗ cat", "✗ cat"]
+    assert grid[1, 0].get_ylabel() == "added, ×10"
+    assert "at most 8/255 a pixel" in caption(figure)
+
+
+def test_an_evaluation_has_the_same_files_each_time_and_leaves_out_what_it_lacks(tmp_path: Path) -> None:
+    run = make_evaluation(tmp_path)
+    files = plot_evaluation(run)
+    assert [path.stem for path in files[::2]] == ["confusion", "examples", "epsilon"]
+    before = [path.read_bytes() for path in files]
+    assert [path.read_bytes() for path in plot_evaluation(run)] == before
+    assert [path.stem for path in plot_evaluation(make_evaluation(run, curve=False, examples=0))[::2]] == ["confusion"]
+
+
+def test_a_run_without_an_evaluation_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(FedShieldError, match="run: fedshield evaluate"):
+        plot_evaluation(tmp_path)
+
+
+@pytest.mark.parametrize("clients", [0, 3])
+def test_a_run_is_drawn_with_clients_and_without(tmp_path: Path, clients: int) -> None:
+    def rate(value: float) -> dict[str, Any]:
+        return {"value": value, "interval": [value - 0.1, value + 0.1]}
+
+    evaluated = {"n": 50, "natural": rate(0.5), "robust": {"fgsm": rate(0.25)}, "worst": rate(0.25)}
+    records = [{"round": 1, "evaluation": None}, {"round": 2, "evaluation": evaluated}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    if clients:
+        described = {"classes": ["cat", "dog"], "clients": [[client, 4] for client in range(clients)]}
+        (tmp_path / "partition.json").write_text(json.dumps(described))
+    else:
+        (tmp_path / "environment.json").write_text(json.dumps({"kind": "centralized"}))
+    plot_run(tmp_path)
+    made = {path.name for path in (tmp_path / "figures").iterdir()}
+    names = ("accuracy", "partition") if clients else ("accuracy",)
+    assert made == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    (axis,) = accuracy_figure({"a run": tmp_path}).axes
+    assert lines(axis) == {"natural": ([2], [50]), "fgsm": ([2], [25])}
+    assert bands(axis)[0] == pytest.approx((40, 60))
+    assert axis.get_xlabel() == ("round" if clients else "epoch")
+    assert axis.get_ylim()[0] == 0
+    if clients:
+        parts = partition_figure(described).axes[0].containers
+        bars = [[bar.get_width() for bar in part] for part in parts if isinstance(part, BarContainer)]
+        assert bars == [[0, 1, 2], [4, 4, 4]]

@@ -1,0 +1,215 @@
+"""Sweeps as a user meets them: real processes, stopped from outside, several at a time, failing."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from common.flat import Flat
+from simulations.study_results import read_labels, read_rounds
+from tests.conftest import TINY
+from tests.test_cli import PROGRAM, fedshield
+
+ROUNDS = 24
+GRID = '[grid]\n"sharing.fraction" = [0.0, 0.4]\n'
+
+
+def study_file(folder: Path, grid: str = GRID, head: str = "seeds = [1]", **changes: object) -> Path:
+    settings: Flat = {**TINY, "federation.rounds": ROUNDS, "evaluate.every": 8}
+    settings |= {key.replace("__", "."): value for key, value in changes.items()}  # type: ignore[misc]
+    lines = [f'"{key}" = {json.dumps(value)}' for key, value in settings.items()]
+    path = folder / "tiny.toml"
+    path.write_text("\n".join([head, "[set]", *lines, grid]))
+    return path
+
+
+def numbers(study_dir: Path) -> list[dict[str, Any]]:
+    """Return results.csv without what differs from one sweep to the next."""
+    with (study_dir / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [{key: value for key, value in row.items() if key not in ("seconds", "code")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """A study file, its directory after an uninterrupted sweep of one run at a time, and what that printed."""
+    folder = tmp_path_factory.mktemp("sweep")
+    path = study_file(folder)
+    done = fedshield("sweep", str(path), "--results", "out", "--jobs", "1", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return path, folder / "out", done.stdout
+
+
+def test_a_sweep_tells_of_each_run_and_gathers_its_figures(whole: tuple[Path, Path, str]) -> None:
+    _, out, output = whole
+    lines = output.splitlines()
+    assert lines[0] == f"Study: tiny: 2 runs, 0 of them finished: {out}"
+    assert lines[2].startswith("[1/2] sharing.fraction=0.0-seed1  natural ")
+    assert lines[3].startswith("[2/2] sharing.fraction=0.4-seed1  natural ")
+    assert lines[3].endswith(" s")
+    rows = numbers(out)
+    assert [(row["run"], row["sharing.fraction"], row["seed"]) for row in rows] == [
+        ("sharing.fraction=0.0-seed1", "0", "1"),
+        ("sharing.fraction=0.4-seed1", "0.4", "1"),
+    ]
+    for row in rows:
+        final = json.loads((out / "runs" / row["run"] / "summary.json").read_text())["final"]
+        assert float(row["natural"]) == final["natural"]["value"]
+        assert float(row["pgd-3"]) == final["robust"]["pgd-3"]["value"]
+        assert (row["n"], row["rounds"], row["threads"]) == ("40", str(ROUNDS), "1")
+    rounds = read_rounds(out)
+    assert [row["round"] for row in rounds] == ["8", "16", "24"] * 2
+    assert all(row["pgd-2"] and row["loss"] for row in rounds)
+    labels = read_labels(out)
+    assert len(labels) == 2 * 10 * 10
+    assert sum(int(row["images"]) for row in labels) == 2 * 160
+    assert labels[0]["point"] == "sharing.fraction=0.0"
+
+
+def test_finished_runs_are_passed_over(whole: tuple[Path, Path, str]) -> None:
+    path, out, _ = whole
+    before = (out / "results.csv").read_bytes()
+    started = time.time()
+    done = fedshield("sweep", str(path), "--results", str(out))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"Study: tiny: 2 runs, 2 of them finished: {out}\nResults: {out}/results.csv")
+    assert (out / "results.csv").read_bytes() == before
+    assert all(summary.stat().st_mtime < started for summary in out.glob("runs/*/summary.json"))
+
+
+def test_tables_and_figures_come_from_the_results_alone(whole: tuple[Path, Path, str], tmp_path: Path) -> None:
+    _, out, _ = whole
+    for name in ("results.csv", "rounds.csv", "labels.csv"):
+        shutil.copy(out / name, tmp_path)
+    done = fedshield("tables", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert f"Tables: {tmp_path}/tables.md" in done.stdout
+    assert "1,000 test images or fewer" in (tmp_path / "tables.md").read_text()
+    assert list((tmp_path / "figures").glob("*.svg"))
+
+
+def _children(process: int) -> list[int]:
+    return [int(part) for part in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _rounds(out: Path) -> list[int]:
+    """Return the last finished round of each run of a sweep."""
+    return [json.loads(path.read_text())["round"] for path in out.glob("runs/*/checkpoint/checkpoint.json")]
+
+
+def _start(path: Path, out: Path, beyond: int) -> subprocess.Popen[str]:
+    """Start a sweep, and return it when both of its runs are beyond a round."""
+    command = [PROGRAM, "sweep", str(path), "--results", str(out), "--jobs", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _until(lambda: len([done for done in _rounds(out) if done > beyond]) == 2)
+    return process
+
+
+def test_a_sweep_that_is_stopped_twice_goes_on_to_the_same_results(
+    whole: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    path, expected, _ = whole
+    out = tmp_path / "out"
+    process = _start(path, out, 0)
+    children = _children(process.pid)
+    process.send_signal(signal.SIGINT)
+    told, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.splitlines()[-1] == "Stopped with 0 of 2 runs finished; go on with the same command"
+    assert complaint == "fedshield: interrupted\n"
+    assert len(children) == 2
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    process = _start(path, out, max(_rounds(out)))
+    process.kill()
+    process.communicate(timeout=60)
+    assert numbers(out) == []
+    resumed = fedshield("sweep", str(path), "--results", str(out), "--jobs", "2")  # waits for those left by the kill
+    assert resumed.returncode == 0, resumed.stderr + resumed.stdout
+    assert numbers(out) == numbers(expected)
+    for log in out.glob("runs/*.log"):  # nothing was done twice but what no checkpoint held
+        assert log.read_text().count("round 1/") == 1
+    with (out / "results.csv").open() as file:
+        assert all(len(row["code"]) >= 12 for row in csv.DictReader(file))
+
+
+def test_a_failed_run_is_told_and_does_not_stop_the_others(tmp_path: Path) -> None:
+    grid = '[grid]\n"train.learning-rate" = [1e30, 0.05]'
+    path = study_file(tmp_path, grid, 'command = "centralized"\nseeds = [5]', centralized__epochs=2)
+    done = fedshield("sweep", str(path), "--jobs", "2", cwd=tmp_path)
+    assert done.returncode == 1
+    out = tmp_path / "runs" / "tiny"
+    assert "\nfailed: train.learning-rate=1e_30-seed5: epoch 1: the training loss is " in done.stdout.replace("+", "_")
+    assert done.stderr.startswith("fedshield: 1 of 2 runs failed; their logs: ")
+    assert len(done.stderr.splitlines()) == 1
+    rows = numbers(out)
+    assert [(row["run"], row["seed"], row["rounds"]) for row in rows] == [("train.learning-rate=0.05-seed5", "5", "2")]
+    assert read_labels(out) == []
+
+
+def test_a_study_of_partitions_trains_nothing(tmp_path: Path) -> None:
+    grid = '[grid]\n"partition.scheme" = ["iid", "paper"]'
+    path = study_file(tmp_path, grid, 'command = "partitions"\nseeds = [1, 2]', sharing__fraction=0.0)
+    done = fedshield("sweep", str(path), "--results", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    rows = numbers(tmp_path / "out")
+    assert len(rows) == 4
+    iid, paper = rows[:2]
+    assert (iid["clients"], iid["images"], iid["smallest"], iid["largest"]) == ("10", "160", "16", "16")
+    # Two classes of ten each, in equal parts: half the distance |0.5 - 0.1| × 2 + 0.1 × 8
+    assert (paper["classes"], paper["distance"]) == ("2", "0.8")
+    assert float(iid["distance"]) < 0.3
+    assert len(read_labels(tmp_path / "out")) == 4 * 100
+    assert not list(tmp_path.glob("out/runs/*/checkpoint"))
+
+
+def test_what_a_directory_holds_is_never_lost(whole: tuple[Path, Path, str], tmp_path: Path) -> None:
+    path, out, _ = whole
+    kept = tmp_path / "out"
+    shutil.copytree(out, kept)
+
+    def refused(*arguments: str) -> str:
+        before = {file: file.read_bytes() for file in kept.rglob("*") if file.is_file() and file.name != ".lock"}
+        done = fedshield("sweep", str(path), "--results", *arguments)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert all(file.read_bytes() == content for file, content in before.items())
+        return done.stderr
+
+    run = kept / "runs" / "sharing.fraction=0.0-seed1"
+    assert f"{run}: was run with model.width = 2, the study has 3 now; delete the run directory, or choose" in refused(
+        str(kept), "--set", "model.width=3"
+    )
+    with FileLock(kept / ".lock"):
+        assert f"{kept}: another sweep runs this study; wait for it to end" in refused(str(kept))
+    assert f"{run}: holds other files than a study's; choose another --results" in refused(str(run))
+    (kept / "results.csv").write_text("epoch,loss\n1,2\n")
+    assert f"{kept}/results.csv: not a results file of FedShield (no column run)" in refused(str(kept))
+    told = fedshield("tables", str(kept))
+    assert told.returncode == 1
+    assert told.stderr.startswith(f"fedshield: {kept}/results.csv: not a results file of FedShield (no column run)")
+    assert "Traceback" not in told.stderr
+
+
+def test_a_mistake_in_the_study_is_one_line_before_anything_starts(tmp_path: Path) -> None:
+    path = study_file(tmp_path, '[grid]\n"sharing.fraction" = []')
+    done = fedshield("sweep", str(path), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (f"fedshield: {path}: grid.sharing.fraction = []: write a list with at least one value\n")
+    assert os.listdir(tmp_path) == ["tiny.toml"]
