@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from common.errors import FedShieldError
 
 Attack = Callable[[Tensor, Tensor], Tensor]
 """(images [B,3,H,W] in [0, 1], labels [B]) -> adversarial images, same shape and range."""
@@ -62,16 +64,31 @@ def build_attack(name: str, model: nn.Module, threat: Threat, classes: int = 10)
     if name == "none":  # nothing to guard the model from, and small networks would feel it
         return lambda images, labels: images
     attack = ATTACKS[name](model, threat, classes)
-    parameters = list(model.parameters())
+    guards = [attack_mode] if name not in _BACKWARD else [attack_mode, _frozen]
 
     def perturb(images: Tensor, labels: Tensor) -> Tensor:
-        with attack_mode(model):
+        if name in AUTOATTACK:  # they set the global seed to their own, which follows it here instead
+            attack.seed = int(torch.randint(2**31, ()).item())
+        with ExitStack() as stack:
+            for guard in guards:
+                stack.enter_context(guard(model))
             adversarial: Tensor = attack(images, labels)
-        for parameter in parameters:  # DeepFool, C&W and FAB call backward(), which fills these
-            parameter.grad = None
         return adversarial.detach()
 
     return perturb
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Hold the weights still: FAB, DeepFool and C&W call backward(), which would fill every weight's gradient."""
+    moving = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in moving:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in moving:
+            weight.requires_grad_(True)
 
 
 def parse_label(label: str, threat: Threat) -> tuple[str, Threat]:
@@ -125,56 +142,64 @@ def _apgd_ce(model: nn.Module, threat: Threat, classes: int) -> Any:
     """Croce and Hein 2020, arXiv 2003.01690; torchattacks' own default is 10 steps, AutoAttack's standard is 100."""
     import torchattacks
 
-    return torchattacks.APGD(model, eps=threat.epsilon, steps=threat.steps or 100, seed=_draw_seed(), loss="ce")
+    return torchattacks.APGD(model, eps=threat.epsilon, steps=threat.steps or 100, loss="ce")
 
 
 def _apgd_t(model: nn.Module, threat: Threat, classes: int) -> Any:
-    """Croce and Hein 2020: APGD on the targeted DLR loss, at each of the nine likeliest wrong classes."""
+    """Croce and Hein 2020: APGD on the targeted DLR loss, at each of the nine likeliest wrong classes.
+
+    Raises:
+        FedShieldError: the loss looks at the four largest logits, and there are fewer.
+    """
     import torchattacks
 
+    if classes < 4:
+        raise FedShieldError(
+            f"apgd-t and autoattack cannot run: the targeted DLR loss needs 4 classes, the model has {classes}; "
+            "measure it with apgd-ce, fab-t and square"
+        )
     targets = min(classes, 10)  # torchattacks aims at one class fewer
-    steps = threat.steps or 100
-    return torchattacks.APGDT(model, eps=threat.epsilon, steps=steps, seed=_draw_seed(), n_classes=targets)
+    return torchattacks.APGDT(model, eps=threat.epsilon, steps=threat.steps or 100, n_classes=targets)
 
 
 def _fab_t(model: nn.Module, threat: Threat, classes: int) -> Any:
     """Croce and Hein 2020, arXiv 1907.02044: minimal distortion towards each of the nine likeliest wrong classes."""
     import torchattacks
 
-    return torchattacks.FAB(
-        model,
-        eps=threat.epsilon,
-        steps=threat.steps or 100,
-        seed=_draw_seed(),
-        multi_targeted=True,
-        n_classes=min(classes, 10),
-    )
+    steps, targets = threat.steps or 100, min(classes, 10)
+    return torchattacks.FAB(model, eps=threat.epsilon, steps=steps, multi_targeted=True, n_classes=targets)
 
 
 def _square(model: nn.Module, threat: Threat, classes: int) -> Any:
-    """Andriushchenko et al. 2020, arXiv 1912.00049: a black box, which asks for logits and never for a gradient."""
+    """Andriushchenko et al. 2020, arXiv 1912.00049: a black box, which asks for logits and never for a gradient.
+
+    AutoAttack's standard lets the squares shrink as if there were 10,000 queries, though it stops after 5,000;
+    torchattacks' default shrinks them twice as fast.
+    """
     import torchattacks
 
-    return torchattacks.Square(model, eps=threat.epsilon, n_queries=threat.steps or 5000, seed=_draw_seed())
+    return torchattacks.Square(model, eps=threat.epsilon, n_queries=threat.steps or 5000, resc_schedule=False)
 
 
 def _deepfool(model: nn.Module, threat: Threat, classes: int) -> Any:
-    """Moosavi-Dezfooli et al. 2016, arXiv 1511.04599: the nearest linearised boundary, in L2, without a budget."""
+    """Moosavi-Dezfooli et al. 2016, arXiv 1511.04599: the nearest linearised boundary, in L2, without a budget.
+
+    torchattacks takes one image after the other, so a large set takes long.
+    """
     import torchattacks
 
     return torchattacks.DeepFool(model, steps=threat.steps or 50, overshoot=0.02)
 
 
 def _cw_l2(model: nn.Module, threat: Threat, classes: int) -> Any:
-    """Carlini and Wagner 2017, arXiv 1608.04644, in L2, without a budget and without the search for c."""
+    """Carlini and Wagner 2017, arXiv 1608.04644, in L2, without a budget and without the search for c.
+
+    torchattacks stops when the cost summed over the batch no longer falls, so the result depends on the batching; and
+    in its tanh space a pixel that is exactly 0 or 1 never moves.
+    """
     import torchattacks
 
     return torchattacks.CW(model, c=1, kappa=0, steps=threat.steps or 100, lr=0.01)
-
-
-def _draw_seed() -> int:
-    """Let AutoAttack's parts, which set the global seed themselves, follow it instead."""
-    return int(torch.randint(2**31, ()).item())
 
 
 # Bounded: the result lies within epsilon of the image. cw-l2 and deepfool look for the smallest distortion instead.
@@ -193,3 +218,4 @@ ATTACKS: dict[str, Callable[[nn.Module, Threat, int], Any]] = {
 }
 MINIMAL = frozenset({"deepfool", "cw-l2"})
 AUTOATTACK = ("apgd-ce", "apgd-t", "fab-t", "square")
+_BACKWARD = frozenset({"fab-t", *MINIMAL})

@@ -1,8 +1,8 @@
-"""Natural and robust accuracy, as per-example worst case, with intervals."""
+"""Measures natural and robust accuracy, attack by attack, each example only until something breaks it."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,88 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.attacks import Threat, attack_mode, build_attack, parse_label
+from common.accuracy import Distortion, Evaluation, Mask, Rate
+from common.attacks import AUTOATTACK, MINIMAL, Attack, Threat, attack_mode, build_attack, parse_label
+from common.errors import FedShieldError
+from common.kept import Kept
 from common.seeding import seed_for
 from common.training import pixels
 
-_Z95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+__all__ = ["Distortion", "Evaluation", "Rate", "evaluate", "probe"]
 
+log = logging.getLogger("fedshield")
 
-@dataclass(frozen=True)
-class Rate:
-    """A share of examples, with its 95 % interval.
-
-    Attributes:
-        correct: number of examples for which it holds.
-        n: number of examples, >= 1.
-    """
-
-    correct: int
-    n: int
-
-    @property
-    def value(self) -> float:
-        """The share, in [0, 1]."""
-        return self.correct / self.n
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % Wilson score interval (Wilson 1927): sampling of the test images only, not of training seeds."""
-        p, n, z2 = self.value, self.n, _Z95**2
-        centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-        half = _Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-        return max(0.0, centre - half), min(1.0, centre + half)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the share and its interval for a results file."""
-        return {"value": self.value, "interval": list(self.interval)}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one evaluation measured on n examples.
-
-    Attributes:
-        natural: natural accuracy.
-        robust: robust accuracy under each attack alone, by label (``fgsm``, ``pgd-10``).
-        worst: robust accuracy under all of them: an example counts only when no attack breaks it.
-    """
-
-    natural: Rate
-    robust: dict[str, Rate]
-    worst: Rate
-
-    @property
-    def n(self) -> int:
-        """Number of examples."""
-        return self.natural.n
-
-    def values(self) -> dict[str, float]:
-        """Return the accuracies alone, in [0, 1]."""
-        robust = {label: rate.value for label, rate in self.robust.items()}
-        return {"natural": self.natural.value, **robust, "worst": self.worst.value}
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the figures for a results file."""
-        return {
-            "n": self.n,
-            "natural": self.natural.as_json(),
-            "robust": {label: rate.as_json() for label, rate in self.robust.items()},
-            "worst": self.worst.as_json(),
-        }
-
-    def line(self) -> str:
-        """One line for the log: percentages with their 95 % intervals."""
-        rates = {"natural": self.natural, **self.robust}
-        if len(self.robust) > 1:
-            rates["worst case"] = self.worst
-        return (
-            "  ".join(
-                f"{name} {100 * rate.value:.1f} % [{100 * rate.interval[0]:.1f}, {100 * rate.interval[1]:.1f}]"
-                for name, rate in rates.items()
-            )
-            + f"  n = {self.n}"
-        )
+_SILENCE = 30.0  # seconds after which a long evaluation says where it is
+_GRADIENT_FREE = "square"
 
 
 def evaluate(
@@ -102,49 +33,174 @@ def evaluate(
     threat: Threat,
     seed: int,
     batch_size: int = 500,
+    kept: Kept | None = None,
 ) -> Evaluation:
     """Measure ``model`` in eval mode and float32; every module keeps its mode.
 
     An adversary who cannot do better leaves the image as it is, so an attack is run only on the images that are
-    classified correctly, and an example counts as robust when both versions are.
+    classified correctly, and an example counts as robust when both versions are. Each attack is measured for itself, on
+    all those images; its restarts, and the parts of AutoAttack, are run on what the ones before have left.
 
     Args:
         model: from pixels in [0, 1] to logits.
         images: uint8 [N,3,H,W], N >= 1.
         labels: int64 [N].
-        attacks: labels as of ``parse_label``: ``fgsm``, ``pgd-20``.
-        threat: epsilon and step size of all of them.
+        attacks: labels as of ``parse_label``: ``fgsm``, ``pgd-20x5``, ``autoattack``, ``deepfool``.
+        threat: epsilon and step size of all of them; at epsilon 0 the robust accuracies are the natural one.
         seed: fixes the random starts.
         batch_size: images at a time; a repeated evaluation must use the same one.
+        kept: where to keep what is measured, batch by batch, and to look for it first. It must belong to this very
+            model, data, threat, seed and batch size.
+
+    Raises:
+        FedShieldError: an attack needs a gradient that the model does not have, or more classes.
     """
-    device = next(model.parameters()).device
-    natural = np.zeros(len(labels), dtype=bool)
-    robust = {label: np.zeros(len(labels), dtype=bool) for label in attacks}
-    built = {
-        label: build_attack(name, model, limits) for label in attacks for name, limits in [parse_label(label, threat)]
-    }
+    classes, differentiable = probe(model, images)
+    for label in attacks:
+        if not differentiable and parse_label(label, threat)[0] != _GRADIENT_FREE:
+            raise FedShieldError(
+                f"{label} cannot run: the model's output has no gradient with respect to its input; "
+                f"measure it with {_GRADIENT_FREE}"
+            )
     with attack_mode(model):
-        for start in range(0, len(labels), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(labels)))
-            inputs, targets = pixels(images[rows], device), torch.from_numpy(labels[rows]).to(device)
-            correct = _correct(model, inputs, targets)
-            natural[rows] = correct.cpu().numpy()
-            inputs, targets, rows = inputs[correct], targets[correct], rows[natural[rows]]
-            if len(rows) == 0:
-                continue
-            for label, attack in built.items():
-                torch.manual_seed(seed_for(seed, label, start))
-                robust[label][rows] = _correct(model, attack(inputs, targets), targets).cpu().numpy()
-    worst = np.logical_and.reduce([natural, *robust.values()])
-    rates = {label: _rate(mask) for label, mask in robust.items()}
-    return Evaluation(_rate(natural), rates, _rate(worst))
+        work = _Work(model, images, labels, threat, classes, seed, batch_size, kept)
+        natural = work.measure("natural")["predictions"]
+        predictions = {"natural": natural}
+        distortions: dict[str, Distortion] = {}
+        parts: dict[str, Rate] = {}
+        for label in attacks:
+            if label in MINIMAL:
+                distortions[label] = _distortion(work.measure(label, natural == labels), labels, natural, threat)
+            else:
+                predictions[label], survivors = _bounded(work, label, natural)
+                parts |= survivors if label == "autoattack" else {}
+    return Evaluation(labels, predictions, classes, distortions, parts)
 
 
-def _correct(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+def probe(model: nn.Module, images: NDArray[np.uint8]) -> tuple[int, bool]:
+    """Return the number of classes, and whether a gradient comes back from the logits to the pixels."""
+    inputs = pixels(images[:1], next(model.parameters()).device).requires_grad_()
+    with attack_mode(model):
+        logits = model(inputs)
+    if not logits.requires_grad:
+        return logits.shape[1], False
+    return logits.shape[1], torch.autograd.grad(logits.sum(), inputs, allow_unused=True)[0] is not None
+
+
+def _bounded(work: "_Work", label: str, natural: NDArray[np.int16]) -> tuple[NDArray[np.int16], dict[str, Rate]]:
+    """Return the predictions under an attack within the budget, and how many survive each of its passes."""
+    predictions, alive = natural.copy(), natural == work.labels
+    survivors: dict[str, Rate] = {}
+    for name, attack, restart in _passes(label):
+        if work.threat.epsilon > 0:
+            found = work.measure(name, alive, attack, restart)["predictions"]
+            predictions[alive] = found[alive]
+            alive = predictions == work.labels
+        survivors[attack] = Rate(int(alive.sum()), len(alive))
+    return predictions, survivors
+
+
+def _passes(label: str) -> Iterator[tuple[str, str, int]]:
+    """Yield for each pass of an attack the name of its results, the attack's label and the number of the restart.
+
+    The first pass of ``pgd-20x5`` is ``pgd-20`` itself, and that of ``autoattack`` is ``apgd-ce``: with the same seed,
+    and with results that are kept for both.
+    """
+    if label == "autoattack":
+        yield from ((part if part == AUTOATTACK[0] else f"autoattack.{part}", part, 0) for part in AUTOATTACK)
+        return
+    _, limits = parse_label(label, Threat(0, 0, 0))
+    base = label.removesuffix(f"x{limits.restarts}")
+    yield base, base, 0
+    yield from ((f"{base}.restart-{restart}", base, restart) for restart in range(1, limits.restarts))
+
+
+def _distortion(
+    found: dict[str, NDArray[Any]], labels: NDArray[np.int64], natural: NDArray[np.int16], threat: Threat
+) -> Distortion:
+    correct: Mask = natural == labels
+    return Distortion(correct, correct & (found["predictions"] != labels), found["l2"], found["linf"], threat.epsilon)
+
+
+class _Work:
+    """The passes of one evaluation; the arguments are those of ``evaluate``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        threat: Threat,
+        classes: int,
+        seed: int,
+        batch_size: int,
+        kept: Kept | None,
+    ) -> None:
+        self.model = model
+        self.images = images
+        self.labels = labels
+        self.threat = threat
+        self.classes = classes
+        self.seed = seed
+        self.batch_size = batch_size
+        self.kept = kept
+        self._device = next(model.parameters()).device
+        self._spoke = time.monotonic()
+
+    def measure(
+        self, name: str, rows: Mask | None = None, label: str | None = None, restart: int = 0
+    ) -> dict[str, NDArray[Any]]:
+        """Run one pass of an attack, or go on with it.
+
+        Args:
+            name: of the pass; its results are kept under it.
+            rows: bool [N], the examples to attack; all if not given.
+            label: of the attack; ``name`` if not given, where ``natural`` stands for none.
+            restart: which random start, from 0.
+
+        Returns:
+            ``predictions`` int16 [N] (the true class where no attack was run), ``l2`` and ``linf`` float32 [N].
+        """
+        label, count = label or name, len(self.labels)
+        attack, limits = parse_label(label, self.threat)
+        run = build_attack("none" if attack == "natural" else attack, self.model, limits, self.classes)
+        found = (self.kept and self.kept.load(name)) or {
+            "done": np.array(0),
+            "predictions": self.labels.astype(np.int16),
+            "l2": np.zeros(count, np.float32),
+            "linf": np.zeros(count, np.float32),
+        }
+        for start in range(int(found["done"]), count, self.batch_size):
+            end = min(start + self.batch_size, count)
+            chosen = np.arange(start, end) if rows is None else start + np.flatnonzero(rows[start:end])
+            if len(chosen):
+                torch.manual_seed(seed_for(self.seed, label, start, *([restart] if restart else [])))
+                self._attack(run, chosen, found)
+            found["done"] = np.array(end)
+            if self.kept:
+                self.kept.save(name, found)
+            self._speak(name, end)
+        return found
+
+    def _attack(self, run: Attack, rows: NDArray[np.int64], found: dict[str, NDArray[Any]]) -> None:
+        """Attack one batch and write down what became of it."""
+        inputs = pixels(self.images[rows], self._device)
+        adversarial = run(inputs, torch.from_numpy(self.labels[rows]).to(self._device))
+        # DeepFool divides by the gradient's norm: where there is none, it has found nothing.
+        failed = ~adversarial.isfinite().flatten(1).all(1)
+        adversarial = torch.where(failed[:, None, None, None], inputs, adversarial)
+        change = (adversarial - inputs).flatten(1)
+        found["predictions"][rows] = _predict(self.model, adversarial).cpu().numpy()
+        found["l2"][rows] = change.norm(dim=1).cpu().numpy()
+        found["linf"][rows] = change.abs().amax(1).cpu().numpy()
+
+    def _speak(self, name: str, done: int) -> None:
+        if time.monotonic() - self._spoke > _SILENCE:
+            self._spoke = time.monotonic()
+            log.info("evaluating: %s, %d of %d images", name, done, len(self.labels))
+
+
+def _predict(model: nn.Module, inputs: Tensor) -> Tensor:
     with torch.no_grad():
-        correct: Tensor = model(inputs).argmax(1) == labels
-    return correct
-
-
-def _rate(mask: NDArray[np.bool_]) -> Rate:
-    return Rate(int(mask.sum()), len(mask))
+        predicted: Tensor = model(inputs).argmax(1)
+    return predicted

@@ -1,54 +1,169 @@
 """Evaluates a run's model on test images: after each round, at the end, and whenever ``fedshield evaluate`` asks."""
 
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from common.attacks import Threat, parse_label
+from common.checks import doubts
 from common.config import RunConfig
-from common.data import Dataset, balanced_subset
-from common.errors import FedShieldError
+from common.data import Dataset, balanced_subset, load_data
 from common.evaluation import Evaluation, evaluate
+from common.examples import attack_examples
 from common.flat import Flat
+from common.kept import Kept, digest_of
+from common.partition import Partition
 from common.seeding import seed_for
-from common.setup import make_model, prepare_data, prepare_torch, threat_of
-from server.rundir import append_json_line, load_model, read_checkpoint, stored_config
+from common.setup import make_model, prepare_torch, threat_of
+from server.checkpoint import chosen_model
+from server.files import append_json_line, read_json
+from server.stored import FEDERATION, read_kind, stored_config
+
+log = logging.getLogger("fedshield")
+
+_BATCH = 500
+_CURVE = "pgd-20"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What ``evaluate_run`` found.
+
+    Attributes:
+        round: of the checkpoint.
+        config: of the run, with the changes.
+        evaluation: the figures.
+        record: the line that was appended to ``evaluations.jsonl``.
+    """
+
+    round: int
+    config: RunConfig
+    evaluation: Evaluation
+    record: dict[str, Any]
 
 
 def evaluate_on(
     model: torch.nn.Module, test: Dataset, config: RunConfig, attacks: tuple[str, ...], examples: int
 ) -> Evaluation:
     """Evaluate on ``examples`` test images, balanced over the classes: the same ones for every seed and every run."""
-    subset = test.take(balanced_subset(test.labels, examples, 0, "evaluation"))
-    seed = seed_for(config.seed, "evaluate")
-    return evaluate(model, subset.images, subset.labels, attacks, threat_of(config), seed)
+    subset = _subset(test, examples)
+    return evaluate(model, subset.images, subset.labels, attacks, threat_of(config), _seed(config), _BATCH)
 
 
-def evaluate_run(run_dir: Path, changes: Flat) -> tuple[int, RunConfig, Evaluation]:
-    """Evaluate a run's checkpoint with its final attacks, and append the result to its ``evaluations.jsonl``.
+def evaluate_finally(
+    model: torch.nn.Module, test: Dataset, config: RunConfig, division: Partition | None, kept_dir: Path | None
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Evaluate with the final attacks, in every detail and with the doubts about it, which are logged.
+
+    Args:
+        model: to evaluate.
+        test: the test set.
+        config: of the run.
+        division: of the training set among the clients; None where there are none.
+        kept_dir: the run's ``evaluations``, where an interrupted evaluation goes on; None to keep nothing.
+
+    Returns:
+        The figures, and all that a results file should say of them.
+    """
+    counts = None
+    if division is not None:
+        labels = load_data(config.data.name, config.data.root, config.data.image_size).train.labels
+        counts = np.array([np.bincount(labels[rows], minlength=len(test.classes)) for rows in division.shards])
+    return _measure(model, test, config, counts, kept_dir)
+
+
+def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = ()) -> Measured:
+    """Evaluate a run's model with its final attacks, and append the result to its ``evaluations.jsonl``.
+
+    What was measured before, by a command that was interrupted or that named fewer attacks, is not measured again.
 
     Args:
         run_dir: absolute.
         changes: keys of the stored configuration to change, such as ``evaluate.final-attacks``.
-
-    Returns:
-        The checkpoint's round, the configuration and the figures.
+        epsilons: radii of the curve of robust accuracy, in 1/255; none for no curve.
     """
     config = stored_config(run_dir, changes, "options")
-    checkpoint = read_checkpoint(run_dir)
-    if checkpoint is None:
-        raise FedShieldError(f"{run_dir}: has no checkpoint; no round of this run was finished")
+    number, state = chosen_model(run_dir)
     device = prepare_torch(config.threads)
-    test = prepare_data(config)[0].test
+    test = load_data(config.data.name, config.data.root, config.data.image_size).test
     model = make_model(config, len(test.classes)).to(device)
-    model.load_state_dict(load_model(run_dir, checkpoint))
-    settings = config.evaluate
-    result = evaluate_on(model, test, config, settings.final_attacks, settings.final_examples)
-    line = {
+    model.load_state_dict(state)
+    described, federated = run_dir / "partition.json", read_kind(run_dir) == FEDERATION
+    counts = np.array(read_json(described, "start a new run")["clients"]) if federated and described.exists() else None
+    kept_dir = run_dir / "evaluations"
+    evaluation, figures = _measure(model, test, config, counts, kept_dir)
+    if epsilons:
+        figures["curve"] = _curve(model, test, config, epsilons, kept_dir)
+    record = {
         "at": datetime.now().isoformat(timespec="seconds"),
-        "round": checkpoint["round"],
+        "round": number,
         "epsilon-255": config.attack.epsilon_255,
-        **result.as_json(),
+        **figures,
     }
-    append_json_line(run_dir / "evaluations.jsonl", line)
-    return int(checkpoint["round"]), config, result
+    append_json_line(run_dir / "evaluations.jsonl", record)
+    return Measured(number, config, evaluation, record)
+
+
+def _measure(
+    model: torch.nn.Module, test: Dataset, config: RunConfig, counts: NDArray[np.int64] | None, kept_dir: Path | None
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Do ``evaluate_finally`` for clients with ``counts`` [clients, classes] training images."""
+    subset, threat, seed = _subset(test, config.evaluate.final_examples), threat_of(config), _seed(config)
+    arguments = model, subset.images, subset.labels
+    attacks = config.evaluate.final_attacks
+    kept = _kept(kept_dir, model, subset, config, threat)
+    evaluation = evaluate(*arguments, attacks, threat, seed, _BATCH, kept)
+    warnings = doubts(*arguments, evaluation, threat, seed)
+    for warning in warnings:
+        log.warning("warning: %s", warning)
+    if kept_dir is not None:
+        shown = attack_examples(*arguments, evaluation, threat, seed)
+        Kept(kept_dir).save("latest", {"classes": np.array(test.classes), **evaluation.arrays(), **shown})
+    figures = evaluation.as_json(details=True, shares=counts)
+    return evaluation, {**figures, "classes": list(test.classes), "warnings": list(warnings)}
+
+
+def _curve(
+    model: torch.nn.Module, test: Dataset, config: RunConfig, epsilons: Sequence[float], kept_dir: Path | None
+) -> list[dict[str, Any]]:
+    """Return robust accuracy at each epsilon, under the first PGD of the final attacks.
+
+    Its steps are 2.5 epsilon / number of steps long, as Madry et al. 2018 (arXiv 1706.06083) have it, so that each
+    point of the curve is attacked with the same effort.
+    """
+    subset = _subset(test, config.evaluate.final_examples)
+    label = next((label for label in config.evaluate.final_attacks if label.startswith("pgd-")), _CURVE)
+    points = []
+    for epsilon in epsilons:
+        steps = parse_label(label, threat_of(config))[1].steps
+        threat = Threat(epsilon / 255, 2.5 * epsilon / 255 / steps, steps)
+        kept = _kept(kept_dir, model, subset, config, threat)
+        found = evaluate(model, subset.images, subset.labels, (label,), threat, _seed(config), _BATCH, kept)
+        points.append({"epsilon-255": epsilon, "attack": label, **found.robust[label].as_json()})
+    return points
+
+
+def _subset(test: Dataset, examples: int) -> Dataset:
+    return test.take(balanced_subset(test.labels, examples, 0, "evaluation"))
+
+
+def _seed(config: RunConfig) -> int:
+    return seed_for(config.seed, "evaluate")
+
+
+def _kept(
+    kept_dir: Path | None, model: torch.nn.Module, subset: Dataset, config: RunConfig, threat: Threat
+) -> Kept | None:
+    """Return the folder of everything that decides the figures, or None where nothing is kept."""
+    if kept_dir is None:
+        return None
+    weights = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+    decided = config.model.model_dump_json(), threat.epsilon, threat.step, _seed(config), _BATCH
+    return Kept(kept_dir / digest_of(decided, {**weights, "/images": subset.images, "/labels": subset.labels}))

@@ -11,7 +11,7 @@ from click import Context
 from rich.console import Console
 from typer.core import TyperGroup
 
-from common.config import parse_config
+from common.config import RunConfig, parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.flat import Flat, default_config, flatten, merge, read_toml
 from simulations.console import log_to
@@ -54,6 +54,9 @@ FileArgument = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; may be given again.")
 ]
+ResultsOption = Annotated[Path | None, typer.Option(help="Folder of the run directories (results.dir).")]
+NameOption = Annotated[str | None, typer.Option(help="Name of the run directory (results.name).")]
+ResumeOption = Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Continue an unfinished run.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory.")]
 
 
@@ -70,9 +73,9 @@ def run(
     ray_address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Join this Ray cluster (engine ray).")
     ] = None,
-    results: Annotated[Path | None, typer.Option(help="Folder of the run directories (results.dir).")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run directory (results.name).")] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Continue an unfinished run.")] = None,
+    results: ResultsOption = None,
+    name: NameOption = None,
+    resume: ResumeOption = None,
 ) -> None:
     """Train a federation and log natural and robust accuracy every round.
 
@@ -83,18 +86,7 @@ def run(
     fedshield run my.toml --engine ray --workers 4   four clients at a time
     fedshield run --resume runs/NAME                 go on after Ctrl-C or a crash
     """
-    options: Flat = {}
-    if results is not None:
-        options["results.dir"] = str(results)
-    if name is not None:
-        options["results.name"] = name
-    base = default_config()
-    if resume is not None:
-        from server.rundir import read_config
-
-        base = merge(base, read_config(resume.expanduser().absolute()), str(resume))
-        options["results.resume"] = str(resume)
-    config = parse_config(merge(resolve(file, set_ or [], base), options, "options"))
+    config = _new_or_stored(file, set_, results, name, resume, "federation")
 
     from simulations.session import run_locally
 
@@ -102,30 +94,82 @@ def run(
 
 
 @app.command()
+def centralized(
+    file: FileArgument = None,
+    set_: SetOption = None,
+    results: ResultsOption = None,
+    name: NameOption = None,
+    resume: ResumeOption = None,
+) -> None:
+    """Train one model on all the data, without a federation, and log natural and robust accuracy every epoch.
+
+    The configuration is that of `run`; what it says of federation, partition and sharing is passed over.
+
+    fedshield centralized --set centralized.epochs=8
+    fedshield centralized my.toml --set data.validation-fraction=0.1
+    fedshield centralized --resume runs/NAME
+    """
+    config = _new_or_stored(file, set_, results, name, resume, "centralized")
+
+    from simulations.centralized import run_centrally
+
+    run_centrally(config, console)
+
+
+@app.command()
 def evaluate(
     run_dir: RunArgument,
     attacks: Annotated[
-        str | None, typer.Option(help="Such as fgsm,pgd-20; the run's final attacks if not given.")
+        str | None,
+        typer.Option(help="Such as fgsm,pgd-20x5,autoattack,deepfool; the run's final attacks if not given."),
     ] = None,
     examples: Annotated[
         int | None, typer.Option(min=0, help="Test images, balanced over the classes; 0 = all.")
     ] = None,
+    epsilons: Annotated[
+        str | None,
+        typer.Option(metavar="0,2,4,8,16", help="Robust accuracy under PGD at each of these too, in 1/255."),
+    ] = None,
 ) -> None:
-    """Measure a run's last checkpoint on the test set, with other attacks or more images."""
-    log_to(console)
-    from server.evaluate import evaluate_run
+    """Measure a run's model on the test set, with other attacks or more images, and doubt what comes out.
 
+    What an interrupted command has measured, or an earlier one with fewer attacks, is not measured again.
+
+    fedshield evaluate runs/NAME
+    fedshield evaluate runs/NAME --attacks fgsm,pgd-20x5,autoattack,deepfool --examples 0
+    fedshield evaluate runs/NAME --epsilons 0,2,4,8,16
+    """
+    log_to(console)
     changes: Flat = {}
     if attacks is not None:
         changes["evaluate.final-attacks"] = attacks
     if examples is not None:
         changes["evaluate.final-examples"] = examples
+    radii = _radii(epsilons or "")
     path = run_dir.expanduser().absolute()
-    server_round, config, evaluation = evaluate_run(path, changes)
-    console.print(f"{path}: after round {server_round}, epsilon {config.attack.epsilon_255:g}/255", markup=False)
-    from simulations.tables import evaluation_table
+    from server.evaluate import evaluate_run
 
-    console.print(evaluation_table(evaluation))
+    found = evaluate_run(path, changes, radii)
+    console.print(f"{path}: after round {found.round}, epsilon {found.config.attack.epsilon_255:g}/255", markup=False)
+    from simulations.tables import evaluation_tables
+
+    for table in evaluation_tables(found.evaluation, found.record):
+        console.print(table)
+    if found.config.evaluate.final_attacks:
+        from simulations.evaluation_plots import plot_evaluation
+
+        _tell_figures(plot_evaluation(path))
+
+
+def _radii(text: str) -> tuple[float, ...]:
+    """Parse ``--epsilons``: ``0,2,4`` -> ``(0.0, 2.0, 4.0)``; nothing for an empty text."""
+    try:
+        radii = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        radii = (-1.0,)
+    if not all(0 <= radius <= 255 for radius in radii):
+        raise FedShieldError(f"--epsilons {text}: write numbers from 0 to 255, in 1/255 of the pixel range: 0,2,4,8,16")
+    return radii
 
 
 @app.command()
@@ -146,16 +190,87 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         plot_partition(described, folder / stem)
-    console.print(f"Figure: {folder / stem}.png (and .svg)", markup=False)
+    _tell_figures([folder / f"{stem}.png"])
 
 
 @app.command()
-def doctor() -> None:
-    """Tell what is installed, which hardware and data is found, and what to do about each lack."""
+def sweep(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="A study file, or the name of a shipped one.")],
+    set_: SetOption = None,
+    results: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The study's directory; results.dir/STUDY if not given.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time; one for each GPU, or as many as there are cores for.")
+    ] = None,
+) -> None:
+    """Run all points of a study, and write results.csv.
+
+    Finished runs are passed over: after Ctrl-C or a crash the same command goes on.
+
+    fedshield sweep cpu-sharing              a shipped study
+    fedshield sweep my-study.toml --jobs 2   a study of one's own, two runs at a time
+    """
+    log_to(console)
+    from simulations.sweep import run_study
+
+    changes: Flat = {}
+    for assignment in set_ or []:
+        changes |= _assignment(assignment)
+    run_study(study, changes, results, jobs, console)
+
+
+@app.command()
+def tables(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's directory, or its name in results.dir.")],
+) -> None:
+    """Show a study's tables, and draw its figures, from its results alone."""
+    from simulations.study_plots import plot_study
+    from simulations.study_tables import find_results, make_tables
+
+    path = find_results(study)
+    for sheet in make_tables(path):
+        console.print(sheet.rich())
+    console.print(f"Tables: {path / 'tables.md'}", markup=False)
+    _tell_figures(plot_study(path))
+
+
+@app.command()
+def doctor(file: FileArgument = None, set_: SetOption = None) -> None:
+    """Tell what is installed, which hardware and data is found, what to do about each lack, and what a model costs.
+
+    fedshield doctor
+    fedshield doctor cifar10-noniid --set model.downsample=false
+    """
+    config = parse_config(resolve(file, set_ or [], default_config()))
     from simulations.doctor import examine
 
-    if not examine(parse_config(default_config()), console):
+    if not examine(config, console):
         raise typer.Exit(1)
+
+
+def _new_or_stored(
+    file: Path | None, set_: list[str] | None, results: Path | None, name: str | None, resume: Path | None, kind: str
+) -> RunConfig:
+    """Return the configuration of a new run, or of one to be continued, which must be of this kind."""
+    options: Flat = {}
+    if results is not None:
+        options["results.dir"] = str(results)
+    if name is not None:
+        options["results.name"] = name
+    base = default_config()
+    if resume is not None:
+        from server.stored import KINDS, read_config
+
+        base = merge(base, read_config(resume.expanduser().absolute(), KINDS[kind]), str(resume))
+        options["results.resume"] = str(resume)
+    return parse_config(merge(resolve(file, set_ or [], base), options, "options"))
+
+
+def _tell_figures(paths: list[Path]) -> None:
+    for path in paths:
+        if path.suffix == ".png":
+            console.print(f"Figure: {path} (and .svg)", markup=False)
 
 
 def resolve(file: Path | None, assignments: list[str], base: Flat) -> Flat:

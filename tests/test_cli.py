@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.flat import Flat
-from server.rundir import read_metrics
+from server.stored import read_metrics
 from tests.conftest import TINY
 from tests.test_federation import figures, same, weights
 
@@ -49,7 +49,8 @@ def test_run_prints_its_place_and_a_line_for_each_round(finished: tuple[Path, st
     path, output = finished
     lines = output.splitlines()
     assert lines[0] == lines[-1] == f"Run directory: {path}"
-    assert [line.split("  ")[0] for line in lines[1:-1]] == [
+    # So small a network may well be doubted: what the evaluation says of that has tests of its own.
+    assert [line.split("  ")[0] for line in lines[1:-1] if not line.startswith("warning: ")] == [
         *(f"round {i}/{ROUNDS}" for i in range(1, ROUNDS + 1)),
         "final",
     ]

@@ -1,0 +1,189 @@
+"""Doubts about an evaluation: signs that the attacks are weak, and not that the model is strong.
+
+After Athalye et al. 2018 (arXiv 1802.00420, section 3), Carlini et al. 2019 (arXiv 1902.06705, section 5) and the
+checks in the code of AutoAttack (Croce and Hein 2020, arXiv 2003.01690).
+"""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from common.accuracy import Evaluation, Mask
+from common.attacks import Threat, attack_mode, parse_label
+from common.evaluation import evaluate, probe
+from common.seeding import seed_for
+from common.training import pixels
+
+_FEW = 200  # examples of the checks that attack anew
+_LEVEL = 0.01  # of the tests; each check may raise a false alarm so often at most
+_LARGE = 64 / 255
+_ITERATIVE = frozenset({"bim", "pgd", "cw", "apgd-ce", "apgd-t", "autoattack"})
+_SQUARE_SHARE = 0.002  # AutoAttack's own threshold for what Square may still break after the others
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+def doubts(
+    model: nn.Module, images: Images, labels: Labels, evaluation: Evaluation, threat: Threat, seed: int
+) -> tuple[str, ...]:
+    """Return what speaks against believing an evaluation, one sentence each; none at epsilon 0 or without an attack.
+
+    Args:
+        model: that was evaluated.
+        images: uint8 [N,3,H,W], as of ``evaluate``.
+        labels: int64 [N].
+        evaluation: its result.
+        threat: the same.
+        seed: of the attacks that are run here, on 200 images at most.
+    """
+    masks = {label: mask for label, mask in evaluation.masks().items() if label not in ("natural", "worst")}
+    if threat.epsilon == 0 or not masks:
+        return ()
+    found = [_one_step(masks), _black_box(masks), _after_the_others(evaluation)]
+    if probe(model, images)[1]:
+        seed = seed_for(seed, "doubts")
+        natural = evaluation.masks()["natural"]
+        found += [
+            _zero_gradients(model, images, labels, _spread(natural)),
+            _large_budget(model, images, labels, threat, seed),
+            _more_steps(model, images, labels, masks, threat, seed),
+        ]
+    else:
+        found.append(
+            "the model's output has no gradient with respect to its input, so that only a black box attacked it: "
+            "robust accuracy is overstated"
+        )
+    return tuple(sentence for sentence in found if sentence)
+
+
+def sign_test(first: int, second: int) -> float:
+    """Return the probability of ``first`` or more heads in ``first + second`` tosses of a fair coin.
+
+    For paired outcomes (the examples that only one of two attacks breaks) this is the one-sided exact test of McNemar.
+    """
+    return _tail(first, first + second, 0.5)
+
+
+def _tail(least: int, draws: int, chance: float) -> float:
+    """Return the probability of ``least`` or more successes in ``draws``, by logarithms: the factors are huge."""
+
+    def term(hits: int) -> float:
+        ways = math.lgamma(draws + 1) - math.lgamma(hits + 1) - math.lgamma(draws - hits + 1)
+        return math.exp(ways + hits * math.log(chance) + (draws - hits) * math.log1p(-chance))
+
+    return sum(map(term, range(least, draws + 1)))
+
+
+def _only(broken: Mask, other: Mask) -> tuple[int, int]:
+    """Count the examples that are wrong in the first mask alone, and in the second alone."""
+    return int((~broken & other).sum()), int((broken & ~other).sum())
+
+
+def _family(label: str) -> str:
+    return parse_label(label, Threat(0, 0, 0))[0]
+
+
+def _strongest(masks: dict[str, Mask]) -> str | None:
+    return min(masks, key=lambda label: int(masks[label].sum()), default=None)
+
+
+def _one_step(masks: dict[str, Mask]) -> str | None:
+    strongest = _strongest({label: mask for label, mask in masks.items() if _family(label) in _ITERATIVE})
+    if strongest is None or "fgsm" not in masks:
+        return None
+    alone, reverse = _only(masks["fgsm"], masks[strongest])
+    if sign_test(alone, reverse) >= _LEVEL:
+        return None
+    return (
+        f"fgsm alone breaks {alone} images and {strongest} alone {reverse}: one step should not beat many; the "
+        "gradient may be masked, or the step size wrong"
+    )
+
+
+def _black_box(masks: dict[str, Mask]) -> str | None:
+    squares = {label: mask for label, mask in masks.items() if _family(label) == "square"}
+    others = [mask for label, mask in masks.items() if _family(label) not in ("square", "autoattack")]
+    square = _strongest(squares)
+    if square is None or not others:
+        return None
+    alone, reverse = _only(masks[square], np.logical_and.reduce(others))
+    if sign_test(alone, reverse) >= _LEVEL:
+        return None
+    return (
+        f"{square} breaks {alone} images that every attack with gradients leaves, and those break {reverse} that it "
+        "leaves: a black box should not be stronger; the gradient may be masked"
+    )
+
+
+def _after_the_others(evaluation: Evaluation) -> str | None:
+    if "square" not in evaluation.parts:
+        return None
+    broken = evaluation.parts["fab-t"].correct - evaluation.parts["square"].correct
+    if _tail(broken, evaluation.n, _SQUARE_SHARE) >= _LEVEL:
+        return None
+    return (
+        f"square, the black box of autoattack, breaks {broken} of {evaluation.n} images that its other parts leave: "
+        "the gradient may be masked"
+    )
+
+
+def _zero_gradients(model: nn.Module, images: Images, labels: Labels, rows: NDArray[np.int64]) -> str | None:
+    if len(rows) == 0:
+        return None
+    device = next(model.parameters()).device
+    inputs = pixels(images[rows], device).requires_grad_()
+    with attack_mode(model):
+        loss = F.cross_entropy(model(inputs), torch.from_numpy(labels[rows]).to(device), reduction="sum")
+    gradient = torch.autograd.grad(loss, inputs)[0].flatten(1)
+    zero = int((gradient == 0).all(1).sum())
+    if zero <= 0.01 * len(rows):
+        return None
+    return (
+        f"the gradient of the loss is exactly zero for {zero} of {len(rows)} images: attacks on the loss cannot move "
+        "them; measure them with cw, apgd-t or square"
+    )
+
+
+def _large_budget(model: nn.Module, images: Images, labels: Labels, threat: Threat, seed: int) -> str | None:
+    rows = _spread(np.ones(len(labels), bool))
+    epsilon = max(_LARGE, threat.epsilon)
+    large = Threat(epsilon, 2.5 * epsilon / 20, 20)
+    left = evaluate(model, images[rows], labels[rows], ("pgd-20",), large, seed).robust["pgd-20"]
+    chance = float(np.bincount(labels[rows]).max()) / len(rows)  # what a constant answer would get
+    if left.interval[0] <= chance:
+        return None
+    return (
+        f"pgd-20 at epsilon {255 * epsilon:g}/255 leaves {100 * left.value:.1f} % of {left.n} images, more than chance "
+        f"({100 * chance:.1f} %): with such a budget an attack that works breaks them all"
+    )
+
+
+def _more_steps(
+    model: nn.Module, images: Images, labels: Labels, masks: dict[str, Mask], threat: Threat, seed: int
+) -> str | None:
+    """Both attacks run anew, so that another random start helps neither more than the other."""
+    weaker = _strongest({label: mask for label, mask in masks.items() if _family(label) == "pgd"})
+    rows = _spread(masks[weaker]) if weaker else np.zeros(0, np.int64)
+    if weaker is None or len(rows) == 0:
+        return None
+    steps = parse_label(weaker, threat)[1].steps
+    short, long = f"pgd-{steps}", f"pgd-{2 * steps}"
+    again = evaluate(model, images[rows], labels[rows], (short, long), threat, seed).masks()
+    alone, reverse = _only(again[long], again[short])
+    if sign_test(alone, reverse) >= _LEVEL:
+        return None
+    return (
+        f"of {len(rows)} images that {weaker} leaves, {long} alone breaks {alone} and {short} alone {reverse}: {steps} "
+        "steps are too few"
+    )
+
+
+def _spread(mask: Mask) -> NDArray[np.int64]:
+    """Return 200 rows at most for which the mask holds, evenly spaced, since images may lie in the classes' order."""
+    rows = np.flatnonzero(mask)
+    return rows[np.linspace(0, len(rows) - 1, min(_FEW, len(rows))).round().astype(np.int64)]

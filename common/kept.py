@@ -1,0 +1,78 @@
+"""What an evaluation has found so far, on disk, so that an interrupted one goes on where it was."""
+
+import hashlib
+import logging
+import os
+import zipfile
+import zlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import explain_os_errors
+
+log = logging.getLogger("fedshield")
+
+_CODE = ("activations.py", "attacks.py", "evaluation.py", "margin.py", "models.py")  # what changes figures
+
+
+class Kept:
+    """Named groups of arrays in one folder, one compressed file each.
+
+    A group is replaced as a whole, so that a process that is killed at any moment leaves the one before it.
+
+    Args:
+        folder: made when the first group is saved.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self, name: str) -> dict[str, NDArray[Any]] | None:
+        """Return a group of arrays, or None when it is not there or is damaged."""
+        path = self.folder / f"{name}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {key: file[key] for key in file.files}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+            log.info("%s: damaged; its figures are computed again", path)
+            return None
+
+    def save(self, name: str, arrays: dict[str, NDArray[Any]]) -> None:
+        """Replace a group of arrays.
+
+        Raises:
+            FedShieldError: the folder cannot be written.
+        """
+        path = self.folder / f"{name}.npz"
+        partial = path.with_name(f"{name}.{os.getpid()}.partial")  # two processes may evaluate the same model
+        with explain_os_errors(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with partial.open("wb") as file:
+                    np.savez_compressed(file, allow_pickle=False, **arrays)
+                partial.replace(path)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
+
+
+def digest_of(decided: object, arrays: dict[str, NDArray[Any]]) -> str:
+    """Return a name for everything that decides the figures of an evaluation: what is given, the code, the libraries.
+
+    Args:
+        decided: settings; its ``repr`` counts.
+        arrays: weights, images and labels, by name.
+    """
+    digest = hashlib.sha256(f"{decided!r} torch {version('torch')} torchattacks {version('torchattacks')}".encode())
+    for name in _CODE:
+        digest.update(Path(__file__).with_name(name).read_bytes())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

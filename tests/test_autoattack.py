@@ -1,0 +1,66 @@
+"""Attacks against an implementation by other hands, the Adversarial Robustness Toolbox (Nicolae et al. 2018).
+
+The code of AutoAttack's authors is on no package index; docs/method.md says what the comparison with it gave.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack
+from art.estimators.classification import PyTorchClassifier
+from torch import nn
+
+from common.attacks import Threat
+from common.checks import doubts
+from common.data import Dataset, balanced_subset, load_data
+from common.evaluation import evaluate
+from common.losses import LOSSES, LossContext
+from common.models import build_model
+from common.training import Schedule, Trainer
+
+THREAT = Threat(4 / 255, 1 / 255, 10)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[nn.Module, Dataset]:
+    """A small network after some seconds of adversarial training, and 100 test images."""
+    splits = load_data("shapes10", "data", 32)
+    train = splits.train.take(balanced_subset(splits.train.labels, 600, 1, "subset"))
+    model = build_model("cnn", 10, 4, "relu", True, 1)
+    loss = LOSSES["pgd-at"](model, LossContext("fgsm", THREAT, 0.0, 0.0))
+    Trainer(model).fit(train.images, train.labels, loss, Schedule(8, 16, 0.05, 0.9, 0.0, False, "float32"), 1)
+    return model.eval(), splits.test.take(balanced_subset(splits.test.labels, 100, 1, "subset"))
+
+
+def test_robust_accuracy_agrees_with_another_implementation(trained: tuple[nn.Module, Dataset]) -> None:
+    model, test = trained
+    images, labels = test.images, test.labels
+    found = evaluate(model, images, labels, ("apgd-ce-50", "square-200", "pgd-20"), THREAT, 1)
+    assert 20 < found.robust["apgd-ce-50"].correct < found.natural.correct - 10  # or the comparison would say nothing
+    classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), (3, 32, 32), 10, clip_values=(0, 1), device_type="cpu")
+    epsilon = THREAT.epsilon
+    np.random.seed(1)  # noqa: NPY002  # which is where ART draws from
+    others = {
+        "apgd-ce-50": AutoProjectedGradientDescent(
+            classifier, eps=epsilon, eps_step=2 * epsilon, max_iter=50, nb_random_init=1, batch_size=100, verbose=False
+        ),
+        "square-200": SquareAttack(classifier, eps=epsilon, max_iter=200, nb_restarts=1, batch_size=100, verbose=False),
+    }
+    pixels = images.astype(np.float32) / 255
+    for label, attack in others.items():
+        adversarial = attack.generate(pixels, labels)
+        assert np.abs(adversarial - pixels).max() <= epsilon + 1e-6
+        with torch.no_grad():
+            robust = (model(torch.from_numpy(adversarial)).argmax(1).numpy() == labels) & found.masks()["natural"]
+        assert (robust != found.masks()[label]).sum() <= 2  # with 100 and 500 steps: none
+    assert doubts(model, images, labels, found, THREAT, 1) == ()
