@@ -130,7 +130,7 @@ def test_min_replies_are_not_at_the_mercy_of_floats() -> None:
 
 
 def test_a_missing_file_names_the_presets() -> None:
-    with pytest.raises(FedShieldError, match=r"no-such: no such file; .*cpu-cifar10, quickstart"):
+    with pytest.raises(FedShieldError, match=r"no-such: no such file; .*cpu-cifar10, cpu-study, quickstart"):
         resolve(Path("no-such"), [], default_config())
 
 
