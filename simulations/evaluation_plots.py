@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from common.errors import FedShieldError, explain_os_errors
+from common.errors import FedShieldError
 from common.kept import Kept
 from server.files import read_json_lines
-from simulations.panels import GREY, caption, headline
-from simulations.plots import COLOURS, WIDTH, save
+from simulations.panels import headline
+from simulations.plots import COLOURS, GREY, WIDTH, caption, save_all
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -23,7 +23,7 @@ _MOST_NUMBERS = 15  # more classes than that leave no room for numbers in the ce
 
 
 def plot_evaluation(run_dir: Path) -> list[Path]:
-    """Draw a run's last evaluation into its ``figures/``.
+    """Draw a run's last evaluation into its ``figures/``, in the place of an earlier one.
 
     ``confusion``: under the attack that hurts most; ``examples``: images, what the attack adds, and both predictions;
     ``epsilon``: robust accuracy over epsilon, if the last ``fedshield evaluate`` was asked for it.
@@ -37,11 +37,7 @@ def plot_evaluation(run_dir: Path) -> list[Path]:
     Raises:
         FedShieldError: there is no evaluation.
     """
-    figures = evaluation_figures(run_dir)
-    folder = run_dir / "figures"
-    with explain_os_errors(folder):
-        folder.mkdir(exist_ok=True)
-    return [path for name, figure in figures.items() for path in save(figure, folder / name)]
+    return save_all(evaluation_figures(run_dir), run_dir / "figures", ("confusion", "examples", "epsilon"))
 
 
 def evaluation_figures(run_dir: Path) -> dict[str, Figure]:

@@ -4,9 +4,10 @@ Several runs beside each other: ``python -m simulations.plots STEM TITLE=RUN_DIR
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -21,11 +22,13 @@ from common.errors import explain_os_errors
 from server.files import read_json
 from server.stored import read_kind, read_metrics
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#F0E442", "#000000", "#8A5A44")
+# Okabe and Ito's palette, with a grey and a brown of our own that colour-blind readers can tell from the others too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#F0E442", "#56B4E9", "#595959", "#000000", "#7A3B1E")
+PLAIN = 6  # areas in colours past these are hatched
 LINE_COLOURS = tuple(colour for colour in COLOURS if colour != "#F0E442")  # nobody sees a yellow line on white
 # As many as make 99 different lines with nine colours; who sees no colour has eleven.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
+GREY = "#444444"
 WIDTH = 7.2  # inches: text of 9 points is legible where a page shows the figure 700 pixels wide
 
 mpl.rcParams.update(
@@ -68,16 +71,30 @@ def accuracy_figure(runs: dict[str, Path]) -> Figure:
     """Return the figure that ``plot_accuracy`` saves."""
     width = WIDTH if len(runs) > 1 else 5.2
     figure, axes = plt.subplots(1, len(runs), figsize=(width, 3.4), sharey=True, squeeze=False, layout="constrained")
+    tested: set[int] = set()
     for axis, (title, run_dir) in zip(axes[0], runs.items(), strict=True):
         records = [record for record in read_metrics(run_dir) if record["evaluation"]]
         if records:
             _draw_rates(axis, records)
+            tested |= {record["evaluation"]["n"] for record in records}
         axis.set(title=title, xlabel=read_kind(run_dir).unit, ylim=(0, None))
         axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axis.grid()
     axes[0][0].set_ylabel("accuracy, %")
     axes[0][-1].legend()
+    if tested:
+        caption(figure, f"Bands: 95 % intervals of the test sample; {images(tested)}", round(120 * width / WIDTH))
     return figure
+
+
+def caption(figure: Figure, text: str, letters: int = 120) -> None:
+    """Say below the panels what is drawn, and from how much; on lines of so many letters."""
+    figure.supxlabel(fill(text, letters), fontsize=7.5, color=GREY, x=0.01, ha="left")
+
+
+def images(counts: Iterable[int]) -> str:
+    """Say how many test images there were."""
+    return f"n = {' or '.join(map(str, sorted(set(counts))))} test images"
 
 
 def _draw_rates(axis: Axes, records: Sequence[dict[str, Any]]) -> None:
@@ -115,9 +132,9 @@ def draw_shares(axis: Axes, counts: Mapping[str, Sequence[float]]) -> None:
     """Draw one horizontal bar for each client, with a part for each class: class -> its images at each client."""
     clients = len(next(iter(counts.values())))
     left = [0.0] * clients
-    # Past ten classes the colours come again, with hatching.
+    # Past ten classes the colours come again, with the next hatching.
     for number, (name, part) in enumerate(counts.items()):
-        hatch = ("", "///", "...", "xxx")[number // len(COLOURS) % 4]
+        hatch = ("", "///", "...", "xxx")[(number + len(COLOURS) - PLAIN) // len(COLOURS) % 4]
         style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "edgecolor": "white", "lw": 0.4}
         axis.barh(range(clients), part, left=left, hatch=hatch, label=name, **style)
         left = [before + count for before, count in zip(left, part, strict=True)]
@@ -125,6 +142,28 @@ def draw_shares(axis: Axes, counts: Mapping[str, Sequence[float]]) -> None:
     axis.margins(y=0.02)
     axis.locator_params(axis="x", nbins=5)
     axis.invert_yaxis()
+
+
+def save_all(figures: Mapping[str, Figure], folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """Save figures by name into a folder, and remove those of earlier times, which would show something else.
+
+    Args:
+        figures: name -> figure.
+        folder: made where it is missing.
+        patterns: of all names that the caller ever uses.
+
+    Returns:
+        The files, each figure's PNG before its SVG.
+    """
+    with explain_os_errors(folder):
+        folder.mkdir(exist_ok=True)
+    paths = [path for name, figure in figures.items() for path in save(figure, folder / name)]
+    for pattern in patterns:
+        for path in [*folder.glob(f"{pattern}.png"), *folder.glob(f"{pattern}.svg")]:
+            if path not in paths:
+                with explain_os_errors(path):
+                    path.unlink()
+    return paths
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

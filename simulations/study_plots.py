@@ -12,8 +12,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from common.errors import explain_os_errors
-from simulations.panels import GREY, caption, draw_band, headline, legend, panels, styles
-from simulations.plots import LINE_COLOURS, WIDTH, draw_shares, save
+from simulations.panels import (
+    Values,
+    divisions,
+    draw_band,
+    draw_chance,
+    headline,
+    is_number,
+    legend,
+    name_group,
+    name_point,
+    panels,
+    styles_of,
+)
+from simulations.plots import GREY, LINE_COLOURS, WIDTH, caption, draw_shares, images, save_all
 from simulations.study_results import (
     Row,
     attack_columns,
@@ -25,8 +37,8 @@ from simulations.study_results import (
     varied_columns,
 )
 
-Values = tuple[str, ...]
-Table = dict[str, list[float]]
+_BANDS = 4  # more lines than that hide each other's bands
+_BAND = "; band: from the lowest to the highest"
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,7 @@ class Measured:
     def numeric(self) -> list[str]:
         """Return the keys whose values are numbers, two or more different ones; the one with most of them first."""
         found = {key: {rows[0][key] for rows in self.rows.values()} for key in self.keys}
-        keys = [key for key, values in found.items() if len(values) > 1 and all(map(_is_number, values))]
+        keys = [key for key, values in found.items() if len(values) > 1 and all(map(is_number, values))]
         return sorted(keys, key=lambda key: -len(found[key]))
 
     def note(self, drawn: str) -> str:
@@ -59,11 +71,15 @@ class Measured:
         tested = sorted({int(float(row["n"])) for rows in self.rows.values() for row in rows if row["n"]})
         seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
         shown = "One seed" if counts == {1} else drawn.format(seeds)
-        return f"{shown}; n = {' or '.join(map(str, tested))} test images"
+        if not tested:
+            return shown
+        # Half of them right is where the share of a sample is least certain.
+        widest = 100 * 1.96 * math.sqrt(0.25 / tested[0])
+        return f"{shown}; {images(tested)}, 95 % interval: ± {widest:.1f} points at most"
 
 
 def plot_study(study_dir: Path) -> list[Path]:
-    """Draw a study's figures into its ``figures/``, from its CSV files alone.
+    """Draw a study's figures into its ``figures/``, from its CSV files alone, in the place of earlier ones.
 
     ``rounds``: accuracy over rounds; ``over-KEY``: over the numeric key that the study varies; ``points``: of each
     point, where no key is numeric; ``labels``: images of each class at each client.
@@ -77,26 +93,22 @@ def plot_study(study_dir: Path) -> list[Path]:
     Raises:
         FedShieldError: there are no results, or they are damaged.
     """
-    figures = study_figures(study_dir)
-    folder = study_dir / "figures"
-    with explain_os_errors(folder):
-        folder.mkdir(exist_ok=True)
-    return [path for name, figure in figures.items() for path in save(figure, folder / name)]
+    return save_all(study_figures(study_dir), study_dir / "figures", ("rounds", "over-*", "points", "labels"))
 
 
 def study_figures(study_dir: Path) -> dict[str, Figure]:
     """Return the figures that ``plot_study`` saves, by name."""
     rows, rounds, labels = read_results(study_dir), read_rounds(study_dir), read_labels(study_dir)
-    heading = read_heading(study_dir)
+    heading, classes = read_heading(study_dir), _classes(labels)
     figures: dict[str, Figure] = {}
     if "natural" in rows[0]:
         finished = {row["run"] for row in rows}
         over_rounds = _measured([row for row in rounds if row["run"] in finished])
         if over_rounds.measures and len({row["round"] for row in rounds}) > 1:
-            figures["rounds"] = _draw_rounds(over_rounds, heading.title, _unit(study_dir))
+            figures["rounds"] = _draw_rounds(over_rounds, heading.title, _unit(study_dir), classes)
         results = _measured(rows)
         if results.measures and (numeric := results.numeric()):
-            figures[f"over-{numeric[0]}"] = _draw_over(results, numeric[0], heading.title)
+            figures[f"over-{numeric[0]}"] = _draw_over(results, numeric[0], heading.title, classes)
         elif results.measures and len(results.rows) > 1:
             figures["points"] = _draw_points(results, heading.title, heading.reference)
     if labels:
@@ -119,46 +131,52 @@ def _measured(rows: Sequence[Row], keys: Sequence[str] | None = None) -> Measure
     return Measured(tuple(chosen), grouped, measures)
 
 
-def _draw_rounds(measured: Measured, title: str, unit: str) -> Figure:
+def _draw_rounds(measured: Measured, title: str, unit: str, classes: int | None) -> Figure:
     """Draw a line for each point: the mean over its seeds, in a band from the lowest to the highest."""
-    figure, axes = panels(list(measured.measures), title)
+    figure, axes = panels(list(measured.measures), title, sharey=True)
     ordered = len(measured.keys) == 1 and bool(measured.numeric())
-    last: dict[str, float] = {}
+    looks = styles_of(list(measured.rows), ordered)
+    band = len(looks) <= _BANDS
+    last: dict[Values, float] = {}
     for axis, column in zip(axes, measured.measures.values(), strict=True):
-        for (values, rows), style in zip(measured.rows.items(), styles(len(measured.rows), ordered), strict=True):
+        for values, rows in measured.rows.items():
             found = _rates(rows, "round", column)
             # A mean over fewer seeds than before would make a step where nothing happened.
             whole = {x: rates for x, rates in found.items() if len(rates) == max(map(len, found.values()))}
             if whole:
-                draw_band(axis, whole, name := _name(measured.keys, values), style)
-                last[name] = sum(whole[max(whole)]) / len(whole[max(whole)])
+                draw_band(axis, whole, name_point(measured.keys, values), looks[values], band)
+                last[values] = sum(whole[max(whole)]) / len(whole[max(whole)])
         axis.set_xlabel(unit)
         axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    order = [_name(measured.keys, values) for values in measured.rows]
-    if not ordered:  # as the lines lie above each other at their ends
-        order.sort(key=lambda name: -last.get(name, 0))
-    legend(figure, axes[-1], order, _only(measured.keys))
-    caption(figure, measured.note("Line: the mean of {} seeds; band: from the lowest to the highest"))
+    draw_chance(axes, classes)
+    # As the lines lie above each other at their ends.
+    order = list(looks) if ordered else sorted(looks, key=lambda values: -last.get(values, 0))
+    legend(figure, axes, measured.keys, order)
+    caption(figure, measured.note("Line: the mean of {} seeds" + _BAND * band))
     return figure
 
 
-def _draw_over(measured: Measured, key: str, title: str) -> Figure:
+def _draw_over(measured: Measured, key: str, title: str, classes: int | None) -> Figure:
     """Draw accuracy over a numeric key: a circle for each seed, a line for their mean; lines for what else varies."""
     lines = measured.without(key)
-    figure, axes = panels(list(measured.measures), title)
+    figure, axes = panels(list(measured.measures), title, sharey=True)
+    looks = styles_of(list(lines.rows))
+    band = len(looks) <= _BANDS
     for axis, column in zip(axes, measured.measures.values(), strict=True):
-        for (values, rows), style in zip(lines.rows.items(), styles(len(lines.rows)), strict=True):
+        for values, rows in lines.rows.items():
             found = _rates(rows, key, column)
-            draw_band(axis, found, _name(lines.keys, values), style)
+            if not found:  # as where a case has other attacks than the rest
+                continue
+            draw_band(axis, found, name_point(lines.keys, values), looks[values], band)
             xs, ys = zip(*((x, 100 * rate) for x, rates in found.items() for rate in rates), strict=True)
-            axis.plot(xs, ys, "o", ms=3, mfc="none", mew=0.7, alpha=0.8, color=style["color"])
+            axis.plot(xs, ys, "o", ms=3, mfc="none", mew=0.7, alpha=0.8, color=looks[values]["color"])
         values_of_key = sorted({float(rows[0][key]) for rows in measured.rows.values()})
         if values_of_key[0] > 0 and values_of_key[-1] / values_of_key[0] > 30:
             axis.set_xscale("log")
         axis.set_xlabel(key)
-    legend(figure, axes[-1], [_name(lines.keys, values) for values in lines.rows], _only(lines.keys))
-    spread = "Circles: single seeds; line: the mean of {} seeds; band: from the lowest to the highest"
-    caption(figure, measured.note(spread))
+    draw_chance(axes, classes)
+    legend(figure, axes, lines.keys, list(looks))
+    caption(figure, measured.note("Circles: single seeds; line: the mean of {} seeds" + _BAND * band))
     return figure
 
 
@@ -184,8 +202,8 @@ def _draw_points(measured: Measured, title: str, reference: Mapping[str, str]) -
             if values in dashed:
                 axis.axvline(mean, color=GREY, lw=0.8, ls="--", zorder=1)
         axis.set(xlabel="accuracy, %", ylabel="", ylim=(-0.6, len(order) - 0.4))
-    axes[0].set_yticks(range(len(order)), [fill(_name(measured.keys, values), 34) for values in order])
-    rest = f"; dashed: {_name(measured.keys, dashed[0])}" if dashed else ""
+    axes[0].set_yticks(range(len(order)), [fill(name_point(measured.keys, values), 34) for values in order])
+    rest = f"; dashed: {name_point(measured.keys, dashed[0])}" if dashed else ""
     caption(figure, measured.note("Circles: single seeds; diamond and number: the mean of {} seeds") + rest)
     return figure
 
@@ -193,16 +211,16 @@ def _draw_points(measured: Measured, title: str, reference: Mapping[str, str]) -
 def _draw_labels(labels: Sequence[Row], title: str) -> Figure:
     """Draw images of each class at each client, in one panel for each different division; of the first seed."""
     keys, seed = tuple(varied_columns(labels[0])), labels[0]["seed"]
-    divisions = _divisions([row for row in labels if row["seed"] == seed], keys)
-    count = len(divisions)
+    found = divisions([row for row in labels if row["seed"] == seed], keys)
+    count = len(found)
     columns = 2 if count in (2, 4) else min(count, 3)
     lines = -(-count // columns)
-    clients = max(len(next(iter(table.values()))) for table, _ in divisions)
+    clients = max(len(next(iter(table.values()))) for table, _ in found)
     size = WIDTH, 0.8 + lines * max(1.9, min(0.8 + 0.17 * clients, 6))
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained", sharex=True)
-    for axis, (table, group) in zip(axes.flat, divisions, strict=False):
+    for axis, (table, group) in zip(axes.flat, found, strict=False):
         draw_shares(axis, table)
-        axis.set_title(fill(_name_group(keys, group), 64 // columns) if count > 1 else "")
+        axis.set_title(fill(name_group(keys, group), 64 // columns) if count > 1 else "")
         axis.set(xlabel="training images")
         axis.tick_params(labelbottom=True)
     for axis in axes.flat[count:]:
@@ -214,42 +232,13 @@ def _draw_labels(labels: Sequence[Row], title: str) -> Figure:
     return figure
 
 
-def _divisions(labels: Sequence[Row], keys: Sequence[str]) -> list[tuple[Table, list[Values]]]:
-    """Return each different table, class -> its images at each client, with the points that have it."""
-    tables: dict[Values, Table] = {}
+def _classes(labels: Sequence[Row]) -> int | None:
+    """Return the number of classes, where the points agree in it."""
+    found: dict[str, set[str]] = {}
     for row in labels:
-        table = tables.setdefault(tuple(row[key] for key in keys), {})
-        table.setdefault(row["class"], []).append(float(row["images"]))
-    divisions: list[tuple[Table, list[Values]]] = []
-    for values, table in tables.items():
-        group = next((group for known, group in divisions if known == table), None)
-        if group is None:
-            divisions.append((table, group := []))
-        group.append(values)
-    return divisions
-
-
-def _name(keys: Sequence[str], values: Sequence[str]) -> str:
-    """Name a point: words as they are, numbers with the last part of their key, unless there is but one key."""
-    if len(keys) == 1:
-        return values[0]
-    bare = [_is_number(value) or value in {"true", "false"} for value in values]
-    parts = zip(keys, values, bare, strict=True)
-    return ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" if say else value for key, value, say in parts)
-
-
-def _name_group(keys: Sequence[str], group: Sequence[Values]) -> str:
-    """Name points together, by the keys in which they agree where there are any."""
-    agreed = [place for place in range(len(keys)) if len({values[place] for values in group}) == 1]
-    if agreed:
-        return _name([keys[place] for place in agreed], [group[0][place] for place in agreed])
-    names = [_name(keys, values) for values in group]
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
-
-
-def _only(keys: Sequence[str]) -> str:
-    """Return the title of a legend: the key, where the names leave it out."""
-    return keys[0] if len(keys) == 1 and keys[0] != "case" else ""
+        found.setdefault(row["point"], set()).add(row["class"])
+    counts = {len(names) for names in found.values()}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _rates(rows: Sequence[Row], x: str, column: str) -> dict[float, list[float]]:
@@ -264,13 +253,6 @@ def _rates(rows: Sequence[Row], x: str, column: str) -> dict[float, list[float]]
 def _mean(rows: Sequence[Row], column: str) -> float:
     rates = [rate for row in rows if (rate := number(row, column)) is not None]
     return sum(rates) / len(rates) if rates else 0.0
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def _unit(study_dir: Path) -> str:

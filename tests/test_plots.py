@@ -21,9 +21,9 @@ from common.errors import FedShieldError
 from common.kept import Kept
 from simulations.evaluation_plots import evaluation_figures, plot_evaluation
 from simulations.panels import styles
-from simulations.plots import accuracy_figure, partition_figure, plot_run
+from simulations.plots import COLOURS, accuracy_figure, draw_shares, partition_figure, plot_run
 from simulations.study_plots import plot_study, study_figures
-from simulations.study_results import write_csv
+from simulations.study_results import read_results, write_csv
 
 HEAD = ["seed", "rounds", "n", "natural", "fgsm", "pgd-20", "worst", "seconds", "code", "processor", "threads"]
 SEEDS = (1, 2, 3)
@@ -110,8 +110,9 @@ def test_over_a_numeric_key_the_means_and_the_seeds_are_drawn(tmp_path: Path) ->
     assert list(right.lines[0].get_ydata()) == pytest.approx([mean(place) / 2 for place in range(3)])
     assert bands(left) == [pytest.approx((100 * natural(0, 1), 100 * natural(2, 3)))]
     assert figure.get_suptitle() == "Sharing"
-    assert "the mean of 3 seeds" in caption(figure)
-    assert "n = 100 test images" in caption(figure)
+    for said in ("rounds", "over-sharing.fraction"):
+        assert "the mean of 3 seeds; band:" in caption(drawn[said])
+        assert "n = 100 test images, 95 % interval: ± 9.8 points at most" in caption(drawn[said])
 
 
 def test_a_key_over_decades_is_drawn_on_a_logarithmic_axis(tmp_path: Path) -> None:
@@ -127,7 +128,8 @@ def test_one_seed_and_one_round_are_not_made_more_of(tmp_path: Path) -> None:
     assert list(drawn) == ["points"]
     assert "the mean of 2 seeds" in caption(drawn["points"])
     results.write_text("".join(line for line in results.read_text().splitlines(True) if "seed3" not in line))
-    assert caption(study_figures(folder)["points"]) == "One seed; n = 100 test images"
+    alone = "One seed; n = 100 test images, 95 % interval: ± 9.8 points at most"
+    assert caption(study_figures(folder)["points"]) == alone
 
 
 def test_what_else_varies_has_a_line_each(tmp_path: Path) -> None:
@@ -137,6 +139,59 @@ def test_what_else_varies_has_a_line_each(tmp_path: Path) -> None:
     assert found["FedAvg"] == ([0, 0.4], pytest.approx([mean(0), mean(1)]))
     assert found["CalFAT"] == ([0, 0.4], pytest.approx([mean(2), mean(3)]))
     assert "CalFAT, fraction 0.4" in lines(drawn["rounds"].axes[0])
+
+
+def test_a_group_without_rates_is_passed_over(tmp_path: Path) -> None:
+    grid = [(case, share) for case in ("FedAvg", "CalFAT", "other") for share in (0.0, 0.4)]
+    folder = make_study(tmp_path / "s", ["case", "sharing.fraction"], grid)
+    rows = read_results(folder)
+    for row in rows:
+        if row["case"] == "other":  # evaluated with FGSM alone
+            row.update({"pgd-20": "", "worst": row["fgsm"]})
+        if row["case"] == "CalFAT":
+            row.update({"natural": "", "fgsm": "", "pgd-20": "", "worst": ""})
+    write_csv(folder / "results.csv", list(rows[0]), rows)
+    figure = study_figures(folder)["over-sharing.fraction"]
+    assert [set(lines(axis)) for axis in figure.axes] == [{"FedAvg", "other"}, {"FedAvg"}]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["FedAvg", "other"]
+
+
+def test_of_two_keys_colours_say_the_first_and_dashes_the_second(tmp_path: Path) -> None:
+    grid = [(case, scheme) for case in ("FedAvg", "CalFAT", "sharing") for scheme in ("paper", "iid")]
+    figure = study_figures(make_study(tmp_path / "s", ["case", "partition.scheme"], grid))["rounds"]
+    drawn = {str(line.get_label()): line for line in figure.axes[0].lines}
+    assert len(drawn) == 6
+    for place, dash in (("paper", "-"), ("iid", "--")):
+        own = [line for name, line in drawn.items() if name.endswith(place)]
+        assert {line.get_linestyle() for line in own} == {dash}
+        assert len({line.get_color() for line in own}) == len({str(line.get_marker()) for line in own}) == 3
+    assert drawn["CalFAT, paper"].get_color() == drawn["CalFAT, iid"].get_color()
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["sharing", "CalFAT", "FedAvg", "paper", "iid"]
+    assert not bands(figure.axes[0])  # six would hide each other
+    assert "band" not in caption(figure)
+
+
+def test_accuracy_starts_at_0_and_chance_is_drawn_where_it_is_known(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", ["sharing.fraction"], [(0.0,), (0.5,)])
+    for known in (False, True):
+        if known:
+            add_labels(folder, "sharing.fraction", {"0": [[1, 2]], "0.5": [[2, 1]]})
+        drawn = study_figures(folder)
+        for name in ("rounds", "over-sharing.fraction"):
+            assert {axis.get_ylim()[0] for axis in drawn[name].axes} == {0}
+            chance = [[line.get_ydata() for line in axis.lines if list(line.get_ydata()) == [50, 50]]  # type: ignore[arg-type]
+                      for axis in drawn[name].axes]  # fmt: skip
+            assert [len(found) for found in chance] == [known, known]
+
+
+def test_figures_that_are_no_longer_drawn_are_removed(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", ["case"], [("a",), ("b",)], rounds=1)
+    (folder / "figures").mkdir()
+    for name in ("over-sharing.fraction.png", "rounds.svg", "labels.png", "points.png", "my own.png"):
+        (folder / "figures" / name).write_text("old")
+    plot_study(folder)
+    assert sorted(path.name for path in (folder / "figures").iterdir()) == ["my own.png", "points.png", "points.svg"]
 
 
 def test_rounds_have_a_line_and_a_band_for_each_point(tmp_path: Path) -> None:
@@ -256,11 +311,20 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_eleven_lines_differ_with_colours_and_without() -> None:
+    assert len(set(COLOURS)) == 10
     found = styles(11)
     assert len({(style["color"], style["ls"]) for style in found}) == 11
     assert len({style["marker"] for style in found}) == 11
     ordered = styles(11, ordered=True)
     assert len({style["color"] for style in ordered}) == 11
+
+
+def test_forty_classes_differ_in_colour_or_hatch_and_the_first_ten_without_many_colours() -> None:
+    _, axis = plt.subplots()
+    draw_shares(axis, {str(number): [1, 2] for number in range(40)})
+    parts = [part[0] for part in axis.containers if isinstance(part, BarContainer)]
+    assert len({(part.get_facecolor(), part.get_hatch()) for part in parts}) == 40
+    assert [bool(part.get_hatch()) for part in parts[:10]] == [False] * 6 + [True] * 4
 
 
 def make_evaluation(run_dir: Path, curve: bool = True, examples: int = 3) -> Path:
@@ -340,7 +404,10 @@ def test_an_evaluation_has_the_same_files_each_time_and_leaves_out_what_it_lacks
     assert [path.stem for path in files[::2]] == ["confusion", "examples", "epsilon"]
     before = [path.read_bytes() for path in files]
     assert [path.read_bytes() for path in plot_evaluation(run)] == before
+    (run / "figures" / "accuracy.png").write_text("of training")
     assert [path.stem for path in plot_evaluation(make_evaluation(run, curve=False, examples=0))[::2]] == ["confusion"]
+    # Others of the evaluation before would pass for figures of this one.
+    assert {path.stem for path in (run / "figures").iterdir()} == {"accuracy", "confusion"}
 
 
 def test_a_run_without_an_evaluation_is_one_line(tmp_path: Path) -> None:
@@ -365,7 +432,9 @@ def test_a_run_is_drawn_with_clients_and_without(tmp_path: Path, clients: int) -
     made = {path.name for path in (tmp_path / "figures").iterdir()}
     names = ("accuracy", "partition") if clients else ("accuracy",)
     assert made == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
-    (axis,) = accuracy_figure({"a run": tmp_path}).axes
+    figure = accuracy_figure({"a run": tmp_path})
+    (axis,) = figure.axes
+    assert caption(figure) == "Bands: 95 % intervals of the test sample; n = 50 test images"
     assert lines(axis) == {"natural": ([2], [50]), "fgsm": ([2], [25])}
     assert bands(axis)[0] == pytest.approx((40, 60))
     assert axis.get_xlabel() == ("round" if clients else "epoch")
