@@ -164,11 +164,6 @@ class Evaluation:
             ]
         return found
 
-    def confusion(self, label: str) -> NDArray[np.int64]:
-        """Return int64 [classes, classes]: examples by true class (rows) and by prediction under ``label``."""
-        pairs = self.labels * self.classes + self.predictions[label]
-        return np.bincount(pairs, minlength=self.classes**2).reshape(self.classes, self.classes)
-
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return ``labels`` int64 [N], and ``predictions`` int16 [A,N] in the order of the ``attacks``."""
         return {

@@ -1,7 +1,7 @@
 """Adversarial attacks by name, all through torchattacks, on models that take pixels in [0, 1]."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -78,6 +78,23 @@ def build_attack(name: str, model: nn.Module, threat: Threat, classes: int = 10)
     return perturb
 
 
+def check_classes(labels: Iterable[str], classes: int) -> None:
+    """Refuse attacks that need more classes than there are.
+
+    Args:
+        labels: as of ``parse_label``.
+        classes: number of logits.
+
+    Raises:
+        FedShieldError: the targeted DLR loss looks at the four largest logits, and there are fewer.
+    """
+    if classes < 4 and any(label.startswith(("apgd-t", "autoattack")) for label in labels):
+        raise FedShieldError(
+            f"apgd-t and autoattack cannot run: the targeted DLR loss needs 4 classes, the model has {classes}; "
+            "measure it with apgd-ce, fab-t and square"
+        )
+
+
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
     """Hold the weights still: FAB, DeepFool and C&W call backward(), which would fill every weight's gradient."""
@@ -146,18 +163,10 @@ def _apgd_ce(model: nn.Module, threat: Threat, classes: int) -> Any:
 
 
 def _apgd_t(model: nn.Module, threat: Threat, classes: int) -> Any:
-    """Croce and Hein 2020: APGD on the targeted DLR loss, at each of the nine likeliest wrong classes.
-
-    Raises:
-        FedShieldError: the loss looks at the four largest logits, and there are fewer.
-    """
+    """Croce and Hein 2020: APGD on the targeted DLR loss, at each of the nine likeliest wrong classes."""
     import torchattacks
 
-    if classes < 4:
-        raise FedShieldError(
-            f"apgd-t and autoattack cannot run: the targeted DLR loss needs 4 classes, the model has {classes}; "
-            "measure it with apgd-ce, fab-t and square"
-        )
+    check_classes(["apgd-t"], classes)
     targets = min(classes, 10)  # torchattacks aims at one class fewer
     return torchattacks.APGDT(model, eps=threat.epsilon, steps=threat.steps or 100, n_classes=targets)
 

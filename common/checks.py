@@ -155,7 +155,7 @@ def _large_budget(model: nn.Module, images: Images, labels: Labels, threat: Thre
     large = Threat(epsilon, 2.5 * epsilon / 20, 20)
     left = evaluate(model, images[rows], labels[rows], ("pgd-20",), large, seed).robust["pgd-20"]
     chance = float(np.bincount(labels[rows]).max()) / len(rows)  # what a constant answer would get
-    if left.interval[0] <= chance:
+    if _tail(left.correct, left.n, chance) >= _LEVEL:
         return None
     return (
         f"pgd-20 at epsilon {255 * epsilon:g}/255 leaves {100 * left.value:.1f} % of {left.n} images, more than chance "

@@ -51,7 +51,7 @@ def _split_milestones(value: object) -> tuple[int, ...]:
 def _split_mixture(value: object) -> tuple[tuple[str, float], ...]:
     """``"pgd:2,cw:1"`` -> ``(("pgd", 2.0), ("cw", 1.0))``."""
     parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else [""]
-    matches = [re.fullmatch(r"(fgsm|bim|pgd|cw|deepfool)\s*:\s*(\d+(?:\.\d*)?)", part) for part in parts]
+    matches = [re.fullmatch(r"(fgsm|bim|pgd|cw|deepfool)\s*:\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)", part) for part in parts]
     weights = [(match[1], float(match[2])) for match in matches if match]
     if len(weights) != len(parts) or len({name for name, _ in weights}) != len(parts):
         raise ValueError('write each attack (fgsm, bim, pgd, cw, deepfool) once, with its weight: "pgd:2,cw:1"')
@@ -61,7 +61,9 @@ def _split_mixture(value: object) -> tuple[tuple[str, float], ...]:
 
 
 def _join_mixture(value: tuple[tuple[str, float], ...]) -> str:
-    return ",".join(f"{name}:{weight:g}" for name, weight in value)
+    """Write the weights as short as they can be read back the same."""
+    texts = [(name, f"{weight:g}" if float(f"{weight:g}") == weight else repr(weight)) for name, weight in value]
+    return ",".join(f"{name}:{text}" for name, text in texts)
 
 
 def _join(value: tuple[object, ...]) -> str:
@@ -196,6 +198,7 @@ class EvaluateConfig(_Table):
     every: Positive
     examples: Natural
     attacks: AttackLabels
+    step_255: Annotated[float, Field(gt=0, le=255)]
     final_examples: Natural
     final_attacks: AttackLabels
 
@@ -245,6 +248,11 @@ class RunConfig(_Table):
             raise ValueError(
                 f"attack.name = {self.attack.name}: loss.name = {self.loss.name} has its own attack, PGD on a KL "
                 "divergence; set attack.name=pgd"
+            )
+        if self.data.validation_fraction > 0 and set(self.evaluate.attacks) <= {"cw-l2", "deepfool"}:
+            raise ValueError(
+                f"evaluate.attacks = '{_join(self.evaluate.attacks)}': data.validation-fraction chooses the checkpoint "
+                "by robust accuracy; name an attack within epsilon, as in evaluate.attacks=pgd-10"
             )
         if self.sharing.fraction > 0 and self.sharing.pool_fraction == 0:
             raise ValueError(

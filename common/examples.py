@@ -61,7 +61,7 @@ def attack_examples(
         "example_labels": labels[rows],
         "example_natural": evaluation.predictions["natural"][rows].astype(np.int64),
         "example_attacked": attacked,
-        "example_attack": np.array(label),
+        "example_attack": np.array(AUTOATTACK[0] if label == "autoattack" else label),
     }
 
 

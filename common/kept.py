@@ -16,7 +16,15 @@ from common.errors import explain_os_errors
 
 log = logging.getLogger("fedshield")
 
-_CODE = ("activations.py", "attacks.py", "evaluation.py", "margin.py", "models.py")  # what changes figures
+_CODE = (
+    "activations.py",
+    "attacks.py",
+    "evaluation.py",
+    "margin.py",
+    "models.py",
+    "seeding.py",
+    "training.py",
+)  # what changes figures
 
 
 class Kept:

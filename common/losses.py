@@ -101,11 +101,13 @@ def mart(model: nn.Module, context: LossContext) -> Loss:
     def loss(images: Tensor, labels: Tensor) -> Tensor:
         adversarial = attack(images, labels)
         natural, attacked = model(images), model(adversarial)
+        own = labels[:, None]
         logs = F.log_softmax(attacked, 1)
-        own = F.one_hot(labels, logs.shape[1]).bool()
-        other = logs.masked_fill(own, -torch.inf).amax(1).exp()
-        boosted = -logs[own] - torch.log1p(-other + 1e-12)
-        doubt = 1 - F.softmax(natural, 1)[own]
+        rival = logs.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
+        # log(1 - p) as the log of all other probabilities' sum: finite also where p rounds to 1.
+        missed = logs.scatter(1, rival, -torch.inf).logsumexp(1)
+        boosted = -logs.gather(1, own)[:, 0] - missed
+        doubt = 1 - F.softmax(natural, 1).gather(1, own)[:, 0]
         return (boosted + context.beta * _divergence(natural, attacked) * doubt).mean()
 
     return loss

@@ -3,7 +3,6 @@
 import torch
 import torchattacks
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 
 class MarginPGD(torchattacks.PGD):  # type: ignore[misc]
@@ -30,5 +29,5 @@ class MarginPGD(torchattacks.PGD):  # type: ignore[misc]
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Return max over k ≠ y of z_k − z_y for logits [B,N]: above 0 when the example is misclassified."""
-    own = F.one_hot(labels, logits.shape[1]).bool()
-    return logits.masked_fill(own, -torch.inf).amax(1) - logits[own]
+    own = labels[:, None]
+    return logits.scatter(1, own, -torch.inf).amax(1) - logits.gather(1, own)[:, 0]

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from common.attacks import MINIMAL, Attack, Threat, attack_mode, build_attack
 
+_LEAST = 0.01  # weight of an attack that hardly hurts now: it is still tried now and then
+
 
 def build_training_attack(
     name: str, model: nn.Module, threat: Threat, mixture: Sequence[tuple[str, float]] = (), rate: float = 0.0
@@ -30,7 +32,9 @@ def build_training_attack(
 
     def project(images: Tensor, labels: Tensor) -> Tensor:
         change = attack(images, labels) - images
-        return (images + change.clamp(-threat.epsilon, threat.epsilon)).clamp(0, 1)
+        # DeepFool divides by the gradient's norm: where there is none, it has found nothing.
+        change = change.nan_to_num(0.0, 0.0, 0.0).clamp(-threat.epsilon, threat.epsilon)
+        return (images + change).clamp(0, 1)
 
     return project
 
@@ -40,7 +44,8 @@ class Mixture:
 
     With a rate above 0 the weights follow which attack now hurts most: after each batch the weight of an attack is
     multiplied by exp(rate × mean cross-entropy of the images it made), the exponential weights of Freund and Schapire
-    1997 (Hedge) with the attacks as experts.
+    1997 (Hedge) with the attacks as experts. An attack that was given no image counts the weighted mean of the others,
+    so that its weight stays, and none falls below a hundredth.
 
     Args:
         model: that the attacks attack.
@@ -57,19 +62,29 @@ class Mixture:
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Attack images [B,3,H,W] in [0, 1] with labels [B]."""
-        drawn = torch.multinomial(self.weights, len(images), replacement=True).to(images.device)
+        drawn = torch.multinomial(self.weights, len(images), replacement=True)
         adversarial = images.clone()
-        losses = torch.zeros_like(self.weights)
+        losses = torch.full_like(self.weights, torch.nan)
         for number, attack in enumerate(self.attacks):
-            rows = (drawn == number).nonzero()[:, 0]
+            rows = (drawn == number).nonzero()[:, 0].to(images.device)  # chosen here: a GPU need not be waited for
             if len(rows) == 0:
                 continue
             adversarial[rows] = attack(images[rows], labels[rows])
             if self.rate > 0:
                 losses[number] = self._hurt(adversarial[rows], labels[rows])
         if self.rate > 0:
-            self.weights = torch.softmax(self.weights.log() + self.rate * losses, 0)
+            self._follow(losses)
         return adversarial
+
+    def _follow(self, losses: Tensor) -> None:
+        """Move the weights; a loss that is not finite says nothing of its attack."""
+        known = losses.isfinite()
+        if not known.any():
+            return
+        mean = (self.weights * losses)[known].sum() / self.weights[known].sum()
+        moved = self.weights * torch.exp(self.rate * (torch.where(known, losses, mean) - losses[known].max()))
+        moved = (moved / moved.sum()).clamp(min=_LEAST)
+        self.weights = moved / moved.sum()
 
     def _hurt(self, images: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad(), attack_mode(self.model):

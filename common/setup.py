@@ -80,8 +80,13 @@ def make_model(config: RunConfig, classes: int) -> nn.Module:
 
 
 def threat_of(config: RunConfig) -> Threat:
-    """Return the run's threat model, from 1/255 to the [0, 1] pixel range."""
+    """Return what training defends against, from 1/255 to the [0, 1] pixel range."""
     return Threat(config.attack.epsilon_255 / 255, config.attack.step_255 / 255, config.attack.steps)
+
+
+def evaluation_threat(config: RunConfig) -> Threat:
+    """Return what is measured: the same ball, in which each attack's name tells its steps."""
+    return Threat(config.attack.epsilon_255 / 255, config.evaluate.step_255 / 255, 0)
 
 
 def make_loss(config: RunConfig, model: nn.Module, labels: NDArray[np.int64], classes: int) -> Loss:

@@ -60,7 +60,13 @@ def write_checkpoint(
 def read_checkpoint(run_dir: Path) -> dict[str, Any] | None:
     """Return what ``checkpoint.json`` holds, or None when there is no checkpoint."""
     path = run_dir / "checkpoint" / "checkpoint.json"
-    return read_json(path, "start a new run") if path.exists() else None
+    if not path.exists():
+        return None
+    checkpoint = read_json(path, "start a new run")
+    for named in (checkpoint, checkpoint.get("best", checkpoint)):
+        if not isinstance(named, dict) or not {"round", "model", "sha256"} <= named.keys():
+            raise FedShieldError(f"{path}: damaged (round, model or sha256 is missing); start a new run")
+    return checkpoint
 
 
 def load_model(run_dir: Path, checkpoint: dict[str, Any]) -> State:

@@ -21,7 +21,7 @@ from common.flat import Flat
 from common.kept import Kept, digest_of
 from common.partition import Partition
 from common.seeding import seed_for
-from common.setup import make_model, prepare_torch, threat_of
+from common.setup import evaluation_threat, make_model, prepare_torch
 from server.checkpoint import chosen_model
 from server.files import append_json_line, read_json
 from server.stored import FEDERATION, read_kind, stored_config
@@ -54,7 +54,7 @@ def evaluate_on(
 ) -> Evaluation:
     """Evaluate on ``examples`` test images, balanced over the classes: the same ones for every seed and every run."""
     subset = _subset(test, examples)
-    return evaluate(model, subset.images, subset.labels, attacks, threat_of(config), _seed(config), _BATCH)
+    return evaluate(model, subset.images, subset.labels, attacks, evaluation_threat(config), _seed(config), _BATCH)
 
 
 def evaluate_finally(
@@ -115,7 +115,7 @@ def _measure(
     model: torch.nn.Module, test: Dataset, config: RunConfig, counts: NDArray[np.int64] | None, kept_dir: Path | None
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Do ``evaluate_finally`` for clients with ``counts`` [clients, classes] training images."""
-    subset, threat, seed = _subset(test, config.evaluate.final_examples), threat_of(config), _seed(config)
+    subset, threat, seed = _subset(test, config.evaluate.final_examples), evaluation_threat(config), _seed(config)
     arguments = model, subset.images, subset.labels
     attacks = config.evaluate.final_attacks
     kept = _kept(kept_dir, model, subset, config, threat)
@@ -142,7 +142,7 @@ def _curve(
     label = next((label for label in config.evaluate.final_attacks if label.startswith("pgd-")), _CURVE)
     points = []
     for epsilon in epsilons:
-        steps = parse_label(label, threat_of(config))[1].steps
+        steps = parse_label(label, evaluation_threat(config))[1].steps
         threat = Threat(epsilon / 255, 2.5 * epsilon / 255 / steps, steps)
         kept = _kept(kept_dir, model, subset, config, threat)
         found = evaluate(model, subset.images, subset.labels, (label,), threat, _seed(config), _BATCH, kept)
@@ -165,5 +165,6 @@ def _kept(
     if kept_dir is None:
         return None
     weights = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
-    decided = config.model.model_dump_json(), threat.epsilon, threat.step, _seed(config), _BATCH
+    device = next(model.parameters()).device.type, torch.get_num_threads()  # whose last bits are their own
+    decided = config.model.model_dump_json(), threat.epsilon, threat.step, _seed(config), _BATCH, *device
     return Kept(kept_dir / digest_of(decided, {**weights, "/images": subset.images, "/labels": subset.labels}))

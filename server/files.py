@@ -34,7 +34,7 @@ def replace_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path, hint: str) -> dict[str, Any]:
-    """Read a JSON file.
+    """Read a JSON file that holds an object.
 
     Raises:
         FedShieldError: it is not there, or damaged; the message ends with ``hint``.
@@ -44,16 +44,32 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
     with explain_os_errors(path):
         text = path.read_bytes()
     try:
-        content: dict[str, Any] = json.loads(text)
+        content = json.loads(text)
     except ValueError as error:
         raise FedShieldError(f"{path}: damaged (not valid JSON); {hint}") from error
+    if not isinstance(content, dict):
+        raise FedShieldError(f"{path}: damaged (not a JSON object); {hint}")
     return content
 
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
     """Append one line to a JSON-lines file."""
-    with explain_os_errors(path), path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    with explain_os_errors(path):
+        _drop_half_a_line(path)
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def _drop_half_a_line(path: Path) -> None:
+    """Cut off a last line that was cut short: it would take the next one with it."""
+    size = path.stat().st_size if path.exists() else 0
+    if size == 0:
+        return
+    with path.open("rb+") as file:
+        file.seek(size - 1)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -61,13 +77,17 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     with explain_os_errors(path):
-        lines = path.read_text().splitlines()
+        lines = path.read_bytes().splitlines()
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):
+            record = json.loads(line.decode())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            # Ours are ASCII: one of other bytes was not cut short.
+            if number == len(lines) and line.isascii():
                 break
             raise FedShieldError(f"{path}: line {number} is damaged; remove that line") from error
+        if not isinstance(record, dict):
+            raise FedShieldError(f"{path}: line {number} is damaged; remove that line")
+        records.append(record)
     return records

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.attacks import check_classes
 from common.config import RunConfig
 from common.data import Splits
 from common.evaluation import Evaluation
@@ -41,6 +42,8 @@ class Recorder:
         self.division = division
         self.test = splits.test
         self.validation = splits.train.take(division.validation) if len(division.validation) else None
+        # Now, not after the last round.
+        check_classes((*config.evaluate.attacks, *config.evaluate.final_attacks), len(splits.test.classes))
         self.model = make_model(config, len(splits.test.classes)).to(device)
         checkpoint = read_checkpoint(run.path) or {}
         self._best: dict[str, Any] | None = checkpoint.get("best", {}).get("validation")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common.config import RunConfig
 from common.errors import FedShieldError, explain_os_errors
-from common.flat import Flat
+from common.flat import Flat, default_config
 from common.records import State
 from server.checkpoint import load_model, load_momenta, read_checkpoint, write_checkpoint
 from server.files import append_json_line, read_json, replace_file, replace_json
@@ -26,13 +26,14 @@ from server.stored import FEDERATION, Kind, read_config, read_metrics
 
 log = logging.getLogger("fedshield")
 
-# What may differ between a run and its continuation: its length, its place, and how patient the server is.
-_MAY_CHANGE = (
+# What may differ between a run and its continuation: length, place, the server's patience, the last measurement.
+MAY_CHANGE = (
     "federation.rounds",
     "federation.min-fraction",
     "federation.node-wait-seconds",
     "federation.client-timeout-seconds",
     "centralized.epochs",
+    "evaluate.final-",
     "results.",
     "data.root",
 )
@@ -90,8 +91,8 @@ class RunDir:
         run = cls(Path(config.results.resume).expanduser().absolute(), kind, config)
         stored = read_config(run.path, kind)
         given = config.flat()
-        for key, value in stored.items():
-            if not key.startswith(_MAY_CHANGE) and given.get(key) != value:
+        for key, value in {**default_config(), **stored}.items():  # a key newer than the run had its default's effect
+            if not key.startswith(MAY_CHANGE) and given.get(key) != value:
                 raise FedShieldError(
                     f"{run.path}: belongs to another configuration: {key} = {value!r} there, {given.get(key)!r} now; "
                     "resume without changing it, or start a new run"
@@ -110,6 +111,8 @@ class RunDir:
         checkpoint = read_checkpoint(self.path)
         self.done = checkpoint["round"] if checkpoint else 0
         self._check_length(stored, config.train.schedule)
+        if checkpoint and "best" in checkpoint:
+            load_model(self.path, checkpoint["best"])  # a damaged one should show now, not after the last round
         lines = "".join(json.dumps(record) + "\n" for record in self.metrics() if record["round"] <= self.done)
         replace_file(self.path / "metrics.jsonl", lines.encode())
         (self.path / "summary.json").unlink(missing_ok=True)

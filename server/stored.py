@@ -6,7 +6,7 @@ from typing import Any
 
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
-from common.flat import Flat, flatten, merge
+from common.flat import Flat, default_config, flatten, merge
 from server.files import read_json, read_json_lines
 
 
@@ -59,7 +59,8 @@ def read_kind(run_dir: Path) -> Kind:
 
 def stored_config(run_dir: Path, override: Flat, source: str) -> RunConfig:
     """Return the stored configuration of a run with some keys changed."""
-    return parse_config(merge(read_config(run_dir), override, source))
+    stored = merge(default_config(), read_config(run_dir), str(run_dir))  # keys that are newer than the run
+    return parse_config(merge(stored, override, source))
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

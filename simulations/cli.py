@@ -148,14 +148,16 @@ def evaluate(
     radii = _radii(epsilons or "")
     path = run_dir.expanduser().absolute()
     from server.evaluate import evaluate_run
+    from server.stored import read_kind
 
     found = evaluate_run(path, changes, radii)
-    console.print(f"{path}: after round {found.round}, epsilon {found.config.attack.epsilon_255:g}/255", markup=False)
+    which = f"after {read_kind(path).unit} {found.round}, epsilon {found.config.attack.epsilon_255:g}/255"
+    console.print(f"{path}: {which}", markup=False)
     from simulations.tables import evaluation_tables
 
     for table in evaluation_tables(found.evaluation, found.record):
         console.print(table)
-    if found.config.evaluate.final_attacks:
+    if found.config.evaluate.final_attacks or "curve" in found.record:
         from simulations.evaluation_plots import plot_evaluation
 
         _tell_figures(plot_evaluation(path))
@@ -226,12 +228,13 @@ def tables(
 ) -> None:
     """Show a study's tables, and draw its figures, from its results alone."""
     from simulations.study_plots import plot_study
-    from simulations.study_tables import find_results, make_tables
+    from simulations.study_tables import find_results, make_tables, write_tables
 
     path = find_results(study)
-    for sheet in make_tables(path):
+    sheets = make_tables(path)
+    for sheet in sheets:
         console.print(sheet.rich())
-    console.print(f"Tables: {path / 'tables.md'}", markup=False)
+    console.print(f"Tables: {write_tables(path, sheets)}", markup=False)
     _tell_figures(plot_study(path))
 
 

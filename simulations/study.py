@@ -3,16 +3,25 @@
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError, explain_os_errors
-from common.flat import Flat, Scalar, default_config, flatten, merge, near, read_toml
+from common.flat import Flat, Scalar, default_config, merge, near, read_toml
+from simulations.study_checks import (
+    check_changes,
+    check_twice,
+    read_cases,
+    read_grid,
+    read_reference,
+    read_seeds,
+    read_set,
+)
 
 HERE = Path(__file__).resolve().parent
 PRESETS = HERE / "presets"
@@ -104,19 +113,20 @@ def load_study(file: Path, changes: Flat | None = None) -> Study:
     command = tables.get("command", "run")
     if command not in COMMANDS:
         raise FedShieldError(f"{path}: command = {command!r}: unknown; allowed: {', '.join(COMMANDS)}")
-    settings = merge(_base(path, tables.get("base")), _table(path, tables, "set"), f"{path}, [set]")
-    study = Study(
+    settings = merge(_base(path, tables.get("base")), read_set(path, tables), f"{path}, [set]")
+    grid, cases = read_grid(path, tables), read_cases(path, tables)
+    check_twice(path, grid, cases)
+    check_changes(path, changes or {}, grid, cases)
+    return Study(
         name=path.stem,
         title=str(tables.get("title", path.stem)),
         command=command,
-        seeds=_seeds(path, tables.get("seeds")),
+        seeds=read_seeds(path, tables.get("seeds")),
         settings=merge(settings, changes or {}, "--set"),
-        grid=_grid(path, _table(path, tables, "grid")),
-        cases=_cases(path, tables.get("case", [])),
-        reference=_table(path, tables, "reference"),
+        grid=grid,
+        cases=cases,
+        reference=read_reference(path, tables, grid, cases),
     )
-    _check(path, study, _table(path, tables, "set"), changes or {})
-    return study
 
 
 def points(study: Study) -> list[Point]:
@@ -151,9 +161,11 @@ def study_toml(study: Study) -> str:
     lines = [f"{key} = {_toml(getattr(study, key))}" for key in ("title", "command")]
     lines.append(f"seeds = {_toml(study.seeds)}")
     settings = {key: value for key, value in study.settings.items() if key not in _PER_RUN}
-    tables: list[tuple[str, Mapping[str, Any]]] = [("[set]", settings), ("[grid]", study.grid)]
+    tables: list[tuple[str, Mapping[str, Any]]] = [("[set]", settings)]
     if study.reference:
         tables.insert(0, ("[reference]", study.reference))
+    if study.grid:
+        tables.append(("[grid]", study.grid))
     tables += [("[[case]]", {"name": name, **changes}) for name, changes in study.cases.items()]
     for heading, table in tables:
         lines += ["", heading, *_toml_lines(table)]
@@ -183,79 +195,16 @@ def _name(varied: Flat, seed: int) -> str:
 
 
 def _base(path: Path, base: object) -> Flat:
-    """Return the complete configuration that ``base`` names: a file beside the study's, or a preset."""
+    """Return the complete configuration that ``base`` names: a file beside the study's, or a preset.
+
+    That of a run that had a name, or was continued, serves too: the sweep chooses these.
+    """
     flat = default_config()
     if base is None:
         return flat
     files = [path.parent / str(base), PRESETS / f"{base}.toml"]
     for file in files:
         if file.is_file():
-            return merge(flat, read_toml(file), str(file))
+            return {**merge(flat, read_toml(file), str(file)), **{key: flat[key] for key in _PER_RUN}}
     known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.toml")))
     raise FedShieldError(f"{path}: base = {base!r}: no file {files[0]}, nor a preset of that name; presets: {known}")
-
-
-def _table(path: Path, tables: Mapping[str, Any], key: str) -> Flat:
-    table = tables.get(key, {})
-    if not isinstance(table, Mapping):
-        raise FedShieldError(f"{path}: {key} = {table!r}: write a table, as in [{key}]")
-    return flatten(table)
-
-
-def _seeds(path: Path, seeds: Any) -> tuple[int, ...]:
-    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
-    if not whole or not seeds or len(set(seeds)) != len(seeds):
-        raise FedShieldError(f"{path}: seeds = {seeds!r}: write a list of different whole numbers, as in [1, 2, 3]")
-    return tuple(seeds)
-
-
-def _grid(path: Path, table: Mapping[str, Any]) -> dict[str, list[Scalar]]:
-    _check_keys(table, f"{path}, [grid]")
-    for key, values in table.items():
-        if not isinstance(values, list) or not values:
-            raise FedShieldError(f"{path}: grid.{key} = {values!r}: write a list with at least one value")
-        plain = [(type(value) is bool, value) for value in values if isinstance(value, get_args(Scalar))]
-        if len(set(plain)) != len(values):  # 0 and 0.0 are one value
-            raise FedShieldError(f"{path}: grid.{key} = {values!r}: write plain values, each of them once")
-    return dict(table)
-
-
-def _cases(path: Path, tables: object) -> dict[str, Flat]:
-    cases: dict[str, Flat] = {}
-    for table in tables if isinstance(tables, list) and all(isinstance(t, Mapping) for t in tables) else [None]:
-        name = table.get("name") if table is not None else None
-        if table is None or not isinstance(name, str) or not name.strip():
-            raise FedShieldError(f'{path}: case: write each as a table [[case]] with a name, as in name = "CalFAT"')
-        if name in cases:
-            raise FedShieldError(f"{path}: case {name!r} stands twice")
-        cases[name] = flatten({key: value for key, value in table.items() if key != "name"})
-        _check_keys(cases[name], f"{path}, case {name!r}")
-    return cases
-
-
-def _check_keys(keys: Iterable[str], source: str) -> None:
-    merge(default_config(), dict.fromkeys(keys, 0), source)
-    for key in keys:
-        if key == "seed":
-            raise FedShieldError(f"seed ({source}): give the seeds of a study as seeds = [1, 2, 3]")
-        if key.startswith("results."):
-            raise FedShieldError(f"{key} ({source}): the sweep chooses the place of each run; take the key out")
-
-
-def _check(path: Path, study: Study, given: Flat, changes: Flat) -> None:
-    """Refuse a key that is set in two places, and a reference that is no point of the study."""
-    _check_keys([key for key in given if key == "seed"], f"{path}, [set]")
-    varied = {"seed", *study.grid, *(key for case in study.cases.values() for key in case)}
-    if taken := sorted(varied & changes.keys()):
-        raise FedShieldError(f"--set {taken[0]}: the study {study.name} sets it for each run; change {path}")
-    for name, case in study.cases.items():
-        if twice := [key for key in case if key in study.grid]:
-            raise FedShieldError(f"{path}: {twice[0]} is set by [grid] and by case {name!r}; take one out")
-    known: dict[str, list[Any]] = {**({"case": list(study.cases)} if study.cases else {}), **study.grid}
-    for key, value in study.reference.items():
-        if key not in known:
-            raise FedShieldError(
-                f"{path}: unknown key reference.{key}; the study varies {', '.join(known) or 'nothing'}"
-            )
-        if value not in known[key]:
-            raise FedShieldError(f"{path}: reference.{key} = {value!r}: not a value of the study: {known[key]}")

@@ -1,23 +1,26 @@
 """From the run directories of a study to its three CSV files; see ``simulations.study_results``."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from common.errors import explain_os_errors
+from common.errors import FedShieldError, explain_os_errors
 from server.files import read_json, read_json_lines
 from simulations.study import Point, Study
 from simulations.study_results import DIVIDED, write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
-_HINT = "delete the run directory, and sweep again"
+HINT = "delete the run directory, and sweep again"
 
 
 def code_version() -> str:
     """Return a digest of the sources that make the numbers; the same on every machine with the same sources."""
     digest = sha256()
-    for path in sorted(path for room in ("client", "common", "server") for path in (ROOT / room).rglob("*.py")):
+    rooms = [path for room in ("client", "common", "server") for path in (ROOT / room).rglob("*.py")]
+    # Of the room `simulations`, only this trains.
+    for path in sorted([*rooms, *(ROOT / "simulations").glob("centralized.py")]):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -86,45 +89,59 @@ def _code(point: Point, runs: Path) -> str:
     return "+".join(dict.fromkeys(path.read_text().split())) if path.exists() else ""
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what content of another shape leads to into one line."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise FedShieldError(f"{path}: damaged; {HINT}") from error
+
+
 def _trained(point: Point, runs: Path) -> dict[str, Any]:
-    summary = read_json(runs / point.name / "summary.json", _HINT)
-    environment = read_json(runs / point.name / "environment.json", _HINT)
-    return {
-        **_head(point),
-        "rounds": summary["rounds"],
-        **_rates(summary["final"]),
-        "seconds": f"{summary['seconds']:.1f}",
-        "code": _code(point, runs),
-        "processor": environment["processor"] if environment["device"] == "cpu" else environment["device"],
-        "threads": environment["threads"],
-    }
+    with _reading(path := runs / point.name / "summary.json"):
+        summary = read_json(path, HINT)
+        figures = {**_rates(summary["final"]), "rounds": summary["rounds"], "seconds": f"{summary['seconds']:.1f}"}
+    with _reading(path := runs / point.name / "environment.json"):
+        found = read_json(path, HINT)
+        machine = {
+            "processor": found["processor"] if found["device"] == "cpu" else found["device"],
+            "threads": found["threads"],
+        }
+    return {**_head(point), **figures, "code": _code(point, runs), **machine}
 
 
 def _rounds(point: Point, runs: Path) -> list[dict[str, Any]]:
-    records = read_json_lines(runs / point.name / "metrics.jsonl")
-    return [
-        {**_head(point), **record, **_rates(record["evaluation"]), "seconds": f"{record['seconds']:.1f}"}
-        for record in records
-        if record["evaluation"]
-    ]
+    with _reading(path := runs / point.name / "metrics.jsonl"):
+        return [
+            {**_head(point), **record, **_rates(record["evaluation"]), "seconds": f"{record['seconds']:.1f}"}
+            for record in read_json_lines(path)
+            if record["evaluation"]
+        ]
 
 
 def _labels(point: Point, runs: Path) -> list[dict[str, Any]]:
     path = runs / point.name / "partition.json"
     if not path.exists():  # there are no clients in centralised training
         return []
-    described = read_json(path, _HINT)
     head = {"point": point.label, **point.varied, "seed": point.seed}
-    return [
-        {**head, "client": client, "class": name, "images": images}
-        for client, counts in enumerate(described["clients"])
-        for name, images in zip(described["classes"], counts, strict=True)
-    ]
+    with _reading(path):
+        described = read_json(path, HINT)
+        return [
+            {**head, "client": client, "class": name, "images": images}
+            for client, counts in enumerate(described["clients"])
+            for name, images in zip(described["classes"], counts, strict=True)
+        ]
 
 
 def _divided(point: Point, runs: Path) -> dict[str, Any]:
+    with _reading(path := runs / point.name / "partition.json"):
+        skew = _skew(read_json(path, HINT)["clients"])
+    return {**_head(point), **skew, "code": _code(point, runs)}
+
+
+def _skew(clients: list[list[int]]) -> dict[str, Any]:
     """Return how large and how skewed the clients' shards are."""
-    clients: list[list[int]] = read_json(runs / point.name / "partition.json", _HINT)["clients"]
     sizes = [sum(counts) for counts in clients]
     whole = [sum(counts) / sum(sizes) for counts in zip(*clients, strict=True)]
     distances = [
@@ -133,12 +150,10 @@ def _divided(point: Point, runs: Path) -> dict[str, Any]:
         if size
     ]
     return {
-        **_head(point),
         "clients": len(clients),
         "images": sum(sizes),
         "smallest": min(sizes),
         "largest": max(sizes),
         "classes": sum(sum(count > 0 for count in counts) for counts in clients) / len(clients),
         "distance": sum(distances) / len(distances),
-        "code": _code(point, runs),
     }

@@ -9,6 +9,7 @@ In all three, the columns between the first and ``seed`` are what the study vari
 
 import csv
 import io
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ DIVIDED = ("run", "seed", "clients", "images", "smallest", "largest", "classes",
 _ROUNDS = ("run", "seed", "round", "n", "natural", "loss", "seconds")
 _LABELS = ("point", "seed", "client", "class", "images")
 _TEXT = {"run", "point", "class", "code", "processor"}
+_WHOLE = {"seed", "n", "rounds", "round", "images"}
+_HINT = "give the folder of a study"
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,12 @@ def read_results(study_dir: Path) -> list[Row]:
     return rows
 
 
-def check_results(study_dir: Path) -> None:
-    """Refuse a ``results.csv`` that no sweep wrote, before one writes over it."""
-    if (study_dir / "results.csv").exists():
-        _read(study_dir / "results.csv", (TRAINED, DIVIDED))
+def finished_runs(study_dir: Path) -> list[str]:
+    """Return the names of the runs in ``results.csv``; refuse one that no sweep wrote, before one writes over it."""
+    path = study_dir / "results.csv"
+    if not path.exists():
+        return []
+    return [row["run"] for row in _read(path, (TRAINED, DIVIDED), "move it away: it is made anew from the runs")]
 
 
 def read_rounds(study_dir: Path) -> list[Row]:
@@ -132,34 +137,69 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, An
     replace_file(path, text.getvalue().encode())
 
 
-def _read(path: Path, kinds: Sequence[Sequence[str]]) -> list[Row]:
+def _read(path: Path, kinds: Sequence[Sequence[str]], hint: str = _HINT) -> list[Row]:
     """Read a CSV file that has all the columns of one of the ``kinds``."""
     if not path.is_file():
         raise FedShieldError(f"{path}: not there; give the folder of a study that fedshield sweep has run")
     with explain_os_errors(path):
         content = path.read_bytes()
     try:
-        lines = list(csv.reader(io.StringIO(content.decode("utf-8"), newline=""), strict=True))
+        return _rows(content, kinds)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise _foreign(path, f"not CSV: {error}") from error
-    header = lines[0] if lines else []
-    if not header:
-        raise _foreign(path, "empty")
-    missing = min(([name for name in kind if name not in header] for kind in kinds), key=len)
-    if missing:
-        raise _foreign(path, f"no column {missing[0]}")
-    if len(set(header)) != len(header):
-        raise _foreign(path, "two columns of one name")
-    rows = []
-    for line, cells in enumerate(lines[1:], 2):
+        raise FedShieldError(f"{path}: not a results file of FedShield (not CSV: {error}); {hint}") from error
+    except _ForeignError as error:
+        raise FedShieldError(f"{path}: not a results file of FedShield ({error}); {hint}") from error
+
+
+class _ForeignError(Exception):
+    """Why a file is not one that a sweep wrote."""
+
+
+def _rows(content: bytes, kinds: Sequence[Sequence[str]]) -> list[Row]:
+    # A spreadsheet program puts a mark before the first column, and blank lines after the last row.
+    lines = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
+    filled = [(number, cells) for number, cells in enumerate(lines, 1) if cells]
+    header = filled[0][1] if filled else []
+    kind = _check_header(header, kinds)
+    rows, seen = [], dict[tuple[str, ...], int]()
+    # What tells one row from another: what varies, the seed, and the round, or client and class.
+    names = [*header[1 : header.index("seed") + 1], *(x for x in ("round", "client", "class") if x in kind)]
+    for line, cells in filled[1:]:
         if len(cells) != len(header):
-            raise _foreign(path, f"line {line} has {len(cells)} cells, the header {len(header)}")
-        rows.append(dict(zip(header, cells, strict=True)))
-        _check(path, line, rows[-1])
+            raise _ForeignError(f"line {line} has {len(cells)} cells, the header {len(header)}")
+        row = dict(zip(header, cells, strict=True))
+        _check(line, row)
+        first = seen.setdefault(tuple(row[name] for name in names), line)
+        if first != line:
+            raise _ForeignError(f"line {line} has the {', '.join(names)} of line {first}")
+        rows.append(row)
     return rows
 
 
-def _check(path: Path, line: int, row: Row) -> None:
+def _check_header(header: Sequence[str], kinds: Sequence[Sequence[str]]) -> Sequence[str]:
+    """Return which of the kinds has these columns; refuse those of none, or in another order."""
+    if not header:
+        raise _ForeignError("empty")
+    kind = min(kinds, key=lambda kind: len(set(kind) - set(header)))
+    if missing := [name for name in kind if name not in header]:
+        raise _ForeignError(f"no column {missing[0]}")
+    if len(set(header)) != len(header):
+        raise _ForeignError("two columns of one name")
+    expected = list(kind)
+    row = dict.fromkeys(header, "")
+    if "natural" in kind:
+        at = expected.index("natural") + 1
+        expected[at:at] = attack_columns(row)
+    expected[1:1] = varied_columns(row)
+    for name, there in zip(expected, header, strict=False):
+        if name != there:
+            raise _ForeignError(f"column {there} stands where {name} belongs")
+    if len(header) > len(expected):
+        raise _ForeignError(f"unknown column {header[len(expected)]}")
+    return kind
+
+
+def _check(line: int, row: Row) -> None:
     """Refuse cells that no sweep writes, rather than draw a wrong table from them."""
     shares = {"natural", *attack_columns(row), "worst"} if "natural" in row else set()
     columns = list(row)
@@ -170,10 +210,10 @@ def _check(path: Path, line: int, row: Row) -> None:
         try:
             value = float(text)
         except ValueError:
-            raise _foreign(path, f"line {line}: {column} = {text!r} is not a number") from None
+            raise _ForeignError(f"line {line}: {column} = {text!r} is not a number") from None
         if column in shares and not 0 <= value <= 1:
-            raise _foreign(path, f"line {line}: {column} = {text} is not a share from 0 to 1")
-
-
-def _foreign(path: Path, reason: str) -> FedShieldError:
-    return FedShieldError(f"{path}: not a results file of FedShield ({reason}); give the folder of a study")
+            raise _ForeignError(f"line {line}: {column} = {text} is not a share from 0 to 1")
+        if column in _WHOLE and not (text.isascii() and text.isdigit()):
+            raise _ForeignError(f"line {line}: {column} = {text} is not a whole number")
+        if not math.isfinite(value):
+            raise _ForeignError(f"line {line}: {column} = {text} is not a finite number")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -52,13 +52,17 @@ class Sheet:
 
     def rich(self) -> Table:
         """Return the table for the terminal."""
-        columns = [
-            Column(name, justify="left" if i < self.names else "right", overflow="fold")
-            for i, name in enumerate(self.header)
-        ]
-        table = Table(*columns, title=Text(self.title), box=SIMPLE, pad_edge=False, caption=Text("\n".join(self.notes)))
+        drawn = [[_stacked(x) if i >= self.names else x for i, x in enumerate(row)] for row in self.rows]
+        columns = []
+        for i, name in enumerate(self.header):
+            widest = max(len(line) for row in [self.header, *drawn] for line in row[i].split("\n"))
+            # A terminal may cut names anywhere, but no number: rather the table becomes wider than the terminal.
+            number = Column(name, justify="right", no_wrap=True, min_width=widest)
+            columns.append(Column(name, overflow="fold") if i < self.names else number)
+        notes = Text("\n".join(self.notes))
+        table = Table(*columns, title=Text(self.title), box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), caption=notes)
         table.title_justify = table.caption_justify = "left"
-        for row in self.rows:
+        for row in drawn:
             table.add_row(*map(Text, row))
         return table
 
@@ -72,21 +76,29 @@ class Sheet:
 
 
 def make_tables(study_dir: Path) -> list[Sheet]:
-    """Return a study's tables, and write them to ``tables.md``.
+    """Return a study's tables.
 
     Raises:
         FedShieldError: there is no ``results.csv``, or it is not one that a sweep wrote.
     """
     rows, heading = read_results(study_dir), read_heading(study_dir)
-    if "natural" in rows[0]:
-        sheets = [accuracy_sheet(heading.title, rows)]
-        if heading.reference and (differences := difference_sheet(rows, heading.reference)):
-            sheets.append(differences)
-    else:
-        sheets = [partition_sheet(heading.title, rows)]
+    if "natural" not in rows[0]:
+        return [partition_sheet(heading.title, rows)]
+    accuracy = accuracy_sheet(heading.title, rows)
+    if not heading.reference:
+        return [accuracy]
+    if differences := difference_sheet(rows, heading.reference):
+        return [accuracy, differences]
+    there = any(all(row.get(key) == value for key, value in heading.reference.items()) for row in rows)
+    lack = "no finished run to compare with the reference yet" if there else "no finished run of the reference yet"
+    return [replace(accuracy, notes=[*accuracy.notes, lack])]
+
+
+def write_tables(study_dir: Path, sheets: Sequence[Sheet]) -> Path:
+    """Write tables to ``tables.md``, and return its path."""
     text = "\n".join(sheet.markdown(level) for level, sheet in enumerate(sheets, 1))
     replace_file(study_dir / "tables.md", text.encode())
-    return sheets
+    return study_dir / "tables.md"
 
 
 def accuracy_sheet(title: str, rows: Sequence[Row]) -> Sheet:
@@ -127,6 +139,7 @@ def difference_sheet(rows: Sequence[Row], reference: Mapping[str, str]) -> Sheet
     notes = [
         "percentage points, each seed against the same seed of the reference: mean [95 % t-interval over the seeds]",
         "the intervals tell of training seeds, not of the test images, which are the same for all; one seed has none",
+        "among many 95 % intervals some exclude 0 by chance: one in twenty, where there is no difference",
     ]
     return Sheet(f"Difference from {against}", [*keys, "seeds", *rates], cells, notes, len(keys))
 
@@ -176,9 +189,19 @@ def _difference(pairs: Sequence[tuple[Row, Row]], rate: str) -> str:
         return "–"
     found = interval(values)
     if found is None:
-        return f"{values[0]:+.1f}"
-    mean, low, high = found
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+        return _signed(values[0])
+    mean, low, high = map(_signed, found)
+    return f"{mean} [{low}, {high}]"
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.1f}"
+    return "0.0" if text in ("-0.0", "+0.0") else text
+
+
+def _stacked(cell: str) -> str:
+    """Break a cell between its mean and its range or interval."""
+    return cell.replace(" (", "\n(").replace(" [", "\n[")
 
 
 def _by_point(rows: Sequence[Row], keys: Sequence[str]) -> dict[Point, list[Row]]:
@@ -203,7 +226,13 @@ def _range(values: Sequence[int]) -> str:
 def _notes(rows: Sequence[Row]) -> list[str]:
     """Return what limits the figures: few test images, several versions of the code, several machines."""
     notes = []
-    if any(n <= ROUGH for n in _numbers(rows, "n")):
+    images = [int(n) for n in _numbers(rows, "n") if n > 0]
+    if images:
+        half = 196 * math.sqrt(0.25 / min(images))
+        notes.append(
+            f"95 % interval of a figure for the sample of {min(images):,} test images: ± {half:.1f} points at most"
+        )
+    if any(n <= ROUGH for n in images):
         notes.append(f"{ROUGH:,} test images or fewer: a rough figure")
     machines = dict.fromkeys(f"{row['processor']}, threads = {row['threads']}" for row in rows)
     hours = sum(_numbers(rows, "seconds")) / 3600

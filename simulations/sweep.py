@@ -8,14 +8,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from common.config import RunConfig
 from common.errors import FedShieldError, explain_os_errors
-from common.flat import Flat, default_config, flatten
-from server.files import read_json, replace_file, replace_json
+from common.flat import Flat
+from server.files import replace_file, replace_json
 from simulations.study import Point, Study, load_study, points, study_toml
 from simulations.study_gather import gather, is_finished, note_code
-from simulations.study_results import check_results
-from simulations.sweep_jobs import Job, default_jobs, run_jobs
+from simulations.sweep_checks import check_data, check_directory, claim
+from simulations.sweep_jobs import Job, await_orphans, default_jobs, run_jobs
 
 
 def run_study(file: Path, changes: Flat, results: Path | None, jobs: int | None, console: Console) -> Path:
@@ -34,13 +33,14 @@ def run_study(file: Path, changes: Flat, results: Path | None, jobs: int | None,
     study = load_study(file, changes)
     todo = points(study)  # parses the configuration of every point: a mistake in the last one shows now
     directory = (results or Path(str(study.settings["results.dir"])) / study.name).expanduser().absolute()
-    _claim(directory)
+    claim(directory)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is as good as Ctrl-C
     lock = FileLock(directory / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise FedShieldError(f"{directory}: another sweep runs this study; wait for it to end") from error
+    with explain_os_errors(directory):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:  # an OSError too
+            raise FedShieldError(f"{directory}: another sweep runs this study; wait for it to end") from error
     try:
         _Progress(study, todo, directory, console).run(jobs)
     finally:
@@ -56,12 +56,12 @@ class _Progress:
         self.runs = directory / "runs"
         self.console = console
         self.finished = 0
-        self.failed: list[str] = []
+        self.failed = 0
 
     def run(self, jobs: int | None) -> None:
-        for point in self.points:
-            _check_stored(self.runs / point.name, point.config)
-        check_results(self.directory)
+        check_directory(self.study, self.points, self.directory)
+        await_orphans([self.runs / point.name for point in self.points])
+        check_data([point for point in self.points if not is_finished(self.study, self.runs / point.name)])
         replace_file(self.directory / "study.toml", study_toml(self.study).encode())
         done = gather(self.study, self.points, self.directory)
         missing = [point for point in self.points if point.name not in done]
@@ -74,7 +74,7 @@ class _Progress:
             else:
                 if missing:
                     self._say(f"{min(jobs, len(missing))} at a time; their logs: {self.runs}/*.log")
-                run_jobs(self.study.command, missing, self.runs, jobs, self._ended)
+                run_jobs(self.study.command, missing, self.runs, jobs, self._ended, self._stopping)
         except KeyboardInterrupt:
             self._say(f"Stopped with {self.finished} of {len(self.points)} runs finished; go on with the same command")
             raise
@@ -88,8 +88,11 @@ class _Progress:
         else:
             self._fail(job.point, job.complaint())
 
+    def _stopping(self) -> None:
+        self._say("Stopping: waiting for checkpoints; Ctrl-C again kills the runs")
+
     def _fail(self, point: Point, complaint: str) -> None:
-        self.failed.append(f"{point.name}: {complaint}")
+        self.failed += 1
         self._say(f"[{self.finished}/{len(self.points)}] {point.name}  failed: {complaint}")
 
     def _tell(self, point: Point, row: dict[str, Any]) -> None:
@@ -120,39 +123,10 @@ class _Progress:
     def _conclude(self) -> None:
         self._say(f"Results: {self.directory}/results.csv; tables and figures with: fedshield tables {self.directory}")
         if self.failed:
-            for line in self.failed:
-                self._say(f"failed: {line}")
             raise FedShieldError(
-                f"{len(self.failed)} of {len(self.points)} runs failed; their logs: {self.runs}/*.log; the same "
+                f"{self.failed} of {len(self.points)} runs failed; their logs: {self.runs}/*.log; the same "
                 "command tries them again"
             )
 
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False)
-
-
-def _claim(directory: Path) -> None:
-    """Make the study's directory; one that holds something else is left as it is."""
-    with explain_os_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        # What a sweep that was killed as it began has left is no other's.
-        present = {entry.name for entry in directory.iterdir()} - {".lock", "runs", "study.toml.partial"}
-        if present and "study.toml" not in present:
-            raise FedShieldError(f"{directory}: holds other files than a study's; choose another --results")
-        (directory / "runs").mkdir(exist_ok=True)
-
-
-def _check_stored(run: Path, config: RunConfig) -> None:
-    """Refuse a study that was changed under its finished, or begun, runs."""
-    begun = any((run / name).exists() for name in ("summary.json", "metrics.jsonl", "checkpoint"))
-    if not begun or not (run / "config.json").exists():
-        return
-    stored = flatten(read_json(run / "config.json", "delete the run directory, and sweep again"))
-    for key, value in config.flat().items():
-        # A key that is newer than the run had the effect of its default.
-        there = stored.get(key, default_config().get(key))
-        if there != value and not key.startswith(("results.", "data.root")):
-            raise FedShieldError(
-                f"{run}: was run with {key} = {there!r}, the study has {value!r} now; delete the run directory, or "
-                "choose another --results"
-            )

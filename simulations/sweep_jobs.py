@@ -74,7 +74,14 @@ def default_jobs(threads: Sequence[int]) -> int:
     return max(1, available_cores() // max(threads)) if all(threads) else 1
 
 
-def run_jobs(command: str, todo: Sequence[Point], runs: Path, jobs: int, ended: Callable[[Job], None]) -> None:
+def run_jobs(
+    command: str,
+    todo: Sequence[Point],
+    runs: Path,
+    jobs: int,
+    ended: Callable[[Job], None],
+    stopping: Callable[[], None],
+) -> None:
     """Run points, ``jobs`` at a time and in their order, and call ``ended`` after each.
 
     Whatever ends this call ends the runs too: they are interrupted, and write their checkpoints.
@@ -85,6 +92,7 @@ def run_jobs(command: str, todo: Sequence[Point], runs: Path, jobs: int, ended: 
         runs: folder of their run directories and logs.
         jobs: runs at a time, >= 1.
         ended: called with each job whose process has ended.
+        stopping: called when runs are about to be interrupted.
     """
     waiting, free, running = deque(todo), list(range(jobs)), list[Job]()
     devices = gpus()
@@ -99,13 +107,13 @@ def run_jobs(command: str, todo: Sequence[Point], runs: Path, jobs: int, ended: 
                 free.append(job.slot)
                 ended(job)
     finally:
-        _stop(running)
+        if running:
+            _stop(running, stopping)
 
 
 def _start(command: str, point: Point, runs: Path, slot: int, devices: Sequence[str]) -> Job:
     """Start a run, or continue it where it has a checkpoint."""
     run, path = runs / point.name, runs / f"{point.name}.log"
-    _await(run)
     replace_file(runs / f"{point.name}.toml", config_toml(point.config).encode())
     begun = (run / "config.json").exists() and any((run / x).exists() for x in ("metrics.jsonl", "checkpoint"))
     note_code(runs, point.name, begun=begun)
@@ -132,18 +140,21 @@ def _start(command: str, point: Point, runs: Path, slot: int, devices: Sequence[
         return Job(point, process, path, begin, slot)
 
 
-def _await(run: Path) -> None:
-    """Wait while a run of a sweep that was killed still writes its last checkpoint."""
-    if (run / ".lock").exists():
-        with suppress(Timeout):  # the run itself will say what is wrong
-            FileLock(run / ".lock").acquire(timeout=_PATIENCE).lock.release()
+def await_orphans(runs: Sequence[Path]) -> None:
+    """Wait while runs of a sweep that was killed still write their last checkpoints, or finish."""
+    deadline = time.monotonic() + _PATIENCE
+    for run in runs:
+        if (run / ".lock").exists():
+            with explain_os_errors(run), suppress(Timeout):  # the run itself will say what is wrong
+                FileLock(run / ".lock").acquire(timeout=max(0.0, deadline - time.monotonic())).lock.release()
 
 
-def _stop(running: Sequence[Job]) -> None:
+def _stop(running: Sequence[Job], stopping: Callable[[], None]) -> None:
     """Interrupt the runs and wait for their checkpoints; kill those that take too long, or at a second Ctrl-C."""
     _signal(running, signal.SIGINT)
     deadline = time.monotonic() + _PATIENCE
     try:
+        stopping()
         for job in running:
             with suppress(subprocess.TimeoutExpired):
                 job.process.wait(max(0.0, deadline - time.monotonic()))

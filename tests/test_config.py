@@ -153,3 +153,10 @@ def test_a_network_made_for_one_size_refuses_another() -> None:
     with pytest.raises(FedShieldError, match=r"^data\.image-size = 64: model\.name = cnn2 is made for 32; set"):
         parse_config(resolve(None, changes, default_config()))
     assert parse_config(resolve(None, changes[:2], default_config())).model.name == "cnn2"
+
+
+@pytest.mark.parametrize("mixture", ["pgd:2,cw:1", "pgd:1e-05,cw:1", "pgd:0.33333333,cw:1", "pgd:1e+06,cw:1"])
+def test_a_mixture_survives_the_way_through_flower(mixture: str) -> None:
+    config = parse_config({**default_config(), "attack.mixture": mixture})
+    assert config.flat()["attack.mixture"] == mixture
+    assert parse_config(config.flat()) == config

@@ -174,6 +174,29 @@ def test_autoattack_runs_each_part_on_the_survivors_of_the_one_before() -> None:
     assert found.predictions["autoattack"].tolist() == [0, 0, 1, 0, 0, 0, 1, 1]
 
 
+def test_autoattacks_later_parts_see_fewer_images() -> None:
+    class CountedClasses(FourClasses):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[int] = []
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            self.seen.append(len(pixels))
+            return super().forward(pixels)
+
+    model = CountedClasses()
+    evaluate(model, images(*LEVELS), LABELS, ("apgd-ce-3",), THREAT, seed=1)
+    alone = len(model.seen)
+    model.seen.clear()
+    evaluate(model, images(*LEVELS), LABELS, ("autoattack",), THREAT, seed=1)
+    # The probe, the natural images, apgd-ce on the 7 that are correct; from then on the 4 that it leaves.
+    assert model.seen[:3] == [1, 8, 7]
+    after = model.seen[[number for number, count in enumerate(model.seen) if count == 7][-1] + 1 :]
+    assert alone > 3
+    assert len(after) > 100
+    assert max(after) == 4
+
+
 def test_deepfool_finds_the_known_distortions() -> None:
     found = evaluate(Threshold(), images(*LEVELS), LABELS, ("fgsm", "deepfool"), THREAT, seed=1)
     distortion = found.distortions["deepfool"]
@@ -208,7 +231,7 @@ def test_without_a_distortion_there_is_no_figure_for_it() -> None:
     }
 
 
-def test_classes_clients_and_confusion_by_hand() -> None:
+def test_classes_and_clients_by_hand() -> None:
     # Class 2 has no test image. Natural: 3 of 4 of class 0, both of class 1. Under attack: 1 of 4, and 1 of 2.
     labels = np.array([0, 0, 0, 0, 1, 1])
     natural = np.array([0, 0, 0, 2, 1, 1], dtype=np.int16)
@@ -222,7 +245,6 @@ def test_classes_clients_and_confusion_by_hand() -> None:
     shares = np.array([[30, 10, 0], [0, 10, 30], [0, 0, 5]])  # the second has class 1 alone among those measured
     assert found.per_client(shares)["natural"] == [0.75 * 0.75 + 0.25 * 1.0, 1.0, None]
     assert found.per_client(shares)["worst"] == [0.75 * 0.25 + 0.25 * 0.5, 0.5, None]
-    assert found.confusion("pgd-20").tolist() == [[1, 2, 1], [1, 1, 0], [0, 0, 0]]
     figures = found.as_json(details=True, shares=shares)
     json.dumps(figures, allow_nan=False)
     assert figures["class-examples"] == [4, 2, 0]

@@ -123,26 +123,32 @@ def test_calfat_with_equal_counts_is_plain_training_on_its_own_attack() -> None:
     assert found.item() == pytest.approx(expected.item(), rel=0.02)
 
 
-def test_calfats_attack_sees_the_prior() -> None:
-    seen: list[Tensor] = []
+@pytest.mark.parametrize("counts", [(90, 5, 5, 0, 0, 0, 0, 0, 0, 0), (1, 2, 3, 4, 5, 6, 7, 8, 9, 500)])
+def test_calfat_attacks_the_calibrated_prediction(counts: tuple[int, ...]) -> None:
+    context = LossContext("pgd", THREAT, 0.0, 0.0, class_counts=counts)
+    model = Recorder().train()
+    torch.manual_seed(2)
+    LOSSES["calfat"](model, context)(IMAGES, LABELS)
+    (seen,) = model.seen
+    reference = Recorder().eval()
+    torch.manual_seed(2)
+    expected = torchattacks.TPGD(Calibrated(reference, counts).eval(), eps=8 / 255, alpha=2 / 255, steps=3)(IMAGES)
+    torch.manual_seed(2)
+    plain = torchattacks.TPGD(reference, eps=8 / 255, alpha=2 / 255, steps=3)(IMAGES)
+    assert torch.equal(seen, expected)
+    assert not torch.equal(seen, plain)
 
-    class Seen(Fixed):
+
+def test_calfats_prior_silences_an_absent_class() -> None:
+    class Pixels(Fixed):
         def forward(self, pixels: Tensor) -> Tensor:
-            seen.append(pixels.detach())
-            return torch.stack([pixels[:, 0, 0, 0] * 20, pixels[:, 0, 0, 1] * 20, pixels[:, 0, 0, 2] * 20], 1)
+            return 20 * pixels[:, 0, 0, :3] + 0 * self.logits.sum()
 
-    images = torch.full((1, 3, 4, 4), 0.5)
-    # Class 2 is absent: its probability is nothing, so the KL divergence has no slope along its pixel.
-    model = Seen(0.0)
-    LOSSES["calfat"](model, LossContext("pgd", THREAT, 0.0, 0.0, class_counts=(9, 1, 0)))(images, torch.tensor([0]))
-    moved = (seen[-1] - images)[0, 0, 0].abs()
-    assert moved[:2].tolist() == pytest.approx([6 / 255, 6 / 255], abs=2e-2 / 8)
     gradients = []
     for counts in ((9, 1, 0), (1, 1, 1)):
-        calibrated = Calibrated(Seen(0.0), counts)
-        pixels = images.clone().requires_grad_()
-        logits = F.log_softmax(calibrated(pixels), 1)
-        gradients.append(torch.autograd.grad(logits[0, 0], pixels)[0][0, 0, 0, 2].item())
+        pixels = torch.full((1, 3, 4, 4), 0.5, requires_grad=True)
+        logs = F.log_softmax(Calibrated(Pixels(0.0), counts)(pixels), 1)
+        gradients.append(torch.autograd.grad(logs[0, 0], pixels)[0][0, 0, 0, 2].item())
     # d log p_0 / d pixel_2 = −20 p_2: nothing with the prior, −20/3 without.
     assert gradients == pytest.approx([0, -20 / 3], abs=1e-4)
 
@@ -175,6 +181,15 @@ def test_mart_by_hand() -> None:
     loss = LOSSES["mart"](model, LossContext("pgd", THREAT, 0.0, 0.0))
     assert loss(IMAGES[:1], torch.tensor([0])).item() == pytest.approx(math.log(8 / 3), rel=1e-5)
     assert loss(IMAGES[:1], torch.tensor([1])).item() == pytest.approx(math.log(8), rel=1e-5)
+
+
+def test_mart_stays_finite_when_the_answer_is_wrong_and_sure() -> None:
+    # −ln p_0 − ln(1 − p_1) with logits 0, 40, 0: 40 + (40 − ln 2), where p_1 rounds to 1.
+    model = Fixed(0.0, 40.0, 0.0)
+    loss = LOSSES["mart"](model, LossContext("pgd", THREAT, 0.0, 0.0))(IMAGES[:1], torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(loss, [model.logits])
+    assert loss.item() == pytest.approx(80 - math.log(2), rel=1e-5)
+    assert torch.isfinite(gradient).all()
 
 
 def test_marts_divergence_counts_by_how_unsure_the_natural_prediction_is() -> None:

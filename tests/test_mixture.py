@@ -50,6 +50,31 @@ def test_weights_move_to_the_attack_that_hurts_most_by_hand() -> None:
     assert mixture.weights.tolist() == pytest.approx([weak / (weak + strong), strong / (weak + strong)], rel=1e-6)
 
 
+def test_an_attack_that_was_given_no_image_keeps_its_weight() -> None:
+    mixture = Mixture(TwoClasses(), [constant(0.5)] * 3, [20, 1, 1], rate=0.1)
+    images, labels = torch.full((4, 3, 1, 1), 0.5), torch.ones(4, dtype=torch.int64)
+    torch.manual_seed(0)
+    for _ in range(100):  # equally strong attacks, two of which are often given nothing
+        mixture(images, labels)
+    assert mixture.weights.tolist() == pytest.approx([20 / 22, 1 / 22, 1 / 22], rel=1e-4)
+
+
+def test_the_stronger_attack_wins_from_a_small_weight() -> None:
+    mixture = Mixture(TwoClasses(), [constant(0.5), constant(0.2)], [9, 1], rate=0.2)
+    images, labels = torch.full((8, 3, 1, 1), 0.5), torch.ones(8, dtype=torch.int64)
+    torch.manual_seed(0)
+    for _ in range(200):
+        mixture(images, labels)
+    assert mixture.weights[1] == pytest.approx(0.99, abs=0.01)
+    assert mixture.weights[0] > 0.009  # and the weaker is still tried now and then
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights() -> None:
+    mixture = Mixture(TwoClasses(), [constant(float("nan"))], [1], rate=0.5)
+    mixture(torch.full((4, 3, 1, 1), 0.5), torch.ones(4, dtype=torch.int64))
+    assert mixture.weights.tolist() == [1.0]
+
+
 @pytest.mark.parametrize("name", ["deepfool", "cw", "mixture"])
 def test_training_attacks_stay_in_the_ball(name: str) -> None:
     model = build_model("cnn", 10, 4, "relu", True, 1)

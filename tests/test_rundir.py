@@ -12,8 +12,9 @@ import torch
 from common.config import RunConfig
 from common.errors import FedShieldError
 from server.checkpoint import chosen_model, load_model, read_checkpoint
+from server.files import append_json_line, read_json_lines
 from server.rundir import RunDir
-from server.stored import CENTRALIZED, FEDERATION, Kind, read_kind, read_metrics
+from server.stored import CENTRALIZED, FEDERATION, Kind, read_kind, read_metrics, stored_config
 from tests.conftest import tiny_config
 
 STATE = {"weight": torch.arange(6.0).view(2, 3), "count": torch.tensor(3)}
@@ -298,3 +299,33 @@ def test_the_length_may_change_only_where_the_rates_before_stay_the_same(
         opened(2)
     advice = f"raise {dotted} to go on, or " if schedule == "milestones" else ""
     assert f"all 2 {kind.unit}s are done; {advice}evaluate it with: fedshield evaluate" in str(caught.value)
+
+
+def test_a_line_that_was_cut_short_does_not_take_the_next_one_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.jsonl"
+    append_json_line(path, {"round": 1})
+    with path.open("a") as file:
+        file.write('{"at": "2025')
+    append_json_line(path, {"round": 2})
+    assert read_json_lines(path) == [{"round": 1}, {"round": 2}]
+
+
+@pytest.mark.parametrize("content", ["{}", '{"round": 1}', '{"round": 1, "model": "m", "sha256": "s", "best": {}}'])
+def test_a_checkpoint_that_lacks_something_is_damaged_not_absent(tmp_path: Path, content: str) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "checkpoint.json").write_text(content)
+    with pytest.raises(FedShieldError, match=r"checkpoint.json: damaged \(round, model or sha256 is missing\)"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_run_of_an_earlier_version_has_the_defaults_of_the_keys_it_lacks(tmp_path: Path) -> None:
+    RunDir.open(tiny_config(results__dir=str(tmp_path), results__name="old")).close()
+    path = tmp_path / "old"
+    stored = json.loads((path / "config.json").read_text())
+    del stored["loss"]["beta"], stored["data"]["validation-fraction"]
+    (path / "config.json").write_text(json.dumps(stored))
+    assert stored_config(path, {}, "options").loss.beta == 6.0
+    resumed = {"results__dir": str(tmp_path), "results__resume": str(path)}
+    with pytest.raises(FedShieldError, match=r"loss.beta = 6.0 there, 1.0 now"):
+        RunDir.open(tiny_config(loss__beta=1.0, **resumed))
+    RunDir.open(tiny_config(**resumed)).close()

@@ -1,16 +1,21 @@
 """Study files and their points; the tables of hand-made results."""
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from common.config import RunConfig
 from common.errors import FedShieldError
-from simulations import study_gather
+from server.files import read_json, read_json_lines
+from simulations import study_gather, sweep_jobs
 from simulations.study import SWEEPS, Study, config_toml, load_study, points, study_toml
 from simulations.study_results import (
     attack_columns,
+    cell,
     read_heading,
     read_labels,
     read_results,
@@ -18,7 +23,7 @@ from simulations.study_results import (
     varied,
     write_csv,
 )
-from simulations.study_tables import accuracy_sheet, difference_sheet, interval, make_tables, spread
+from simulations.study_tables import accuracy_sheet, difference_sheet, interval, make_tables, spread, write_tables
 from simulations.sweep_jobs import default_jobs, gpus
 
 FILE = """
@@ -88,6 +93,9 @@ def test_the_base_lies_under_the_set(tmp_path: Path) -> None:
     text = 'base = "base.toml"\nseeds = [1]\n[set]\n"model.width" = 6\n'
     config = points(study(tmp_path, text))[0].config
     assert (config.federation.rounds, config.model.width) == (3, 6)
+    (tmp_path / "base.toml").write_text('results.name = "a"\nresults.resume = "b"\n')
+    config = points(study(tmp_path, text))[0].config
+    assert (config.results.name, config.results.resume) == ("", "")
     preset = points(study(tmp_path, 'base = "cpu-study"\nseeds = [1]'))[0].config
     assert preset.data.root == "data/cifar10-jpeg"
 
@@ -98,6 +106,8 @@ def test_the_resolved_study_has_the_same_points(tmp_path: Path) -> None:
     again = study(tmp_path / "again", study_toml(first))
     assert points(again) == points(first)
     assert (again.title, again.reference) == (first.title, first.reference)
+    alone = study(tmp_path, 'seeds = [1]\n[[case]]\nname = "a"')  # without a grid
+    assert points(study(tmp_path / "again", study_toml(alone))) == points(alone)
     assert read_heading(tmp_path).title == tmp_path.name
     (tmp_path / "study.toml").write_text(study_toml(first))
     assert read_heading(tmp_path).title == "Two by two"
@@ -150,6 +160,15 @@ def test_shipped_studies_parse(scale: str) -> None:
         (('{ case = "plain" }', '{ case = "none" }'), "mine.toml: reference.case = 'none': not a value of the study"),
         (('{ case = "plain" }', '{ "loss.name" = "x" }'), "mine.toml: unknown key reference.loss.name; the study var"),
         (("[set]", "[set]\nseed = 2"), "[set]): give the seeds of a study as"),
+        (("[set]", '[set]\n"results.name" = "a"'), "[set]): the sweep chooses the place of each run"),
+        (("[set]", '[set]\n"results.resume" = "a"'), "results.resume ("),
+        ((FILE[FILE.index('"sharing') : FILE.index("[[case]]")], ""), "mine.toml: [grid] is empty: write a key"),
+        ((FILE, "seeds = [1]\ncase = []"), "mine.toml: case = [] is empty: write a table [[case]] for each"),
+        ((FILE, "seeds = [1]\n[grid.sharing]"), "mine.toml: [grid] is empty"),
+        (
+            (FILE, FILE.replace('case = "plain"', '"sharing.fraction" = false')),
+            "fraction = False: not a value",
+        ),
         (("seeds =", 'base = "gone"\nseeds ='), "mine.toml: base = 'gone': no file "),
         (("seeds =", 'command = "walk"\nseeds ='), "mine.toml: command = 'walk': unknown; allowed: run, centralized,"),
     ],
@@ -168,6 +187,9 @@ def test_options_change_what_the_study_leaves_alone(tmp_path: Path) -> None:
     assert load_study(tmp_path / "mine.toml", {"model.width": 3}).settings["model.width"] == 3
     with pytest.raises(FedShieldError, match=r"--set loss\.name: the study mine sets it for each run"):
         load_study(tmp_path / "mine.toml", {"loss.name": "mart"})
+    assert load_study(tmp_path / "mine.toml", {"results.dir": "there"}).settings["results.dir"] == "there"
+    with pytest.raises(FedShieldError, match=r"results\.resume \(--set\): the sweep chooses the place of each run"):
+        load_study(tmp_path / "mine.toml", {"results.resume": "runs/a"})
     with pytest.raises(FedShieldError, match="no such file; give a study file, or one of the studies: cpu-ablation"):
         load_study(Path("no-such-study"))
 
@@ -204,7 +226,28 @@ def test_a_table_has_mean_deviation_and_range_over_seeds(tmp_path: Path) -> None
     assert "1,000 test images or fewer: a rough figure" in sheet.notes
     assert "rows come from 2 versions of the code" in sheet.notes
     larger = read_results(results(tmp_path, RESULTS.replace(",1000,", ",1001,").replace("aa+bb", "aa")))
-    assert accuracy_sheet("T", larger).notes[1:] == ["7 runs, 0.0 hours of computing in all, on CPU, threads = 1"]
+    # 1.96 × √(0.25 / 1001) = 3.097 %
+    assert accuracy_sheet("T", larger).notes[1:] == [
+        "95 % interval of a figure for the sample of 1,001 test images: ± 3.1 points at most",
+        "7 runs, 0.0 hours of computing in all, on CPU, threads = 1",
+    ]
+
+
+def test_a_terminal_of_80_columns_breaks_no_number(tmp_path: Path) -> None:
+    rows = read_results(results(tmp_path))
+    differences = difference_sheet(rows, {"sharing.fraction": "0"})
+    assert differences is not None
+    for sheet in (accuracy_sheet("T", rows), differences):
+        for width in (80, 40):
+            console = Console(width=width, soft_wrap=True)
+            with console.capture() as capture:
+                console.print(sheet.rich())
+            lines = capture.get().splitlines()
+            for text in (text for row in sheet.rows for text in row[sheet.names :]):
+                for part in text.replace(" (", "\n(").replace(" [", "\n[").split("\n"):
+                    assert any(part in line for line in lines), part
+            if width == 80:
+                assert max(map(len, lines[: -len(sheet.notes)])) <= width
 
 
 def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
@@ -219,6 +262,17 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     assert by_case is not None
     assert by_case.rows == [["best", "0.5", "1", "+10.0", "–", "+1.0", "+2.0"]]
     assert difference_sheet(rows, {"case": "best", "sharing.fraction": "0"}) is None
+    same = difference_sheet([{**row, "natural": "0.4"} for row in rows], {"sharing.fraction": "0"})
+    assert same is not None
+    assert same.rows[0][3] == "0.0 [0.0, 0.0]"
+    assert "some exclude 0 by chance" in same.notes[-1]
+
+
+def test_a_difference_without_a_sign_is_none(tmp_path: Path) -> None:
+    text = RESULTS.replace("b1,plain,0.5,1,4,1000,0.50", "b1,plain,0.5,1,4,1000,0.3999")
+    sheet = difference_sheet(read_results(results(tmp_path, text))[:2], {"sharing.fraction": "0"})
+    assert sheet is not None
+    assert sheet.rows[0][3] == "0.0"
 
 
 def test_intervals_and_spreads_have_the_right_width() -> None:
@@ -235,10 +289,20 @@ def test_intervals_and_spreads_have_the_right_width() -> None:
 def test_tables_need_nothing_but_results(tmp_path: Path) -> None:
     assert len(make_tables(results(tmp_path))) == 1
     (tmp_path / "study.toml").write_text('title = "Sharing"\nreference = { "sharing.fraction" = 0.0 }\n')
-    make_tables(tmp_path)
-    text = (tmp_path / "tables.md").read_text()
+    text = write_tables(tmp_path, make_tables(tmp_path)).read_text()
     assert text.startswith("# Sharing\n\n| case | sharing.fraction | seeds | n |")
     assert "\n## Difference from sharing.fraction = 0\n" in text
+    (tmp_path / "study.toml").write_text('reference = { "sharing.fraction" = 0.7 }\n')
+    assert make_tables(tmp_path)[-1].notes[-1] == "no finished run of the reference yet"
+    (tmp_path / "study.toml").write_text('reference = { case = "best", "sharing.fraction" = 0.5 }\n')
+    results(tmp_path, "\n".join(line for line in RESULTS.splitlines() if line[1] != "1" or line[:2] == "c1"))
+    assert make_tables(tmp_path)[-1].notes[-1] == "no finished run to compare with the reference yet"
+
+
+def test_a_spreadsheet_program_may_have_saved_the_results(tmp_path: Path) -> None:
+    expected = read_results(results(tmp_path))
+    saved = "\ufeff" + RESULTS.replace("\n", "\r\n").replace("b1,", "\r\nb1,") + "\r\n"
+    assert read_results(results(tmp_path, saved)) == expected
 
 
 @pytest.mark.parametrize(
@@ -253,6 +317,16 @@ def test_tables_need_nothing_but_results(tmp_path: Path) -> None:
         (RESULTS.replace("0.40,", ""), "line 2 has 13 cells, the header 14"),
         (RESULTS.replace("rounds,", "seed,"), "no column rounds"),
         (RESULTS.replace("fgsm", "pgd-20"), "two columns of one name"),
+        (RESULTS.replace("a2,plain,0,2", "a2,plain,0,1"), "line 5 has the case, sharing.fraction, seed of line 2"),
+        (RESULTS.replace("run,case", "case,run", 1), "column case stands where run belongs"),
+        (RESULTS.replace("seed,rounds", "rounds,seed", 1), "column n stands where rounds belongs"),
+        (RESULTS.replace("worst,seconds", "seconds,worst", 1), "column code stands where seconds belongs"),
+        (RESULTS.replace("seed,rounds,n,", "seed,n,rounds,", 1), "column n stands where rounds belongs"),
+        (RESULTS.replace("threads\n", "threads,more\n").replace(",1\n", ",1,2\n"), "unknown column more"),
+        (RESULTS.replace("4,1000,0.40", "4,inf,0.40"), "line 2: n = inf is not a whole number"),
+        (RESULTS.replace("0,1,4,1000,0.40", "0,1.5,4,1000,0.40"), "line 2: seed = 1.5 is not a whole number"),
+        (RESULTS.replace("0,1,4,1000,0.40", "0,1,nan,1000,0.40"), "line 2: rounds = nan is not a whole number"),
+        (RESULTS.replace("0.20,10,aa", "0.20,inf,aa", 1), "line 2: seconds = inf is not a finite number"),
         ('run,"seed\n', "not CSV: unexpected end of data"),
         ("\x89PNG\x00", "no column "),
     ],
@@ -273,20 +347,81 @@ def test_a_study_without_results_says_so(tmp_path: Path) -> None:
 
 
 def test_cells_are_quoted_and_short(tmp_path: Path) -> None:
-    row = {"point": "a,b", "seed": 1, "client": 0, "class": 'x"y', "images": 0.1 + 0.2}
+    row = {"point": "a,b", "seed": 1, "client": 0, "class": 'x"y', "images": 3}
     write_csv(tmp_path / "labels.csv", list(row), [row])
-    assert read_labels(tmp_path) == [{"point": "a,b", "seed": "1", "client": "0", "class": 'x"y', "images": "0.3"}]
+    assert read_labels(tmp_path) == [{"point": "a,b", "seed": "1", "client": "0", "class": 'x"y', "images": "3"}]
+    assert [cell(value) for value in (0.1 + 0.2, True, None, "a")] == ["0.3", "true", "", "a"]
+    write_csv(tmp_path / "labels.csv", list(row), [row, row])
+    with pytest.raises(FedShieldError, match="line 3 has the seed, client, class of line 2"):
+        read_labels(tmp_path)
+    head = "run,seed,round,n,natural,pgd,loss,seconds\n"
+    (tmp_path / "rounds.csv").write_text(head + "a,1,2,10,0.5,0.5,1,1\na,1,4,10,0.5,0.5,1,1\n")
+    assert len(read_rounds(tmp_path)) == 2
+    (tmp_path / "rounds.csv").write_text(head + "a,1,2.5,10,0.5,0.5,1,1\n")
+    with pytest.raises(FedShieldError, match=r"round = 2\.5 is not a whole number"):
+        read_rounds(tmp_path)
 
 
 def test_the_code_version_is_that_of_the_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert study_gather.code_version() == study_gather.code_version()
     monkeypatch.setattr(study_gather, "ROOT", tmp_path)
-    (tmp_path / "common").mkdir()
     seen = set()
-    for text in ("a = 1", "a = 2"):
-        (tmp_path / "common" / "a.py").write_text(text)
-        seen.add(study_gather.code_version())
-    assert len(seen) == 2
+    for name in ("client/app.py", "common/a.py", "server/b/c.py", "simulations/centralized.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        for text in ("a = 1", "a = 2"):
+            (tmp_path / name).write_text(text)
+            seen.add(study_gather.code_version())
+    assert len(seen) == 8
+    (tmp_path / "simulations" / "cli.py").write_text("a = 1")
+    assert study_gather.code_version() in seen
+
+
+SUMMARY = {"rounds": 1, "seconds": 2.0, "final": None}
+ENVIRONMENT = {"processor": "CPU", "device": "cpu", "threads": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("summary.json", "{}", "damaged; delete the run directory, and sweep again"),
+        ("summary.json", "[]", "damaged (not a JSON object); delete the run directory, and sweep again"),
+        ("summary.json", '{"rounds": 1, "seconds": 2, "final": [1]}', "damaged; delete"),
+        ("environment.json", '{"device": "cpu"}', "damaged; delete"),
+        ("partition.json", "{}", "damaged; delete"),
+        ("partition.json", '{"clients": [[1, 2]], "classes": ["a"]}', "damaged; delete"),
+        ("metrics.jsonl", "{}\n", "damaged; delete"),
+        ("metrics.jsonl", "\u00e9", "line 1 is damaged; remove that line"),
+        ("metrics.jsonl", "[]\n", "line 1 is damaged; remove that line"),
+    ],
+)
+def test_a_damaged_run_is_one_line(tmp_path: Path, name: str, content: str, expected: str) -> None:
+    mine = study(tmp_path, "seeds = [1]")
+    run = tmp_path / "runs" / "seed1"
+    run.mkdir(parents=True)
+    (run / "summary.json").write_text(json.dumps(SUMMARY))
+    (run / "environment.json").write_text(json.dumps(ENVIRONMENT))
+    assert len(study_gather.gather(mine, points(mine), tmp_path)) == 1
+    (run / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(FedShieldError) as error:
+        study_gather.gather(mine, points(mine), tmp_path)
+    assert str(error.value).startswith(f"{run / name}: {expected}")
+
+
+@pytest.mark.parametrize("content", ["{}", '{"clients": []}', '{"clients": 3}', '{"clients": [[0, 0]]}'])
+def test_a_damaged_division_is_one_line(tmp_path: Path, content: str) -> None:
+    mine = replace(study(tmp_path, "seeds = [1]"), command="partitions")
+    (tmp_path / "runs" / "seed1").mkdir(parents=True)
+    (tmp_path / "runs" / "seed1" / "partition.json").write_text(content)
+    with pytest.raises(FedShieldError, match=r"partition\.json: damaged; delete the run directory"):
+        study_gather.gather(mine, points(mine), tmp_path)
+
+
+def test_a_last_line_that_was_cut_short_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"round": 1}\n{"rou')
+    assert read_json_lines(tmp_path / "a.jsonl") == [{"round": 1}]
+    (tmp_path / "a.json").write_text("3")
+    with pytest.raises(FedShieldError, match=r"a\.json: damaged \(not a JSON object\); look"):
+        read_json(tmp_path / "a.json", "look")
 
 
 def test_jobs_fit_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,3 +431,22 @@ def test_jobs_fit_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert gpus() == ["2", "5"]
     assert default_jobs([1]) == 2
+
+
+def test_each_slot_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "python"
+    # Each of the first two waits until both have started, so that both slots are taken.
+    program.write_text(
+        f"#!/bin/sh\ntouch {tmp_path}/$$.begun\necho gpu $CUDA_VISIBLE_DEVICES\n"
+        f"for i in $(seq 200); do [ $(ls {tmp_path}/*.begun | wc -l) -ge 2 ] && exit 0; sleep 0.1; done\nexit 1\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr("simulations.sweep_jobs.sys.executable", str(program))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    mine, ended = study(tmp_path, "seeds = [1, 2, 3]"), list[sweep_jobs.Job]()
+    (tmp_path / "runs").mkdir()
+    sweep_jobs.run_jobs("run", points(mine), tmp_path / "runs", 2, ended.append, lambda: None)
+    assert [job.process.returncode for job in ended] == [0, 0, 0]
+    told = {job.point.seed: job.log.read_text() for job in ended}
+    assert [told[1], told[2]] == ["gpu 2\n", "gpu 5\n"]
+    assert told[3] in ("gpu 2\n", "gpu 5\n")

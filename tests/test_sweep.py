@@ -101,6 +101,14 @@ def _children(process: int) -> list[int]:
     return [int(part) for part in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
+def _lives(process: int) -> bool:
+    """Tell whether a process runs; one that has ended may stay in the table until its parent asks."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def _until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not holds():
@@ -131,17 +139,23 @@ def test_a_sweep_that_is_stopped_twice_goes_on_to_the_same_results(
     process.send_signal(signal.SIGINT)
     told, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert told.splitlines()[-1] == "Stopped with 0 of 2 runs finished; go on with the same command"
+    assert told.splitlines()[-2:] == [
+        "Stopping: waiting for checkpoints; Ctrl-C again kills the runs",
+        "Stopped with 0 of 2 runs finished; go on with the same command",
+    ]
     assert complaint == "fedshield: interrupted\n"
     assert len(children) == 2
     assert not any(Path(f"/proc/{child}").exists() for child in children)
     process = _start(path, out, max(_rounds(out)))
+    orphans = _children(process.pid)
     process.kill()
     process.communicate(timeout=60)
+    assert len(orphans) == 2
     assert numbers(out) == []
     resumed = fedshield("sweep", str(path), "--results", str(out), "--jobs", "2")  # waits for those left by the kill
     assert resumed.returncode == 0, resumed.stderr + resumed.stdout
     assert numbers(out) == numbers(expected)
+    _until(lambda: not any(map(_lives, orphans)))
     for log in out.glob("runs/*.log"):  # nothing was done twice but what no checkpoint held
         assert log.read_text().count("round 1/") == 1
     with (out / "results.csv").open() as file:
@@ -154,7 +168,9 @@ def test_a_failed_run_is_told_and_does_not_stop_the_others(tmp_path: Path) -> No
     done = fedshield("sweep", str(path), "--jobs", "2", cwd=tmp_path)
     assert done.returncode == 1
     out = tmp_path / "runs" / "tiny"
-    assert "\nfailed: train.learning-rate=1e_30-seed5: epoch 1: the training loss is " in done.stdout.replace("+", "_")
+    told = "train.learning-rate=1e_30-seed5  failed: epoch 1: the training loss is "
+    assert done.stdout.replace("+", "_").count(told) == 1
+    assert done.stdout.count("failed: ") == 1
     assert done.stderr.startswith("fedshield: 1 of 2 runs failed; their logs: ")
     assert len(done.stderr.splitlines()) == 1
     rows = numbers(out)
@@ -176,6 +192,41 @@ def test_a_study_of_partitions_trains_nothing(tmp_path: Path) -> None:
     assert float(iid["distance"]) < 0.3
     assert len(read_labels(tmp_path / "out")) == 4 * 100
     assert not list(tmp_path.glob("out/runs/*/checkpoint"))
+    for changes, expected in [
+        ({"partition__classes-per-client": 3}, "was run with partition.classes-per-client = 2, the study has 3 now"),
+        ({}, "out: its runs have command = 'partitions', the study has 'run' now; choose another --results"),
+    ]:
+        command = "partitions" if changes else "run"
+        study_file(tmp_path, grid, f'command = "{command}"\nseeds = [1, 2]', sharing__fraction=0.0, **changes)
+        before = (tmp_path / "out" / "results.csv").read_bytes()
+        refused = fedshield("sweep", str(path), "--results", "out", cwd=tmp_path)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert expected in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+        assert (tmp_path / "out" / "results.csv").read_bytes() == before
+
+
+def test_more_seeds_and_values_are_taken_and_fewer_refused(tmp_path: Path) -> None:
+    def sweep(grid: str, seeds: list[int], *more: str) -> subprocess.CompletedProcess[str]:
+        path = study_file(tmp_path, f'[grid]\n"partition.scheme" = {grid}', f'command = "partitions"\nseeds = {seeds}')
+        return fedshield("sweep", str(path), "--results", "out", *more, cwd=tmp_path)
+
+    assert sweep('["iid"]', [1]).returncode == 0
+    patient = sweep('["iid", "paper"]', [1, 2], "--set", "federation.node-wait-seconds=7")
+    assert patient.returncode == 0, patient.stderr
+    assert len(numbers(tmp_path / "out")) == 4
+    for grid, seeds in (('["iid"]', [1, 2]), ('["iid", "paper"]', [2])):
+        refused = sweep(grid, seeds)
+        assert refused.returncode == 1
+        assert f"{tmp_path}/out: holds 2 finished runs that this study has not, as partition.scheme=" in refused.stderr
+        assert refused.stderr.endswith("; choose another --results\n")
+        assert len(numbers(tmp_path / "out")) == 4
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "study.toml").write_text("seeds = [1]")
+    path = study_file(tmp_path)
+    refused = fedshield("sweep", str(path), "--results", "other", cwd=tmp_path)
+    assert "other: holds other files than a study's; choose another --results" in refused.stderr
+    assert os.listdir(tmp_path / "other") == ["study.toml"]
 
 
 def test_what_a_directory_holds_is_never_lost(whole: tuple[Path, Path, str], tmp_path: Path) -> None:
@@ -199,8 +250,21 @@ def test_what_a_directory_holds_is_never_lost(whole: tuple[Path, Path, str], tmp
     with FileLock(kept / ".lock"):
         assert f"{kept}: another sweep runs this study; wait for it to end" in refused(str(kept))
     assert f"{run}: holds other files than a study's; choose another --results" in refused(str(run))
+    config = (run / "config.json").read_text()
+    (run / "config.json").write_text("[]")
+    assert f"{run}/config.json: damaged (not a JSON object); delete the run directory" in refused(str(kept))
+    (run / "config.json").unlink()
+    assert f"{run}: damaged (no config.json); delete the run directory, and sweep again" in refused(str(kept))
+    (run / "config.json").write_text(config)
+    summary = (run / "summary.json").read_text()
+    (run / "summary.json").write_text("{}")
+    assert f"{run}/summary.json: damaged; delete the run directory, and sweep again" in refused(str(kept))
+    (run / "summary.json").write_text(summary)
     (kept / "results.csv").write_text("epoch,loss\n1,2\n")
-    assert f"{kept}/results.csv: not a results file of FedShield (no column run)" in refused(str(kept))
+    assert (
+        f"{kept}/results.csv: not a results file of FedShield (no column run); move it away: it is made anew from the "
+        "runs\n"
+    ) in refused(str(kept))
     told = fedshield("tables", str(kept))
     assert told.returncode == 1
     assert told.stderr.startswith(f"fedshield: {kept}/results.csv: not a results file of FedShield (no column run)")
@@ -213,3 +277,49 @@ def test_a_mistake_in_the_study_is_one_line_before_anything_starts(tmp_path: Pat
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (f"fedshield: {path}: grid.sharing.fraction = []: write a list with at least one value\n")
     assert os.listdir(tmp_path) == ["tiny.toml"]
+
+
+def test_missing_data_is_found_before_anything_starts(tmp_path: Path) -> None:
+    path = study_file(tmp_path, data__name="folder", data__root="gone")
+    done = fedshield("sweep", str(path), "--results", "out", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{tmp_path}/gone/train" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list((tmp_path / "out" / "runs").iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_one_line(whole: tuple[Path, Path, str], tmp_path: Path) -> None:
+    # Root may write where the mode forbids it: folders in the place of the files serve all users.
+    path, out, _ = whole
+    for name in ("results.csv", "rounds.csv", "labels.csv"):
+        shutil.copy(out / name, tmp_path)
+    (tmp_path / "tables.md").mkdir()
+    done = fedshield("tables", str(tmp_path))
+    assert done.returncode == 1
+    assert "natural %" in done.stdout
+    assert done.stderr.startswith(f"fedshield: {tmp_path}/tables.md: ")
+    assert len(done.stderr.splitlines()) == 1
+    (tmp_path / "out" / ".lock").mkdir(parents=True)
+    done = fedshield("sweep", str(path), "--results", str(tmp_path / "out"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"fedshield: {tmp_path}/out: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_run_that_an_orphan_has_finished_is_not_started(whole: tuple[Path, Path, str], tmp_path: Path) -> None:
+    path, out, _ = whole
+    kept = tmp_path / "out"
+    shutil.copytree(out, kept)
+    run = kept / "runs" / "sharing.fraction=0.0-seed1"
+    (run / "summary.json").rename(tmp_path / "summary.json")
+    # The run of a killed sweep holds its lock, and writes its summary at the very end.
+    with FileLock(run / ".lock"):
+        command = [PROGRAM, "sweep", str(path), "--results", str(kept)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(5)
+        assert process.poll() is None
+        (tmp_path / "summary.json").rename(run / "summary.json")
+    told, complaint = process.communicate(timeout=60)
+    assert process.returncode == 0, complaint
+    assert told.startswith(f"Study: tiny: 2 runs, 2 of them finished: {kept}\n")
+    assert numbers(kept) == numbers(out)
