@@ -18,25 +18,13 @@ from torch import Tensor
 
 from common.config import RunConfig
 from common.errors import FedShieldError, explain_os_errors
-from common.flat import Flat, default_config
+from common.flat import Flat
 from common.records import State
 from server.checkpoint import load_model, load_momenta, read_checkpoint, write_checkpoint
 from server.files import append_json_line, read_json, replace_file, replace_json
-from server.stored import FEDERATION, Kind, read_config, read_metrics
+from server.stored import FEDERATION, Kind, changed_keys, read_config, read_metrics
 
 log = logging.getLogger("fedshield")
-
-# What may differ between a run and its continuation: length, place, the server's patience, the last measurement.
-MAY_CHANGE = (
-    "federation.rounds",
-    "federation.min-fraction",
-    "federation.node-wait-seconds",
-    "federation.client-timeout-seconds",
-    "centralized.epochs",
-    "evaluate.final-",
-    "results.",
-    "data.root",
-)
 
 
 class RunDir:
@@ -90,13 +78,12 @@ class RunDir:
     def _resume(cls, config: RunConfig, kind: Kind) -> Self:
         run = cls(Path(config.results.resume).expanduser().absolute(), kind, config)
         stored = read_config(run.path, kind)
-        given = config.flat()
-        for key, value in {**default_config(), **stored}.items():  # a key newer than the run had its default's effect
-            if not key.startswith(MAY_CHANGE) and given.get(key) != value:
-                raise FedShieldError(
-                    f"{run.path}: belongs to another configuration: {key} = {value!r} there, {given.get(key)!r} now; "
-                    "resume without changing it, or start a new run"
-                )
+        if changed := changed_keys(stored, config):
+            key, value = next(iter(changed.items()))
+            raise FedShieldError(
+                f"{run.path}: belongs to another configuration: {key} = {value!r} there, "
+                f"{config.flat().get(key)!r} now; resume without changing it, or start a new run"
+            )
         with explain_os_errors(run.path):
             run._acquire()
         try:

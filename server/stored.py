@@ -1,5 +1,6 @@
 """What a run directory tells its readers: the configuration, the kind of run, the finished rounds."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,18 +32,31 @@ FEDERATION = Kind("federation", "round", "federation.rounds", "fedshield run")
 CENTRALIZED = Kind("centralized", "epoch", "centralized.epochs", "fedshield centralized")
 KINDS = {kind.name: kind for kind in (FEDERATION, CENTRALIZED)}
 
+# What may differ between a run and its continuation: length, place, the server's patience, the last measurement.
+_MAY_CHANGE = (
+    "federation.rounds",
+    "federation.min-fraction",
+    "federation.node-wait-seconds",
+    "federation.client-timeout-seconds",
+    "centralized.epochs",
+    "evaluate.final-",
+    "results.",
+    "data.root",
+)
 
-def read_config(run_dir: Path, kind: Kind | None = None) -> Flat:
-    """Return the stored configuration of a run, flat.
+
+def read_config(run_dir: Path, kind: Kind | None = None, hint: str = "is this a run directory?") -> Flat:
+    """Return the stored configuration of a run, flat; a key that is newer than the run had the effect of its default.
 
     Args:
         run_dir: absolute.
         kind: what the run has to be, if that matters.
+        hint: what to do where it is not there or damaged.
 
     Raises:
         FedShieldError: there is no run, its files are damaged, or it is of another kind.
     """
-    stored = flatten(read_json(run_dir / "config.json", "is this a run directory?"))
+    stored = {**default_config(), **flatten(read_json(run_dir / "config.json", hint))}
     if kind is not None and (found := read_kind(run_dir)) != kind:
         raise FedShieldError(
             f"{run_dir}: belongs to {found.command}; continue it with: {found.command} --resume {run_dir}"
@@ -57,10 +71,22 @@ def read_kind(run_dir: Path) -> Kind:
     return KINDS.get(str(found), FEDERATION)
 
 
+def changed_keys(stored: Flat, config: RunConfig) -> Flat:
+    """Return what may not differ between a run and its continuation, and does: key -> the run's value.
+
+    Args:
+        stored: as of ``read_config``.
+        config: of the continuation.
+    """
+    with suppress(FedShieldError):  # spelled as now: an earlier version may have kept "pgd:2" for "pgd:2.0"
+        stored = parse_config(stored).flat()
+    given = config.flat()
+    return {key: value for key, value in stored.items() if not key.startswith(_MAY_CHANGE) and given.get(key) != value}
+
+
 def stored_config(run_dir: Path, override: Flat, source: str) -> RunConfig:
     """Return the stored configuration of a run with some keys changed."""
-    stored = merge(default_config(), read_config(run_dir), str(run_dir))  # keys that are newer than the run
-    return parse_config(merge(stored, override, source))
+    return parse_config(merge(read_config(run_dir), override, source))
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

@@ -2,14 +2,12 @@
 
 import tomllib
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from common.config import RunConfig, parse_config
+from common.config import RunConfig
 from common.data import data_key
 from common.errors import FedShieldError, explain_os_errors
-from common.flat import default_config, flatten
-from server.files import read_json
+from server.stored import KINDS, changed_keys, read_config
 from simulations.study import Point, Study
 from simulations.study_gather import HINT
 from simulations.study_results import finished_runs
@@ -78,29 +76,13 @@ def _check_stored(study: Study, run: Path, config: RunConfig) -> None:
         return
     if not (run / "config.json").exists():
         raise FedShieldError(f"{run}: damaged (no config.json); {HINT}")
-    stored = flatten(read_json(run / "config.json", HINT))
-    # A key that is newer than the run had the effect of its default.
-    there = {key: stored.get(key, default) for key, default in default_config().items()}
-    with suppress(FedShieldError):  # spelled as now: an earlier version may have kept "pgd:2" for "pgd:2.0"
-        there = parse_config(there).flat()
-    changed = [key for key, value in config.flat().items() if there.get(key) != value]
-    if wrong := _harmful(changed):
-        key = wrong[0]
+    stored, given = read_config(run, hint=HINT), config.flat()
+    # A run may be continued for longer, and to another final evaluation; a finished one of a study is not.
+    ends = [*(kind.length for kind in KINDS.values()), *(key for key in given if key.startswith("evaluate.final-"))]
+    others = {key: stored[key] for key in ends if stored[key] != given[key]}
+    if changed := {**changed_keys(stored, config), **others}:
+        key, value = next(iter(changed.items()))
         raise FedShieldError(
-            f"{run}: was run with {key} = {there.get(key)!r}, the study has {config.flat()[key]!r} now; delete the run "
-            "directory, or choose another --results"
+            f"{run}: was run with {key} = {value!r}, the study has {given.get(key)!r} now; delete the run directory, "
+            "or choose another --results"
         )
-
-
-def _harmful(changed: Sequence[str]) -> Sequence[str]:
-    """Return those of the changed keys that may not differ between a run and its continuation, or that are its length.
-
-    A run may be continued for longer; a finished one of a study is not.
-    """
-    if not changed:
-        return []
-    from server.rundir import MAY_CHANGE  # which imports torch
-    from server.stored import KINDS
-
-    lengths = [kind.length for kind in KINDS.values()]
-    return [key for key in changed if key in lengths or not key.startswith(MAY_CHANGE)]

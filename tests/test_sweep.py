@@ -247,6 +247,9 @@ def test_what_a_directory_holds_is_never_lost(whole: tuple[Path, Path, str], tmp
     assert f"{run}: was run with model.width = 2, the study has 3 now; delete the run directory, or choose" in refused(
         str(kept), "--set", "model.width=3"
     )
+    assert f"{run}: was run with evaluate.final-examples = 40, the study has 20 now" in refused(
+        str(kept), "--set", "evaluate.final-examples=20"
+    )
     with FileLock(kept / ".lock"):
         assert f"{kept}: another sweep runs this study; wait for it to end" in refused(str(kept))
     assert f"{run}: holds other files than a study's; choose another --results" in refused(str(run))
