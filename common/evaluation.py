@@ -186,9 +186,6 @@ class _Work:
         """Attack one batch and write down what became of it."""
         inputs = pixels(self.images[rows], self._device)
         adversarial = run(inputs, torch.from_numpy(self.labels[rows]).to(self._device))
-        # DeepFool divides by the gradient's norm: where there is none, it has found nothing.
-        failed = ~adversarial.isfinite().flatten(1).all(1)
-        adversarial = torch.where(failed[:, None, None, None], inputs, adversarial)
         change = (adversarial - inputs).flatten(1)
         found["predictions"][rows] = _predict(self.model, adversarial).cpu().numpy()
         found["l2"][rows] = change.norm(dim=1).cpu().numpy()

@@ -32,9 +32,7 @@ def build_training_attack(
 
     def project(images: Tensor, labels: Tensor) -> Tensor:
         change = attack(images, labels) - images
-        # DeepFool divides by the gradient's norm: where there is none, it has found nothing.
-        change = change.nan_to_num(0.0, 0.0, 0.0).clamp(-threat.epsilon, threat.epsilon)
-        return (images + change).clamp(0, 1)
+        return (images + change.clamp(-threat.epsilon, threat.epsilon)).clamp(0, 1)
 
     return project
 

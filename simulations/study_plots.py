@@ -1,6 +1,5 @@
 """Figures of a study, from its CSV files alone: over rounds, over a numeric key, for each point, and who has what."""
 
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from simulations.study_results import (
     read_labels,
     read_results,
     read_rounds,
+    sampling_error,
     varied_columns,
 )
 
@@ -74,7 +74,7 @@ class Measured:
         if not tested:
             return shown
         # Half of them right is where the share of a sample is least certain.
-        widest = 100 * 1.96 * math.sqrt(0.25 / tested[0])
+        widest = sampling_error(tested[0])
         return f"{shown}; {images(tested)}, 95 % interval: ± {widest:.1f} points at most"
 
 

@@ -18,6 +18,7 @@ from simulations.study_results import (
     number,
     read_heading,
     read_results,
+    sampling_error,
     varied_columns,
 )
 
@@ -228,7 +229,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     notes = []
     images = [int(n) for n in _numbers(rows, "n") if n > 0]
     if images:
-        half = 196 * math.sqrt(0.25 / min(images))
+        half = sampling_error(min(images))
         notes.append(
             f"95 % interval of a figure for the sample of {min(images):,} test images: ± {half:.1f} points at most"
         )

@@ -2,9 +2,12 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from common.config import RunConfig, parse_config
 from common.flat import Flat, default_config
@@ -32,6 +35,27 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["FEDSHIELD_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For thousands of small operations: threads would only wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Threshold(nn.Module):
+    """Class 1 when the first pixel is above 128/255, whose distance to it is the robust radius."""
+
+    def __init__(self, scale: float = 20.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        margin = self.scale * (pixels[:, 0, 0, 0] - 128 / 255)
+        return torch.stack([-margin, margin], 1)
 
 
 def tiny_flat(**changes: object) -> Flat:

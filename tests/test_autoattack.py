@@ -3,8 +3,6 @@
 The code of AutoAttack's authors is on no package index; docs/method.md says what the comparison with it gave.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -22,13 +20,7 @@ from common.training import Schedule, Trainer
 
 THREAT = Threat(4 / 255, 1 / 255, 10)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

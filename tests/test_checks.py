@@ -1,7 +1,5 @@
 """Doubts: each sign of a broken evaluation on a model that shows it, and none on a model that does not."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -11,28 +9,11 @@ from common.accuracy import Evaluation, Rate
 from common.attacks import Threat
 from common.checks import doubts, sign_test
 from common.evaluation import evaluate
+from tests.conftest import Threshold
 
 THREAT = Threat(8 / 255, 2 / 255, 7)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-class Threshold(nn.Module):
-    """Class 1 when the first pixel is above 128/255."""
-
-    def __init__(self, scale: float = 20.0) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(scale))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        margin = self.scale * (pixels[:, 0, 0, 0] - 128 / 255)
-        return torch.stack([-margin, margin], 1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Masked(Threshold):

@@ -1,13 +1,13 @@
 """Robust accuracy: per-example worst case, on a model whose robustness is known."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.attacks import Threat
 from common.errors import FedShieldError
@@ -17,30 +17,11 @@ from common.kept import Kept
 from common.models import build_model
 from common.setup import make_model, prepare_data
 from server.evaluate import evaluate_finally
-from tests.conftest import tiny_config
+from tests.conftest import Threshold, tiny_config
 
 THREAT = Threat(8 / 255, 2 / 255, 7)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Thousands of small operations: threads would only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-class Threshold(nn.Module):
-    """Class 1 when the first pixel is above 128/255, whose distance to it is the robust radius."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(20.0))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        margin = self.scale * (pixels[:, 0, 0, 0] - 128 / 255)
-        return torch.stack([-margin, margin], 1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def images(*levels: int) -> np.ndarray:
