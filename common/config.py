@@ -230,11 +230,6 @@ class RunConfig(_Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.partition.scheme == "paper" and self.federation.clients != 10:
-            raise ValueError(
-                f"federation.clients = {self.federation.clients}: partition.scheme = paper is made for 10 clients; "
-                "set federation.clients=10 or another scheme"
-            )
         if self.model.name == "cnn2" and self.data.name == "folder" and self.data.image_size != 32:
             raise ValueError(
                 f"data.image-size = {self.data.image_size}: model.name = cnn2 is made for 32; "
@@ -254,12 +249,24 @@ class RunConfig(_Table):
                 f"evaluate.attacks = '{_join(self.evaluate.attacks)}': data.validation-fraction chooses the checkpoint "
                 "by robust accuracy; name an attack within epsilon, as in evaluate.attacks=pgd-10"
             )
+        return self
+
+    def check_division(self) -> None:
+        """Check what is said of dividing the data, which centralised training passes over.
+
+        Raises:
+            FedShieldError: one line with the key, what was found and what to do.
+        """
+        if self.partition.scheme == "paper" and self.federation.clients != 10:
+            raise FedShieldError(
+                f"federation.clients = {self.federation.clients}: partition.scheme = paper is made for 10 clients; "
+                "set federation.clients=10 or another scheme"
+            )
         if self.sharing.fraction > 0 and self.sharing.pool_fraction == 0:
-            raise ValueError(
+            raise FedShieldError(
                 f"sharing.fraction = {self.sharing.fraction}: there is no pool to share; "
                 "set sharing.pool-fraction above 0, or sharing.fraction=0"
             )
-        return self
 
     def flat(self) -> Flat:
         """Return the configuration as Flower carries it: dotted keys, scalar values."""

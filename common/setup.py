@@ -45,7 +45,12 @@ def prepare_data(config: RunConfig, centralized: bool = False) -> tuple[Splits, 
     Args:
         config: of the run.
         centralized: leave everything in one hand; what the configuration says of partition and sharing is passed over.
+
+    Raises:
+        FedShieldError: the data is not there or damaged, or cannot be divided so.
     """
+    if not centralized:
+        config.check_division()
     clients = 0 if centralized else config.federation.clients
     return _prepare_data(config.data, config.partition, config.sharing, clients, config.seed)
 

@@ -60,6 +60,7 @@ def run_locally(
 ) -> Path:
     """Run a federation with LocalGrid, draw its figures, and return its run directory."""
     log_to(console)
+    config.check_division()  # before Ray starts
     # Flower tells at length what the progress bar and the round lines tell here.
     logging.getLogger("flwr").setLevel(logging.WARNING)
     executor = make_executor(config, engine, workers, address)  # first: Ray's workers import what they need meanwhile

@@ -143,6 +143,8 @@ def points(study: Study) -> list[Point]:
             flat = {**study.settings, **study.cases.get(case, {}), **changes, "seed": seed}
             try:
                 config = parse_config(flat)
+                if study.command != "centralized":
+                    config.check_division()
             except FedShieldError as error:
                 raise FedShieldError(f"study {study.name}, run {name}: {error}") from error
             # As the configuration has it: 0 and 0.0 are one value of a share.

@@ -21,6 +21,7 @@ from common.flat import default_config, flatten, merge, read_toml
 from common.losses import LOSSES
 from common.models import MODELS
 from common.partition import SCHEMES
+from common.setup import prepare_data
 from simulations.cli import PRESETS, resolve
 
 
@@ -98,8 +99,6 @@ def test_the_names_that_the_config_allows_are_those_of_the_tables(names: tuple[s
         ('evaluate.attacks=["pgd"]', "write the attacks as one string, separated by commas"),
         ("train.milestones=75,50", "train.milestones = '75,50': the rounds must rise"),
         ("train.milestones=[50, 75]", "write the rounds as one string"),
-        ("federation.clients=5", "federation.clients = 5: partition.scheme = paper is made for 10 clients"),
-        ("sharing.pool-fraction=0.0", "sharing.fraction = 0.4: there is no pool to share"),
         ("seed=-1", "seed = -1: input should be greater than or equal to 0"),
         ("data.image-size=20", "data.image-size = 20: input should be a multiple of 16"),
         ("train.noise-std", "--set train.noise-std: write key=value"),
@@ -110,6 +109,20 @@ def test_a_mistake_is_one_line_that_names_the_key(assignment: str, expected: str
         parse_config(resolve(None, [assignment], default_config()))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("federation.clients=5", "federation.clients = 5: partition.scheme = paper is made for 10 clients"),
+        ("sharing.pool-fraction=0.0", "sharing.fraction = 0.4: there is no pool to share"),
+    ],
+)
+def test_what_only_a_division_needs_stops_no_centralised_training(assignment: str, expected: str) -> None:
+    config = parse_config(resolve(None, [assignment], default_config()))
+    with pytest.raises(FedShieldError, match=f"^{expected}"):
+        prepare_data(config)
+    assert len(prepare_data(config, centralized=True)[1].shards) == 1
 
 
 def test_bare_words_and_toml_values_are_understood() -> None:

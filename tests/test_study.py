@@ -150,6 +150,10 @@ def test_shipped_studies_parse(scale: str) -> None:
         (("[0, 0.5]", "0.5"), "mine.toml: grid.sharing.fraction = 0.5: write a list"),
         (("[0, 0.5]", "[0, 0.0]"), "grid.sharing.fraction = [0, 0.0]: write plain values, each of them once"),
         (("[0, 0.5]", "[0.5, 1.5]"), "activation=relu-seed7: sharing.fraction = 1.5: input should be less than"),
+        (
+            ("[set]", '[set]\n"sharing.pool-fraction" = 0'),
+            "case=plain,sharing.fraction=0.5,model.activation=relu-seed7: sharing.fraction = 0.5: there is no pool",
+        ),
         (('"sharing.f', '"sharing.g'), "unknown key sharing.graction ("),
         (("[0, 0.5]", '[0]\n"seed" = [1]'), "[grid]): give the seeds of a study as seeds = [1, 2, 3]"),
         (("[0, 0.5]", '[0]\n"results.name" = ["a"]'), "results.name ("),
