@@ -9,9 +9,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
+from common.holdings import take_holdings
 from common.records import shared_record, to_record, to_state
 from common.setup import prepare_data, prepare_torch
-from server.environment import describe_environment, describe_partition
+from server.environment import describe_environment
 from server.nodes import enlist
 from server.recorder import Recorder
 from server.rundir import RunDir
@@ -37,21 +38,21 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         FedShieldError: with one line that says what the user can do.
     """
     device = prepare_torch(config.threads)
-    splits, division = prepare_data(config)
-    shared = splits.train.take(division.shared) if len(division.shared) else None
+    holdings = take_holdings(*prepare_data(config))
     nodes = enlist(grid, config.federation)
     with RunDir.open(config) as run:
-        recorder = Recorder(config, run, splits, division, device)
-        run.write_environment(describe_environment(device, recorder.model, splits.train.images.shape[-1]))
-        run.write_partition(describe_partition(splits.train, division))
+        recorder = Recorder(config, run, holdings, device)
+        run.write_environment(describe_environment(device, recorder.model, holdings.test.images.shape[-1]))
+        run.write_partition(holdings.division)
         cohort = Cohort(
             nodes=nodes,
             size=config.federation.cohort,
             min_replies=config.federation.min_replies,
-            examples=tuple(len(shard) + len(division.shared) for shard in division.shards),
+            examples=tuple((holdings.counts.sum(axis=1) + len(holdings.shared.labels)).tolist()),
             seed=config.seed,
         )
-        strategy = SharedDataFedAvg(cohort, shared_record(shared) if shared is not None else None, run.done)
+        shared = shared_record(holdings.shared) if len(holdings.shared.labels) else None
+        strategy = SharedDataFedAvg(cohort, shared, run.done)
         if (state := run.load_checkpoint()) is not None:
             recorder.model.load_state_dict(state)
 

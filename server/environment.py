@@ -1,6 +1,5 @@
 """What a reader of a run directory needs to judge and repeat it."""
 
-import hashlib
 import os
 import platform
 import shlex
@@ -10,14 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from common.cost import model_cost
-from common.data import Dataset
 from common.machine import available_cores
-from common.partition import Indices, Partition
 
 PACKAGES = ("fedshield", "flwr", "flwr-datasets", "numpy", "torch", "torchattacks", "torchvision")
 
@@ -60,27 +56,3 @@ def installed(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def describe_partition(train: Dataset, division: Partition) -> dict[str, Any]:
-    """Return images per class of every client, of the pool, of the shared data and of the validation images.
-
-    A digest of all the indices tells whether two runs had the same division. Without validation images nothing is said
-    of them, as in the runs of earlier versions, which can still be continued.
-    """
-    digest = hashlib.sha256()
-    held_out = [division.validation] if len(division.validation) else []
-    for rows in (*division.shards, division.pool, division.shared, *held_out):
-        digest.update(rows.tobytes() + b"|")
-
-    def counts(rows: Indices) -> list[int]:
-        return [int(count) for count in np.bincount(train.labels[rows], minlength=len(train.classes))]
-
-    return {
-        "classes": list(train.classes),
-        "clients": [counts(shard) for shard in division.shards],
-        "pool": counts(division.pool),
-        "shared": counts(division.shared),
-        **({"validation": counts(division.validation)} if held_out else {}),
-        "sha256": digest.hexdigest(),
-    }

@@ -19,7 +19,6 @@ from common.evaluation import Evaluation, evaluate
 from common.examples import attack_examples
 from common.flat import Flat
 from common.kept import Kept, digest_of
-from common.partition import Partition
 from common.seeding import seed_for
 from common.setup import evaluation_threat, make_model, prepare_torch
 from server.checkpoint import chosen_model
@@ -58,7 +57,7 @@ def evaluate_on(
 
 
 def evaluate_finally(
-    model: torch.nn.Module, test: Dataset, config: RunConfig, division: Partition | None, kept_dir: Path | None
+    model: torch.nn.Module, test: Dataset, config: RunConfig, counts: NDArray[np.int64] | None, kept_dir: Path | None
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Evaluate with the final attacks, in every detail and with the doubts about it, which are logged.
 
@@ -66,17 +65,25 @@ def evaluate_finally(
         model: to evaluate.
         test: the test set.
         config: of the run.
-        division: of the training set among the clients; None where there are none.
+        counts: training images of each class at each client, [clients, classes]; None where there are no clients.
         kept_dir: the run's ``evaluations``, where an interrupted evaluation goes on; None to keep nothing.
 
     Returns:
         The figures, and all that a results file should say of them.
     """
-    counts = None
-    if division is not None:
-        labels = load_data(config.data.name, config.data.root, config.data.image_size).train.labels
-        counts = np.array([np.bincount(labels[rows], minlength=len(test.classes)) for rows in division.shards])
-    return _measure(model, test, config, counts, kept_dir)
+    subset, threat, seed = _subset(test, config.evaluate.final_examples), evaluation_threat(config), _seed(config)
+    arguments = model, subset.images, subset.labels
+    attacks = config.evaluate.final_attacks
+    kept = _kept(kept_dir, model, subset, config, threat)
+    evaluation = evaluate(*arguments, attacks, threat, seed, _BATCH, kept)
+    warnings = doubts(*arguments, evaluation, threat, seed)
+    for warning in warnings:
+        log.warning("warning: %s", warning)
+    if kept_dir is not None:
+        shown = attack_examples(*arguments, evaluation, threat, seed)
+        Kept(kept_dir).save("latest", {"classes": np.array(test.classes), **evaluation.arrays(), **shown})
+    figures = evaluation.as_json(details=True, shares=counts)
+    return evaluation, {**figures, "classes": list(test.classes), "warnings": list(warnings)}
 
 
 def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = ()) -> Measured:
@@ -98,7 +105,7 @@ def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = ()) -
     described, federated = run_dir / "partition.json", read_kind(run_dir) == FEDERATION
     counts = np.array(read_json(described, "start a new run")["clients"]) if federated and described.exists() else None
     kept_dir = run_dir / "evaluations"
-    evaluation, figures = _measure(model, test, config, counts, kept_dir)
+    evaluation, figures = evaluate_finally(model, test, config, counts, kept_dir)
     if epsilons:
         figures["curve"] = _curve(model, test, config, epsilons, kept_dir)
     record = {
@@ -109,25 +116,6 @@ def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = ()) -
     }
     append_json_line(run_dir / "evaluations.jsonl", record)
     return Measured(number, config, evaluation, record)
-
-
-def _measure(
-    model: torch.nn.Module, test: Dataset, config: RunConfig, counts: NDArray[np.int64] | None, kept_dir: Path | None
-) -> tuple[Evaluation, dict[str, Any]]:
-    """Do ``evaluate_finally`` for clients with ``counts`` [clients, classes] training images."""
-    subset, threat, seed = _subset(test, config.evaluate.final_examples), evaluation_threat(config), _seed(config)
-    arguments = model, subset.images, subset.labels
-    attacks = config.evaluate.final_attacks
-    kept = _kept(kept_dir, model, subset, config, threat)
-    evaluation = evaluate(*arguments, attacks, threat, seed, _BATCH, kept)
-    warnings = doubts(*arguments, evaluation, threat, seed)
-    for warning in warnings:
-        log.warning("warning: %s", warning)
-    if kept_dir is not None:
-        shown = attack_examples(*arguments, evaluation, threat, seed)
-        Kept(kept_dir).save("latest", {"classes": np.array(test.classes), **evaluation.arrays(), **shown})
-    figures = evaluation.as_json(details=True, shares=counts)
-    return evaluation, {**figures, "classes": list(test.classes), "warnings": list(warnings)}
 
 
 def _curve(

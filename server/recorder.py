@@ -10,9 +10,8 @@ from torch import Tensor
 
 from common.attacks import check_classes
 from common.config import RunConfig
-from common.data import Splits
 from common.evaluation import Evaluation
-from common.partition import Partition
+from common.holdings import Holdings
 from common.records import State
 from common.setup import make_model
 from server.checkpoint import chosen_model, read_checkpoint
@@ -29,22 +28,19 @@ class Recorder:
     Args:
         config: of the run.
         run: its directory, open.
-        splits: training and test set.
-        division: of the training set; its validation images choose the best model.
+        holdings: the images to evaluate on; those for validation, where there are some, choose the best model.
         device: where to evaluate.
     """
 
-    def __init__(
-        self, config: RunConfig, run: RunDir, splits: Splits, division: Partition, device: torch.device
-    ) -> None:
+    def __init__(self, config: RunConfig, run: RunDir, holdings: Holdings, device: torch.device) -> None:
         self.config = config
         self.run = run
-        self.division = division
-        self.test = splits.test
-        self.validation = splits.train.take(division.validation) if len(division.validation) else None
+        self.test = holdings.test
+        self.validation = holdings.validation if len(holdings.validation.labels) else None
+        self.counts = holdings.counts if run.kind == FEDERATION else None
         # Now, not after the last round.
-        check_classes((*config.evaluate.attacks, *config.evaluate.final_attacks), len(splits.test.classes))
-        self.model = make_model(config, len(splits.test.classes)).to(device)
+        check_classes((*config.evaluate.attacks, *config.evaluate.final_attacks), len(self.test.classes))
+        self.model = make_model(config, len(self.test.classes)).to(device)
         checkpoint = read_checkpoint(run.path) or {}
         self._best: dict[str, Any] | None = checkpoint.get("best", {}).get("validation")
         self._round_started = time.perf_counter()
@@ -105,9 +101,8 @@ class Recorder:
         self.model.load_state_dict(state)
         figures = None
         if self.config.evaluate.final_attacks:
-            clients = self.division if self.run.kind == FEDERATION else None
             kept_dir = self.run.path / "evaluations"
-            final, figures = evaluate_finally(self.model, self.test, self.config, clients, kept_dir)
+            final, figures = evaluate_finally(self.model, self.test, self.config, self.counts, kept_dir)
             of = f"of {self.run.kind.unit} {number}  " if self._best else ""
             log.info("final  %s%s", of, final.line())
         self.run.write_json(

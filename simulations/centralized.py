@@ -12,10 +12,11 @@ from torch import Tensor
 from common.config import RunConfig
 from common.data import Dataset
 from common.errors import FedShieldError
+from common.holdings import take_holdings
 from common.seeding import seed_for
 from common.setup import make_loss, make_model, prepare_data, prepare_torch, schedule_of
 from common.training import Trainer
-from server.environment import describe_environment, describe_partition
+from server.environment import describe_environment
 from server.recorder import Recorder
 from server.rundir import RunDir
 from server.stored import CENTRALIZED
@@ -55,11 +56,11 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     """
     device = prepare_torch(config.threads)
     splits, division = prepare_data(config, centralized=True)
-    data = splits.train.take(division.shards[0])
+    data, holdings = splits.train.take(division.shards[0]), take_holdings(splits, division)
     with RunDir.open(config, CENTRALIZED) as run:
-        recorder = Recorder(config, run, splits, division, device)
-        run.write_environment(describe_environment(device, recorder.model, splits.train.images.shape[-1]))
-        run.write_partition(describe_partition(splits.train, division))
+        recorder = Recorder(config, run, holdings, device)
+        run.write_environment(describe_environment(device, recorder.model, data.images.shape[-1]))
+        run.write_partition(holdings.division)
         _train(config, run, recorder, data, device, on_batch)
         recorder.finish()
     return run.path

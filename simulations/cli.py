@@ -179,8 +179,8 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
     """Show how many images of each class every client has, as a table and a figure."""
     log_to(console)
     config = parse_config(resolve(file, set_ or [], default_config()))
+    from common.holdings import describe_partition
     from common.setup import prepare_data
-    from server.environment import describe_partition
     from simulations.plots import plot_partition
     from simulations.tables import partition_table
 

@@ -102,8 +102,8 @@ class _Progress:
 
     def _divide(self, missing: Sequence[Point]) -> None:
         """Divide the data for each point; that is too little work for processes."""
+        from common.holdings import describe_partition
         from common.setup import prepare_data
-        from server.environment import describe_partition
 
         for point in missing:
             try:

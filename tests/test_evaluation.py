@@ -13,6 +13,7 @@ from common.attacks import Threat
 from common.errors import FedShieldError
 from common.evaluation import Evaluation, Rate, evaluate
 from common.examples import attack_examples
+from common.holdings import take_holdings
 from common.kept import Kept
 from common.models import build_model
 from common.setup import make_model, prepare_data
@@ -320,7 +321,8 @@ def test_the_final_evaluation_tells_everything_and_goes_on_where_it_was(tmp_path
     config = tiny_config(evaluate__final_attacks="fgsm,pgd-2,deepfool", evaluate__final_examples=30)
     splits, division = prepare_data(config)
     model = make_model(config, 10)
-    found, figures = evaluate_finally(model, splits.test, config, division, tmp_path)
+    counts = take_holdings(splits, division).counts
+    found, figures = evaluate_finally(model, splits.test, config, counts, tmp_path)
     assert figures["n"] == 30
     assert figures["class-examples"] == [3] * 10
     assert len(figures["per-client"]["worst"]) == 10

@@ -17,6 +17,7 @@ LEAVES = {
     "flat": {"errors"},
     "cache": {"errors"},
     "data": {"cache", "errors", "seeding", "shapes"},
+    "holdings": {"data", "partition"},
     "partition": {"cache", "data", "errors", "seeding"},
     "models": {"activations", "seeding"},
     "attacks": {"errors", "margin"},

@@ -1,0 +1,64 @@
+"""What one party of a federation holds in its hands: the server its test, shared and validation images."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.data import Dataset, Splits
+from common.partition import Indices, Partition
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What the server holds, and what it knows of the clients' data: how many images of each class each has.
+
+    Attributes:
+        test: the test set.
+        shared: what every client receives; may be empty.
+        validation: images that nobody trains on, by which the best model is chosen; may be empty.
+        division: the content of ``partition.json``; see ``describe_partition``.
+    """
+
+    test: Dataset
+    shared: Dataset
+    validation: Dataset
+    division: dict[str, Any]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Own training images of each class at each client, [clients, classes]."""
+        return np.array(self.division["clients"], dtype=np.int64)
+
+
+def take_holdings(splits: Splits, division: Partition) -> Holdings:
+    """Return the server's part of a dataset that is all on this machine."""
+    train = splits.train
+    shared, validation = train.take(division.shared), train.take(division.validation)
+    return Holdings(splits.test, shared, validation, describe_partition(train, division))
+
+
+def describe_partition(train: Dataset, division: Partition) -> dict[str, Any]:
+    """Return images per class of every client, of the pool, of the shared data and of the validation images.
+
+    A digest of all the indices tells whether two runs had the same division. Without validation images nothing is said
+    of them, as in the runs of earlier versions, which can still be continued.
+    """
+    digest = hashlib.sha256()
+    held_out = [division.validation] if len(division.validation) else []
+    for rows in (*division.shards, division.pool, division.shared, *held_out):
+        digest.update(rows.tobytes() + b"|")
+
+    def counts(rows: Indices) -> list[int]:
+        return [int(count) for count in np.bincount(train.labels[rows], minlength=len(train.classes))]
+
+    return {
+        "classes": list(train.classes),
+        "clients": [counts(shard) for shard in division.shards],
+        "pool": counts(division.pool),
+        "shared": counts(division.shared),
+        **({"validation": counts(division.validation)} if held_out else {}),
+        "sha256": digest.hexdigest(),
+    }
