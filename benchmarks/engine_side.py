@@ -89,7 +89,7 @@ def run_bare(times: Times, settings: list[str]) -> None:
     from common.config import parse_config
     from common.flat import default_config, merge
     from common.setup import make_model, prepare_data, prepare_torch
-    from simulations.cli import resolve
+    from simulations.options import resolve
 
     config = parse_config(merge(default_config(), resolve(None, settings, default_config()), "options"))
     device = prepare_torch(config.threads)

@@ -4,7 +4,7 @@ from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
-from client.session import Examples, session_for
+from client.session import Examples, Session, session_for
 from common.errors import FedShieldError
 from common.records import find_shared, keep_shared, shared_digest
 
@@ -23,9 +23,10 @@ app = ClientApp(mods=[_name_mistakes])
 
 @app.query()
 def enlist(message: Message, context: Context) -> Message:
-    """Tell which client runs on this node, once its data is ready."""
-    session_for(context.run_config)
-    metrics = MetricRecord({"partition-id": int(context.node_config["partition-id"])})
+    """Tell which client runs on this node, and how many images it has, once they are ready."""
+    client = int(context.node_config["partition-id"])
+    own, _ = _session(context).prepare(client)
+    metrics = MetricRecord({"partition-id": client, "num-examples": len(own.labels)})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
@@ -36,7 +37,7 @@ def train(message: Message, context: Context) -> Message:
     shared = None
     if "shared-digest" in order:
         shared = _shared_data(message.content.array_records.get("shared"), str(order["shared-digest"]))
-    arrays, result = session_for(context.run_config).train(
+    arrays, result = _session(context).train(
         int(context.node_config["partition-id"]),
         int(order["server-round"]),  # type: ignore[arg-type]
         message.content.array_records["arrays"],
@@ -44,6 +45,10 @@ def train(message: Message, context: Context) -> Message:
     )
     metrics = MetricRecord({"num-examples": result.examples, "loss": result.loss, "seconds": result.seconds})
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+
+
+def _session(context: Context) -> Session:
+    return session_for(context.run_config, str(context.node_config.get("data-path", "")))
 
 
 def _shared_data(received: ArrayRecord | None, digest: str) -> Examples:

@@ -7,36 +7,44 @@ from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
 from common.config import RunConfig, parse_config
+from common.data import Dataset
 from common.flat import Flat
 from common.records import to_record, to_state
 from common.seeding import seed_for
-from common.setup import make_loss, make_model, prepare_data, prepare_torch, schedule_of
+from common.setup import client_data, make_loss, make_model, prepare_torch, schedule_of
 from common.training import FitResult, Trainer
 
 Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class Session:
-    """Data, network and optimizer buffers of one run.
+    """Network and optimizer buffers of one run.
 
     A client leaves no trace for the next one: weights and buffers are overwritten, and every random number is drawn
     from the client's own seed.
 
     Args:
         config: of the run.
+        place: the directory of this machine's only client, where it is not at ``data.root``.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, place: str) -> None:
         self.config = config
-        device = prepare_torch(config.threads)
-        self.splits, self.division = prepare_data(config)
-        self._model = make_model(config, len(self.splits.train.classes)).to(device)
-        self._trainer = Trainer(self._model)
+        self._place = place
+        self._device = prepare_torch(config.threads)
+        self._trainer: Trainer | None = None
+
+    def prepare(self, client: int) -> tuple[Dataset, Trainer]:
+        """Return one client's own training images, and what trains on them."""
+        own = client_data(self.config, client, self._place)
+        if self._trainer is None:
+            self._trainer = Trainer(make_model(self.config, len(own.classes)).to(self._device))
+        return own, self._trainer
 
     def train(
         self, client: int, server_round: int, arrays: ArrayRecord, shared: Examples | None
     ) -> tuple[ArrayRecord, FitResult]:
-        """Train the global model on one client's shard followed by the shared data.
+        """Train the global model on one client's own images followed by the shared ones.
 
         Args:
             client: its number.
@@ -47,23 +55,23 @@ class Session:
         Returns:
             The trained weights, and what was done.
         """
-        self._model.load_state_dict(to_state(arrays))
-        own = self.splits.train.take(self.division.shards[client])
+        own, trainer = self.prepare(client)
+        trainer.model.load_state_dict(to_state(arrays))
         schedule = schedule_of(self.config, self.config.train.local_epochs, server_round, self.config.federation.rounds)
         images, labels = own.images, own.labels
         if shared is not None:
             images, labels = np.concatenate([images, shared[0]]), np.concatenate([labels, shared[1]])
         seed = seed_for(self.config.seed, "train", server_round, client)
-        loss = make_loss(self.config, self._model, labels, len(self.splits.train.classes))
-        result = self._trainer.fit(images, labels, loss, schedule, seed)
-        return to_record(self._model.state_dict()), result
+        loss = make_loss(self.config, trainer.model, labels, len(own.classes))
+        result = trainer.fit(images, labels, loss, schedule, seed)
+        return to_record(trainer.model.state_dict()), result
 
 
-def session_for(run_config: Flat) -> Session:
+def session_for(run_config: Flat, place: str) -> Session:
     """Return this process's session of a run; another configuration takes its place."""
-    return _session(tuple(run_config.items()))
+    return _session(tuple(run_config.items()), place)
 
 
 @lru_cache(maxsize=1)
-def _session(run_config: tuple[tuple[str, object], ...]) -> Session:
-    return Session(parse_config(dict(run_config)))
+def _session(run_config: tuple[tuple[str, object], ...], place: str) -> Session:
+    return Session(parse_config(dict(run_config)), place)

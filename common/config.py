@@ -98,7 +98,7 @@ class _Table(BaseModel):
 class DataConfig(_Table):
     """Which images; see ``common.data``."""
 
-    name: Literal["shapes10", "cifar10", "folder"]
+    name: Literal["shapes10", "cifar10", "folder", "split"]
     root: str
     max_examples: Natural
     image_size: Annotated[int, Field(ge=16, le=512, multiple_of=16)]
@@ -230,7 +230,7 @@ class RunConfig(_Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.model.name == "cnn2" and self.data.name == "folder" and self.data.image_size != 32:
+        if self.model.name == "cnn2" and self.data.name in {"folder", "split"} and self.data.image_size != 32:
             raise ValueError(
                 f"data.image-size = {self.data.image_size}: model.name = cnn2 is made for 32; "
                 "set data.image-size=32 or another model"
@@ -252,11 +252,13 @@ class RunConfig(_Table):
         return self
 
     def check_division(self) -> None:
-        """Check what is said of dividing the data, which centralised training passes over.
+        """Check what is said of dividing the data, where it is not divided already and not for centralised training.
 
         Raises:
             FedShieldError: one line with the key, what was found and what to do.
         """
+        if self.data.name == "split":
+            return
         if self.partition.scheme == "paper" and self.federation.clients != 10:
             raise FedShieldError(
                 f"federation.clients = {self.federation.clients}: partition.scheme = paper is made for 10 clients; "

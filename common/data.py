@@ -2,10 +2,9 @@
 
 import hashlib
 import logging
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +14,13 @@ from numpy.typing import NDArray
 from common import shapes
 from common.cache import Arrays, cache_dir, find_arrays, keep_arrays
 from common.errors import FedShieldError, explain_os_errors
+from common.images import ImageFile, decode_images, list_images, listing_digest
 from common.seeding import rng_for
 
 log = logging.getLogger("fedshield")
 
 CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
 CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 _SHAPES_TRAIN, _SHAPES_TEST = 4000, 1000
 
 
@@ -212,67 +211,52 @@ def _sha256(path: Path) -> str:
 
 def _folder(root: Path, image_size: int) -> Source:
     """Any image folder: ``train/<class>/*`` and ``test/<class>/*``."""
-    files = {part: _list_images(root / part) for part in ("train", "test")}
+    files = {part: _whole_part(root / part) for part in ("train", "test")}
     classes = tuple(sorted(files["train"]))
     if set(files["test"]) != set(classes):
         odd = ", ".join(sorted(set(files["test"]) ^ set(classes)))
         raise FedShieldError(f"{root}: train and test must have the same classes; in one of them only: {odd}")
-    listing = hashlib.sha256(f"{root} {image_size}".encode())
-    for group in files.values():
-        for entries in group.values():
-            for path, size, changed in entries:
-                listing.update(f"{path} {size} {changed}\n".encode())
+    key = listing_digest(f"{root} {image_size}", (group for part in files.values() for group in part.values()))
 
     def decode() -> Splits:
         count = sum(len(entries) for group in files.values() for entries in group.values())
         log.info("Decoding %d images of %s into %s (once)", count, root, cache_dir())
-        train, test = (_decode_images(files[part], classes, image_size) for part in ("train", "test"))
+        train, test = (_decode_part(files[part], classes, image_size) for part in ("train", "test"))
         return Splits(train, test)
 
-    return Source(f"folder-{listing.hexdigest()[:16]}", decode)
+    return Source(f"folder-{key}", decode)
 
 
-Entry = tuple[str, int, int]
-
-
-def _list_images(folder: Path) -> dict[str, list[Entry]]:
-    """Return class -> (path, size, modification time) of its images, sorted; empty classes are an error."""
+def _whole_part(folder: Path) -> dict[str, list[ImageFile]]:
+    """List the images of each class; every class must have some."""
     if not folder.is_dir():
         raise FedShieldError(
             f"data.root: no folder {folder}; an image folder has train/<class>/* and test/<class>/* "
             "(data.name = cifar10 downloads CIFAR-10 instead)"
         )
-    with explain_os_errors(folder):
-        groups = {
-            entry.name: sorted(
-                (file.path, file.stat().st_size, file.stat().st_mtime_ns)
-                for file in os.scandir(entry.path)
-                if Path(file.name).suffix.lower() in _IMAGE_SUFFIXES
-            )
-            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
-            if entry.is_dir() and not entry.name.startswith(".")
-        }
+    groups = list_images(folder)
     empty = [name for name, entries in groups.items() if not entries]
     if empty or not groups:
         raise FedShieldError(f"{folder / empty[0] if empty else folder}: no images in it; put some there or remove it")
     return groups
 
 
-def _decode_images(groups: dict[str, list[Entry]], classes: Iterable[str], size: int) -> Dataset:
-    from PIL import Image
-
-    paths = [(path, label) for label, name in enumerate(classes) for path, _, _ in groups[name]]
-    images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
-    for row, (path, _) in enumerate(paths):
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise FedShieldError(f"{path}: not a readable image ({error}); mend or remove the file") from error
-        if image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BILINEAR)
-        images[row] = np.asarray(image).transpose(2, 0, 1)
-    return Dataset(images, np.array([label for _, label in paths], dtype=np.int64), tuple(classes))
+def _decode_part(groups: dict[str, list[ImageFile]], classes: tuple[str, ...], size: int) -> Dataset:
+    entries = [(file.path, label) for label, name in enumerate(classes) for file in groups[name]]
+    images = decode_images([path for path, _ in entries], size)
+    return Dataset(images, np.array([label for _, label in entries], dtype=np.int64), classes)
 
 
-DATASETS: dict[str, Callable[[Path, int], Source]] = {"shapes10": _shapes10, "cifar10": _cifar10, "folder": _folder}
+def _split(root: Path, image_size: int) -> Source:
+    raise FedShieldError(
+        "data.name = split: these images are divided already, which only the engines of one machine and real clients "
+        "can use; give the dataset that they come from"
+    )
+
+
+DATASETS: dict[str, Callable[[Path, int], Source]] = {
+    "shapes10": _shapes10,
+    "cifar10": _cifar10,
+    "folder": _folder,
+    "split": _split,
+}

@@ -100,8 +100,8 @@ def partition(
     """
     seed = parameters.seed
     used, validation = _hold_out(labels, max_examples, validation_fraction, seed)
-    pool = _part(used, labels, pool_fraction, seed, "pool")
-    shared = _part(pool, labels, shared_fraction, seed, "shared")
+    pool = balanced_part(used, labels, pool_fraction, seed, "pool")
+    shared = balanced_part(pool, labels, shared_fraction, seed, "shared")
     private = np.setdiff1d(used, pool, assume_unique=True)
     if len(private) < clients:
         raise FedShieldError(
@@ -141,7 +141,7 @@ def undivided(labels: Indices, max_examples: int, validation_fraction: float, se
 def _hold_out(labels: Indices, max_examples: int, fraction: float, seed: int) -> tuple[Indices, Indices]:
     """Return the rows to train on, and the rows to choose the best checkpoint by; both rising and balanced."""
     used = balanced_subset(labels, max_examples, seed, "subset")
-    validation = _part(used, labels, fraction, seed, "validation")
+    validation = balanced_part(used, labels, fraction, seed, "validation")
     if fraction > 0 and len(validation) == 0:
         raise FedShieldError(
             f"data.validation-fraction = {fraction:g}: not one of {len(used)} training images; use a larger fraction, "
@@ -183,7 +183,7 @@ def _to_arrays(division: Partition) -> Arrays:
     }
 
 
-def _part(rows: Indices, labels: Indices, fraction: float, seed: int, purpose: str) -> Indices:
+def balanced_part(rows: Indices, labels: Indices, fraction: float, seed: int, purpose: str) -> Indices:
     """Return the class-balanced ``fraction`` of ``rows``; a smaller fraction is contained in a larger one."""
     count = round(fraction * len(rows))
     return rows[balanced_subset(labels[rows], count, seed, purpose)] if count else rows[:0]

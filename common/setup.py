@@ -3,6 +3,7 @@
 import logging
 import os
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,12 +12,14 @@ from torch import nn
 
 from common.attacks import Threat
 from common.config import DataConfig, PartitionConfig, RunConfig, SharingConfig
-from common.data import Splits, load_data
+from common.data import Dataset, Splits, load_data
+from common.holdings import Holdings, take_holdings
 from common.losses import LOSSES, Loss, LossContext
 from common.machine import available_cores
 from common.models import build_model
 from common.partition import Partition, SchemeParameters, kept_partition, undivided
 from common.schedule import learning_rate
+from common.split import client_images, server_holdings, server_test
 from common.training import Schedule
 
 log = logging.getLogger("fedshield")
@@ -53,6 +56,40 @@ def prepare_data(config: RunConfig, centralized: bool = False) -> tuple[Splits, 
         config.check_division()
     clients = 0 if centralized else config.federation.clients
     return _prepare_data(config.data, config.partition, config.sharing, clients, config.seed)
+
+
+def server_data(config: RunConfig) -> Holdings:
+    """Return what the server of a federation holds; see ``common.split`` for data that is divided already."""
+    if config.data.name == "split":
+        data, sharing = config.data, config.sharing
+        return server_holdings(_root(data), data.image_size, config.federation.clients, sharing.fraction, config.seed)
+    return take_holdings(*prepare_data(config))
+
+
+def client_data(config: RunConfig, client: int, place: str = "") -> Dataset:
+    """Return the training images of one client.
+
+    Args:
+        config: of the run.
+        client: its number.
+        place: the client's directory, where it is not at ``data.root``; for data that is divided already.
+    """
+    if config.data.name == "split":
+        root = Path(place).expanduser().absolute() if place else _root(config.data)
+        return client_images(root, config.data.image_size, client)
+    splits, division = prepare_data(config)
+    return splits.train.take(division.shards[client])
+
+
+def test_data(config: RunConfig) -> Dataset:
+    """Return the test set."""
+    if config.data.name == "split":
+        return server_test(_root(config.data), config.data.image_size)
+    return load_data(config.data.name, config.data.root, config.data.image_size).test
+
+
+def _root(data: DataConfig) -> Path:
+    return Path(data.root).expanduser().absolute()
 
 
 @lru_cache(maxsize=1)

@@ -9,9 +9,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
-from common.holdings import take_holdings
 from common.records import shared_record, to_record, to_state
-from common.setup import prepare_data, prepare_torch
+from common.setup import prepare_torch, server_data
 from server.environment import describe_environment
 from server.nodes import enlist
 from server.recorder import Recorder
@@ -38,7 +37,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         FedShieldError: with one line that says what the user can do.
     """
     device = prepare_torch(config.threads)
-    holdings = take_holdings(*prepare_data(config))
+    holdings = server_data(config)
     nodes = enlist(grid, config.federation)
     with RunDir.open(config) as run:
         recorder = Recorder(config, run, holdings, device)

@@ -17,8 +17,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from common.errors import FedShieldError, explain_os_errors
+from common.files import read_json, replace_file, replace_json
 from common.records import State
-from server.files import read_json, replace_file, replace_json
 
 
 def write_checkpoint(

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from common.attacks import Threat, parse_label
 from common.checks import doubts
 from common.config import RunConfig
-from common.data import Dataset, balanced_subset, load_data
+from common.data import Dataset, balanced_subset
 from common.evaluation import Evaluation, evaluate
 from common.examples import attack_examples
+from common.files import append_json_line, read_json
 from common.flat import Flat
 from common.kept import Kept, digest_of
 from common.seeding import seed_for
-from common.setup import evaluation_threat, make_model, prepare_torch
+from common.setup import evaluation_threat, make_model, prepare_torch, test_data
 from server.checkpoint import chosen_model
-from server.files import append_json_line, read_json
 from server.stored import FEDERATION, read_kind, stored_config
 
 log = logging.getLogger("fedshield")
@@ -99,7 +99,7 @@ def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = ()) -
     config = stored_config(run_dir, changes, "options")
     number, state = chosen_model(run_dir)
     device = prepare_torch(config.threads)
-    test = load_data(config.data.name, config.data.root, config.data.image_size).test
+    test = test_data(config)
     model = make_model(config, len(test.classes)).to(device)
     model.load_state_dict(state)
     described, federated = run_dir / "partition.json", read_kind(run_dir) == FEDERATION

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from common.config import RunConfig
 from common.errors import FedShieldError, explain_os_errors
+from common.files import append_json_line, read_json, replace_file, replace_json
 from common.flat import Flat
 from common.records import State
 from server.checkpoint import load_model, load_momenta, read_checkpoint, write_checkpoint
-from server.files import append_json_line, read_json, replace_file, replace_json
 from server.stored import FEDERATION, Kind, changed_keys, read_config, read_metrics
 
 log = logging.getLogger("fedshield")

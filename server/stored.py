@@ -7,8 +7,8 @@ from typing import Any
 
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
+from common.files import read_json, read_json_lines
 from common.flat import Flat, default_config, flatten, merge
-from server.files import read_json, read_json_lines
 
 
 @dataclass(frozen=True)

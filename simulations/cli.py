@@ -1,7 +1,6 @@
 """The command line."""
 
 import sys
-import tomllib
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,10 +10,22 @@ from click import Context
 from rich.console import Console
 from typer.core import TyperGroup
 
-from common.config import RunConfig, parse_config
+from common.config import parse_config
 from common.errors import FedShieldError, explain_os_errors
-from common.flat import Flat, default_config, flatten, merge, read_toml
+from common.flat import Flat, default_config
 from simulations.console import log_to
+from simulations.options import (
+    FileArgument,
+    NameOption,
+    ResultsOption,
+    ResumeOption,
+    RunArgument,
+    SetOption,
+    new_or_stored,
+    parse_assignment,
+    parse_radii,
+    resolve,
+)
 
 
 class _Commands(TyperGroup):
@@ -37,27 +48,12 @@ app = typer.Typer(
 )
 console = Console(soft_wrap=True, highlight=False)
 
-PRESETS = Path(__file__).resolve().parent / "presets"
-
 
 class Engine(StrEnum):
     """Where the clients run."""
 
     INPROCESS = "inprocess"
     RAY = "ray"
-
-
-FileArgument = Annotated[
-    Path | None,
-    typer.Argument(metavar="FILE.toml", help="What differs from the defaults: a file, or a preset's name."),
-]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; may be given again.")
-]
-ResultsOption = Annotated[Path | None, typer.Option(help="Folder of the run directories (results.dir).")]
-NameOption = Annotated[str | None, typer.Option(help="Name of the run directory (results.name).")]
-ResumeOption = Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Continue an unfinished run.")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory.")]
 
 
 @app.command()
@@ -86,7 +82,7 @@ def run(
     fedshield run my.toml --engine ray --workers 4   four clients at a time
     fedshield run --resume runs/NAME                 go on after Ctrl-C or a crash
     """
-    config = _new_or_stored(file, set_, results, name, resume, "federation")
+    config = new_or_stored(file, set_, results, name, resume, "federation")
 
     from simulations.session import run_locally
 
@@ -109,7 +105,7 @@ def centralized(
     fedshield centralized my.toml --set data.validation-fraction=0.1
     fedshield centralized --resume runs/NAME
     """
-    config = _new_or_stored(file, set_, results, name, resume, "centralized")
+    config = new_or_stored(file, set_, results, name, resume, "centralized")
 
     from simulations.centralized import run_centrally
 
@@ -145,7 +141,7 @@ def evaluate(
         changes["evaluate.final-attacks"] = attacks
     if examples is not None:
         changes["evaluate.final-examples"] = examples
-    radii = _radii(epsilons or "")
+    radii = parse_radii(epsilons or "")
     path = run_dir.expanduser().absolute()
     from server.evaluate import evaluate_run
     from server.stored import read_kind
@@ -161,17 +157,6 @@ def evaluate(
         from simulations.evaluation_plots import plot_evaluation
 
         _tell_figures(plot_evaluation(path))
-
-
-def _radii(text: str) -> tuple[float, ...]:
-    """Parse ``--epsilons``: ``0,2,4`` -> ``(0.0, 2.0, 4.0)``; nothing for an empty text."""
-    try:
-        radii = tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        radii = (-1.0,)
-    if not all(0 <= radius <= 255 for radius in radii):
-        raise FedShieldError(f"--epsilons {text}: write numbers from 0 to 255, in 1/255 of the pixel range: 0,2,4,8,16")
-    return radii
 
 
 @app.command()
@@ -193,6 +178,28 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         plot_partition(described, folder / stem)
     _tell_figures([folder / f"{stem}.png"])
+
+
+@app.command(name="split-data")
+def split_data(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to put the directories; new or empty.")],
+    file: FileArgument = None,
+    set_: SetOption = None,
+) -> None:
+    """Divide a dataset for good: one directory for the server and one for each client, to be carried to them.
+
+    The division is that of a simulation with the same file and keys; each directory holds its own images alone.
+
+    fedshield split-data cpu-cifar10 --out federation
+    fedshield run cpu-cifar10 --set data.name=split --set data.root=federation    the same numbers again
+    """
+    log_to(console)
+    config = parse_config(resolve(file, set_ or [], default_config()))
+    from common.setup import prepare_data
+    from common.split import write_split
+
+    for place in write_split(*prepare_data(config), out.expanduser().absolute()):
+        console.print(place, markup=False)
 
 
 @app.command()
@@ -218,7 +225,7 @@ def sweep(
 
     changes: Flat = {}
     for assignment in set_ or []:
-        changes |= _assignment(assignment)
+        changes |= parse_assignment(assignment)
     run_study(study, changes, results, jobs, console)
 
 
@@ -252,59 +259,10 @@ def doctor(file: FileArgument = None, set_: SetOption = None) -> None:
         raise typer.Exit(1)
 
 
-def _new_or_stored(
-    file: Path | None, set_: list[str] | None, results: Path | None, name: str | None, resume: Path | None, kind: str
-) -> RunConfig:
-    """Return the configuration of a new run, or of one to be continued, which must be of this kind."""
-    options: Flat = {}
-    if results is not None:
-        options["results.dir"] = str(results)
-    if name is not None:
-        options["results.name"] = name
-    base = default_config()
-    if resume is not None:
-        from server.stored import KINDS, read_config
-
-        base = merge(base, read_config(resume.expanduser().absolute(), KINDS[kind]), str(resume))
-        options["results.resume"] = str(resume)
-    return parse_config(merge(resolve(file, set_ or [], base), options, "options"))
-
-
 def _tell_figures(paths: list[Path]) -> None:
     for path in paths:
         if path.suffix == ".png":
             console.print(f"Figure: {path} (and .svg)", markup=False)
-
-
-def resolve(file: Path | None, assignments: list[str], base: Flat) -> Flat:
-    """Lay a file, or a preset named without ``.toml``, and then ``--set`` assignments over ``base``."""
-    flat = base
-    if file is not None:
-        path = file.expanduser()
-        preset = PRESETS / f"{file}.toml"
-        if not path.exists():
-            if not preset.exists():
-                known = ", ".join(sorted(known.stem for known in PRESETS.glob("*.toml")))
-                raise FedShieldError(
-                    f"{path.absolute()}: no such file; give a TOML file, or one of the presets: {known}"
-                )
-            path = preset
-        flat = merge(flat, read_toml(path), str(path))
-    for assignment in assignments:
-        flat = merge(flat, _assignment(assignment), f"--set {assignment}")
-    return flat
-
-
-def _assignment(text: str) -> Flat:
-    """Parse ``key=value``: a TOML value, or a bare word as a string."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise FedShieldError(f"--set {text}: write key=value, as in --set federation.rounds=20")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
-    return flatten({key.strip(): parsed})
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from common.errors import FedShieldError
+from common.files import read_json_lines
 from common.kept import Kept
-from server.files import read_json_lines
 from simulations.panels import headline
 from simulations.plots import COLOURS, GREY, WIDTH, caption, save_all
 

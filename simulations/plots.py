@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from common.errors import explain_os_errors
-from server.files import read_json
+from common.files import read_json
 from server.stored import read_kind, read_metrics
 
 # Okabe and Ito's palette, with a grey and a brown of our own that colour-blind readers can tell from the others too.

@@ -14,6 +14,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.app.metadata import Metadata
 
 from common.config import RunConfig
+from common.errors import FedShieldError
 from common.machine import available_cores
 from simulations.executors import Job, Outcome, failure, run_client
 from simulations.ray_cluster import default_workers, gpu_share, start_ray
@@ -180,10 +181,13 @@ class RayActors:
         return Supplies(self._config, self._ray)
 
     def _size(self, job: Job) -> int:
-        """Return the number of images of a job's client."""
-        from common.setup import prepare_data
+        """Return the number of images of a job's client; one that cannot read its own will say so itself."""
+        from common.setup import client_data
 
-        return len(prepare_data(self._config)[1].shards[int(job.context.node_config["partition-id"])])
+        try:
+            return len(client_data(self._config, int(job.context.node_config["partition-id"])).labels)
+        except FedShieldError:
+            return 0
 
     def _add_worker(self) -> None:
         self._watch(self._actor.remote())

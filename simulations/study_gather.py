@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FedShieldError, explain_os_errors
-from server.files import read_json, read_json_lines
+from common.files import read_json, read_json_lines
 from simulations.study import Point, Study
 from simulations.study_results import DIVIDED, write_csv
 

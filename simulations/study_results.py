@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FedShieldError, explain_os_errors
+from common.files import replace_file
 from common.flat import Scalar, flatten
-from server.files import replace_file
 
 Row = dict[str, str]
 

@@ -10,8 +10,8 @@ from rich.box import SIMPLE
 from rich.table import Column, Table
 from rich.text import Text
 
+from common.files import replace_file
 from common.flat import default_config
-from server.files import replace_file
 from simulations.study_results import (
     Row,
     attack_columns,

@@ -9,8 +9,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from common.errors import FedShieldError, explain_os_errors
+from common.files import replace_file, replace_json
 from common.flat import Flat
-from server.files import replace_file, replace_json
 from simulations.study import Point, Study, load_study, points, study_toml
 from simulations.study_gather import gather, is_finished, note_code
 from simulations.sweep_checks import check_data, check_directory, claim

@@ -16,8 +16,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from common.errors import explain_os_errors
+from common.files import replace_file
 from common.machine import available_cores
-from server.files import replace_file
 from simulations.study import Point, config_toml
 from simulations.study_gather import ROOT, note_code
 

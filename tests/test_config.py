@@ -22,7 +22,7 @@ from common.losses import LOSSES
 from common.models import MODELS
 from common.partition import SCHEMES
 from common.setup import prepare_data
-from simulations.cli import PRESETS, resolve
+from simulations.options import PRESETS, resolve
 
 
 def test_defaults_are_valid_and_survive_the_way_through_flower() -> None:

@@ -16,8 +16,11 @@ LEAVES = {
     "config": {"errors", "flat"},
     "flat": {"errors"},
     "cache": {"errors"},
-    "data": {"cache", "errors", "seeding", "shapes"},
+    "data": {"cache", "errors", "images", "seeding", "shapes"},
     "holdings": {"data", "partition"},
+    "images": {"errors"},
+    "files": {"errors"},
+    "split": {"cache", "data", "errors", "files", "holdings", "images", "partition"},
     "partition": {"cache", "data", "errors", "seeding"},
     "models": {"activations", "seeding"},
     "attacks": {"errors", "margin"},
@@ -29,7 +32,10 @@ LEAVES = {
     "examples": {"accuracy", "attacks", "seeding", "training"},
     "checks": {"accuracy", "attacks", "evaluation", "seeding", "training"},
     "records": {"cache", "data", "errors"},
-    "setup": {"attacks", "config", "data", "losses", "machine", "models", "partition", "schedule", "training"},
+    "setup": {
+        *{"attacks", "config", "data", "holdings", "losses", "machine", "models", "partition", "schedule", "split"},
+        "training",
+    },
 }
 
 

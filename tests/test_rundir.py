@@ -11,8 +11,8 @@ import torch
 
 from common.config import RunConfig
 from common.errors import FedShieldError
+from common.files import append_json_line, read_json_lines
 from server.checkpoint import chosen_model, load_model, read_checkpoint
-from server.files import append_json_line, read_json_lines
 from server.rundir import RunDir
 from server.stored import CENTRALIZED, FEDERATION, Kind, read_kind, read_metrics, stored_config
 from tests.conftest import tiny_config

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from common.config import RunConfig
 from common.errors import FedShieldError
-from server.files import read_json, read_json_lines
+from common.files import read_json, read_json_lines
 from simulations import study_gather, sweep_jobs
 from simulations.study import SWEEPS, Study, config_toml, load_study, points, study_toml
 from simulations.study_results import (

@@ -1,0 +1,66 @@
+"""Image files in folders, one subfolder a class: listing and decoding them."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import FedShieldError, explain_os_errors
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+
+
+class ImageFile(NamedTuple):
+    """A file that may be an image, with what tells that it has changed: its size in bytes and its time in ns."""
+
+    path: str
+    size: int
+    changed: int
+
+
+def list_images(folder: Path) -> dict[str, list[ImageFile]]:
+    """Return the image files of each class, sorted; none for a subfolder without images."""
+    with explain_os_errors(folder):
+        return {
+            entry.name: sorted(
+                ImageFile(file.path, file.stat().st_size, file.stat().st_mtime_ns)
+                for file in os.scandir(entry.path)
+                if Path(file.name).suffix.lower() in _SUFFIXES
+            )
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+            if entry.is_dir() and not entry.name.startswith(".")
+        }
+
+
+def listing_digest(what: str, groups: Iterable[Sequence[ImageFile]]) -> str:
+    """Return a name for the content of these files, and for ``what`` is made of it, that differs when one changes."""
+    listing = hashlib.sha256(what.encode())
+    for entries in groups:
+        for path, size, changed in entries:
+            listing.update(f"{path} {size} {changed}\n".encode())
+    return listing.hexdigest()[:16]
+
+
+def decode_images(paths: Sequence[str], size: int) -> NDArray[np.uint8]:
+    """Decode images as RGB, uint8 [N,3,size,size]; those of another size are resized.
+
+    Raises:
+        FedShieldError: a file is not a readable image.
+    """
+    from PIL import Image
+
+    images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
+    for row, path in enumerate(paths):
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise FedShieldError(f"{path}: not a readable image ({error}); mend or remove the file") from error
+        if image.size != (size, size):
+            image = image.resize((size, size), Image.Resampling.BILINEAR)
+        images[row] = np.asarray(image).transpose(2, 0, 1)
+    return images

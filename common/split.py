@@ -1,0 +1,196 @@
+"""A dataset that is divided for good: one directory for each party of a federation, and nobody sees another's.
+
+    server/split.json                    classes, and how many images of each class each client has
+    server/{pool,validation,test}/<class>/<row>.png
+    client-3/split.json                  classes, and whose directory it is
+    client-3/train/<class>/<row>.png
+
+A part lies in the order of its file names, which are rows of the dataset that was divided: so a run on these
+directories sees the same images in the same order as a simulation that divides the dataset itself.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from common.cache import Arrays, cache_dir, find_arrays, keep_arrays
+from common.data import Dataset, Splits
+from common.errors import FedShieldError, explain_os_errors
+from common.files import read_json, replace_json
+from common.holdings import Holdings, describe_partition
+from common.images import decode_images, list_images, listing_digest
+from common.partition import Indices, Partition, balanced_part
+
+log = logging.getLogger("fedshield")
+
+MANIFEST = "split.json"
+_HINT = "make it with fedshield split-data"
+
+
+def write_split(splits: Splits, division: Partition, folder: Path) -> list[Path]:
+    """Write one directory for the server and one for each client into ``folder``, which must be new or empty.
+
+    Returns:
+        The directories, the server's first.
+
+    Raises:
+        FedShieldError: the folder holds something already, or cannot be written.
+    """
+    with explain_os_errors(folder):
+        if folder.exists() and any(folder.iterdir()):
+            raise FedShieldError(f"{folder}: not empty; choose another --out, or remove what is there")
+        clients = describe_partition(splits.train, division)["clients"]
+        classes = list(splits.train.classes)
+        server = folder / "server"
+        parts = {"pool": division.pool, "validation": division.validation}
+        for name, rows in parts.items():
+            _write_part(splits.train, rows, server / name)
+        _write_part(splits.test, np.arange(len(splits.test.labels)), server / "test")
+        replace_json(server / MANIFEST, {"holder": "server", "classes": classes, "clients": clients})
+        for client, rows in enumerate(division.shards):
+            place = folder / f"client-{client}"
+            _write_part(splits.train, rows, place / "train")
+            replace_json(place / MANIFEST, {"holder": "client", "client": client, "classes": classes})
+    return [server, *(folder / f"client-{client}" for client in range(len(division.shards)))]
+
+
+def _write_part(data: Dataset, rows: Indices, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name in data.classes:
+        (folder / name).mkdir()
+    for row in rows.tolist():
+        image = Image.fromarray(data.images[row].transpose(1, 2, 0))
+        image.save(folder / data.classes[data.labels[row]] / f"{row:08d}.png")
+
+
+def server_holdings(root: Path, image_size: int, clients: int, shared_fraction: float, seed: int) -> Holdings:
+    """Read the server's directory.
+
+    Args:
+        root: the directory, or the folder that has it as ``server``.
+        image_size: side of the images, in pixels; others are resized.
+        clients: how many the run has.
+        shared_fraction: share of the pool that every client receives, in [0, 1].
+        seed: chooses that share, as in a simulation.
+
+    Raises:
+        FedShieldError: the directory is missing, damaged, or made for another number of clients.
+    """
+    place, manifest = _manifest(root, "server")
+    classes = _classes(place, manifest)
+    counts = manifest.get("clients")
+    if not isinstance(counts, list) or any(not _is_counts(row, len(classes)) for row in counts):
+        raise FedShieldError(f"{place / MANIFEST}: clients: write images of each class for each client; {_HINT}")
+    if len(counts) != clients:
+        raise FedShieldError(
+            f"federation.clients = {clients}: {place / MANIFEST} is for {len(counts)} clients; set "
+            f"federation.clients={len(counts)}, or split the data again"
+        )
+    test = server_test(place, image_size)
+    pool, validation = (_read_part(place / name, classes, image_size) for name in ("pool", "validation"))
+    if shared_fraction > 0 and len(pool.labels) == 0:
+        raise FedShieldError(
+            f"sharing.fraction = {shared_fraction}: {place / 'pool'} has no images to share; set sharing.fraction=0"
+        )
+    shared = pool.take(balanced_part(np.arange(len(pool.labels)), pool.labels, shared_fraction, seed, "shared"))
+    division = {
+        "classes": list(classes),
+        "clients": counts,
+        "pool": _counts(pool),
+        "shared": _counts(shared),
+        **({"validation": _counts(validation)} if len(validation.labels) else {}),
+        "sha256": _digest(counts, pool, validation),
+    }
+    return Holdings(test, shared, validation, division)
+
+
+def server_test(root: Path, image_size: int) -> Dataset:
+    """Read the test set in the server's directory; the arguments are those of ``server_holdings``."""
+    place, manifest = _manifest(root, "server")
+    test = _read_part(place / "test", _classes(place, manifest), image_size)
+    if len(test.labels) == 0:
+        raise FedShieldError(f"{place / 'test'}: no images in it; the server evaluates on them")
+    return test
+
+
+def client_images(root: Path, image_size: int, client: int) -> Dataset:
+    """Read one client's training images.
+
+    Args:
+        root: its directory, or the folder that has it as ``client-N``.
+        image_size: as of ``server_holdings``.
+        client: its number.
+
+    Raises:
+        FedShieldError: the directory is missing, damaged, empty or another client's; the message names the file.
+    """
+    place, manifest = _manifest(root, f"client-{client}")
+    if manifest.get("client") != client:
+        raise FedShieldError(
+            f"{place / MANIFEST}: client = {manifest.get('client')!r}, but this node's partition-id is {client}; give "
+            "it its own directory"
+        )
+    own = _read_part(place / "train", _classes(place, manifest), image_size)
+    if len(own.labels) == 0:
+        raise FedShieldError(f"{place / 'train'}: no images in it; this client has nothing to train on")
+    return own
+
+
+def _manifest(root: Path, holder: str) -> tuple[Path, dict[str, Any]]:
+    place = root / holder if (root / holder / MANIFEST).is_file() else root
+    return place, read_json(place / MANIFEST, _HINT)
+
+
+def _classes(place: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    classes = manifest.get("classes")
+    if not isinstance(classes, list) or len(set(map(str, classes))) < max(2, len(classes)):
+        raise FedShieldError(f"{place / MANIFEST}: classes = {classes!r}: write different names; {_HINT}")
+    return tuple(map(str, classes))
+
+
+def _is_counts(row: object, classes: int) -> bool:
+    return (
+        isinstance(row, list)
+        and len(row) == classes
+        and all(type(count) is int and count >= 0 for count in row)
+        and sum(row) > 0
+    )
+
+
+def _read_part(folder: Path, classes: tuple[str, ...], size: int) -> Dataset:
+    """Return the images of a part, in the order of their file names; none where there is no such folder."""
+    groups = list_images(folder) if folder.is_dir() else {}
+    if unknown := sorted(set(groups) - set(classes)):
+        raise FedShieldError(f"{folder / unknown[0]}: not one of the classes in {MANIFEST}; rename or remove it")
+    found = [(Path(file.path).name, file.path, classes.index(name)) for name, files in groups.items() for file in files]
+    entries = [(path, label) for _, path, label in sorted(found)]
+    key = listing_digest(f"{folder} {size} {classes}", groups.values())
+    place = cache_dir() / "parts" / key
+
+    def decode() -> Arrays:
+        images = decode_images([path for path, _ in entries], size)
+        return {"images": images, "labels": np.array([label for _, label in entries], dtype=np.int64)}
+
+    def find() -> Arrays | None:
+        return find_arrays(place, ("images", "labels"))
+
+    kept = find() or keep_arrays(place, decode, find)
+    return Dataset(kept["images"], kept["labels"], classes)
+
+
+def _counts(data: Dataset) -> list[int]:
+    return [int(count) for count in np.bincount(data.labels, minlength=len(data.classes))]
+
+
+def _digest(counts: list[list[int]], *parts: Dataset) -> str:
+    """Return what differs when a client has other images, as far as the server knows, or the server itself has."""
+    digest = hashlib.sha256(json.dumps(counts).encode())
+    for part in parts:
+        digest.update(np.ascontiguousarray(part.images).tobytes() + part.labels.tobytes() + b"|")
+    return digest.hexdigest()

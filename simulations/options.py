@@ -1,0 +1,85 @@
+"""What the commands take: files, presets, ``--set``, and the options that several of them share."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.config import RunConfig, parse_config
+from common.errors import FedShieldError
+from common.flat import Flat, default_config, flatten, merge, read_toml
+
+PRESETS = Path(__file__).resolve().parent / "presets"
+
+FileArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="FILE.toml", help="What differs from the defaults: a file, or a preset's name."),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; may be given again.")
+]
+ResultsOption = Annotated[Path | None, typer.Option(help="Folder of the run directories (results.dir).")]
+NameOption = Annotated[str | None, typer.Option(help="Name of the run directory (results.name).")]
+ResumeOption = Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Continue an unfinished run.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory.")]
+
+
+def resolve(file: Path | None, assignments: list[str], base: Flat) -> Flat:
+    """Lay a file, or a preset named without ``.toml``, and then ``--set`` assignments over ``base``."""
+    flat = base
+    if file is not None:
+        path = file.expanduser()
+        preset = PRESETS / f"{file}.toml"
+        if not path.exists():
+            if not preset.exists():
+                known = ", ".join(sorted(known.stem for known in PRESETS.glob("*.toml")))
+                raise FedShieldError(
+                    f"{path.absolute()}: no such file; give a TOML file, or one of the presets: {known}"
+                )
+            path = preset
+        flat = merge(flat, read_toml(path), str(path))
+    for assignment in assignments:
+        flat = merge(flat, parse_assignment(assignment), f"--set {assignment}")
+    return flat
+
+
+def parse_assignment(text: str) -> Flat:
+    """Parse ``key=value``: a TOML value, or a bare word as a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise FedShieldError(f"--set {text}: write key=value, as in --set federation.rounds=20")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return flatten({key.strip(): parsed})
+
+
+def new_or_stored(
+    file: Path | None, set_: list[str] | None, results: Path | None, name: str | None, resume: Path | None, kind: str
+) -> RunConfig:
+    """Return the configuration of a new run, or of one to be continued, which must be of this kind."""
+    options: Flat = {}
+    if results is not None:
+        options["results.dir"] = str(results)
+    if name is not None:
+        options["results.name"] = name
+    base = default_config()
+    if resume is not None:
+        from server.stored import KINDS, read_config
+
+        base = merge(base, read_config(resume.expanduser().absolute(), KINDS[kind]), str(resume))
+        options["results.resume"] = str(resume)
+    return parse_config(merge(resolve(file, set_ or [], base), options, "options"))
+
+
+def parse_radii(text: str) -> tuple[float, ...]:
+    """Parse ``--epsilons``: ``0,2,4`` -> ``(0.0, 2.0, 4.0)``; nothing for an empty text."""
+    try:
+        radii = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        radii = (-1.0,)
+    if not all(0 <= radius <= 255 for radius in radii):
+        raise FedShieldError(f"--epsilons {text}: write numbers from 0 to 255, in 1/255 of the pixel range: 0,2,4,8,16")
+    return radii

@@ -1,0 +1,147 @@
+"""Data that is divided for good: the same run as a simulation, and nobody sees another's images."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.config import RunConfig
+from common.errors import FedShieldError
+from common.setup import client_data, prepare_data, server_data
+from common.split import write_split
+from tests.conftest import tiny_config
+from tests.test_cli import fedshield
+from tests.test_federation import figures, run, same, weights
+
+SETTINGS = {"data__validation_fraction": 0.1, "partition__scheme": "dirichlet"}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("split") / "all"
+    write_split(*prepare_data(tiny_config(**SETTINGS)), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(original, tmp_path / "all"))
+
+
+def split_config(root: Path, **changes: object) -> RunConfig:
+    return tiny_config(**{**SETTINGS, **changes}, data__name="split", data__root=str(root))
+
+
+def test_a_run_on_the_directories_is_the_simulation_bit_for_bit(original: Path, tmp_path: Path) -> None:
+    simulated = run(tmp_path, "simulated", **SETTINGS)
+    divided = run(tmp_path, "divided", **SETTINGS, data__name="split", data__root=str(original))
+    assert figures(divided) == figures(simulated)
+    assert same(weights(divided), weights(simulated))
+    final, expected = (json.loads((path / "summary.json").read_text())["final"] for path in (divided, simulated))
+    assert final == expected
+    assert len(final["per-client"]["worst"]) == 10
+    told, known = (json.loads((path / "partition.json").read_text()) for path in (divided, simulated))
+    assert {**told, "sha256": ""} == {**known, "sha256": ""}
+
+
+def test_another_share_of_the_pool_needs_no_other_directories(original: Path) -> None:
+    for fraction in (0.0, 0.7, 1.0):
+        found = server_data(split_config(original, sharing__fraction=fraction))
+        expected = server_data(tiny_config(**SETTINGS, sharing__fraction=fraction))
+        assert np.array_equal(found.shared.images, expected.shared.images)
+        assert np.array_equal(found.shared.labels, expected.shared.labels)
+        assert np.array_equal(found.validation.images, expected.validation.images)
+
+
+def test_each_directory_is_enough_for_its_holder(folder: Path) -> None:
+    for name in ("server", "client-3"):
+        shutil.move(folder / name, folder.parent / name)
+    shutil.rmtree(folder)
+    expected = tiny_config(**SETTINGS)
+    own = client_data(split_config(folder.parent / "client-3"), 3)
+    assert np.array_equal(own.images, client_data(expected, 3).images)
+    assert np.array_equal(own.labels, client_data(expected, 3).labels)
+    elsewhere = client_data(split_config(folder), 3, str(folder.parent / "client-3"))
+    assert np.array_equal(elsewhere.images, own.images)
+    held = server_data(split_config(folder.parent / "server"))
+    assert np.array_equal(held.test.images, server_data(expected).test.images)
+
+
+def test_no_image_is_in_two_directories(original: Path) -> None:
+    rows = [path.name for path in original.rglob("*.png") if "test" not in path.parts]
+    assert len(rows) == len(set(rows)) == 200
+
+
+def test_images_of_another_size_are_resized_and_changes_are_seen(folder: Path) -> None:
+    place = folder / "client-0"
+    before = client_data(split_config(folder), 0)
+    first = min(place.rglob("*.png"), key=lambda path: path.name)
+    Image.new("RGB", (50, 40), (200, 0, 0)).save(first)
+    after = client_data(split_config(folder), 0)
+    assert after.images.shape == before.images.shape
+    assert after.images[0].reshape(3, -1).T.tolist() == [[200, 0, 0]] * 1024
+    assert np.array_equal(after.images[1:], before.images[1:])
+
+
+def a_file(folder: Path) -> Path:
+    return min((folder / "client-0" / "train").rglob("*.png"))
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "settings", "expected"),
+    [
+        (lambda f: a_file(f).write_bytes(b"no image"), {}, ".png: not a readable image (cannot identify image file"),
+        (lambda f: (f / "client-0/split.json").unlink(), {}, "all/split.json: not there; make it with fedshield spl"),
+        (lambda f: (f / "client-0/split.json").write_text("{"), {}, "split.json: damaged (not valid JSON); make it"),
+        (lambda f: rewrite(f / "client-0/split.json", client=4), {}, "client = 4, but this node's partition-id is 0"),
+        (lambda f: rewrite(f / "client-0/split.json", classes=["a", "a"]), {}, "classes = ['a', 'a']: write differ"),
+        (lambda f: (f / "client-0/train/dog").mkdir(), {}, "client-0/train/dog: not one of the classes in split.json"),
+        (lambda f: shutil.rmtree(f / "client-0/train"), {}, "client-0/train: no images in it; this client has noth"),
+        (lambda f: shutil.rmtree(f / "server/test"), {}, "server/test: no images in it; the server evaluates on them"),
+        (lambda f: shutil.rmtree(f / "server/pool"), {}, "sharing.fraction = 0.4: "),
+        (lambda f: rewrite(f / "server/split.json", clients=[[1, 2]]), {}, "clients: write images of each class for"),
+        (lambda f: None, {"federation__clients": 7}, "federation.clients = 7: "),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_file(
+    folder: Path, spoil: Callable[[Path], object], settings: dict[str, object], expected: str
+) -> None:
+    spoil(folder)
+    config = split_config(folder, **settings)
+    with pytest.raises(FedShieldError) as caught:
+        client_data(config, 0) and server_data(config)
+    assert expected in str(caught.value)
+    assert str(folder) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_command_writes_and_never_overwrites(tmp_path: Path) -> None:
+    command = ["split-data", "--set", "data.max-examples=100", "--out", "bench"]
+    done = fedshield(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        str(tmp_path / "bench" / name) for name in ("server", *(f"client-{client}" for client in range(10)))
+    ]
+    before = sorted((tmp_path / "bench").rglob("*"))
+    refused = fedshield(*command, cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == f"fedshield: {tmp_path}/bench: not empty; choose another --out, or remove what is there\n"
+    assert sorted((tmp_path / "bench").rglob("*")) == before
+
+
+def test_commands_that_divide_data_themselves_refuse_it(original: Path, tmp_path: Path) -> None:
+    settings = ["--set", "data.name=split", "--set", f"data.root={original}"]
+    for command in (["partitions"], ["centralized"]):
+        refused = fedshield(*command, *settings, cwd=tmp_path)
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("fedshield: data.name = split: these images are divided already")
+        assert len(refused.stderr.splitlines()) == 1
