@@ -6,13 +6,15 @@ from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
+from flwr.superlink.grid.http_grid import HttpGrid
 
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
 from common.records import shared_record, to_record, to_state
 from common.setup import prepare_torch, server_data
+from server.delivery import PromptGrid
 from server.environment import describe_environment
-from server.nodes import enlist
+from server.nodes import Roster
 from server.recorder import Recorder
 from server.rundir import RunDir
 from server.strategy import Cohort, SharedDataFedAvg
@@ -38,20 +40,23 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     """
     device = prepare_torch(config.threads)
     holdings = server_data(config)
-    nodes = enlist(grid, config.federation)
+    if isinstance(grid, HttpGrid):
+        grid = PromptGrid(grid)
+    own = tuple(holdings.counts.sum(axis=1).tolist())
+    roster = Roster(grid, config.federation, own)
+    roster.gather()
     with RunDir.open(config) as run:
         recorder = Recorder(config, run, holdings, device)
         run.write_environment(describe_environment(device, recorder.model, holdings.test.images.shape[-1]))
         run.write_partition(holdings.division)
         cohort = Cohort(
-            nodes=nodes,
             size=config.federation.cohort,
             min_replies=config.federation.min_replies,
-            examples=tuple((holdings.counts.sum(axis=1) + len(holdings.shared.labels)).tolist()),
+            examples=tuple(images + len(holdings.shared.labels) for images in own),
             seed=config.seed,
         )
         shared = shared_record(holdings.shared) if len(holdings.shared.labels) else None
-        strategy = SharedDataFedAvg(cohort, shared, run.done)
+        strategy = SharedDataFedAvg(cohort, roster, config.federation.node_wait_seconds, shared, run.done)
         if (state := run.load_checkpoint()) is not None:
             recorder.model.load_state_dict(state)
 

@@ -1,5 +1,7 @@
-"""Waits for the clients' nodes and learns which client is on which."""
+"""Which client is on which of Flower's nodes: learnt by asking, since node ids are random and clients come and go."""
 
+import logging
+import math
 import time
 
 from flwr.app import Message, MessageType, RecordDict
@@ -8,43 +10,108 @@ from flwr.serverapp import Grid
 from common.config import FederationConfig
 from common.errors import FedShieldError
 
+log = logging.getLogger("fedshield")
+
 _POLL_SECONDS = 0.5
 
 
-def enlist(grid: Grid, federation: FederationConfig) -> tuple[int, ...]:
-    """Return the node id of each client, by client number.
+class Roster:
+    """The clients that can be reached, by number.
 
-    Node ids are random in Flower, and nodes beyond ``federation.clients`` are left alone. The query also makes every
-    client load its data, so that a lack shows before the first round.
-
-    Raises:
-        FedShieldError: too few nodes after ``federation.node-wait-seconds``, or a client that cannot start.
+    Args:
+        grid: asked for its nodes.
+        federation: how many clients there are, and how long to wait for them.
+        examples: own training images of each client; one that has another number is not taken.
     """
-    nodes = _wait_for_nodes(grid, federation)
-    queries = [Message(RecordDict(), node, MessageType.QUERY) for node in nodes]
-    found: dict[int, int] = {}
-    for reply in grid.send_and_receive(queries, timeout=federation.client_timeout_seconds):
+
+    def __init__(self, grid: Grid, federation: FederationConfig, examples: tuple[int, ...]) -> None:
+        self._grid = grid
+        self._federation = federation
+        self._examples = examples
+        self._client_of: dict[int, int] = {}  # of every node that has said so, in the order of asking
+        self._present: dict[int, int] = {}  # client -> node
+        self._troubles: dict[int, str] = {}  # node -> why no client of this run is on it, as of now
+
+    def node(self, client: int) -> int | None:
+        """Return the node of a client, or None when it is not connected, as far as is known."""
+        return self._present.get(client)
+
+    def trouble(self, client: int) -> str:
+        """Return why a client has no node."""
+        told = (reason for reason in self._troubles.values() if reason.startswith(f"client {client}: "))
+        return next(told, "not connected")
+
+    def gather(self) -> None:
+        """Wait until all clients are there and ready; go on without some if ``federation.min-fraction`` allows it.
+
+        The question also makes every client load its data, so that a lack shows before the first round.
+
+        Raises:
+            FedShieldError: too few clients after ``federation.node-wait-seconds``.
+        """
+        wanted = self._federation.clients
+        deadline = time.monotonic() + self._federation.node_wait_seconds
+        found = self.meet(self._federation.client_timeout_seconds)
+        while len(self._present) < wanted and found < wanted and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+            found = self.meet(self._federation.client_timeout_seconds)
+        missing = [client for client in range(wanted) if client not in self._present]
+        if wanted - len(missing) < math.ceil(self._federation.min_fraction * wanted - 1e-9):
+            raise FedShieldError(self._complaint(found, missing))
+        for client in missing:
+            reason = self.trouble(client).removeprefix(f"client {client}: ")
+            log.warning("client %d: %s; the run begins without it", client, reason)
+
+    def meet(self, timeout: float) -> int:
+        """Look who is connected now, ask those who are not known yet, and return the number of nodes.
+
+        Args:
+            timeout: for their answers, in seconds.
+        """
+        online = set(self._grid.get_node_ids())
+        strangers = sorted(online - self._client_of.keys())
+        self._troubles = dict.fromkeys(strangers, "a client that was asked who it is did not answer in time")
+        queries = [Message(RecordDict(), node, MessageType.QUERY) for node in strangers]
+        for reply in self._grid.send_and_receive(queries, timeout=timeout) if queries else ():
+            asked = {query.metadata.message_id: query.metadata.dst_node_id for query in queries}
+            node = asked.get(reply.metadata.reply_to_message_id)
+            if node is not None:
+                self._hear(node, reply)
+        self._present = {client: node for node, client in self._client_of.items() if node in online}
+        return len(online)
+
+    def _hear(self, node: int, reply: Message) -> None:
+        """Take down who is on a node, or why nobody is."""
         if reply.has_error():
-            raise FedShieldError(reply.error.reason or f"a client could not start (error {reply.error.code})")
-        client = int(reply.content.metric_records["metrics"]["partition-id"])  # type: ignore[arg-type]
-        found[client] = reply.metadata.src_node_id
-    missing = [client for client in range(federation.clients) if client not in found]
-    if missing:
-        raise FedShieldError(
-            f"no node answered for client {', '.join(map(str, missing))} of {federation.clients}; "
-            "start one for each partition-id from 0"
-        )
-    return tuple(found[client] for client in range(federation.clients))
-
-
-def _wait_for_nodes(grid: Grid, federation: FederationConfig) -> list[int]:
-    deadline = time.monotonic() + federation.node_wait_seconds
-    while len(nodes := sorted(grid.get_node_ids())) < federation.clients:
-        if time.monotonic() >= deadline:
-            raise FedShieldError(
-                f"federation.clients = {federation.clients}, but {len(nodes)} nodes are there after "
-                f"{federation.node_wait_seconds} s; start the run with: flwr run . --stream --federation-config "
-                f'"num-supernodes={federation.clients} client-resources-num-cpus=1"'
+            self._troubles[node] = reply.error.reason or f"a client could not start (error {reply.error.code})"
+            return
+        try:
+            answer = reply.content.metric_records["metrics"]
+            client, images = int(answer["partition-id"]), int(answer["num-examples"])  # type: ignore[arg-type]
+        except (KeyError, TypeError, ValueError):
+            self._troubles[node] = "a client that was asked who it is gave no answer that can be read"
+            return
+        if 0 <= client < len(self._examples) and images != self._examples[client]:
+            self._troubles[node] = (
+                f"client {client}: has {images} images, expected {self._examples[client]}; give server and clients "
+                "data that was divided together"
             )
-        time.sleep(_POLL_SECONDS)
-    return nodes
+            return
+        self._troubles.pop(node, None)
+        self._client_of[node] = client
+
+    def _complaint(self, found: int, missing: list[int]) -> str:
+        clients = self._federation.clients
+        if self._troubles:
+            first, *others = self._troubles.values()
+            return f"{first} (and {len(others)} other clients with a trouble)" if others else first
+        if found < clients:
+            return (
+                f"federation.clients = {clients}, but {found} nodes are there after "
+                f"{self._federation.node_wait_seconds} s; start a SuperNode for each client, or simulate them with: "
+                f'flwr run . --stream --federation-config "num-supernodes={clients} client-resources-num-cpus=1"'
+            )
+        return (
+            f"no node answered for client {', '.join(map(str, missing))} of {clients}; start one for each partition-id "
+            "from 0"
+        )

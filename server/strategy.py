@@ -15,6 +15,7 @@ from common.records import first_failure, shared_digest
 from common.seeding import rng_for
 from server.average import RunningMean
 from server.guard import Guard
+from server.nodes import Roster
 
 log = logging.getLogger("fedshield")
 
@@ -24,14 +25,12 @@ class Cohort:
     """Who trains, and how the server chooses among them.
 
     Attributes:
-        nodes: Flower's node id of each client, by client number.
         size: clients that train in a round.
         min_replies: valid replies below which a round ends the run.
         examples: images that each client trains on, shared ones included, by client number.
         seed: the run's seed.
     """
 
-    nodes: tuple[int, ...]
     size: int
     min_replies: int
     examples: tuple[int, ...]
@@ -40,7 +39,7 @@ class Cohort:
     def sample(self, server_round: int) -> list[int]:
         """Return the clients of a round, rising: a function of the seed and the round, so that a resumed run agrees."""
         rng = rng_for(self.seed, "cohort", server_round)
-        return sorted(rng.permutation(len(self.nodes))[: self.size].tolist())
+        return sorted(rng.permutation(len(self.examples))[: self.size].tolist())
 
 
 class SharedDataFedAvg(FedAvg):
@@ -52,36 +51,48 @@ class SharedDataFedAvg(FedAvg):
 
     Args:
         cohort: the clients.
+        roster: where they are.
+        patience: how long to wait for clients that have come back to say who they are, in seconds.
         shared: images and labels for every client, or None.
         done: rounds of an earlier part of the run; Flower counts from 1 again, this strategy goes on from there.
     """
 
-    def __init__(self, cohort: Cohort, shared: ArrayRecord | None, done: int = 0) -> None:
+    def __init__(
+        self, cohort: Cohort, roster: Roster, patience: float, shared: ArrayRecord | None, done: int = 0
+    ) -> None:
         super().__init__(min_train_nodes=1, min_available_nodes=1)
         self.cohort = cohort
+        self.roster = roster
+        self.patience = patience
         self.shared = shared
         self.done = done
         self.report: dict[str, Any] = {}
         self._digest = shared_digest(shared) if shared is not None else None
         self._holders: set[int] = set()
+        self._sent: list[tuple[int, Message]] = []
         self._guard = Guard(ArrayRecord())
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Address the round's clients; those that do not hold the shared data yet get it along."""
+        """Address the round's clients that are there; those that do not hold the shared data yet get it along."""
         server_round += self.done
+        self.roster.meet(self.patience)
         self._guard = Guard(arrays)
         config["server-round"] = server_round
         if self._digest is not None:
             config["shared-digest"] = self._digest
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         with_shared = RecordDict({**record, "shared": self.shared}) if self.shared is not None else record
-        messages: list[Message] = []
+        self._sent = []
         for client in self.cohort.sample(server_round):
-            content = record if client in self._holders else with_shared
-            messages += self._construct_messages(content, [self.cohort.nodes[client]], MessageType.TRAIN)
-        return messages
+            node = self.roster.node(client)
+            if node is None:
+                self._holders.discard(client)  # a machine that starts again may have lost it
+            else:
+                content = record if client in self._holders else with_shared
+                self._sent.append((client, Message(content, node, MessageType.TRAIN)))
+        return [message for _, message in self._sent]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -95,7 +106,7 @@ class SharedDataFedAvg(FedAvg):
         mean = self._new_mean(asked)
         for client, reply in self._in_order(asked, replies):
             examples = self.cohort.examples[client]
-            reason = self._guard.refuse(reply, examples) if reply is not None else "no reply in time"
+            reason = self._guard.refuse(reply, examples) if reply is not None else self._why_silent(client)
             if reply is None or reason is not None:
                 refused[client] = str(reason).removeprefix(f"client {client}: ")
                 log.warning("round %d: client %d left out: %s", server_round, client, refused[client])
@@ -128,13 +139,17 @@ class SharedDataFedAvg(FedAvg):
         """Return what takes the valid replies of a round, one by one in client order."""
         return RunningMean(sum(self.cohort.examples[client] for client in asked))
 
+    def _why_silent(self, client: int) -> str:
+        return "no reply in time" if any(client == asked for asked, _ in self._sent) else self.roster.trouble(client)
+
     def _in_order(self, asked: list[int], replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
         """Yield the round's clients in rising order, each as soon as its turn has come, with its reply or None."""
-        client_of = {node: client for client, node in enumerate(self.cohort.nodes)}
         early: dict[int, Message] = {}
         waiting = deque(asked)
         for reply in replies:
-            early[client_of[reply.metadata.src_node_id]] = reply
+            # Not by the node it came from: what Flower itself has to say of a client comes from Flower's own.
+            client_of = {message.metadata.message_id: client for client, message in self._sent}
+            early[client_of[reply.metadata.reply_to_message_id]] = reply
             while waiting and waiting[0] in early:
                 client = waiting.popleft()
                 yield client, early.pop(client)

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_res_message
 from flwr.serverapp.strategy import FedAvg
 
 from common.data import Dataset
@@ -26,7 +27,7 @@ from common.records import (
     to_state,
 )
 from server.guard import Guard
-from server.nodes import enlist
+from server.nodes import Roster
 from server.strategy import Cohort, SharedDataFedAvg
 from simulations.executors import InProcess
 from simulations.grid import LocalGrid
@@ -44,13 +45,36 @@ def speaking() -> None:
     LocalGrid(tiny_config(), InProcess())
 
 
+class Seated(Roster):
+    """Four clients on their nodes, and nobody to ask."""
+
+    def __init__(self, absent: int = -1) -> None:
+        self._present = {client: node for client, node in enumerate(NODES) if client != absent}
+        self._troubles = {}
+
+    def meet(self, timeout: float) -> int:
+        return len(self._present)
+
+
+def strategy_of(
+    clients: Cohort, shared: ArrayRecord | None = None, done: int = 0, absent: int = -1
+) -> SharedDataFedAvg:
+    return SharedDataFedAvg(clients, Seated(absent), 1, shared, done)
+
+
 def cohort(**changes: object) -> Cohort:
-    given = {"nodes": NODES, "size": 4, "min_replies": 4, "examples": EXAMPLES, "seed": 1, **changes}
+    given = {"size": 4, "min_replies": 4, "examples": EXAMPLES, "seed": 1, **changes}
     return Cohort(**given)  # type: ignore[arg-type]
 
 
+def addressed(message: Message) -> Message:
+    """Give a message the id that Flower would give it when it is sent; here, one for each node."""
+    message.metadata.__dict__["_message_id"] = f"to {message.metadata.dst_node_id}"
+    return message
+
+
 def reply(client: int, state: dict | None = None, metrics: dict | None = None, error: str = "") -> Message:
-    message = Message(RecordDict(), NODES[client], "train")
+    message = addressed(Message(RecordDict(), NODES[client], "train"))
     if error:
         return Message(Error(0, error), reply_to=message)
     content = RecordDict(
@@ -72,7 +96,7 @@ def noisy_state(seed: int) -> dict[str, torch.Tensor]:
 
 def started(strategy: SharedDataFedAvg, server_round: int = 1) -> list[Message]:
     grid = LocalGrid(tiny_config(), InProcess())
-    return list(strategy.configure_train(server_round, GLOBAL, ConfigRecord(), grid))
+    return [addressed(message) for message in strategy.configure_train(server_round, GLOBAL, ConfigRecord(), grid)]
 
 
 # --- records
@@ -204,7 +228,7 @@ def test_guard_refuses_a_reply_with_too_many_records() -> None:
 def test_average_equals_flowers_fedavg_bit_for_bit_and_integers_stay_integers() -> None:
     replies = [reply(client, noisy_state(client + 1)) for client in range(4)]
     expected, _ = FedAvg().aggregate_train(1, replies)
-    strategy = SharedDataFedAvg(cohort(), None)
+    strategy = strategy_of(cohort())
     started(strategy)
     arrays, metrics = strategy.aggregate_train(1, replies)
     assert arrays is not None
@@ -223,7 +247,7 @@ def test_average_equals_flowers_fedavg_bit_for_bit_and_integers_stay_integers() 
 def test_average_by_hand_and_independent_of_the_order_of_arrival() -> None:
     constant = [{name: torch.full_like(tensor, float(client)) for name, tensor in STATE.items()} for client in range(4)]
     replies = [reply(client, constant[client]) for client in range(4)]
-    strategy = SharedDataFedAvg(cohort(), None)
+    strategy = strategy_of(cohort())
     started(strategy)
     arrays, _ = strategy.aggregate_train(1, replies)
     # (0·10 + 1·30 + 2·20 + 3·40) / 100 = 1.9
@@ -241,7 +265,7 @@ def test_average_by_hand_and_independent_of_the_order_of_arrival() -> None:
 
 def test_a_bad_reply_is_left_out_named_and_reported(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("fedshield").propagate = True
-    strategy = SharedDataFedAvg(cohort(min_replies=3), None)
+    strategy = strategy_of(cohort(min_replies=3))
     started(strategy)
     bad = {
         name: torch.full_like(tensor, torch.nan) if tensor.is_floating_point() else tensor
@@ -257,7 +281,7 @@ def test_a_bad_reply_is_left_out_named_and_reported(caplog: pytest.LogCaptureFix
 
 def test_the_average_of_those_that_are_left_is_weighed_anew() -> None:
     constant = [{name: torch.full_like(tensor, float(client)) for name, tensor in STATE.items()} for client in range(4)]
-    strategy = SharedDataFedAvg(cohort(min_replies=3), None)
+    strategy = strategy_of(cohort(min_replies=3))
     started(strategy)
     arrays, _ = strategy.aggregate_train(1, [reply(client, constant[client]) for client in (0, 1, 3)])
     # (0·10 + 1·30 + 3·40) / 80 = 1.875; the counters are rounded: 2
@@ -269,7 +293,7 @@ def test_the_average_of_those_that_are_left_is_weighed_anew() -> None:
 
 
 def test_no_round_holds_all_its_replies() -> None:
-    strategy = SharedDataFedAvg(cohort(), None)
+    strategy = strategy_of(cohort())
     started(strategy)
     alive: list[weakref.ref[Message]] = []
     most = 0
@@ -290,7 +314,7 @@ def test_no_round_holds_all_its_replies() -> None:
 
 def test_a_client_that_ran_twice_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("fedshield").propagate = True
-    strategy = SharedDataFedAvg(cohort(), None)
+    strategy = strategy_of(cohort())
     started(strategy)
     replies = [reply(client) for client in range(4)]
     note_failure(replies[2].content, "its worker died\n(somehow)")
@@ -301,7 +325,7 @@ def test_a_client_that_ran_twice_is_reported(caplog: pytest.LogCaptureFixture) -
 
 
 def test_too_few_valid_replies_end_the_run_with_every_reason() -> None:
-    strategy = SharedDataFedAvg(cohort(min_replies=3), None)
+    strategy = strategy_of(cohort(min_replies=3))
     started(strategy)
     with pytest.raises(FedShieldError) as caught:
         strategy.aggregate_train(1, [reply(0), reply(2, error="client 2: no space left"), reply(3)])
@@ -314,7 +338,7 @@ def test_too_few_valid_replies_end_the_run_with_every_reason() -> None:
 def test_shared_data_goes_once_to_each_client_and_again_after_a_failure() -> None:
     images = np.zeros((3, 3, 8, 8), dtype=np.uint8)
     shared = shared_record(Dataset(images, np.arange(3), ("a", "b", "c")))
-    strategy = SharedDataFedAvg(cohort(min_replies=1), shared)
+    strategy = strategy_of(cohort(min_replies=1), shared)
 
     def receivers(server_round: int) -> list[bool]:
         messages = started(strategy, server_round)
@@ -331,7 +355,7 @@ def test_shared_data_goes_once_to_each_client_and_again_after_a_failure() -> Non
 
 
 def test_without_shared_data_the_messages_are_fedavgs() -> None:
-    strategy = SharedDataFedAvg(cohort(), None)
+    strategy = strategy_of(cohort())
     for message in started(strategy, 2):
         assert set(message.content) == {"arrays", "config"}
         assert dict(message.content.config_records["config"]) == {"server-round": 2}
@@ -341,35 +365,30 @@ def test_a_resumed_strategy_goes_on_counting_and_sampling() -> None:
     whole = [cohort(size=2).sample(server_round) for server_round in range(1, 9)]
     assert {len(clients) for clients in whole} == {2}
     assert len({tuple(clients) for clients in whole}) > 1
-    resumed = SharedDataFedAvg(cohort(size=2), None, done=5)
+    resumed = strategy_of(cohort(size=2), done=5)
     messages = started(resumed, 1)
     assert [NODES.index(message.metadata.dst_node_id) for message in messages] == whole[5]
     assert messages[0].content.config_records["config"]["server-round"] == 6
 
 
-# --- nodes
+def test_what_flower_says_of_a_dead_node_counts_for_the_client_that_was_asked() -> None:
+    strategy = strategy_of(cohort(min_replies=3))
+    started(strategy)
+    asked = addressed(Message(RecordDict(), NODES[2], "train"))
+    unavailable = create_message_error_unavailable_res_message(asked.metadata, "node_unavail")
+    assert unavailable.metadata.src_node_id not in NODES
+    strategy.aggregate_train(1, [reply(0), unavailable, reply(1), reply(3)])
+    assert list(strategy.report["clients"]) == ["0", "1", "3"]
+    assert "Node Unavailable" in strategy.report["refused"]["2"]
 
 
-def test_every_client_is_found_by_its_number() -> None:
-    config = tiny_config()
-    grid = LocalGrid(config, InProcess())
-    assert enlist(grid, config.federation) == tuple(grid.get_node_ids())
-
-
-def test_too_few_nodes_end_with_the_command_that_helps() -> None:
-    few, many = (
-        tiny_config(federation__clients=2, partition__scheme="iid"),
-        tiny_config(federation__node_wait_seconds=1),
-    )
-    with pytest.raises(FedShieldError) as caught:
-        enlist(LocalGrid(few, InProcess()), many.federation)
-    assert str(caught.value) == (
-        "federation.clients = 10, but 2 nodes are there after 1 s; start the run with: flwr run . --stream "
-        '--federation-config "num-supernodes=10 client-resources-num-cpus=1"'
-    )
-
-
-def test_a_client_that_cannot_start_is_named() -> None:
-    config = tiny_config(data__name="folder", data__root="/nowhere")
-    with pytest.raises(FedShieldError, match=r"^client 0: data\.root: no folder /nowhere/train"):
-        enlist(LocalGrid(config, InProcess()), config.federation)
+def test_a_client_that_is_not_connected_is_not_waited_for() -> None:
+    images = np.zeros((3, 3, 8, 8), dtype=np.uint8)
+    shared = shared_record(Dataset(images, np.arange(3), ("a", "b", "c")))
+    strategy = strategy_of(cohort(min_replies=3), shared, absent=1)
+    messages = started(strategy)
+    assert [message.metadata.dst_node_id for message in messages] == [70, 60, 40]
+    strategy.aggregate_train(1, [reply(0), reply(2), reply(3)])
+    assert strategy.report["refused"] == {"1": "not connected"}
+    strategy.roster = Seated()
+    assert ["shared" in message.content for message in started(strategy, 2)] == [False, True, False, False]

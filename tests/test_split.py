@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from common.config import RunConfig
 from common.errors import FedShieldError
 from common.setup import client_data, prepare_data, server_data
 from common.split import write_split
+from server.stored import read_metrics
+from simulations.executors import InProcess, Job, Outcome
 from tests.conftest import tiny_config
 from tests.test_cli import fedshield
 from tests.test_federation import figures, run, same, weights
@@ -145,3 +147,30 @@ def test_commands_that_divide_data_themselves_refuse_it(original: Path, tmp_path
         assert refused.returncode == 1
         assert refused.stderr.startswith("fedshield: data.name = split: these images are divided already")
         assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_client_with_a_damaged_file_is_left_out_until_it_is_mended(folder: Path, tmp_path: Path) -> None:
+    broken = a_file(folder)
+    content = broken.read_bytes()
+    broken.write_bytes(content[:100])
+
+    class Mending(InProcess):
+        """Gives the file back as the second round begins."""
+
+        def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
+            order = jobs[0].message.content.config_records.get("config") if jobs else None
+            if order is not None and order["server-round"] == 1:
+                yield from list(super().run(jobs, timeout))
+                broken.write_bytes(content)
+            else:
+                yield from super().run(jobs, timeout)
+
+    path = run(
+        *(tmp_path, "run", Mending()),
+        **{**SETTINGS, "federation__min_fraction": 0.9, "data__name": "split", "data__root": str(folder)},
+    )
+    first, second = read_metrics(path)
+    assert list(first["refused"]) == ["0"]
+    assert str(broken) in first["refused"]["0"]
+    assert second["refused"] == {}
+    assert len(second["clients"]) == 10

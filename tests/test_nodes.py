@@ -1,0 +1,103 @@
+"""Who is there: clients are known by their own numbers, and may come late, go and come back."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+
+import pytest
+from flwr.app import Message, RecordDict
+
+from common.config import RunConfig
+from common.errors import FedShieldError
+from common.setup import server_data
+from server.nodes import Roster
+from simulations.executors import InProcess, Job, Outcome
+from simulations.grid import LocalGrid
+from tests.conftest import tiny_config
+
+
+def roster(grid: LocalGrid, config: RunConfig, **changes: object) -> Roster:
+    asked = tiny_config(**changes) if changes else config
+    return Roster(grid, asked.federation, tuple(server_data(config).counts.sum(axis=1).tolist()))
+
+
+def test_every_client_is_found_by_its_number() -> None:
+    config = tiny_config()
+    grid = LocalGrid(config, InProcess())
+    found = roster(grid, config)
+    found.gather()
+    assert [found.node(client) for client in range(10)] == list(grid.get_node_ids())
+
+
+def test_too_few_nodes_end_with_the_command_that_helps() -> None:
+    few = tiny_config(federation__clients=2, partition__scheme="iid")
+    with pytest.raises(FedShieldError) as caught:
+        roster(LocalGrid(few, InProcess()), few, federation__node_wait_seconds=1).gather()
+    assert str(caught.value) == (
+        "federation.clients = 10, but 2 nodes are there after 1 s; start a SuperNode for each client, or simulate them "
+        'with: flwr run . --stream --federation-config "num-supernodes=10 client-resources-num-cpus=1"'
+    )
+
+
+def test_clients_that_cannot_start_are_named() -> None:
+    broken, whole = tiny_config(data__name="folder", data__root="/nowhere"), tiny_config()
+    expected = r"^client 0: data\.root: no folder /nowhere/train; .* \(and 9 other clients with a trouble\)$"
+    with pytest.raises(FedShieldError, match=expected):
+        roster(LocalGrid(broken, InProcess()), whole).gather()
+
+
+def test_a_client_with_other_images_than_the_server_thinks_is_not_taken() -> None:
+    other, whole = tiny_config(data__max_examples=300), tiny_config()
+    with pytest.raises(FedShieldError, match=r"^client 0: has 24 images, expected 16; give server and clients data "):
+        roster(LocalGrid(other, InProcess()), whole).gather()
+
+
+class ComingAndGoing(LocalGrid):
+    """A grid whose nodes are there when the test says so, and that counts the questions."""
+
+    away: frozenset[int] = frozenset()
+    asked = 0
+
+    def get_node_ids(self) -> list[int]:
+        return [node for node in super().get_node_ids() if node not in self.away]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        messages = list(messages)
+        self.asked += len(messages)
+        return super().send_and_receive(messages, timeout=timeout)
+
+
+def test_a_run_begins_without_a_client_and_takes_it_when_it_comes(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("fedshield").propagate = True
+    config = tiny_config(federation__min_fraction=0.8, federation__node_wait_seconds=1)
+    grid = ComingAndGoing(config, InProcess())
+    late = list(grid.get_node_ids())[4]
+    grid.away = frozenset({late})
+    found = roster(grid, config)
+    found.gather()
+    assert found.node(4) is None
+    assert found.trouble(4) == "not connected"
+    assert "client 4: not connected; the run begins without it" in caplog.text
+    grid.away = frozenset()
+    found.meet(1)
+    assert found.node(4) == late
+    assert grid.asked == 10
+    grid.away = frozenset({late})
+    found.meet(1)
+    assert found.node(4) is None
+    grid.away = frozenset()
+    found.meet(1)
+    assert found.node(4) == late
+    assert grid.asked == 10  # nobody is asked twice
+
+
+def test_answers_that_cannot_be_read_are_no_clients() -> None:
+    config = tiny_config(federation__node_wait_seconds=0)
+    grid = LocalGrid(config, Garbled())
+    with pytest.raises(FedShieldError, match=r"^a client that was asked who it is gave no answer that can be read"):
+        roster(grid, config).gather()
+
+
+class Garbled(InProcess):
+    def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
+        for job in jobs:
+            yield Message(RecordDict(), reply_to=job.message), job.context.state
