@@ -134,6 +134,14 @@ class PartitionConfig(_Table):
     classes_per_client: Positive
 
 
+class StrategyConfig(_Table):
+    """How the server makes one model of the clients' replies; see ``server.robust`` and ``server.guard``."""
+
+    name: Literal["fedavg", "krum", "multi-krum", "bulyan", "trimmed-mean", "median"]
+    malicious: Natural
+    update_limit: Annotated[float, Field(ge=0)]
+
+
 class SharingConfig(_Table):
     """The globally shared data (Zhao et al. 2018, arXiv 1806.00582)."""
 
@@ -220,6 +228,7 @@ class RunConfig(_Table):
     federation: FederationConfig
     partition: PartitionConfig
     sharing: SharingConfig
+    strategy: StrategyConfig
     model: ModelConfig
     attack: AttackConfig
     loss: LossConfig

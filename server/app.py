@@ -16,6 +16,7 @@ from server.delivery import PromptGrid
 from server.environment import describe_environment
 from server.nodes import Roster
 from server.recorder import Recorder
+from server.robust import check_strategy
 from server.rundir import RunDir
 from server.strategy import Cohort, SharedDataFedAvg
 
@@ -38,6 +39,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     Raises:
         FedShieldError: with one line that says what the user can do.
     """
+    check_strategy(config.strategy, config.federation.cohort)
     device = prepare_torch(config.threads)
     holdings = server_data(config)
     if isinstance(grid, HttpGrid):
@@ -56,7 +58,8 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
             seed=config.seed,
         )
         shared = shared_record(holdings.shared) if len(holdings.shared.labels) else None
-        strategy = SharedDataFedAvg(cohort, roster, config.federation.node_wait_seconds, shared, run.done)
+        usual = run.metrics()[-1].get("update-norm") if run.done else None
+        strategy = SharedDataFedAvg(cohort, roster, config.strategy, shared, run.done, usual)
         if (state := run.load_checkpoint()) is not None:
             recorder.model.load_state_dict(state)
 

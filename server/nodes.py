@@ -51,10 +51,11 @@ class Roster:
         """
         wanted = self._federation.clients
         deadline = time.monotonic() + self._federation.node_wait_seconds
-        found = self.meet(self._federation.client_timeout_seconds)
+        patience = self._federation.client_timeout_seconds
+        found = self.meet(patience)
         while len(self._present) < wanted and found < wanted and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
-            found = self.meet(self._federation.client_timeout_seconds)
+            found = self.meet(patience)
         missing = [client for client in range(wanted) if client not in self._present]
         if wanted - len(missing) < math.ceil(self._federation.min_fraction * wanted - 1e-9):
             raise FedShieldError(self._complaint(found, missing))
@@ -62,12 +63,13 @@ class Roster:
             reason = self.trouble(client).removeprefix(f"client {client}: ")
             log.warning("client %d: %s; the run begins without it", client, reason)
 
-    def meet(self, timeout: float) -> int:
+    def meet(self, timeout: float | None = None) -> int:
         """Look who is connected now, ask those who are not known yet, and return the number of nodes.
 
         Args:
-            timeout: for their answers, in seconds.
+            timeout: for their answers, in seconds; ``federation.node-wait-seconds`` if not given.
         """
+        timeout = self._federation.node_wait_seconds if timeout is None else timeout
         online = set(self._grid.get_node_ids())
         strangers = sorted(online - self._client_of.keys())
         self._troubles = dict.fromkeys(strangers, "a client that was asked who it is did not answer in time")

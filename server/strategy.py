@@ -1,21 +1,25 @@
 """FedAvg that distributes shared data, checks replies, and gives the same run for the same seed."""
 
 import logging
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from common.config import StrategyConfig
 from common.errors import FedShieldError
 from common.records import first_failure, shared_digest
 from common.seeding import rng_for
 from server.average import RunningMean
-from server.guard import Guard
+from server.guard import Guard, RefusedError, norm_of
 from server.nodes import Roster
+from server.robust import RobustMean
 
 log = logging.getLogger("fedshield")
 
@@ -45,6 +49,8 @@ class Cohort:
 class SharedDataFedAvg(FedAvg):
     """FedAvg (McMahan et al. 2017, arXiv 1602.05629) with globally shared data (Zhao et al. 2018, arXiv 1806.00582).
 
+    Or, in place of the mean, one of Flower's robust strategies; see ``server.robust``.
+
     Each client receives the shared data with the first message that it answers well, and its digest with every message.
     Without shared data this is Flower's FedAvg, with replies aggregated in client order and integer buffers kept
     integers.
@@ -52,24 +58,32 @@ class SharedDataFedAvg(FedAvg):
     Args:
         cohort: the clients.
         roster: where they are.
-        patience: how long to wait for clients that have come back to say who they are, in seconds.
+        settings: how the replies become one model, and which are refused.
         shared: images and labels for every client, or None.
         done: rounds of an earlier part of the run; Flower counts from 1 again, this strategy goes on from there.
+        usual: median L2 norm of the last round's updates, where there was one.
     """
 
     def __init__(
-        self, cohort: Cohort, roster: Roster, patience: float, shared: ArrayRecord | None, done: int = 0
+        self,
+        cohort: Cohort,
+        roster: Roster,
+        settings: StrategyConfig,
+        shared: ArrayRecord | None,
+        done: int = 0,
+        usual: float | None = None,
     ) -> None:
         super().__init__(min_train_nodes=1, min_available_nodes=1)
         self.cohort = cohort
         self.roster = roster
-        self.patience = patience
+        self.settings = settings
         self.shared = shared
         self.done = done
         self.report: dict[str, Any] = {}
         self._digest = shared_digest(shared) if shared is not None else None
         self._holders: set[int] = set()
-        self._sent: list[tuple[int, Message]] = []
+        self._sent: dict[int, Message] = {}
+        self._usual = usual
         self._guard = Guard(ArrayRecord())
 
     def configure_train(
@@ -77,22 +91,22 @@ class SharedDataFedAvg(FedAvg):
     ) -> Iterable[Message]:
         """Address the round's clients that are there; those that do not hold the shared data yet get it along."""
         server_round += self.done
-        self.roster.meet(self.patience)
-        self._guard = Guard(arrays)
+        self.roster.meet()
+        self._guard = Guard(arrays, self._longest(arrays))
         config["server-round"] = server_round
         if self._digest is not None:
             config["shared-digest"] = self._digest
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         with_shared = RecordDict({**record, "shared": self.shared}) if self.shared is not None else record
-        self._sent = []
+        self._sent = {}
         for client in self.cohort.sample(server_round):
             node = self.roster.node(client)
             if node is None:
                 self._holders.discard(client)  # a machine that starts again may have lost it
             else:
                 content = record if client in self._holders else with_shared
-                self._sent.append((client, Message(content, node, MessageType.TRAIN)))
-        return [message for _, message in self._sent]
+                self._sent[client] = Message(content, node, MessageType.TRAIN)
+        return list(self._sent.values())
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -103,11 +117,13 @@ class SharedDataFedAvg(FedAvg):
         refused: dict[int, str] = {}
         retried: dict[int, str] = {}
         metrics: dict[int, MetricRecord] = {}
+        norms: dict[int, float] = {}
         mean = self._new_mean(asked)
         for client, reply in self._in_order(asked, replies):
             examples = self.cohort.examples[client]
-            reason = self._guard.refuse(reply, examples) if reply is not None else self._why_silent(client)
-            if reply is None or reason is not None:
+            try:
+                norms[client] = self._guard.check(reply, examples)
+            except RefusedError as reason:
                 refused[client] = str(reason).removeprefix(f"client {client}: ")
                 log.warning("round %d: client %d left out: %s", server_round, client, refused[client])
                 continue
@@ -127,34 +143,48 @@ class SharedDataFedAvg(FedAvg):
         together = self.train_metrics_aggr_fn(
             [RecordDict({"metrics": record}) for record in metrics.values()], self.weighted_by_key
         )
+        self._usual = median(norms.values())
         self.report = {
             "loss": together["loss"],
-            "clients": {str(client): dict(record) for client, record in metrics.items()},
+            "update-norm": self._usual,
+            "clients": {str(client): {**record, "update-norm": norms[client]} for client, record in metrics.items()},
             "refused": {str(client): reason for client, reason in refused.items()},
             "retried": {str(client): reason for client, reason in retried.items()},
         }
         return mean.result(), together
 
-    def _new_mean(self, asked: list[int]) -> RunningMean:
+    def _longest(self, arrays: ArrayRecord) -> float:
+        """Return the L2 norm of the longest update that is believed in this round."""
+        if self.settings.update_limit == 0:
+            return math.inf
+        return self.settings.update_limit * (self._usual or norm_of(arrays))
+
+    def _new_mean(self, asked: list[int]) -> RunningMean | RobustMean:
         """Return what takes the valid replies of a round, one by one in client order."""
-        return RunningMean(sum(self.cohort.examples[client] for client in asked))
+        expected = sum(self.cohort.examples[client] for client in asked)
+        if self.settings.name == "fedavg":
+            return RunningMean(expected)
+        return RobustMean(self.settings.name, self.settings.malicious, expected)
 
-    def _why_silent(self, client: int) -> str:
-        return "no reply in time" if any(client == asked for asked, _ in self._sent) else self.roster.trouble(client)
-
-    def _in_order(self, asked: list[int], replies: Iterable[Message]) -> Iterator[tuple[int, Message | None]]:
-        """Yield the round's clients in rising order, each as soon as its turn has come, with its reply or None."""
+    def _in_order(self, asked: list[int], replies: Iterable[Message]) -> Iterator[tuple[int, Message]]:
+        """Yield the round's clients in rising order, each as soon as its turn has come, with its reply."""
         early: dict[int, Message] = {}
         waiting = deque(asked)
         for reply in replies:
             # Not by the node it came from: what Flower itself has to say of a client comes from Flower's own.
-            client_of = {message.metadata.message_id: client for client, message in self._sent}
+            client_of = {message.metadata.message_id: client for client, message in self._sent.items()}
             early[client_of[reply.metadata.reply_to_message_id]] = reply
             while waiting and waiting[0] in early:
                 client = waiting.popleft()
                 yield client, early.pop(client)
         for client in waiting:
-            yield client, early.get(client)
+            yield client, early.get(client) or self._silent(client)
+
+    def _silent(self, client: int) -> Message:
+        """Return what stands for the reply of a client that has sent none."""
+        message = self._sent.get(client)
+        reason = self.roster.trouble(client) if message is None else "no reply in time"
+        return Message(Error(0, reason), reply_to=message or Message(RecordDict(), 0, MessageType.TRAIN))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -26,7 +26,7 @@ from common.records import (
     to_record,
     to_state,
 )
-from server.guard import Guard
+from server.guard import Guard, RefusedError, norm_of
 from server.nodes import Roster
 from server.strategy import Cohort, SharedDataFedAvg
 from simulations.executors import InProcess
@@ -52,14 +52,14 @@ class Seated(Roster):
         self._present = {client: node for client, node in enumerate(NODES) if client != absent}
         self._troubles = {}
 
-    def meet(self, timeout: float) -> int:
+    def meet(self, timeout: float | None = None) -> int:
         return len(self._present)
 
 
 def strategy_of(
     clients: Cohort, shared: ArrayRecord | None = None, done: int = 0, absent: int = -1
 ) -> SharedDataFedAvg:
-    return SharedDataFedAvg(clients, Seated(absent), 1, shared, done)
+    return SharedDataFedAvg(clients, Seated(absent), tiny_config().strategy, shared, done)
 
 
 def cohort(**changes: object) -> Cohort:
@@ -152,7 +152,7 @@ def test_shared_data_is_kept_by_digest_and_damage_is_noticed(cache) -> None:
 
 
 def test_guard_lets_a_good_reply_pass() -> None:
-    assert Guard(GLOBAL).refuse(reply(0), 10) is None
+    assert Guard(GLOBAL).check(reply(0), 10) == 0
 
 
 def with_array(name: str, array: Array | None) -> Message:
@@ -211,15 +211,46 @@ ARCHIVE, HUGE = _archive.getvalue(), _huge.getvalue()
     ],
 )
 def test_guard_refuses_and_says_why(make, reason: str) -> None:
-    found = Guard(GLOBAL).refuse(make(), 10)
-    assert found is not None
-    assert reason in found
+    with pytest.raises(RefusedError) as caught:
+        Guard(GLOBAL).check(make(), 10)
+    assert reason in str(caught.value)
 
 
 def test_guard_refuses_a_reply_with_too_many_records() -> None:
     message = reply(0)
     message.content["more"] = to_record(STATE)
-    assert Guard(GLOBAL).refuse(message, 10) == "2 array records and 1 metric records, expected one of each"
+    with pytest.raises(RefusedError, match=r"^2 array records and 1 metric records, expected one of each$"):
+        Guard(GLOBAL).check(message, 10)
+
+
+def moved(by: float) -> dict[str, torch.Tensor]:
+    """The model with one array of 54 values moved."""
+    return {**STATE, KEY: STATE[KEY] + by}
+
+
+def test_guard_measures_the_update_and_refuses_one_that_is_too_long() -> None:
+    guard = Guard(GLOBAL, limit=30.0)
+    assert guard.check(reply(0, moved(2.0)), 10) == pytest.approx(2 * 54**0.5)
+    counted = {name: tensor + 7 if not tensor.is_floating_point() else tensor for name, tensor in STATE.items()}
+    assert guard.check(reply(0, counted), 10) == 0  # counters are no update
+    with pytest.raises(RefusedError, match=r"^the norm of its update is 36\.7, strategy\.update-limit allows 30$"):
+        guard.check(reply(0, moved(5.0)), 10)
+    # So long that its square is no float32 any more, which is not the same as not finite.
+    assert Guard(GLOBAL).check(reply(0, moved(1e25)), 10) == pytest.approx(1e25 * 54**0.5)
+
+
+def test_an_update_a_thousand_times_too_large_is_refused_in_every_round() -> None:
+    strategy = strategy_of(cohort(min_replies=3))
+    size = norm_of(GLOBAL)
+    for server_round in range(1, 7):  # honest updates shrink as training goes on
+        honest = 0.3**server_round * size
+        started(strategy, server_round)
+        states = [moved(sign * honest / 54**0.5) for sign in (1, -1, 1)]
+        replies = [reply(client, state) for client, state in enumerate(states)]
+        strategy.aggregate_train(server_round, [*replies, reply(3, moved(1000 * honest / 54**0.5))])
+        assert list(strategy.report["clients"]) == ["0", "1", "2"]
+        assert strategy.report["refused"]["3"].startswith("the norm of its update is ")
+        assert strategy.report["update-norm"] == pytest.approx(honest, rel=1e-3)
 
 
 # --- strategy
