@@ -142,6 +142,14 @@ class StrategyConfig(_Table):
     update_limit: Annotated[float, Field(ge=0)]
 
 
+class ByzantineConfig(_Table):
+    """Clients that lie together, in simulations; see ``simulations.liars``."""
+
+    clients: Natural
+    attack: Literal["sign-flip", "scaled", "gaussian", "alie"]
+    strength: Annotated[float, Field(gt=0)]
+
+
 class SharingConfig(_Table):
     """The globally shared data (Zhao et al. 2018, arXiv 1806.00582)."""
 
@@ -229,6 +237,7 @@ class RunConfig(_Table):
     partition: PartitionConfig
     sharing: SharingConfig
     strategy: StrategyConfig
+    byzantine: ByzantineConfig
     model: ModelConfig
     attack: AttackConfig
     loss: LossConfig
@@ -239,6 +248,11 @@ class RunConfig(_Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if 2 * self.byzantine.clients >= self.federation.clients:
+            raise ValueError(
+                f"byzantine.clients = {self.byzantine.clients}: of {self.federation.clients} clients, fewer than half "
+                "may lie; no strategy can tell otherwise"
+            )
         if self.model.name == "cnn2" and self.data.name in {"folder", "split"} and self.data.image_size != 32:
             raise ValueError(
                 f"data.image-size = {self.data.image_size}: model.name = cnn2 is made for 32; "

@@ -7,6 +7,7 @@ from pathlib import Path
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid.http_grid import HttpGrid
+from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
@@ -42,6 +43,11 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     check_strategy(config.strategy, config.federation.cohort)
     device = prepare_torch(config.threads)
     holdings = server_data(config)
+    if isinstance(grid, HttpGrid | InMemoryGrid) and config.byzantine.clients:
+        raise FedShieldError(
+            f"byzantine.clients = {config.byzantine.clients}: only fedshield run can make clients lie; use it, or set "
+            "byzantine.clients=0"
+        )
     if isinstance(grid, HttpGrid):
         grid = PromptGrid(grid)
     own = tuple(holdings.counts.sum(axis=1).tolist())

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message
@@ -54,7 +55,10 @@ class Guard:
         squares = 0.0
         for name, expected in self.reference.items():
             try:
-                squares += _squared_change(_read(arrays[name], expected), expected.numpy())
+                values = _read(arrays[name], expected)
+                squares += _squared_change(values, expected.numpy())
+                if name.endswith("running_var") and values.min() < 0:  # its root would be no number
+                    raise RefusedError("has a negative variance")
             except RefusedError as error:
                 raise RefusedError(f"array {name} {error}") from error
         return math.sqrt(squares)
@@ -66,7 +70,7 @@ def norm_of(arrays: ArrayRecord) -> float:
     return math.sqrt(sum(_squared_change(value, np.zeros_like(value)) for value in values))
 
 
-def _read(found: Array, expected: Array) -> NDArray[np.generic]:
+def _read(found: Array, expected: Array) -> NDArray[Any]:
     """Return an array's values, once it is what it should be."""
     shape = tuple(expected.shape)
     if tuple(found.shape) != shape or found.dtype != expected.dtype:
@@ -81,7 +85,7 @@ def _read(found: Array, expected: Array) -> NDArray[np.generic]:
     return values
 
 
-def _squared_change(values: NDArray[np.generic], before: NDArray[np.generic]) -> float:
+def _squared_change(values: NDArray[Any], before: NDArray[Any]) -> float:
     """Return the sum of the squared changes, 0 for integers, which are counters."""
     if not np.issubdtype(values.dtype, np.floating):
         return 0.0

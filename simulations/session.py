@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from common.config import RunConfig
 from simulations.console import log_to
-from simulations.executors import make_executor
+from simulations.executors import Executor, make_executor
 from simulations.grid import LocalGrid, run_server
 
 
@@ -63,8 +63,14 @@ def run_locally(
     config.check_division()  # before Ray starts
     # Flower tells at length what the progress bar and the round lines tell here.
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    executor = make_executor(config, engine, workers, address)  # first: Ray's workers import what they need meanwhile
+    executor: Executor = make_executor(
+        config, engine, workers, address
+    )  # first: Ray's workers import what they need meanwhile
     try:
+        if config.byzantine.clients:
+            from simulations.liars import Conspiracy
+
+            executor = Conspiracy(executor, config)
         from server.app import app
 
         bar = ProgressBar(console, "round", config.federation.rounds, finished(config), "clients load their data")

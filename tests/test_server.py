@@ -89,7 +89,9 @@ def reply(client: int, state: dict | None = None, metrics: dict | None = None, e
 def noisy_state(seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: tensor + seed if not tensor.is_floating_point() else torch.randn(tensor.shape, generator=generator)
+        name: tensor + seed
+        if not tensor.is_floating_point()
+        else torch.randn(tensor.shape, generator=generator).abs()  # some are variances
         for name, tensor in STATE.items()
     }
 
@@ -170,6 +172,7 @@ def holding(data: bytes) -> Array:
 
 
 KEY = "1.weight"
+VARIANCE = next(name for name in STATE if name.endswith("running_var"))
 NAN = STATE[KEY].numpy().copy()
 NAN[0, 0, 0, 0] = np.nan
 GOOD = {"num-examples": 10, "loss": 1.0, "seconds": 2.0}
@@ -191,6 +194,10 @@ ARCHIVE, HUGE = _archive.getvalue(), _huge.getvalue()
         (
             lambda: with_array(KEY, Array(np.zeros((1,), np.float32))),
             "array 1.weight is float32 (1,), expected float32 (2, 3",
+        ),
+        (
+            lambda: with_array(VARIANCE, Array(np.array([1, -1], np.float32))),
+            f"array {VARIANCE} has a negative variance",
         ),
         (lambda: with_array(KEY, Array(np.zeros((2, 3, 3, 3)))), "array 1.weight is float64"),
         (lambda: with_array(KEY, LYING), "array 1.weight does not hold what it declares"),
