@@ -203,6 +203,28 @@ def split_data(
 
 
 @app.command()
+def certs(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to; what is there already is kept.")],
+    clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 10,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or address under which clients reach the server; may be given again."),
+    ] = None,
+) -> None:
+    """Make the certificates and keys of a federation that talks over a network: a CA, the server's, each client's.
+
+    Private keys get the mode 0600. Each client is given ca.crt and its own folder, and nothing else.
+
+    fedshield certs --out certs --clients 10 --host fl.example.org
+    """
+    from simulations.certs import make_certs
+
+    hosts = list(dict.fromkeys([*(host or []), "superlink", "gateway", "localhost", "127.0.0.1"]))
+    for path in make_certs(out.expanduser().absolute(), clients, hosts):
+        console.print(path, markup=False)
+
+
+@app.command()
 def sweep(
     study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="A study file, or the name of a shipped one.")],
     set_: SetOption = None,

@@ -1,0 +1,157 @@
+"""Certificates and keys of a federation whose parts talk over a network: made here once, given to each holder.
+
+ca.crt                      for everyone: whom to believe
+ca.key                      for nobody but the one who makes more certificates
+server/server.{crt,key}     for the SuperLink and its gateway
+server/superexec-secret     for the SuperLink and the one that runs its ServerApp
+server/clients/N.pub        for the one who registers the clients
+client-N/client.key         for the SuperNode of client N
+"""
+
+import ipaddress
+import os
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from common.errors import FedShieldError, explain_os_errors
+
+_CA_DAYS, _SERVER_DAYS = 3650, 397  # the longest that browsers, and so other clients one day, accept of a server
+_CLOCK_SKEW = timedelta(hours=1)
+
+
+def make_certs(folder: Path, clients: int, hosts: Sequence[str]) -> list[Path]:
+    """Make a CA, the server's certificate and a key for each client; return the files.
+
+    The CA that a folder has already is kept, and so are the keys of its clients: the command adds what is missing, and
+    makes the server's certificate anew.
+
+    Args:
+        folder: where to; private keys get the mode 0600.
+        clients: keys are made for clients 0 to ``clients`` - 1.
+        hosts: names and addresses under which the server is reached.
+
+    Raises:
+        FedShieldError: a file of the folder is damaged, or cannot be written.
+    """
+    with explain_os_errors(folder):
+        for name in ("server/clients", *(f"client-{client}" for client in range(clients))):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        authority, key = _authority(folder)
+        files = [folder / "ca.crt", folder / "ca.key", *_server(folder / "server", authority, key, hosts)]
+        secret = folder / "server" / "superexec-secret"
+        if not secret.exists():
+            _write_private(secret, secrets.token_hex(32).encode())
+        return [*files, secret, *(path for client in range(clients) for path in _client(folder, client))]
+
+
+def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    certificate, private = folder / "ca.crt", folder / "ca.key"
+    if certificate.exists() or private.exists():
+        return _read_authority(certificate, private)
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "FedShield federation CA")])
+    made = (
+        _builder(name, name, key, _CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(sign_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA384())
+    )
+    _write_private(private, _pem(key))
+    certificate.write_bytes(made.public_bytes(Encoding.PEM))
+    return made, key
+
+
+def _read_authority(certificate: Path, private: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        made = x509.load_pem_x509_certificate(certificate.read_bytes())
+        key = load_pem_private_key(private.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise FedShieldError(
+            f"{certificate.parent}: the CA cannot be read ({error}); put back ca.crt and ca.key, or use another --out"
+        ) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != made.public_key():
+        raise FedShieldError(
+            f"{private}: not the key of {certificate.name}; put back the one that belongs to it, or use another --out"
+        )
+    return made, key
+
+
+def _server(
+    folder: Path, authority: x509.Certificate, authority_key: ec.EllipticCurvePrivateKey, hosts: Sequence[str]
+) -> list[Path]:
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
+    made = (
+        _builder(name, authority.subject, key, _SERVER_DAYS)
+        .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(sign_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
+        .sign(authority_key, hashes.SHA384())
+    )
+    _write_private(folder / "server.key", _pem(key))
+    (folder / "server.crt").write_bytes(made.public_bytes(Encoding.PEM))
+    return [folder / "server.crt", folder / "server.key"]
+
+
+def _client(folder: Path, client: int) -> list[Path]:
+    """Make the key by which a SuperNode proves who it is; Flower wants a NIST curve in OpenSSH's format."""
+    private, public = folder / f"client-{client}" / "client.key", folder / "server" / "clients" / f"{client}.pub"
+    if not private.exists() or not public.exists():
+        key = ec.generate_private_key(ec.SECP384R1())
+        _write_private(private, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+        public.write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b"\n")
+    return [private, public]
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _CLOCK_SKEW)
+        .not_valid_after(now + timedelta(days=days))
+    )
+
+
+def _usage(sign_certificates: bool) -> x509.KeyUsage:
+    names = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only")
+    others = dict.fromkeys((*names, "decipher_only"), False)
+    return x509.KeyUsage(
+        digital_signature=not sign_certificates, key_cert_sign=sign_certificates, crl_sign=sign_certificates, **others
+    )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Write a file that was never readable by others, not even for a moment."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
