@@ -1,12 +1,11 @@
 """The ClientApp: a message with the global model comes in, a message with the locally trained one goes out."""
 
-from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
-from client.session import Examples, Session, session_for
+from client import resident
 from common.errors import FedShieldError
-from common.records import find_shared, keep_shared, shared_digest
 
 
 def _name_mistakes(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -23,41 +22,22 @@ app = ClientApp(mods=[_name_mistakes])
 
 @app.query()
 def enlist(message: Message, context: Context) -> Message:
-    """Tell which client runs on this node, and how many images it has, once they are ready."""
-    client = int(context.node_config["partition-id"])
-    own, _ = _session(context).prepare(client)
-    metrics = MetricRecord({"partition-id": client, "num-examples": len(own.labels)})
-    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+    """Tell which client runs on this node; see ``client.work``."""
+    return Message(_do("enlist", message, context), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the received model on this client's shard and the shared data."""
-    order = message.content.config_records["config"]
-    shared = None
-    if "shared-digest" in order:
-        shared = _shared_data(message.content.array_records.get("shared"), str(order["shared-digest"]))
-    arrays, result = _session(context).train(
-        int(context.node_config["partition-id"]),
-        int(order["server-round"]),  # type: ignore[arg-type]
-        message.content.array_records["arrays"],
-        shared,
-    )
-    metrics = MetricRecord({"num-examples": result.examples, "loss": result.loss, "seconds": result.seconds})
-    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+    """Train the received model; see ``client.work``."""
+    return Message(_do("train", message, context), reply_to=message)
 
 
-def _session(context: Context) -> Session:
-    return session_for(context.run_config, str(context.node_config.get("data-path", "")))
+def _do(task: str, message: Message, context: Context) -> RecordDict:
+    """Do a task where it costs least: Flower's network clients start a process for each message."""
+    if resident.wanted():
+        done = resident.ask(task, message.content, context.run_config, context.node_config)
+        if done is not None:
+            return done
+    from client.work import TASKS  # imports torch
 
-
-def _shared_data(received: ArrayRecord | None, digest: str) -> Examples:
-    """Take the shared data from the message, or from where an earlier message was kept."""
-    if received is not None:
-        if shared_digest(received) != digest:
-            raise FedShieldError("the shared data did not arrive as it was sent (wrong digest); it will be sent again")
-        keep_shared(received, digest)
-    kept = find_shared(digest)
-    if kept is None:
-        raise FedShieldError("the shared data is no longer in the cache of this machine; it will be sent again")
-    return kept
+    return TASKS[task](message.content, context.run_config, context.node_config)

@@ -34,17 +34,18 @@ _HINT = "make it with fedshield split-data"
 
 
 def write_split(splits: Splits, division: Partition, folder: Path) -> list[Path]:
-    """Write one directory for the server and one for each client into ``folder``, which must be new or empty.
+    """Write one directory for the server and one for each client into ``folder``, which must not hold such already.
 
     Returns:
         The directories, the server's first.
 
     Raises:
-        FedShieldError: the folder holds something already, or cannot be written.
+        FedShieldError: the folder holds divided data already, or cannot be written.
     """
     with explain_os_errors(folder):
-        if folder.exists() and any(folder.iterdir()):
-            raise FedShieldError(f"{folder}: not empty; choose another --out, or remove what is there")
+        holders = ("server", *(f"client-{client}" for client in range(len(division.shards))))
+        if there := [folder / name for name in holders if (folder / name / MANIFEST).exists()]:
+            raise FedShieldError(f"{there[0]}: holds data already; choose another --out, or remove what is there")
         clients = describe_partition(splits.train, division)["clients"]
         classes = list(splits.train.classes)
         server = folder / "server"
@@ -57,7 +58,7 @@ def write_split(splits: Splits, division: Partition, folder: Path) -> list[Path]
             place = folder / f"client-{client}"
             _write_part(splits.train, rows, place / "train")
             replace_json(place / MANIFEST, {"holder": "client", "client": client, "classes": classes})
-    return [server, *(folder / f"client-{client}" for client in range(len(division.shards)))]
+    return [folder / name for name in holders]
 
 
 def _write_part(data: Dataset, rows: Indices, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Certificates and keys of a federation whose parts talk over a network: made here once, given to each holder.
 
-ca.crt                      for everyone: whom to believe
+ca.crt                      whom to believe; a copy is in each of the folders below
 ca.key                      for nobody but the one who makes more certificates
 server/server.{crt,key}     for the SuperLink and its gateway
 server/superexec-secret     for the SuperLink and the one that runs its ServerApp
@@ -49,6 +49,8 @@ def make_certs(folder: Path, clients: int, hosts: Sequence[str]) -> list[Path]:
         secret = folder / "server" / "superexec-secret"
         if not secret.exists():
             _write_private(secret, secrets.token_hex(32).encode())
+        for holder in ("server", *(f"client-{client}" for client in range(clients))):
+            (folder / holder / "ca.crt").write_bytes((folder / "ca.crt").read_bytes())
         return [*files, secret, *(path for client in range(clients) for path in _client(folder, client))]
 
 

@@ -182,7 +182,7 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
 
 @app.command(name="split-data")
 def split_data(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to put the directories; new or empty.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to put the directories.")],
     file: FileArgument = None,
     set_: SetOption = None,
 ) -> None:
@@ -213,15 +213,44 @@ def certs(
 ) -> None:
     """Make the certificates and keys of a federation that talks over a network: a CA, the server's, each client's.
 
-    Private keys get the mode 0600. Each client is given ca.crt and its own folder, and nothing else.
+    Private keys get the mode 0600. Each client is given its own folder, and nothing else; DIR may be split-data's.
 
-    fedshield certs --out certs --clients 10 --host fl.example.org
+    fedshield certs --out federation --clients 10 --host fl.example.org
     """
     from simulations.certs import make_certs
 
     hosts = list(dict.fromkeys([*(host or []), "superlink", "gateway", "localhost", "127.0.0.1"]))
     for path in make_certs(out.expanduser().absolute(), clients, hosts):
         console.print(path, markup=False)
+
+
+@app.command()
+def submit(
+    superlink: Annotated[str, typer.Option(metavar="HOST:PORT", help="The SuperLink's address.")],
+    file: FileArgument = None,
+    set_: SetOption = None,
+    ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="ca.crt of fedshield certs; without it, no TLS.")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The clients' public keys, to be registered first.")
+    ] = None,
+    app_: Annotated[
+        Path | None, typer.Option("--app", metavar="DIR", help="A checkout of FedShield; this one if not given.")
+    ] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the SuperLink.")] = 60,
+) -> None:
+    """Run a federation of real clients: hand the app to a SuperLink, and follow the run to its end.
+
+    Ends with a non-zero status when the run fails, which flwr run does not.
+
+    fedshield submit --superlink localhost:8000 --ca federation/ca.crt --keys federation/server/clients my.toml
+    """
+    from simulations.submit import ROOT, Control
+    from simulations.submit import submit as run_there
+
+    settings = parse_config(resolve(file, set_ or [], default_config())).flat()
+    run_there(settings, Control(superlink, ca), keys, (app_ or ROOT).expanduser().absolute(), console, wait)
 
 
 @app.command()

@@ -26,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_private_files_are_for_their_owner_alone(made: Path) -> None:
     private = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()} - {
-        "ca.crt",
+        *("ca.crt", "server/ca.crt", *(f"client-{client}/ca.crt" for client in range(3))),
         "server/server.crt",
         *(f"server/clients/{client}.pub" for client in range(3)),
     }

@@ -35,8 +35,8 @@ def test_too_few_supernodes_end_with_one_line_that_helps(tmp_path: Path, flower:
     with pytest.raises(RuntimeError, match="finished:failed"):
         flower.run(ROOT, 2, 1, settings)
     expected = (
-        "federation.clients = 10, but 2 nodes are there after 2 s; start the run with: flwr run . --stream "
-        '--federation-config "num-supernodes=10 client-resources-num-cpus=1"'
+        "federation.clients = 10, but 2 nodes are there after 2 s; start a SuperNode for each client, or simulate them "
+        'with: flwr run . --stream --federation-config "num-supernodes=10 client-resources-num-cpus=1"'
     )
     assert expected in flower.output
     assert "Traceback" not in flower.output

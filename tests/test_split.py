@@ -136,7 +136,9 @@ def test_the_command_writes_and_never_overwrites(tmp_path: Path) -> None:
     before = sorted((tmp_path / "bench").rglob("*"))
     refused = fedshield(*command, cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr == f"fedshield: {tmp_path}/bench: not empty; choose another --out, or remove what is there\n"
+    assert refused.stderr == (
+        f"fedshield: {tmp_path}/bench/server: holds data already; choose another --out, or remove what is there\n"
+    )
     assert sorted((tmp_path / "bench").rglob("*")) == before
 
 

@@ -1,0 +1,192 @@
+"""A process that stays from message to message, with the network, its buffers and the data.
+
+Flower's network clients start a process for each message, which would import torch and build everything each time. The
+first of them starts this process beside it; later ones hand their message over and wait. It ends with the SuperNode, or
+when there was nothing to do for a while. Nothing here imports torch before it must.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, RecordDict
+
+from common.errors import FedShieldError, explain_os_errors
+
+log = logging.getLogger("fedshield")
+
+_START_SECONDS = 300.0  # for imports, on a machine that is busy
+_IDLE_SECONDS = 900.0
+_POLL_SECONDS = 1.0
+
+
+def wanted() -> bool:
+    """Tell whether this process was started by Flower for one message; ``FEDSHIELD_RESIDENT=0`` switches this off."""
+    return (
+        Path(sys.argv[0]).name == "flwr-clientapp"
+        and os.environ.get("FEDSHIELD_RESIDENT") != "0"
+        and hasattr(socket, "AF_UNIX")
+    )
+
+
+def ask(
+    task: str, content: RecordDict, run_config: Mapping[str, Any], node_config: Mapping[str, Any]
+) -> RecordDict | None:
+    """Let the resident process do a task of ``client.work``, and start it if there is none.
+
+    Returns:
+        The reply's content, or None when no such process could be started.
+
+    Raises:
+        FedShieldError: what the task has raised, or no result within ``federation.client-timeout-seconds``.
+    """
+    place = _place(os.getppid())
+    connection = _connect(place) or _start(place)
+    if connection is None:
+        return None
+    patience = float(run_config["federation.client-timeout-seconds"])
+    with connection:
+        try:
+            connection.send((task, content, dict(run_config), dict(node_config)))
+            if not connection.poll(patience):
+                _end(place)
+                raise FedShieldError(f"no result within federation.client-timeout-seconds = {patience:g}")
+            how, what = connection.recv()
+        except (EOFError, OSError) as error:
+            raise FedShieldError(f"the process that trains has died ({type(error).__name__})") from error
+    if how == "mistake":
+        raise FedShieldError(what)
+    if how == "error":
+        raise RuntimeError(what)
+    done: RecordDict = what
+    return done
+
+
+def _place(supernode: int) -> Path:
+    """Return the socket of a SuperNode's resident process, in a folder that no other user can enter."""
+    folder = Path(tempfile.gettempdir()) / f"fedshield-{os.getuid()}"
+    with explain_os_errors(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise FedShieldError(f"{folder}: open to other users; remove it")
+    # Another version of the app has a place of its own, and so has a SuperNode with the number of an earlier process.
+    born = _stat(supernode)[19:20]
+    return folder / hashlib.sha256(f"{Path(__file__).resolve()} {supernode} {born}".encode()).hexdigest()[:16]
+
+
+def _stat(process: int) -> list[str]:
+    """Return what Linux tells of a process: its state first, its start as number 19; nothing where it tells nothing."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _connect(place: Path) -> Connection | None:
+    near = socket.socket(socket.AF_UNIX)
+    try:
+        near.connect(str(place))
+    except OSError:
+        near.close()
+        return None
+    return Connection(near.detach())
+
+
+def _start(place: Path) -> Connection | None:
+    """Start the process; None, and a warning, when it does not come up."""
+    place.unlink(missing_ok=True)
+    paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "client.resident", str(place), str(os.getppid())],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    _number(place).write_text(str(process.pid))
+    deadline = time.monotonic() + _START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        if (connection := _connect(place)) is not None:
+            return connection
+        time.sleep(0.05)
+    log.warning("no process that stays from message to message could be started: this one does the work itself")
+    return None
+
+
+def _end(place: Path) -> None:
+    """End a process that gives no result; the next message starts another."""
+    with contextlib.suppress(OSError, ValueError):
+        os.kill(int(_number(place).read_text()), signal.SIGKILL)
+    place.unlink(missing_ok=True)
+
+
+def _number(place: Path) -> Path:
+    return place.with_suffix(".pid")
+
+
+def serve(place: Path, supernode: int) -> None:
+    """Do one task after the other until the SuperNode ends, or there was nothing to do for a while."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        listener.listen()
+        listener.settimeout(_POLL_SECONDS)
+        idle_since = time.monotonic()
+        while _lives(supernode) and time.monotonic() - idle_since < _IDLE_SECONDS:
+            try:
+                far, _ = listener.accept()
+            except TimeoutError:
+                continue
+            far.setblocking(True)
+            with (
+                Connection(far.detach()) as connection,
+                contextlib.suppress(EOFError, OSError),
+            ):  # nobody waits any more
+                task, content, run_config, node_config = connection.recv()
+                connection.send(_answer(task, content, run_config, node_config))
+            idle_since = time.monotonic()
+    for path in (place, _number(place)):
+        path.unlink(missing_ok=True)
+
+
+def _answer(task: str, content: RecordDict, run_config: Any, node_config: Any) -> tuple[str, Any]:
+    try:
+        from client.work import TASKS
+
+        done = TASKS[task](content, run_config, node_config)
+    except FedShieldError as error:
+        return "mistake", str(error)
+    except Exception as error:
+        log.exception("a client failed")
+        return "error", f"{type(error).__name__}: {error}"
+    for name, record in done.array_records.items():
+        # Flower's own arrays: to read ours, the process that waits would have to import torch.
+        done[name] = ArrayRecord({key: Array(array.numpy()) for key, array in record.items()})
+    return "done", done
+
+
+def _lives(process: int) -> bool:
+    """Tell whether a process runs; one that has ended may stay in the table until its parent asks."""
+    if Path("/proc/self/stat").exists():
+        return _stat(process)[:1] not in ([], ["Z"], ["X"])
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is there, and another user's
+        pass
+    return True
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), int(sys.argv[2]))

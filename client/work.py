@@ -1,0 +1,55 @@
+"""What a client does with a message: from content to content, in whichever process."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
+
+from client.session import Examples, session_for
+from common.errors import FedShieldError
+from common.flat import Flat
+from common.records import find_shared, keep_shared, shared_digest
+
+NodeConfig = Mapping[str, Any]
+
+
+def enlist(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> RecordDict:
+    """Tell which client this is, and how many images it has, once they are ready."""
+    client = int(node_config["partition-id"])
+    own, _ = session_for(run_config, _place(node_config)).prepare(client)
+    return RecordDict({"metrics": MetricRecord({"partition-id": client, "num-examples": len(own.labels)})})
+
+
+def train(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> RecordDict:
+    """Train the received model on this client's shard and the shared data."""
+    order = content.config_records["config"]
+    shared = None
+    if "shared-digest" in order:
+        shared = _shared_data(content.array_records.get("shared"), str(order["shared-digest"]))
+    arrays, result = session_for(run_config, _place(node_config)).train(
+        int(node_config["partition-id"]),
+        int(order["server-round"]),  # type: ignore[arg-type]
+        content.array_records["arrays"],
+        shared,
+    )
+    metrics = MetricRecord({"num-examples": result.examples, "loss": result.loss, "seconds": result.seconds})
+    return RecordDict({"arrays": arrays, "metrics": metrics})
+
+
+def _place(node_config: NodeConfig) -> str:
+    return str(node_config.get("data-path", ""))
+
+
+def _shared_data(received: ArrayRecord | None, digest: str) -> Examples:
+    """Take the shared data from the message, or from where an earlier message was kept."""
+    if received is not None:
+        if shared_digest(received) != digest:
+            raise FedShieldError("the shared data did not arrive as it was sent (wrong digest); it will be sent again")
+        keep_shared(received, digest)
+    kept = find_shared(digest)
+    if kept is None:
+        raise FedShieldError("the shared data is no longer in the cache of this machine; it will be sent again")
+    return kept
+
+
+TASKS: dict[str, Callable[[RecordDict, Flat, NodeConfig], RecordDict]] = {"enlist": enlist, "train": train}

@@ -1,0 +1,173 @@
+"""Hands the app to a SuperLink and follows the run to its end, by Flower's own command line."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+
+from common.errors import FedShieldError
+from common.flat import Flat
+
+ROOT = Path(__file__).resolve().parents[1]
+_POLL_SECONDS = 2.0
+_COMMAND_SECONDS = 120.0
+
+
+class Control:
+    """Flower's command line for one SuperLink; a context, for a Flower configuration of its own.
+
+    Args:
+        address: HOST:PORT of the SuperLink.
+        authority: certificate of the CA that has signed the SuperLink's; None for a SuperLink without TLS.
+    """
+
+    def __init__(self, address: str, authority: Path | None) -> None:
+        self.address = address
+        self._authority = authority
+
+    def __enter__(self) -> Self:
+        if self._authority is not None and not self._authority.is_file():
+            raise FedShieldError(f"--ca {self._authority}: not there; give the ca.crt that fedshield certs has made")
+        self._home = tempfile.TemporaryDirectory(prefix="fedshield-flower-")
+        trust = (
+            "insecure = true" if self._authority is None else f"root-certificates = {json.dumps(str(self._authority))}"
+        )
+        path = Path(self._home.name) / "config.toml"
+        path.write_text(f'[superlink]\ndefault = "it"\n[superlink.it]\naddress = {json.dumps(self.address)}\n{trust}\n')
+        switches = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+        self._environment = {**os.environ, **switches, "FLWR_HOME": self._home.name, "PYTHONUNBUFFERED": "1"}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._home.cleanup()
+
+    def register(self, key: Path) -> None:
+        """Register a client's public key; one that is registered already is left as it is.
+
+        Raises:
+            FedShieldError: Flower refuses it.
+        """
+        told = self._call("supernode", "register", str(key), "it")
+        if "registered successfully" not in told and "already" not in told:
+            raise FedShieldError(f"{key}: could not be registered: {_last_line(told)}")
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the SuperLink answers.
+
+        Raises:
+            FedShieldError: it does not, in so many seconds.
+        """
+        deadline = time.monotonic() + seconds
+        while (listed := self._call("list", "--format", "json")) and '"success": true' not in listed:
+            if time.monotonic() >= deadline:
+                raise FedShieldError(
+                    f"--superlink {self.address}: no answer in {seconds:g} s ({_last_line(listed)}); start it, or give "
+                    "its address and its CA"
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def start(self, app: Path, settings: Flat) -> str:
+        """Start a run of the app and return its number.
+
+        Raises:
+            FedShieldError: Flower refuses it.
+        """
+        values = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+        told = self._call("run", str(app), "it", "--run-config", values)
+        found = re.search(r"Successfully started run (\d+)", told)
+        if found is None:
+            raise FedShieldError(f"{app}: Flower did not start a run: {_last_line(told)}")
+        return found[1]
+
+    def status(self, run: str) -> str:
+        """Return Flower's word for how a run stands, such as ``running`` or ``finished:completed``; "" if none."""
+        try:
+            return str(json.loads(self._call("list", "--run-id", run, "--format", "json"))["runs"][0]["status"])
+        except (ValueError, LookupError, TypeError):
+            return ""
+
+    def follow(self, run: str, console: Console) -> str:
+        """Print what the ServerApp logs until the run ends, also over restarts of the SuperLink; return its status."""
+        printed = 0
+        while True:
+            printed = self._stream(run, printed, console)
+            if (status := self.status(run)).startswith("finished"):
+                return status
+            time.sleep(_POLL_SECONDS)
+
+    def _stream(self, run: str, printed: int, console: Console) -> int:
+        """Print the lines of a log after the first ``printed``, and return how many there are now."""
+        command = [*_FLWR, "log", run, "it", "--stream"]
+        seen = 0
+        with subprocess.Popen(  # noqa: S603
+            command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            for line in process.stdout or ():
+                if _FLOWERS_OWN.match(line):  # what it says at length, FedShield's lines say in short
+                    continue
+                seen += 1
+                if seen > printed:
+                    console.print(line.rstrip("\n"), markup=False)
+        return max(seen, printed)
+
+    def _call(self, *arguments: str) -> str:
+        try:
+            done = subprocess.run(  # noqa: S603
+                [*_FLWR, *arguments],
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=_COMMAND_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"no answer in {_COMMAND_SECONDS:g} s"
+        return done.stdout
+
+
+_FLWR = [sys.executable, "-c", "from flwr.cli.app import app; app()"]
+_FLOWERS_OWN = re.compile(r"^\x1b\[\d+m(INFO|DEBUG) ")
+
+
+def submit(settings: Flat, control: Control, keys: Path | None, app: Path, console: Console, patience: float) -> None:
+    """Register the clients, start a run and follow it to its end.
+
+    Args:
+        settings: the run's whole configuration.
+        control: of the SuperLink.
+        keys: folder of the clients' public keys, ``*.pub``; None where clients need none.
+        app: the app's folder, that of its ``pyproject.toml``.
+        console: takes the ServerApp's log.
+        patience: how long to wait for the SuperLink, in seconds.
+
+    Raises:
+        FedShieldError: the SuperLink does not answer, or the run did not complete.
+    """
+    if not (app / "pyproject.toml").is_file():
+        raise FedShieldError(f"--app {app}: no pyproject.toml in it; give a checkout of FedShield")
+    found = sorted(keys.glob("*.pub")) if keys is not None else []
+    if keys is not None and not found:
+        raise FedShieldError(f"--keys {keys}: no *.pub in it; give the folder server/clients of fedshield certs")
+    with control:
+        control.wait(patience)
+        for key in found:
+            control.register(key)
+        run = control.start(app, settings)
+        console.print(f"Run {run} at {control.address}", markup=False)
+        status = control.follow(run, console)
+    if status != "finished:completed":
+        raise FedShieldError(f"run {run}: {status}; the reason is in the log above")
+
+
+def _last_line(text: str) -> str:
+    """Return what a command has said in the end, without the box that Flower draws around it."""
+    lines: list[Any] = [line.strip(" │\t") for line in text.splitlines() if not set(line) <= set("─╭╮╰╯ ")]
+    return next((line for line in reversed(lines) if line), "no output")

@@ -1,0 +1,128 @@
+"""The process that stays from message to message, between real processes: who starts it, when it ends, what it says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common.flat import Flat, default_config
+from tests.conftest import TINY
+
+# A SuperNode starts one process for each message: this one, for each task on its command line when it is given a line.
+SUPERNODE = """
+import json, subprocess, sys
+for task in json.loads(sys.argv[1]):
+    sys.stdin.readline()
+    subprocess.run([sys.executable, "-c", sys.argv[2], json.dumps(task)], check=True)
+sys.stdin.readline()
+"""
+
+# One of Flower's processes for one message. It tells how the task ended, and whether it had to import torch.
+MESSAGE = """
+import json, sys
+from flwr.app import RecordDict
+from client import resident
+from common.errors import FedShieldError
+name, run_config, node_config = json.loads(sys.argv[1])
+try:
+    content = resident.ask(name, RecordDict(), run_config, node_config)
+    found = dict(content.metric_records["metrics"])
+except FedShieldError as error:
+    found = {"mistake": str(error)}
+except Exception as error:
+    found = {"error": f"{type(error).__name__}: {error}"}
+print(json.dumps({**found, "torch": "torch" in sys.modules}), flush=True)
+"""
+
+
+@pytest.fixture
+def temp(tmp_path: Path) -> Path:
+    (tmp_path / "temp").mkdir()
+    return tmp_path / "temp"
+
+
+def supernode(temp: Path, tasks: list[tuple[str, Flat, Flat]]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SUPERNODE, json.dumps(tasks), MESSAGE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temp)},
+        cwd=Path(__file__).parents[1],
+    )
+
+
+def answer(process: subprocess.Popen[str]) -> dict[str, object]:
+    """Let the next message come, and return what it tells."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    found: dict[str, object] = json.loads(process.stdout.readline())
+    return found
+
+
+def residents(temp: Path) -> list[int]:
+    return [int(path.read_text()) for path in temp.glob("fedshield-*/*.pid")]
+
+
+def lives(pid: int) -> bool:
+    path = Path(f"/proc/{pid}/stat")
+    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+CONFIG: Flat = {**default_config(), **TINY}
+
+
+def test_one_process_serves_all_messages_and_ends_with_its_supernode(temp: Path) -> None:
+    elsewhere = {**CONFIG, "data.name": "folder", "data.root": "/nowhere"}
+    tasks = [
+        ("enlist", CONFIG, {"partition-id": 3}),
+        ("enlist", elsewhere, {"partition-id": 4}),
+        ("nonsense", CONFIG, {"partition-id": 3}),
+        ("enlist", CONFIG, {"partition-id": 5}),
+    ]
+    process = supernode(temp, tasks)
+    first, mistake, error, last = (answer(process) for _ in tasks)
+    assert first == {"partition-id": 3, "num-examples": 16, "torch": False}
+    assert str(mistake["mistake"]).startswith("data.root: no folder /nowhere/train")
+    assert str(error["error"]).startswith("RuntimeError: KeyError")
+    assert last == {"partition-id": 5, "num-examples": 16, "torch": False}
+    (pid,) = residents(temp)
+    assert lives(pid)
+    assert {path.stat().st_mode & 0o077 for path in temp.glob("fedshield-*")} == {0}
+    process.communicate("\n")
+    deadline = time.monotonic() + 30
+    while lives(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert list(temp.glob("fedshield-*/*")) == []
+
+
+def test_a_process_that_hangs_is_ended_at_the_deadline_and_replaced(temp: Path) -> None:
+    patient = {**CONFIG, "federation.client-timeout-seconds": 3}
+    task = {"partition-id": 3}
+    process = supernode(temp, [("enlist", CONFIG, task), ("enlist", patient, task), ("enlist", CONFIG, task)])
+    assert answer(process)["num-examples"] == 16
+    (pid,) = residents(temp)
+    os.kill(pid, signal.SIGSTOP)
+    assert answer(process)["mistake"] == "no result within federation.client-timeout-seconds = 3"
+    assert not lives(pid)
+    assert answer(process)["num-examples"] == 16
+    assert residents(temp) != [pid]
+    process.communicate("\n")
+
+
+def test_a_process_that_dies_is_told_and_replaced(temp: Path) -> None:
+    task = {"partition-id": 3}
+    process = supernode(temp, [("enlist", CONFIG, task)] * 2)
+    assert answer(process)["num-examples"] == 16
+    (pid,) = residents(temp)
+    os.kill(pid, signal.SIGKILL)
+    assert answer(process)["num-examples"] == 16  # between two messages nobody notices
+    process.communicate("\n")
