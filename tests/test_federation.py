@@ -72,7 +72,7 @@ def test_a_run_leaves_everything_a_reader_needs(tmp_path: Path) -> None:
     assert stored["summary"]["rounds"] == stored["summary"]["evaluated-round"] == 2
     assert stored["summary"]["selected-by"] == "last round"
     assert "validation" not in stored["partition"]
-    assert [set(line) for line in lines] == [{"round", "seconds", "loss", *REPLIES, "evaluation"}] * 2
+    assert [set(line) for line in lines] == [{"round", "seconds", "loss", "update-norm", *REPLIES, "evaluation"}] * 2
     assert set(stored["summary"]["final"]["robust"]) == {"pgd-3"}
 
 

@@ -76,6 +76,13 @@ def lives(pid: int) -> bool:
     return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
+def until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 30
+    while lives(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 CONFIG: Flat = {**default_config(), **TINY}
 
 
@@ -97,10 +104,7 @@ def test_one_process_serves_all_messages_and_ends_with_its_supernode(temp: Path)
     assert lives(pid)
     assert {path.stat().st_mode & 0o077 for path in temp.glob("fedshield-*")} == {0}
     process.communicate("\n")
-    deadline = time.monotonic() + 30
-    while lives(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until_gone(pid)
     assert list(temp.glob("fedshield-*/*")) == []
 
 
@@ -112,7 +116,7 @@ def test_a_process_that_hangs_is_ended_at_the_deadline_and_replaced(temp: Path) 
     (pid,) = residents(temp)
     os.kill(pid, signal.SIGSTOP)
     assert answer(process)["mistake"] == "no result within federation.client-timeout-seconds = 3"
-    assert not lives(pid)
+    until_gone(pid)
     assert answer(process)["num-examples"] == 16
     assert residents(temp) != [pid]
     process.communicate("\n")
