@@ -15,12 +15,15 @@ from common.errors import FedShieldError, explain_os_errors
 from common.flat import Flat, default_config
 from simulations.console import log_to
 from simulations.options import (
+    AuthorityOption,
     FileArgument,
     NameOption,
     ResultsOption,
     ResumeOption,
     RunArgument,
     SetOption,
+    SuperlinkOption,
+    WaitOption,
     new_or_stored,
     parse_assignment,
     parse_radii,
@@ -225,32 +228,45 @@ def certs(
 
 
 @app.command()
+def register(
+    keys: Annotated[Path, typer.Argument(metavar="DIR", help="The clients' public keys, *.pub.")],
+    superlink: SuperlinkOption,
+    ca: AuthorityOption = None,
+    wait: WaitOption = 60,
+) -> None:
+    """Let clients into a federation: register their public keys with its SuperLink.
+
+    fedshield register federation/server/clients --superlink localhost:8000 --ca federation/ca.crt
+    """
+    from simulations.submit import Control
+    from simulations.submit import register as register_there
+
+    for key in register_there(Control(superlink, ca), keys.expanduser().absolute(), wait):
+        console.print(key, markup=False)
+
+
+@app.command()
 def submit(
-    superlink: Annotated[str, typer.Option(metavar="HOST:PORT", help="The SuperLink's address.")],
+    superlink: SuperlinkOption,
     file: FileArgument = None,
     set_: SetOption = None,
-    ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="ca.crt of fedshield certs; without it, no TLS.")
-    ] = None,
-    keys: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The clients' public keys, to be registered first.")
-    ] = None,
+    ca: AuthorityOption = None,
     app_: Annotated[
         Path | None, typer.Option("--app", metavar="DIR", help="A checkout of FedShield; this one if not given.")
     ] = None,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the SuperLink.")] = 60,
+    wait: WaitOption = 60,
 ) -> None:
     """Run a federation of real clients: hand the app to a SuperLink, and follow the run to its end.
 
     Ends with a non-zero status when the run fails, which flwr run does not.
 
-    fedshield submit --superlink localhost:8000 --ca federation/ca.crt --keys federation/server/clients my.toml
+    fedshield submit --superlink localhost:8000 --ca federation/ca.crt my.toml
     """
     from simulations.submit import ROOT, Control
     from simulations.submit import submit as run_there
 
     settings = parse_config(resolve(file, set_ or [], default_config())).flat()
-    run_there(settings, Control(superlink, ca), keys, (app_ or ROOT).expanduser().absolute(), console, wait)
+    run_there(settings, Control(superlink, ca), (app_ or ROOT).expanduser().absolute(), console, wait)
 
 
 @app.command()

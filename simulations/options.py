@@ -22,6 +22,11 @@ SetOption = Annotated[
 ResultsOption = Annotated[Path | None, typer.Option(help="Folder of the run directories (results.dir).")]
 NameOption = Annotated[str | None, typer.Option(help="Name of the run directory (results.name).")]
 ResumeOption = Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Continue an unfinished run.")]
+SuperlinkOption = Annotated[str, typer.Option(metavar="HOST:PORT", help="The SuperLink's address.")]
+AuthorityOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="ca.crt of fedshield certs; without it, no TLS.")
+]
+WaitOption = Annotated[float, typer.Option(min=0, help="Seconds to wait for the SuperLink.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory.")]
 
 

@@ -137,13 +137,28 @@ _FLWR = [sys.executable, "-c", "from flwr.cli.app import app; app()"]
 _FLOWERS_OWN = re.compile(r"^\x1b\[\d+m(INFO|DEBUG) ")
 
 
-def submit(settings: Flat, control: Control, keys: Path | None, app: Path, console: Console, patience: float) -> None:
-    """Register the clients, start a run and follow it to its end.
+def register(control: Control, keys: Path, patience: float) -> list[Path]:
+    """Register the clients' public keys, ``*.pub`` of a folder, and return them.
+
+    Raises:
+        FedShieldError: there are none, the SuperLink does not answer, or refuses one.
+    """
+    found = sorted(keys.glob("*.pub"))
+    if not found:
+        raise FedShieldError(f"--keys {keys}: no *.pub in it; give the folder server/clients of fedshield certs")
+    with control:
+        control.wait(patience)
+        for key in found:
+            control.register(key)
+    return found
+
+
+def submit(settings: Flat, control: Control, app: Path, console: Console, patience: float) -> None:
+    """Start a run and follow it to its end.
 
     Args:
         settings: the run's whole configuration.
         control: of the SuperLink.
-        keys: folder of the clients' public keys, ``*.pub``; None where clients need none.
         app: the app's folder, that of its ``pyproject.toml``.
         console: takes the ServerApp's log.
         patience: how long to wait for the SuperLink, in seconds.
@@ -153,13 +168,8 @@ def submit(settings: Flat, control: Control, keys: Path | None, app: Path, conso
     """
     if not (app / "pyproject.toml").is_file():
         raise FedShieldError(f"--app {app}: no pyproject.toml in it; give a checkout of FedShield")
-    found = sorted(keys.glob("*.pub")) if keys is not None else []
-    if keys is not None and not found:
-        raise FedShieldError(f"--keys {keys}: no *.pub in it; give the folder server/clients of fedshield certs")
     with control:
         control.wait(patience)
-        for key in found:
-            control.register(key)
         run = control.start(app, settings)
         console.print(f"Run {run} at {control.address}", markup=False)
         status = control.follow(run, console)

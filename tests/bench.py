@@ -15,7 +15,7 @@ from common.flat import Flat
 from common.setup import prepare_data
 from common.split import write_split
 from simulations.certs import make_certs
-from simulations.submit import Control
+from simulations.submit import Control, register
 from tests.conftest import TINY, tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -129,9 +129,9 @@ class Bench:
 
     def start_all(self) -> None:
         self.start_superlink()
-        self.control.wait(60)
+        authority = self.folder / "certs" / "ca.crt"
+        register(Control(self.address, authority), self.folder / "certs" / "server" / "clients", 60)
         for client in range(self.clients):
-            self.control.register(self.folder / "certs" / "server" / "clients" / f"{client}.pub")
             self.start_client(client)
         self.start_server()
 

@@ -21,8 +21,7 @@ def submit(bench: Bench, **settings: object) -> tuple[int, str, str]:
     """Run the app as a user would; return exit status, output and complaint."""
     changes = [f"--set={key}={value}" for key, value in bench.run_config(**settings).items()]
     authority = str(bench.folder / "certs" / "ca.crt")
-    keys = str(bench.folder / "certs" / "server" / "clients")
-    done = fedshield("submit", "--superlink", bench.address, "--ca", authority, "--keys", keys, *changes)
+    done = fedshield("submit", "--superlink", bench.address, "--ca", authority, *changes)
     return done.returncode, done.stdout, done.stderr
 
 
