@@ -1,11 +1,9 @@
 """FedAvg that distributes shared data, checks replies, and gives the same run for the same seed."""
 
-import logging
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
@@ -13,15 +11,13 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from common.config import StrategyConfig
-from common.errors import FedShieldError
 from common.records import first_failure, shared_digest
 from common.seeding import rng_for
 from server.average import RunningMean
 from server.guard import Guard, RefusedError, norm_of
 from server.nodes import Roster
 from server.robust import RobustMean
-
-log = logging.getLogger("fedshield")
+from server.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -114,43 +110,25 @@ class SharedDataFedAvg(FedAvg):
         """Average the valid replies as they come, in client order; too few of them end the run."""
         server_round += self.done
         asked = self.cohort.sample(server_round)
-        refused: dict[int, str] = {}
-        retried: dict[int, str] = {}
-        metrics: dict[int, MetricRecord] = {}
-        norms: dict[int, float] = {}
+        tally = Tally(server_round)
         mean = self._new_mean(asked)
         for client, reply in self._in_order(asked, replies):
             examples = self.cohort.examples[client]
             try:
-                norms[client] = self._guard.check(reply, examples)
+                norm = self._guard.check(reply, examples)
             except RefusedError as reason:
-                refused[client] = str(reason).removeprefix(f"client {client}: ")
-                log.warning("round %d: client %d left out: %s", server_round, client, refused[client])
+                tally.refuse(client, str(reason))
                 continue
-            if (trouble := first_failure(reply)) is not None:
-                retried[client] = trouble
-                log.warning("round %d: client %d ran again: %s", server_round, client, trouble)
-            metrics[client] = next(iter(reply.content.metric_records.values()))
+            tally.take(client, next(iter(reply.content.metric_records.values())), norm, first_failure(reply))
             mean.add(next(iter(reply.content.array_records.values())), examples)
         # A client that failed may have lost the shared data, or never have had it: it is sent again.
-        self._holders = (self._holders | metrics.keys()) - refused.keys()
-        if len(metrics) < self.cohort.min_replies:
-            reasons = "; ".join(f"client {client}: {reason}" for client, reason in refused.items())
-            raise FedShieldError(
-                f"round {server_round}: {len(metrics)} valid replies of {self.cohort.size}, "
-                f"federation.min-fraction asks for {self.cohort.min_replies}: {reasons}"
-            )
+        self._holders = (self._holders | tally.metrics.keys()) - tally.refused.keys()
+        tally.require(self.cohort.min_replies, self.cohort.size)
         together = self.train_metrics_aggr_fn(
-            [RecordDict({"metrics": record}) for record in metrics.values()], self.weighted_by_key
+            [RecordDict({"metrics": record}) for record in tally.metrics.values()], self.weighted_by_key
         )
-        self._usual = median(norms.values())
-        self.report = {
-            "loss": together["loss"],
-            "update-norm": self._usual,
-            "clients": {str(client): {**record, "update-norm": norms[client]} for client, record in metrics.items()},
-            "refused": {str(client): reason for client, reason in refused.items()},
-            "retried": {str(client): reason for client, reason in retried.items()},
-        }
+        self._usual = tally.usual_norm()
+        self.report = tally.report(together["loss"])
         return mean.result(), together
 
     def _longest(self, arrays: ArrayRecord) -> float:

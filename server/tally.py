@@ -1,0 +1,68 @@
+"""What has come of a round's messages, client by client."""
+
+import logging
+from statistics import median
+from typing import Any
+
+from flwr.app import MetricRecord
+
+from common.errors import FedShieldError
+
+log = logging.getLogger("fedshield")
+
+
+class Tally:
+    """The replies of one round: which are taken, which are not, and why.
+
+    Args:
+        server_round: counted from 1.
+    """
+
+    def __init__(self, server_round: int) -> None:
+        self.metrics: dict[int, MetricRecord] = {}  # of the clients whose replies are taken
+        self.refused: dict[int, str] = {}
+        self._norms: dict[int, float] = {}
+        self._retried: dict[int, str] = {}
+        self._round = server_round
+
+    def take(self, client: int, metrics: MetricRecord, norm: float, first_failure: str | None) -> None:
+        """Note a valid reply, the L2 norm of its update, and why the client had to run again, if it had to."""
+        self.metrics[client] = metrics
+        self._norms[client] = norm
+        if first_failure is not None:
+            self._retried[client] = first_failure
+            log.warning("round %d: client %d ran again: %s", self._round, client, first_failure)
+
+    def refuse(self, client: int, reason: str) -> None:
+        """Note that a client is left out."""
+        self.refused[client] = reason.removeprefix(f"client {client}: ")
+        log.warning("round %d: client %d left out: %s", self._round, client, self.refused[client])
+
+    def require(self, enough: int, asked: int) -> None:
+        """End the run if there are fewer than ``enough`` valid replies.
+
+        Raises:
+            FedShieldError: with the reasons of all ``asked`` clients that gave none.
+        """
+        if len(self.metrics) < enough:
+            reasons = "; ".join(f"client {client}: {reason}" for client, reason in self.refused.items())
+            raise FedShieldError(
+                f"round {self._round}: {len(self.metrics)} valid replies of {asked}, federation.min-fraction asks for "
+                f"{enough}: {reasons}"
+            )
+
+    def usual_norm(self) -> float:
+        """Return the median L2 norm of the updates."""
+        return median(self._norms.values())
+
+    def report(self, loss: Any) -> dict[str, Any]:
+        """Return the round's part of ``metrics.jsonl``."""
+        return {
+            "loss": loss,
+            "update-norm": self.usual_norm(),
+            "clients": {
+                str(client): {**record, "update-norm": self._norms[client]} for client, record in self.metrics.items()
+            },
+            "refused": {str(client): reason for client, reason in self.refused.items()},
+            "retried": {str(client): reason for client, reason in self._retried.items()},
+        }
