@@ -7,23 +7,20 @@ from typing import Annotated, Any
 
 import typer
 from click import Context
-from rich.console import Console
 from typer.core import TyperGroup
 
 from common.config import parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.flat import Flat, default_config
-from simulations.console import log_to
+from simulations.console import console, log_to
+from simulations.network_commands import network
 from simulations.options import (
-    AuthorityOption,
     FileArgument,
     NameOption,
     ResultsOption,
     ResumeOption,
     RunArgument,
     SetOption,
-    SuperlinkOption,
-    WaitOption,
     new_or_stored,
     parse_assignment,
     parse_radii,
@@ -49,7 +46,6 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-console = Console(soft_wrap=True, highlight=False)
 
 
 class Engine(StrEnum):
@@ -183,92 +179,6 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
     _tell_figures([folder / f"{stem}.png"])
 
 
-@app.command(name="split-data")
-def split_data(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to put the directories.")],
-    file: FileArgument = None,
-    set_: SetOption = None,
-) -> None:
-    """Divide a dataset for good: one directory for the server and one for each client, to be carried to them.
-
-    The division is that of a simulation with the same file and keys; each directory holds its own images alone.
-
-    fedshield split-data cpu-cifar10 --out federation
-    fedshield run cpu-cifar10 --set data.name=split --set data.root=federation    the same numbers again
-    """
-    log_to(console)
-    config = parse_config(resolve(file, set_ or [], default_config()))
-    from common.setup import prepare_data
-    from common.split import write_split
-
-    for place in write_split(*prepare_data(config), out.expanduser().absolute()):
-        console.print(place, markup=False)
-
-
-@app.command()
-def certs(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to; what is there already is kept.")],
-    clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 10,
-    host: Annotated[
-        list[str] | None,
-        typer.Option(help="Name or address under which clients reach the server; may be given again."),
-    ] = None,
-) -> None:
-    """Make the certificates and keys of a federation that talks over a network: a CA, the server's, each client's.
-
-    Private keys get the mode 0600. Each client is given its own folder, and nothing else; DIR may be split-data's.
-
-    fedshield certs --out federation --clients 10 --host fl.example.org
-    """
-    from simulations.certs import make_certs
-
-    hosts = list(dict.fromkeys([*(host or []), "superlink", "gateway", "localhost", "127.0.0.1"]))
-    for path in make_certs(out.expanduser().absolute(), clients, hosts):
-        console.print(path, markup=False)
-
-
-@app.command()
-def register(
-    keys: Annotated[Path, typer.Argument(metavar="DIR", help="The clients' public keys, *.pub.")],
-    superlink: SuperlinkOption,
-    ca: AuthorityOption = None,
-    wait: WaitOption = 60,
-) -> None:
-    """Let clients into a federation: register their public keys with its SuperLink.
-
-    fedshield register federation/server/clients --superlink localhost:8000 --ca federation/ca.crt
-    """
-    from simulations.submit import Control
-    from simulations.submit import register as register_there
-
-    for key in register_there(Control(superlink, ca), keys.expanduser().absolute(), wait):
-        console.print(key, markup=False)
-
-
-@app.command()
-def submit(
-    superlink: SuperlinkOption,
-    file: FileArgument = None,
-    set_: SetOption = None,
-    ca: AuthorityOption = None,
-    app_: Annotated[
-        Path | None, typer.Option("--app", metavar="DIR", help="A checkout of FedShield; this one if not given.")
-    ] = None,
-    wait: WaitOption = 60,
-) -> None:
-    """Run a federation of real clients: hand the app to a SuperLink, and follow the run to its end.
-
-    Ends with a non-zero status when the run fails, which flwr run does not.
-
-    fedshield submit --superlink localhost:8000 --ca federation/ca.crt my.toml
-    """
-    from simulations.submit import ROOT, Control
-    from simulations.submit import submit as run_there
-
-    settings = parse_config(resolve(file, set_ or [], default_config())).flat()
-    run_there(settings, Control(superlink, ca), (app_ or ROOT).expanduser().absolute(), console, wait)
-
-
 @app.command()
 def sweep(
     study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="A study file, or the name of a shipped one.")],
@@ -324,6 +234,9 @@ def doctor(file: FileArgument = None, set_: SetOption = None) -> None:
 
     if not examine(config, console):
         raise typer.Exit(1)
+
+
+app.add_typer(network)
 
 
 def _tell_figures(paths: list[Path]) -> None:

@@ -4,6 +4,8 @@ import logging
 
 from rich.console import Console
 
+console = Console(soft_wrap=True, highlight=False)
+
 
 class _ConsoleHandler(logging.Handler):
     """Prints log lines above a progress bar, without wrapping or markup."""

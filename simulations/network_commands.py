@@ -1,0 +1,99 @@
+"""Commands for real clients over a network: divide the data, make certificates, let clients in, start a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.config import parse_config
+from common.flat import default_config
+from simulations.console import console, log_to
+from simulations.options import AuthorityOption, FileArgument, SetOption, SuperlinkOption, WaitOption, resolve
+
+network = typer.Typer()
+
+
+@network.command(name="split-data")
+def split_data(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to put the directories.")],
+    file: FileArgument = None,
+    set_: SetOption = None,
+) -> None:
+    """Divide a dataset for good: one directory for the server and one for each client, to be carried to them.
+
+    The division is that of a simulation with the same file and keys; each directory holds its own images alone.
+
+    fedshield split-data cpu-cifar10 --out federation
+    fedshield run cpu-cifar10 --set data.name=split --set data.root=federation    the same numbers again
+    """
+    log_to(console)
+    config = parse_config(resolve(file, set_ or [], default_config()))
+    from common.setup import prepare_data
+    from common.split import write_split
+
+    for place in write_split(*prepare_data(config), out.expanduser().absolute()):
+        console.print(place, markup=False)
+
+
+@network.command()
+def certs(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to; what is there already is kept.")],
+    clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 10,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or address under which clients reach the server; may be given again."),
+    ] = None,
+) -> None:
+    """Make the certificates and keys of a federation that talks over a network: a CA, the server's, each client's.
+
+    Private keys get the mode 0600. Each client is given its own folder, and nothing else; DIR may be split-data's.
+
+    fedshield certs --out federation --clients 10 --host fl.example.org
+    """
+    from simulations.certs import make_certs
+
+    hosts = list(dict.fromkeys([*(host or []), "superlink", "gateway", "localhost", "127.0.0.1"]))
+    for path in make_certs(out.expanduser().absolute(), clients, hosts):
+        console.print(path, markup=False)
+
+
+@network.command()
+def register(
+    keys: Annotated[Path, typer.Argument(metavar="DIR", help="The clients' public keys, *.pub.")],
+    superlink: SuperlinkOption,
+    ca: AuthorityOption = None,
+    wait: WaitOption = 60,
+) -> None:
+    """Let clients into a federation: register their public keys with its SuperLink.
+
+    fedshield register federation/server/clients --superlink localhost:8000 --ca federation/ca.crt
+    """
+    from simulations.submit import Control
+    from simulations.submit import register as register_there
+
+    for key in register_there(Control(superlink, ca), keys.expanduser().absolute(), wait):
+        console.print(key, markup=False)
+
+
+@network.command()
+def submit(
+    superlink: SuperlinkOption,
+    file: FileArgument = None,
+    set_: SetOption = None,
+    ca: AuthorityOption = None,
+    app_: Annotated[
+        Path | None, typer.Option("--app", metavar="DIR", help="A checkout of FedShield; this one if not given.")
+    ] = None,
+    wait: WaitOption = 60,
+) -> None:
+    """Run a federation of real clients: hand the app to a SuperLink, and follow the run to its end.
+
+    Ends with a non-zero status when the run fails, which flwr run does not.
+
+    fedshield submit --superlink localhost:8000 --ca federation/ca.crt my.toml
+    """
+    from simulations.submit import ROOT, Control
+    from simulations.submit import submit as run_there
+
+    settings = parse_config(resolve(file, set_ or [], default_config())).flat()
+    run_there(settings, Control(superlink, ca), (app_ or ROOT).expanduser().absolute(), console, wait)
