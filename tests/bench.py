@@ -111,13 +111,15 @@ class Bench:
             {"FEDSHIELD_CACHE": str(self.folder / "cache-server")},
         )
 
-    def start_client(self, client: int, authority: Path | None = None, retries: int | None = None) -> None:
+    def start_client(
+        self, client: int, authority: Path | None = None, retries: int | None = None, address: str | None = None
+    ) -> None:
         certs = self.folder / "certs"
         place = self.folder / "data" / f"client-{client}"
         self.start(
             f"client-{client}",
             [
-                *("flower-supernode", "--superlink", self.address),
+                *("flower-supernode", "--superlink", address or self.address),
                 *("--root-certificates", str(authority or certs / "ca.crt")),
                 *(() if retries is None else ("--max-retries", str(retries))),
                 *("--host", "127.0.0.1", "--port", str(self.client_ports[client])),
@@ -135,9 +137,9 @@ class Bench:
             self.start_client(client)
         self.start_server()
 
-    def submit(self, **settings: Any) -> str:
-        """Start a run of the app; return its number."""
-        return self.control.start(ROOT, self.run_config(**settings))
+    def submit(self, app: Path = ROOT, **settings: Any) -> str:
+        """Start a run of an app; return its number."""
+        return self.control.start(app, self.run_config(**settings))
 
     def run_config(self, **settings: Any) -> Flat:
         return {
