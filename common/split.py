@@ -34,18 +34,23 @@ _HINT = "make it with fedshield split-data"
 
 
 def write_split(splits: Splits, division: Partition, folder: Path) -> list[Path]:
-    """Write one directory for the server and one for each client into ``folder``, which must not hold such already.
+    """Write one directory for the server and one for each client into ``folder``; keep them if they are there already.
 
     Returns:
         The directories, the server's first.
 
     Raises:
-        FedShieldError: the folder holds divided data already, or cannot be written.
+        FedShieldError: the folder holds other data, or a part of it, or cannot be written.
     """
+    holders = ("server", *(f"client-{client}" for client in range(len(division.shards))))
+    places = [folder / name for name in holders]
+    content = _content(splits, division)
     with explain_os_errors(folder):
-        holders = ("server", *(f"client-{client}" for client in range(len(division.shards))))
-        if there := [folder / name for name in holders if (folder / name / MANIFEST).exists()]:
-            raise FedShieldError(f"{there[0]}: holds data already; choose another --out, or remove what is there")
+        if there := [place for place in places if (place / MANIFEST).exists()]:
+            if there != places or read_json(places[0] / MANIFEST, _HINT).get("content") != content:
+                raise FedShieldError(f"{there[0]}: holds other data; choose another --out, or remove what is there")
+            log.info("%s: this division is there already", folder)
+            return places
         clients = describe_partition(splits.train, division)["clients"]
         classes = list(splits.train.classes)
         server = folder / "server"
@@ -53,12 +58,21 @@ def write_split(splits: Splits, division: Partition, folder: Path) -> list[Path]
         for name, rows in parts.items():
             _write_part(splits.train, rows, server / name)
         _write_part(splits.test, np.arange(len(splits.test.labels)), server / "test")
-        replace_json(server / MANIFEST, {"holder": "server", "classes": classes, "clients": clients})
         for client, rows in enumerate(division.shards):
             place = folder / f"client-{client}"
             _write_part(splits.train, rows, place / "train")
             replace_json(place / MANIFEST, {"holder": "client", "client": client, "classes": classes})
-    return [folder / name for name in holders]
+        manifest = {"holder": "server", "classes": classes, "clients": clients, "content": content}
+        replace_json(server / MANIFEST, manifest)
+    return places
+
+
+def _content(splits: Splits, division: Partition) -> str:
+    """Return what differs when any party would hold other images."""
+    digest = hashlib.sha256(json.dumps(splits.train.classes).encode())
+    for data in (*map(splits.train.take, (*division.shards, division.pool, division.validation)), splits.test):
+        digest.update(data.images.tobytes() + data.labels.tobytes() + b"|")
+    return digest.hexdigest()
 
 
 def _write_part(data: Dataset, rows: Indices, folder: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_mistake_is_one_line_that_names_the_file(
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_the_command_writes_and_never_overwrites(tmp_path: Path) -> None:
+def test_the_command_writes_once_and_never_overwrites(tmp_path: Path) -> None:
     command = ["split-data", "--set", "data.max-examples=100", "--out", "bench"]
     done = fedshield(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -134,10 +134,13 @@ def test_the_command_writes_and_never_overwrites(tmp_path: Path) -> None:
         str(tmp_path / "bench" / name) for name in ("server", *(f"client-{client}" for client in range(10)))
     ]
     before = sorted((tmp_path / "bench").rglob("*"))
-    refused = fedshield(*command, cwd=tmp_path)
+    # Another share of the pool is no other division.
+    again = fedshield(*command, "--set", "sharing.fraction=0", cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (0, f"{tmp_path}/bench: this division is there already\n{done.stdout}")
+    refused = fedshield(*command, "--set", "seed=2", cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == (
-        f"fedshield: {tmp_path}/bench/server: holds data already; choose another --out, or remove what is there\n"
+        f"fedshield: {tmp_path}/bench/server: holds other data; choose another --out, or remove what is there\n"
     )
     assert sorted((tmp_path / "bench").rglob("*")) == before
 
