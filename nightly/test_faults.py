@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,12 +61,25 @@ def signal_all(bench: Bench, name: str, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
+def start_until_it_stays(bench: Bench, client: int, **options: Any) -> None:
+    """Start a client as a restart policy does: Flower refuses one that it still believes to be there, for a minute."""
+
+    def stays() -> bool:
+        process = bench.processes.get(f"client-{client}")
+        if process is None or process.poll() is not None:
+            bench.start_client(client, **options)
+        time.sleep(10)
+        return bench.processes[f"client-{client}"].poll() is None
+
+    bench.until(stays, 150)
+
+
 def test_a_killed_client_is_left_out_and_comes_back(bench: Bench) -> None:
     started = bench.submit(**{"results.name": "killed", "federation.rounds": 12})
     after_round(bench, "killed", 2)
     bench.stop("client-3")
     after_round(bench, "killed", 3, TIMEOUT + 60)
-    bench.start_client(3)
+    start_until_it_stays(bench, 3)
     assert bench.finish(started) == "finished:completed"
     found = left_out(bench, "killed")
     assert found
@@ -91,7 +105,7 @@ def test_a_stopped_client_loses_its_turn_and_its_late_reply_is_ignored(bench: Be
 def test_a_client_behind_a_broken_line_comes_back_when_it_is_mended(bench: Bench) -> None:
     bench.stop("client-1")
     with Relay(bench.port) as line:
-        bench.start_client(1, address=line.address)
+        start_until_it_stays(bench, 1, address=line.address)
         started = bench.submit(
             **{"results.name": "line", "federation.rounds": 10, "federation.client-timeout-seconds": 2 * TIMEOUT}
         )
@@ -106,7 +120,7 @@ def test_a_client_behind_a_broken_line_comes_back_when_it_is_mended(bench: Bench
         assert 10 not in found
         print("left out:", found)
         bench.stop("client-1")
-    bench.start_client(1)
+    start_until_it_stays(bench, 1)
 
 
 def test_a_superlink_that_is_killed_and_started_again_costs_no_round(bench: Bench) -> None:
@@ -119,6 +133,18 @@ def test_a_superlink_that_is_killed_and_started_again_costs_no_round(bench: Benc
     assert bench.finish(started, 600) == "finished:completed"
     assert [line["round"] for line in rounds(bench, "superlink")] == [1, 2, 3, 4, 5, 6]
     assert left_out(bench, "superlink") == {}
+
+
+def test_a_database_that_is_locked_for_a_while_costs_nothing(bench: Bench) -> None:
+    settings = {"federation.rounds": 4, "federation.client-timeout-seconds": 120, "federation.min-fraction": 1.0}
+    started = bench.submit(**{"results.name": "locked", **settings})
+    after_round(bench, "locked", 1)
+    with sqlite3.connect(bench.folder / "superlink.db", isolation_level=None) as database:
+        database.execute("BEGIN IMMEDIATE")
+        time.sleep(12)
+        database.execute("ROLLBACK")
+    assert bench.finish(started) == "finished:completed"
+    assert left_out(bench, "locked") == {}
 
 
 def test_a_killed_serverapp_fails_visibly_and_resumes_to_the_same_numbers(bench: Bench, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ class Bench:
         self.start(
             "superlink",
             [
-                *("flower-superlink", "--host", "127.0.0.1", "--port", str(self.port), "--isolation", "process"),
+                *("fedshield-superlink", "--host", "127.0.0.1", "--port", str(self.port), "--isolation", "process"),
                 *("--database", str(self.folder / "superlink.db"), "--enable-supernode-auth"),
                 *("--ssl-ca-certfile", str(certs / "ca.crt"), "--ssl-certfile", str(certs / "server/server.crt")),
                 *("--ssl-keyfile", str(certs / "server/server.key")),
