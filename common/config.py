@@ -225,6 +225,7 @@ class ResultsConfig(_Table):
     dir: str
     name: str
     resume: str
+    prometheus_port: Annotated[int, Field(ge=0, le=65535)]
 
 
 class RunConfig(_Table):

@@ -15,6 +15,7 @@ from common.records import shared_record, to_record, to_state
 from common.setup import prepare_torch, server_data
 from server.delivery import PromptGrid
 from server.environment import describe_environment
+from server.exporter import start_exporter
 from server.nodes import Roster
 from server.recorder import Recorder
 from server.robust import check_strategy
@@ -54,7 +55,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     roster = Roster(grid, config.federation, own)
     roster.gather()
     with RunDir.open(config) as run:
-        recorder = Recorder(config, run, holdings, device)
+        recorder = Recorder(config, run, holdings, device, start_exporter(config.results.prometheus_port))
         run.write_environment(describe_environment(device, recorder.model, holdings.test.images.shape[-1]))
         run.write_partition(holdings.division)
         cohort = Cohort(

@@ -16,6 +16,7 @@ from common.records import State
 from common.setup import make_model
 from server.checkpoint import chosen_model, read_checkpoint
 from server.evaluate import evaluate_finally, evaluate_on
+from server.exporter import Publish
 from server.rundir import RunDir
 from server.stored import FEDERATION
 
@@ -30,11 +31,20 @@ class Recorder:
         run: its directory, open.
         holdings: the images to evaluate on; those for validation, where there are some, choose the best model.
         device: where to evaluate.
+        publish: takes each round's line of ``metrics.jsonl`` too.
     """
 
-    def __init__(self, config: RunConfig, run: RunDir, holdings: Holdings, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunDir,
+        holdings: Holdings,
+        device: torch.device,
+        publish: Publish | None = None,
+    ) -> None:
         self.config = config
         self.run = run
+        self._publish = publish
         self.test = holdings.test
         self.validation = holdings.validation if len(holdings.validation.labels) else None
         self.counts = holdings.counts if run.kind == FEDERATION else None
@@ -69,16 +79,18 @@ class Recorder:
         figures = {"evaluation": evaluation and evaluation.as_json()}
         if self.validation is not None:
             figures["validation"] = validation and validation.as_json()
-        self.run.append_metrics({"round": number, "seconds": seconds, **report, **figures})
+        record = {"round": number, "seconds": seconds, **report, **figures}
+        self.run.append_metrics(record)
+        if self._publish is not None:
+            self._publish(record)
         chosen = validation.as_json() if validation is not None and self._is_best(validation) else None
         self._best = chosen or self._best
         self.run.save_checkpoint(number, state, chosen, momenta)
         line = f"{evaluation.line()}  " if evaluation else ""
         if validation is not None:
             line += f"validation {100 * validation.worst.value:.1f} %{' (best)' if chosen else ''}  "
-        log.info(
-            "%s %d/%d  %sloss %.3f  %.1f s", self.run.kind.unit, number, self.run.total, line, report["loss"], seconds
-        )
+        line += f"loss {report['loss']:.3f}  {_turnout(report)}{seconds:.1f} s"
+        log.info("%s %d/%d  %s", self.run.kind.unit, number, self.run.total, line)
         return evaluation
 
     def _evaluate(self) -> tuple[Evaluation, Evaluation | None]:
@@ -115,3 +127,12 @@ class Recorder:
                 "final": figures,
             },
         )
+
+
+def _turnout(report: dict[str, Any]) -> str:
+    """Return how many of a round's clients answered well, and the slowest of them; nothing for centralised training."""
+    if not (clients := report.get("clients")):
+        return ""
+    slowest = max(clients, key=lambda client: clients[client]["seconds"])
+    asked = len(clients) + len(report["refused"])
+    return f"{len(clients)}/{asked} clients (slowest: {slowest}, {clients[slowest]['seconds']:.1f} s)  "

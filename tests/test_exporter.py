@@ -1,0 +1,51 @@
+"""What Prometheus reads of a run."""
+
+import socket
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from benchmarks.flower import free_ports
+from common.errors import FedShieldError
+from server.exporter import start_exporter
+from server.stored import read_metrics
+from tests.test_federation import run
+
+
+def test_prometheus_reads_the_last_round_of_a_run(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    path = run(tmp_path, "run", results__prometheus_port=port)
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+        lines = dict(line.rsplit(" ", 1) for line in page.read().decode().splitlines() if not line.startswith("#"))
+    last = read_metrics(path)[-1]
+    assert float(lines["fedshield_round"]) == 2
+    assert float(lines["fedshield_training_loss"]) == last["loss"]
+    assert float(lines['fedshield_client_seconds{client="9"}']) == last["clients"]["9"]["seconds"]
+    figures = last["evaluation"]
+    assert float(lines["fedshield_natural_accuracy_ratio"]) == figures["natural"]["value"]
+    for attack in ("fgsm", "pgd-2"):
+        found = lines[f'fedshield_robust_accuracy_ratio{{attack="{attack}"}}']
+        assert float(found) == figures["robust"][attack]["value"]
+    assert float(lines['fedshield_robust_accuracy_ratio{attack="worst"}']) == figures["worst"]["value"]
+
+
+def test_refusals_are_counted_by_client() -> None:
+    (port,) = free_ports(1)
+    publish = start_exporter(port)
+    assert publish is not None
+    round_ = {"seconds": 1.0, "loss": 2.0, "clients": {}, "evaluation": None}
+    for number, refused in enumerate(({"3": "no reply in time"}, {}, {"3": "died", "4": "died"}), 1):
+        publish({**round_, "round": number, "refused": refused})
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+        lines = page.read().decode().splitlines()
+    assert 'fedshield_client_refused_rounds{client="3"} 2.0' in lines
+    assert 'fedshield_client_refused_rounds{client="4"} 1.0' in lines
+
+
+def test_a_port_that_is_taken_is_one_line() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(FedShieldError, match=f"results.prometheus-port = {port}: Address already in use"):
+            start_exporter(port)
+    assert start_exporter(0) is None
