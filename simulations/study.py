@@ -16,6 +16,7 @@ from common.flat import Flat, Scalar, default_config, merge, near, read_toml
 from simulations.study_checks import (
     check_changes,
     check_twice,
+    chosen_by_sweep,
     read_cases,
     read_grid,
     read_reference,
@@ -28,7 +29,6 @@ PRESETS = HERE / "presets"
 SWEEPS = HERE / "sweeps"
 COMMANDS = ("run", "centralized", "partitions")
 
-_PER_RUN = ("seed", "results.name", "results.resume")
 _KEYS = ("title", "command", "base", "seeds", "reference", "set", "grid", "case")
 
 
@@ -162,7 +162,7 @@ def study_toml(study: Study) -> str:
     """Return the study as a file that needs no other."""
     lines = [f"{key} = {_toml(getattr(study, key))}" for key in ("title", "command")]
     lines.append(f"seeds = {_toml(study.seeds)}")
-    settings = {key: value for key, value in study.settings.items() if key not in _PER_RUN}
+    settings = {key: value for key, value in study.settings.items() if not chosen_by_sweep(key)}
     tables: list[tuple[str, Mapping[str, Any]]] = [("[set]", settings)]
     if study.reference:
         tables.insert(0, ("[reference]", study.reference))
@@ -207,6 +207,7 @@ def _base(path: Path, base: object) -> Flat:
     files = [path.parent / str(base), PRESETS / f"{base}.toml"]
     for file in files:
         if file.is_file():
-            return {**merge(flat, read_toml(file), str(file)), **{key: flat[key] for key in _PER_RUN}}
+            chosen = {key: value for key, value in flat.items() if chosen_by_sweep(key)}
+            return {**merge(flat, read_toml(file), str(file)), **chosen}
     known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.toml")))
     raise FedShieldError(f"{path}: base = {base!r}: no file {files[0]}, nor a preset of that name; presets: {known}")

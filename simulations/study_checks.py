@@ -98,11 +98,16 @@ def _table(path: Path, tables: Mapping[str, Any], key: str) -> Flat:
     return flatten(table)
 
 
+def chosen_by_sweep(key: str) -> bool:
+    """Tell whether the sweep sets the key for each run; ``results.dir``, the place of all, is the study's."""
+    return key == "seed" or (key.startswith("results.") and key != "results.dir")
+
+
 def _check_keys(keys: Iterable[str], source: str, *, place: bool = False) -> None:
     """Refuse unknown keys, and those that the sweep chooses; ``place``: the study's own place may be among them."""
     merge(default_config(), dict.fromkeys(keys, 0), source)
     for key in keys:
         if key == "seed":
             raise FedShieldError(f"seed ({source}): give the seeds of a study as seeds = [1, 2, 3]")
-        if key.startswith("results.") and not (place and key == "results.dir"):
+        if chosen_by_sweep(key) or (key == "results.dir" and not place):
             raise FedShieldError(f"{key} ({source}): the sweep chooses the place of each run; take the key out")
