@@ -217,7 +217,7 @@ def tables(
     path = find_results(study)
     sheets = make_tables(path)
     for sheet in sheets:
-        console.print(sheet.rich())
+        console.print(sheet.rich(console.width))
     console.print(f"Tables: {write_tables(path, sheets)}", markup=False)
     _tell_figures(plot_study(path))
 

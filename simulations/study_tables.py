@@ -28,6 +28,7 @@ _T975 = (
     2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
     2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423,
 )  # fmt: skip
+_LABEL = 5  # characters of a name that stay side by side in any terminal
 ROUGH = 1000  # test images up to which a table calls its figures rough
 
 Point = tuple[str, ...]
@@ -51,17 +52,21 @@ class Sheet:
     notes: Sequence[str]
     names: int
 
-    def rich(self) -> Table:
-        """Return the table for the terminal."""
+    def rich(self, width: int) -> Table:
+        """Return the table for a terminal of so many columns."""
         drawn = [[_stacked(x) if i >= self.names else x for i, x in enumerate(row)] for row in self.rows]
         columns = []
         for i, name in enumerate(self.header):
             widest = max(len(line) for row in [self.header, *drawn] for line in row[i].split("\n"))
-            # A terminal may cut names anywhere, but no number: rather the table becomes wider than the terminal.
+            # A terminal may cut names anywhere, but no number, nor a name to nothing: rather the table becomes wider
+            # than the terminal.
             number = Column(name, justify="right", no_wrap=True, min_width=widest)
-            columns.append(Column(name, overflow="fold") if i < self.names else number)
-        notes = Text("\n".join(self.notes))
-        table = Table(*columns, title=Text(self.title), box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), caption=notes)
+            label = Column(name, overflow="fold", min_width=min(widest, _LABEL))
+            columns.append(label if i < self.names else number)
+        least = 1 + sum((column.min_width or 0) + 1 for column in columns)
+        table = Table(*columns, title=Text(self.title), box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+        table.width = least if width < least else None
+        table.caption = Text("\n".join(self.notes))
         table.title_justify = table.caption_justify = "left"
         for row in drawn:
             table.add_row(*map(Text, row))

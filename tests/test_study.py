@@ -23,7 +23,15 @@ from simulations.study_results import (
     varied,
     write_csv,
 )
-from simulations.study_tables import accuracy_sheet, difference_sheet, interval, make_tables, spread, write_tables
+from simulations.study_tables import (
+    Sheet,
+    accuracy_sheet,
+    difference_sheet,
+    interval,
+    make_tables,
+    spread,
+    write_tables,
+)
 from simulations.sweep_jobs import default_jobs, gpus
 
 FILE = """
@@ -244,13 +252,22 @@ def test_a_terminal_of_80_columns_breaks_no_number(tmp_path: Path) -> None:
         for width in (80, 40):
             console = Console(width=width, soft_wrap=True)
             with console.capture() as capture:
-                console.print(sheet.rich())
+                console.print(sheet.rich(console.width))
             lines = capture.get().splitlines()
             for text in (text for row in sheet.rows for text in row[sheet.names :]):
                 for part in text.replace(" (", "\n(").replace(" [", "\n[").split("\n"):
                     assert any(part in line for line in lines), part
             if width == 80:
                 assert max(map(len, lines[: -len(sheet.notes)])) <= width
+
+
+def test_a_narrow_terminal_keeps_the_names_of_the_rows() -> None:
+    sheet = Sheet("T", ["case", "images"], [["non-IID of the paper", "9" * 80]], [], 1)
+    console = Console(width=60, soft_wrap=True)
+    with console.capture() as capture:
+        console.print(sheet.rich(console.width))
+    shown = "".join(line[:7] for line in capture.get().splitlines()[4:])
+    assert "".join(shown.split()) == "non-IIDofthepaper"
 
 
 def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
