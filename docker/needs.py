@@ -1,0 +1,13 @@
+"""Write what pyproject.toml asks for as pip reads it: needs.txt, constraints.txt, overrides.txt."""
+
+import tomllib
+from pathlib import Path
+
+content = tomllib.loads(Path("pyproject.toml").read_text())
+uv = content["tool"]["uv"]
+for name, lines in (
+    ("needs", [*content["project"]["dependencies"], *content["project"]["optional-dependencies"]["prometheus"]]),
+    ("constraints", uv["constraint-dependencies"]),
+    ("overrides", uv["override-dependencies"]),
+):
+    Path(f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
