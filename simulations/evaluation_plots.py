@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from common.errors import FedShieldError
 from common.files import read_json_lines
 from common.kept import Kept
+from server.stored import read_kind
 from simulations.panels import headline
 from simulations.plots import COLOURS, GREY, WIDTH, caption, save_all
 
@@ -52,12 +53,12 @@ def evaluation_figures(run_dir: Path) -> dict[str, Figure]:
     if len(arrays["example_images"]):
         figures["examples"] = _draw_examples(arrays, run_dir.name)
     if records and records[-1].get("curve"):
-        figures["epsilon"] = _draw_curve(records[-1], run_dir.name)
+        figures["epsilon"] = _draw_curve(records[-1], run_dir.name, read_kind(run_dir).unit)
     return figures
 
 
-def _draw_curve(record: Mapping[str, Any], title: str) -> Figure:
-    """Draw robust accuracy at each epsilon, with the 95 % interval of the test sample."""
+def _draw_curve(record: Mapping[str, Any], title: str, unit: str) -> Figure:
+    """Draw robust accuracy at each epsilon, with the 95 % interval of the test sample; ``unit``: round or epoch."""
     points = sorted(record["curve"], key=lambda point: float(point["epsilon-255"]))
     epsilons = [point["epsilon-255"] for point in points]
     rates = np.array([100 * point["value"] for point in points])
@@ -78,7 +79,7 @@ def _draw_curve(record: Mapping[str, Any], title: str) -> Figure:
     axis.set(xlabel="epsilon, 1/255 of the pixel range (Linf)", ylabel="robust accuracy, %", ylim=(0, None))
     axis.grid()
     attack = points[0].get("attack", "PGD")
-    headline(figure, f"{title}: accuracy under {attack}, after round {record['round']}", 64)
+    headline(figure, f"{title}: accuracy under {attack}, after {unit} {record['round']}", 64)
     caption(figure, f"Bars: 95 % intervals of the test sample; n = {record['n']} test images")
     return figure
 
