@@ -90,7 +90,7 @@ class Roster:
         try:
             answer = reply.content.metric_records["metrics"]
             client, images = int(answer["partition-id"]), int(answer["num-examples"])  # type: ignore[arg-type]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, OverflowError, TypeError, ValueError):
             self._troubles[node] = "a client that was asked who it is gave no answer that can be read"
             return
         if 0 <= client < len(self._examples) and images != self._examples[client]:

@@ -109,13 +109,16 @@ def _server(
 
 
 def _client(folder: Path, client: int) -> list[Path]:
-    """Make the key by which a SuperNode proves who it is; Flower wants a NIST curve in OpenSSH's format."""
+    """Make the key by which a SuperNode proves who it is; Flower wants a NIST curve in OpenSSH's format.
+
+    The private key may have been carried away: the public one tells whether it was made.
+    """
     private, public = folder / f"client-{client}" / "client.key", folder / "server" / "clients" / f"{client}.pub"
-    if not private.exists() or not public.exists():
+    if not public.exists():
         key = ec.generate_private_key(ec.SECP384R1())
         _write_private(private, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
         public.write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b"\n")
-    return [private, public]
+    return [path for path in (private, public) if path.exists()]
 
 
 def _builder(

@@ -1,5 +1,6 @@
 """Certificates and keys: Flower's own loaders and a real TLS handshake take the right ones and refuse the others."""
 
+import shutil
 import socket
 import ssl
 import stat
@@ -95,6 +96,16 @@ def test_more_clients_are_added_and_nothing_that_is_there_is_replaced(tmp_path: 
     assert str(tmp_path / "client-1" / "client.key") in done.stdout.splitlines()
     assert all(path.read_bytes() == content for path, content in kept.items())
     assert handshake(tmp_path, "10.1.2.3", tmp_path / "ca.crt") == "TLSv1.3"
+
+
+def test_a_key_that_was_carried_to_its_client_is_not_made_anew(tmp_path: Path) -> None:
+    make_certs(tmp_path, 2, ["localhost"])
+    public = (tmp_path / "server" / "clients" / "1.pub").read_bytes()
+    shutil.rmtree(tmp_path / "client-1")
+    made = make_certs(tmp_path, 2, ["localhost"])
+    assert (tmp_path / "server" / "clients" / "1.pub").read_bytes() == public
+    assert not (tmp_path / "client-1" / "client.key").exists()
+    assert all(path.exists() for path in made)
 
 
 def test_a_damaged_ca_is_not_replaced(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """Who is there: clients are known by their own numbers, and may come late, go and come back."""
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
-from flwr.app import Message, RecordDict
+from flwr.app import Message, MetricRecord, RecordDict
 
 from common.config import RunConfig
 from common.errors import FedShieldError
@@ -90,14 +91,19 @@ def test_a_run_begins_without_a_client_and_takes_it_when_it_comes(caplog: pytest
     assert grid.asked == 10  # nobody is asked twice
 
 
-def test_answers_that_cannot_be_read_are_no_clients() -> None:
+@pytest.mark.parametrize("content", [RecordDict(), RecordDict({"metrics": MetricRecord({"partition-id": math.inf})})])
+def test_answers_that_cannot_be_read_are_no_clients(content: RecordDict) -> None:
     config = tiny_config(federation__node_wait_seconds=0)
-    grid = LocalGrid(config, Garbled())
+    grid = LocalGrid(config, Garbled(content))
     with pytest.raises(FedShieldError, match=r"^a client that was asked who it is gave no answer that can be read"):
         roster(grid, config).gather()
 
 
 class Garbled(InProcess):
+    def __init__(self, content: RecordDict) -> None:
+        super().__init__()
+        self.content = content
+
     def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
         for job in jobs:
-            yield Message(RecordDict(), reply_to=job.message), job.context.state
+            yield Message(self.content, reply_to=job.message), job.context.state
