@@ -151,7 +151,9 @@ class SharedDataFedAvg(FedAvg):
         for reply in replies:
             # Not by the node it came from: what Flower itself has to say of a client comes from Flower's own.
             client_of = {message.metadata.message_id: client for client, message in self._sent.items()}
-            early[client_of[reply.metadata.reply_to_message_id]] = reply
+            sender = client_of.get(reply.metadata.reply_to_message_id)
+            if sender is not None:
+                early[sender] = reply
             while waiting and waiting[0] in early:
                 client = waiting.popleft()
                 yield client, early.pop(client)
