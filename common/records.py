@@ -19,6 +19,8 @@ from common.data import Dataset
 
 State = dict[str, Tensor]
 
+ENGINE_RECORD = "engine"  # what the engine adds to a client's reply
+
 
 class LiveArray(Array):
     """Flower's ``Array``, serialised only when it has to leave the machine.
@@ -75,12 +77,12 @@ def to_state(record: ArrayRecord) -> State:
 
 def note_failure(content: RecordDict, reason: str) -> None:
     """Write into a reply's content that its client ran a second time, after ``reason`` had ended the first."""
-    content["engine"] = ConfigRecord({"first-failure": reason})
+    content[ENGINE_RECORD] = ConfigRecord({"first-failure": reason})
 
 
 def first_failure(reply: Message) -> str | None:
     """Return what ``note_failure`` wrote, if anything."""
-    note = reply.content.config_records.get("engine", ConfigRecord()).get("first-failure")
+    note = reply.content.config_records.get(ENGINE_RECORD, ConfigRecord()).get("first-failure")
     return None if note is None else " ".join(str(note).split())
 
 

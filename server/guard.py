@@ -8,6 +8,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message
 from numpy.typing import NDArray
 
+from common.records import ENGINE_RECORD
+
 _METRICS = {"num-examples", "loss", "seconds"}
 
 
@@ -42,6 +44,8 @@ class Guard:
         arrays, metrics = reply.content.array_records, reply.content.metric_records
         if len(arrays) != 1 or len(metrics) != 1:
             raise RefusedError(f"{len(arrays)} array records and {len(metrics)} metric records, expected one of each")
+        if odd := sorted(reply.content.config_records.keys() - {ENGINE_RECORD}):
+            raise RefusedError(f"an unexpected config record {odd[0]!r}")
         _check_metrics(dict(next(iter(metrics.values()))), examples)
         norm = self._check_arrays(next(iter(arrays.values())))
         if norm > self.limit:
@@ -89,8 +93,8 @@ def _squared_change(values: NDArray[Any], before: NDArray[Any]) -> float:
     """Return the sum of the squared changes, 0 for integers, which are counters."""
     if not np.issubdtype(values.dtype, np.floating):
         return 0.0
-    change = np.subtract(values, before).ravel()
     with np.errstate(over="ignore", invalid="ignore"):
+        change = np.subtract(values, before).ravel()
         squares = float(np.dot(change, change))
     # A sum that is finite tells that its terms are, in the one pass over them that there is time for.
     if not math.isfinite(squares):

@@ -10,6 +10,8 @@ from common.errors import FedShieldError
 
 log = logging.getLogger("fedshield")
 
+_REASON_LENGTH = 500
+
 
 class Tally:
     """The replies of one round: which are taken, which are not, and why.
@@ -35,7 +37,9 @@ class Tally:
 
     def refuse(self, client: int, reason: str) -> None:
         """Note that a client is left out."""
-        self.refused[client] = reason.removeprefix(f"client {client}: ")
+        # The words are a client's, and go into a log that is read by lines.
+        words = " ".join(reason.removeprefix(f"client {client}: ").split())
+        self.refused[client] = words if len(words) <= _REASON_LENGTH else f"{words[:_REASON_LENGTH]} ..."
         log.warning("round %d: client %d left out: %s", self._round, client, self.refused[client])
 
     def require(self, enough: int, asked: int) -> None:
