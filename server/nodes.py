@@ -79,7 +79,11 @@ class Roster:
             node = asked.get(reply.metadata.reply_to_message_id)
             if node is not None:
                 self._hear(node, reply)
-        self._present = {client: node for node, client in self._client_of.items() if node in online}
+        self._present = {}
+        for node, client in self._client_of.items():
+            if node in online and self._present.setdefault(client, node) != node:
+                self._troubles[node] = f"client {client}: is there on another node already; give each its own number"
+                log.warning("%s", self._troubles[node])
         return len(online)
 
     def _hear(self, node: int, reply: Message) -> None:

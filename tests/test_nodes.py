@@ -91,6 +91,24 @@ def test_a_run_begins_without_a_client_and_takes_it_when_it_comes(caplog: pytest
     assert grid.asked == 10  # nobody is asked twice
 
 
+def test_the_first_of_two_nodes_that_claim_one_number_keeps_it(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("fedshield").propagate = True
+    config = tiny_config(federation__min_fraction=0.8, federation__node_wait_seconds=0)
+    grid = ComingAndGoing(config, InProcess())
+    nodes = list(grid.get_node_ids())
+    rival = nodes[7]
+    grid.away = frozenset({rival})
+    found = roster(grid, config)
+    found.gather()
+    grid.away = frozenset()
+    grid._contexts[rival].node_config["partition-id"] = 3
+    for _ in range(2):
+        found.meet(1)
+        assert (found.node(3), found.node(7)) == (nodes[3], None)
+    line = "client 3: is there on another node already; give each its own number"
+    assert line in caplog.text
+
+
 @pytest.mark.parametrize("content", [RecordDict(), RecordDict({"metrics": MetricRecord({"partition-id": math.inf})})])
 def test_answers_that_cannot_be_read_are_no_clients(content: RecordDict) -> None:
     config = tiny_config(federation__node_wait_seconds=0)
