@@ -1,5 +1,6 @@
 """Files that are whole at every moment, and JSON whose damage is named."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -23,9 +24,20 @@ def replace_file(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
+            _sync_folder(path.parent)
         except OSError:
             partial.unlink(missing_ok=True)
             raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in a folder last; not every file system and system can."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def replace_json(path: Path, content: Any) -> None:

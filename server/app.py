@@ -26,6 +26,8 @@ log = logging.getLogger("fedshield")
 
 app = ServerApp()
 
+_AGAIN = "the same settings and results.resume={path}"  # by Flower's commands, or fedshield submit
+
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
@@ -44,7 +46,8 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     check_strategy(config.strategy, config.federation.cohort)
     device = prepare_torch(config.threads)
     holdings = server_data(config)
-    if isinstance(grid, HttpGrid | InMemoryGrid) and config.byzantine.clients:
+    deployed = isinstance(grid, HttpGrid | InMemoryGrid)
+    if deployed and config.byzantine.clients:
         raise FedShieldError(
             f"byzantine.clients = {config.byzantine.clients}: only fedshield run can make clients lie; use it, or set "
             "byzantine.clients=0"
@@ -54,7 +57,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     own = tuple(holdings.counts.sum(axis=1).tolist())
     roster = Roster(grid, config.federation, own)
     roster.gather()
-    with RunDir.open(config) as run:
+    with RunDir.open(config, again=_AGAIN if deployed else "") as run:
         recorder = Recorder(config, run, holdings, device, start_exporter(config.results.prometheus_port))
         run.write_environment(describe_environment(device, recorder.model, holdings.test.images.shape[-1]))
         run.write_partition(holdings.division)

@@ -1,6 +1,7 @@
 """The models that a run keeps: the last, the best on validation images, and what the optimizer needs to go on.
 
-``checkpoint/checkpoint.json`` names the files and their SHA-256, and is replaced last:
+``checkpoint/checkpoint.json`` names the files and their SHA-256, and is replaced last; ``previous.json`` is the one
+before it, whose files stay too, in case the disk damages the last:
 
     {"round": 3, "model": "model-0003.safetensors", "sha256": "...",
      "optimizer": {"file": "optimizer-0003.safetensors", "sha256": "..."},      centralised training only
@@ -9,6 +10,7 @@
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,15 @@ from common.errors import FedShieldError, explain_os_errors
 from common.files import read_json, replace_file, replace_json
 from common.records import State
 
+log = logging.getLogger("fedshield")
+
+_LAST, _PREVIOUS = "checkpoint.json", "previous.json"
+
 
 def write_checkpoint(
     run_dir: Path, number: int, state: State, validation: dict[str, Any] | None = None, momenta: Sequence[Tensor] = ()
 ) -> None:
-    """Write the models beside the old ones, then replace the JSON that names them, then remove what it does not name.
+    """Write the models beside the old ones, then replace the JSON that names them, then remove what no JSON names.
 
     Args:
         run_dir: absolute.
@@ -50,8 +56,10 @@ def write_checkpoint(
         checkpoint["best"] = {**named, "validation": validation}
     elif "best" in old:
         checkpoint["best"] = old["best"]
-    replace_json(folder / "checkpoint.json", checkpoint)
-    kept = {model, checkpoint.get("best", named)["model"], checkpoint.get("optimizer", {}).get("file")}
+    if old:
+        replace_json(folder / _PREVIOUS, old)
+    replace_json(folder / _LAST, checkpoint)
+    kept = {file for each in (checkpoint, old) for file, _ in _named(each)}
     for path in folder.glob("*-*.safetensors"):
         if path.name not in kept:
             path.unlink(missing_ok=True)
@@ -59,7 +67,41 @@ def write_checkpoint(
 
 def read_checkpoint(run_dir: Path) -> dict[str, Any] | None:
     """Return what ``checkpoint.json`` holds, or None when there is no checkpoint."""
-    path = run_dir / "checkpoint" / "checkpoint.json"
+    return _read_json(run_dir / "checkpoint" / _LAST)
+
+
+def restore_checkpoint(run_dir: Path) -> dict[str, Any] | None:
+    """Return the last checkpoint that is whole, once it stands in ``checkpoint.json``; None when there is none at all.
+
+    Raises:
+        FedShieldError: what is wrong with the last one, when the one before it is damaged too, or not there.
+    """
+    folder = run_dir / "checkpoint"
+    if not (folder / _LAST).exists() and not (folder / _PREVIOUS).exists():
+        return None
+    try:
+        return _whole(folder / _LAST)
+    except FedShieldError as damage:
+        try:
+            previous = _whole(folder / _PREVIOUS)
+        except FedShieldError:
+            raise damage from None
+        log.warning("%s; going on from the one before it, number %d", str(damage).partition(";")[0], previous["round"])
+        replace_json(folder / _LAST, previous)
+        return previous
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    """Return what a JSON file of a checkpoint holds, once all the files that it names are checked."""
+    checkpoint = _read_json(path)
+    if checkpoint is None:
+        raise FedShieldError(f"{path}: not there; start a new run")
+    for file, digest in _named(checkpoint):
+        _read_checked(path.parent / file, digest)
+    return checkpoint
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     checkpoint = read_json(path, "start a new run")
@@ -67,6 +109,14 @@ def read_checkpoint(run_dir: Path) -> dict[str, Any] | None:
         if not isinstance(named, dict) or not {"round", "model", "sha256"} <= named.keys():
             raise FedShieldError(f"{path}: damaged (round, model or sha256 is missing); start a new run")
     return checkpoint
+
+
+def _named(checkpoint: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the files that a checkpoint names, with their SHA-256."""
+    models = [named for named in (checkpoint, checkpoint.get("best")) if named]
+    files = [(named["model"], named["sha256"]) for named in models]
+    stored = checkpoint.get("optimizer")
+    return [*files, (stored["file"], stored["sha256"])] if stored else files
 
 
 def load_model(run_dir: Path, checkpoint: dict[str, Any]) -> State:
@@ -106,9 +156,13 @@ def _write(path: Path, tensors: State) -> str:
 
 
 def _read(path: Path, digest: str) -> State:
+    state: State = load(_read_checked(path, digest))
+    return state
+
+
+def _read_checked(path: Path, digest: str) -> bytes:
     with explain_os_errors(path):
         content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != digest:
         raise FedShieldError(f"{path}: damaged (wrong SHA-256); start a new run, or restore the file")
-    state: State = load(content)
-    return state
+    return content

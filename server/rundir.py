@@ -21,7 +21,7 @@ from common.errors import FedShieldError, explain_os_errors
 from common.files import append_json_line, read_json, replace_file, replace_json
 from common.flat import Flat
 from common.records import State
-from server.checkpoint import load_model, load_momenta, read_checkpoint, write_checkpoint
+from server.checkpoint import load_model, load_momenta, read_checkpoint, restore_checkpoint, write_checkpoint
 from server.stored import FEDERATION, Kind, changed_keys, read_config, read_metrics
 
 log = logging.getLogger("fedshield")
@@ -33,13 +33,15 @@ class RunDir:
     Attributes:
         path: absolute.
         kind: of the run.
+        again: what continues it, in words for the user.
         total: rounds of the whole run (epochs, where there is no federation).
         done: finished ones.
     """
 
-    def __init__(self, path: Path, kind: Kind, config: RunConfig) -> None:
+    def __init__(self, path: Path, kind: Kind, config: RunConfig, again: str = "") -> None:
         self.path = path
         self.kind = kind
+        self.again = (again or f"{kind.command} --resume {{path}}").format(path=path)
         self.total = int(config.flat()[kind.length])
         self.done = 0
         self._lock = FileLock(path / ".lock")
@@ -47,18 +49,23 @@ class RunDir:
         self._writing: Future[None] | None = None
 
     @classmethod
-    def open(cls, config: RunConfig, kind: Kind = FEDERATION) -> Self:
+    def open(cls, config: RunConfig, kind: Kind = FEDERATION, again: str = "") -> Self:
         """Create the directory of a new run, or open the one that ``results.resume`` names.
+
+        Args:
+            config: of the run.
+            kind: of the run.
+            again: what continues it, with ``{path}`` for its directory; the kind's own command if not given.
 
         Raises:
             FedShieldError: it cannot be written, holds another run, or belongs to another configuration.
         """
-        return cls._resume(config, kind) if config.results.resume else cls._create(config, kind)
+        return (cls._resume if config.results.resume else cls._create)(config, kind, again)
 
     @classmethod
-    def _create(cls, config: RunConfig, kind: Kind) -> Self:
+    def _create(cls, config: RunConfig, kind: Kind, again: str) -> Self:
         name = config.results.name or f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-seed{config.seed}"
-        run = cls(Path(config.results.dir).expanduser().absolute() / name, kind, config)
+        run = cls(Path(config.results.dir).expanduser().absolute() / name, kind, config, again)
         with explain_os_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             run._acquire()
@@ -66,17 +73,17 @@ class RunDir:
             present = {entry.name for entry in run.path.iterdir()} - {".lock"}
             if present & {"metrics.jsonl", "checkpoint", "summary.json"}:
                 raise FedShieldError(
-                    f"{run.path}: holds another run; choose another --name, or continue it with --resume {run.path}"
+                    f"{run.path}: holds another run; choose another results.name, or continue it with: {run.again}"
                 )
             if present - {"config.json", "environment.json", "partition.json"}:
-                raise FedShieldError(f"{run.path}: holds other files; choose another --name")
+                raise FedShieldError(f"{run.path}: holds other files; choose another results.name")
         run.write_environment({})  # before config.json, without which nothing is continued: the kind is always known
         run.write_json("config.json", config.model_dump(by_alias=True))
         return run
 
     @classmethod
-    def _resume(cls, config: RunConfig, kind: Kind) -> Self:
-        run = cls(Path(config.results.resume).expanduser().absolute(), kind, config)
+    def _resume(cls, config: RunConfig, kind: Kind, again: str) -> Self:
+        run = cls(Path(config.results.resume).expanduser().absolute(), kind, config, again)
         stored = read_config(run.path, kind)
         if changed := changed_keys(stored, config):
             key, value = next(iter(changed.items()))
@@ -95,11 +102,9 @@ class RunDir:
 
     def _go_on(self, config: RunConfig, stored: Flat) -> None:
         """Find the last finished round, and drop what came after it."""
-        checkpoint = read_checkpoint(self.path)
+        checkpoint = restore_checkpoint(self.path)
         self.done = checkpoint["round"] if checkpoint else 0
         self._check_length(stored, config.train.schedule)
-        if checkpoint and "best" in checkpoint:
-            load_model(self.path, checkpoint["best"])  # a damaged one should show now, not after the last round
         lines = "".join(json.dumps(record) + "\n" for record in self.metrics() if record["round"] <= self.done)
         replace_file(self.path / "metrics.jsonl", lines.encode())
         (self.path / "summary.json").unlink(missing_ok=True)
@@ -139,8 +144,7 @@ class RunDir:
                     self.wait()
                 except FedShieldError as unwritten:
                     log.warning("%s", unwritten)
-                again = f"{self.kind.command} --resume {self.path}"
-                log.warning("Stopped after %s %d; continue with: %s", self.kind.unit, self.done, again)
+                log.warning("Stopped after %s %d; continue with: %s", self.kind.unit, self.done, self.again)
         finally:
             self.close()
         if error is None:

@@ -1,6 +1,7 @@
 """The run directory: nothing finished is lost, and nothing foreign is continued."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def resumed(tmp_path: Path, **changes: object) -> RunDir:
     return RunDir.open(config(tmp_path, results__resume=str(tmp_path / "run"), federation__rounds=9, **changes))
 
 
-def test_checkpoint_gives_the_same_tensors_back_and_only_one_is_kept(tmp_path: Path) -> None:
+def test_checkpoint_gives_the_same_tensors_back_and_only_the_last_two_are_kept(tmp_path: Path) -> None:
     path = with_rounds(tmp_path, 3)
     run = resumed(tmp_path)
     state = run.load_checkpoint()
@@ -46,7 +47,8 @@ def test_checkpoint_gives_the_same_tensors_back_and_only_one_is_kept(tmp_path: P
     assert torch.equal(state["weight"], STATE["weight"])
     assert state["count"].dtype == torch.int64
     assert state["count"].item() == 3
-    assert sorted(os.listdir(path / "checkpoint")) == ["checkpoint.json", "model-0003.safetensors"]
+    models = ["model-0002.safetensors", "model-0003.safetensors"]
+    assert sorted(os.listdir(path / "checkpoint")) == ["checkpoint.json", *models, "previous.json"]
 
 
 def test_rounds_after_the_checkpoint_and_a_half_line_are_dropped_on_resume(tmp_path: Path) -> None:
@@ -73,7 +75,8 @@ def test_a_checkpoint_cut_short_while_it_is_written_leaves_the_last_one(tmp_path
 def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
     with_rounds(tmp_path, 1)
     with pytest.raises(
-        FedShieldError, match=r"run: holds another run; choose another --name, or continue it with --resume"
+        FedShieldError,
+        match=r"run: holds another run; choose another results\.name, or continue it with: fedshield run --resume",
     ):
         RunDir.open(config(tmp_path))
 
@@ -86,7 +89,7 @@ def test_a_run_that_ended_before_its_first_round_may_start_again(tmp_path: Path)
 def test_a_folder_with_other_files_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("")
-    with pytest.raises(FedShieldError, match=r"run: holds other files; choose another --name"):
+    with pytest.raises(FedShieldError, match=r"run: holds other files; choose another results\.name"):
         RunDir.open(config(tmp_path))
     assert not (tmp_path / "run" / "config.json").exists()
 
@@ -126,15 +129,11 @@ def test_damage_is_named(tmp_path: Path) -> None:
     model = path / "checkpoint" / "model-0001.safetensors"
     content = model.read_bytes()
     model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    run = resumed(tmp_path)
     with pytest.raises(FedShieldError, match=r"model-0001\.safetensors: damaged \(wrong SHA-256\)"):
-        run.load_checkpoint()
-    run.close()
+        resumed(tmp_path)
     model.unlink()
-    run = resumed(tmp_path)
     with pytest.raises(FedShieldError, match=r"model-0001\.safetensors: No such file"):
-        run.load_checkpoint()
-    run.close()
+        resumed(tmp_path)
     (path / "metrics.jsonl").write_text('{"rou\n{"round": 1}\n')
     with pytest.raises(FedShieldError, match=r"metrics\.jsonl: line 1 is damaged"):
         read_metrics(path)
@@ -143,6 +142,36 @@ def test_damage_is_named(tmp_path: Path) -> None:
         resumed(tmp_path)
     with pytest.raises(FedShieldError, match=r"config\.json: not there; is this a run directory\?"):
         RunDir.open(config(tmp_path, results__resume=str(tmp_path / "nothing")))
+
+
+@pytest.mark.parametrize("file", ["checkpoint.json", "model-0003.safetensors"])
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, missing: bool
+) -> None:
+    logging.getLogger("fedshield").propagate = True
+    run = RunDir.open(config(tmp_path))
+    for number in (1, 2, 3):
+        save(run, number)
+    run.close()
+    place = run.path / "checkpoint" / file
+    cut = place.read_bytes()[:-5]
+    place.unlink()
+    if not missing:
+        place.write_bytes(cut)
+    run = resumed(tmp_path)
+    assert run.done == 2
+    (line,) = caplog.text.splitlines()
+    assert file in line
+    assert line.endswith("going on from the one before it, number 2")
+    assert [record["round"] for record in run.metrics()] == [1, 2]
+    state = run.load_checkpoint()
+    assert state is not None
+    assert state["weight"].item() == 2
+    save(run, 3)
+    run.close()
+    assert resumed(tmp_path).done == 3
+    assert len(caplog.text.splitlines()) == 1
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -200,11 +229,12 @@ def files(path: Path) -> list[str]:
 def test_the_best_model_is_kept_beside_the_last_and_on_resume(tmp_path: Path) -> None:
     run = RunDir.open(config(tmp_path))
     save(run, 1, 0.1)
+    assert files(run.path) == ["checkpoint.json", "model-0001.safetensors"]
     save(run, 2, 0.3)
-    assert files(run.path) == ["checkpoint.json", "model-0002.safetensors"]
     save(run, 3)
     save(run, 4)
-    assert files(run.path) == ["checkpoint.json", "model-0002.safetensors", "model-0004.safetensors"]
+    models = [f"model-{number:04}.safetensors" for number in (2, 3, 4)]  # the best, the one before, the last
+    assert files(run.path) == ["checkpoint.json", *models, "previous.json"]
     run.close()
     run = resumed(tmp_path)
     assert run.done == 4
@@ -223,7 +253,8 @@ def test_the_best_model_is_kept_beside_the_last_and_on_resume(tmp_path: Path) ->
     (run.path / "checkpoint" / "model-0006.safetensors").write_bytes(b"left by a crash")
     (run.path / "checkpoint" / "notes.txt").write_text("the user's own")
     save(run, 7, 0.4)
-    assert files(run.path) == ["checkpoint.json", "model-0007.safetensors", "notes.txt"]
+    models = [f"model-{number:04}.safetensors" for number in (2, 5, 7)]  # the best of the one before, that, the last
+    assert files(run.path) == ["checkpoint.json", *models, "notes.txt", "previous.json"]
     assert chosen_model(run.path)[0] == 7
 
 
@@ -234,7 +265,6 @@ def test_without_a_best_model_the_last_is_chosen_and_without_any_it_is_said(tmp_
     save(run, 1)
     save(run, 2)
     assert chosen_model(run.path)[0] == 2
-    assert files(run.path) == ["checkpoint.json", "model-0002.safetensors"]
 
 
 def test_momenta_come_back_in_their_order_and_damage_to_them_is_named(tmp_path: Path) -> None:
@@ -242,7 +272,8 @@ def test_momenta_come_back_in_their_order_and_damage_to_them_is_named(tmp_path: 
     with RunDir.open(config(tmp_path), CENTRALIZED) as run:
         run.save_checkpoint(1, STATE, None, [torch.zeros(2, 2) for _ in momenta])
         run.save_checkpoint(2, STATE, None, momenta)
-    assert files(run.path) == ["checkpoint.json", "model-0002.safetensors", "optimizer-0002.safetensors"]
+    kept = [f"{kind}-000{number}.safetensors" for kind in ("model", "optimizer") for number in (1, 2)]
+    assert files(run.path) == ["checkpoint.json", *kept, "previous.json"]
     again = RunDir.open(config(tmp_path, results__resume=str(run.path)), CENTRALIZED)
     found = again.load_momenta()
     assert len(found) == 12
