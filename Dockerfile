@@ -12,7 +12,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /etc/nginx/sites-enabled/default \
     && pip install --no-cache-dir uv \
     && useradd --uid 10001 --create-home fedshield \
-    && for folder in server client-0 client-1 client-2 client-3 client-4 client-5 client-6 client-7 client-8 client-9; \
+    && for folder in superlink gateway server operator $(seq -f client-%g 0 99); \
        do install -d -o fedshield "/federation/$folder"; done \
     && install -d -o fedshield /state /runs \
     && chown fedshield /federation

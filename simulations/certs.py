@@ -1,11 +1,15 @@
 """Certificates and keys of a federation whose parts talk over a network: made here once, given to each holder.
 
-ca.crt                      whom to believe; a copy is in each of the folders below
-ca.key                      for nobody but the one who makes more certificates
-server/server.{crt,key}     for the SuperLink and its gateway
-server/superexec-secret     for the SuperLink and the one that runs its ServerApp
-server/clients/N.pub        for the one who registers the clients
-client-N/client.key         for the SuperNode of client N
+ca.crt                             whom to believe; a copy is in each of the folders below
+ca.key                             for nobody but the one who makes more certificates
+superlink/server.{crt,key}         for the SuperLink
+superlink/superexec-secret
+gateway/server.{crt,key}           for what stands between the clients' network and the SuperLink
+server/superexec-secret            for the one that runs the ServerApp
+operator/clients/N.pub             for the one who registers the clients and starts runs
+client-N/client.key                for the SuperNode of client N
+
+Each holder has its own folder, and needs no other; see docs/deployment.md.
 """
 
 import ipaddress
@@ -22,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.errors import FedShieldError, explain_os_errors
+from common.files import replace_file
 
 _CA_DAYS, _SERVER_DAYS = 3650, 397  # the longest that browsers, and so other clients one day, accept of a server
 _CLOCK_SKEW = timedelta(hours=1)
@@ -31,33 +36,36 @@ def make_certs(folder: Path, clients: int, hosts: Sequence[str]) -> list[Path]:
     """Make a CA, the server's certificate and a key for each client; return the files.
 
     The CA that a folder has already is kept, and so are the keys of its clients: the command adds what is missing, and
-    makes the server's certificate anew.
+    makes the certificates of SuperLink and gateway anew.
 
     Args:
         folder: where to; private keys get the mode 0600.
         clients: keys are made for clients 0 to ``clients`` - 1.
-        hosts: names and addresses under which the server is reached.
+        hosts: names and addresses under which SuperLink and gateway are reached.
 
     Raises:
         FedShieldError: a file of the folder is damaged, or cannot be written.
     """
     with explain_os_errors(folder):
-        for name in ("server/clients", *(f"client-{client}" for client in range(clients))):
+        holders = ("superlink", "gateway", "server", "operator", *(f"client-{client}" for client in range(clients)))
+        for name in (*holders, "operator/clients"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         authority, key = _authority(folder)
-        files = [folder / "ca.crt", folder / "ca.key", *_server(folder / "server", authority, key, hosts)]
-        secret = folder / "server" / "superexec-secret"
-        if not secret.exists():
-            _write_private(secret, secrets.token_hex(32).encode())
-        for holder in ("server", *(f"client-{client}" for client in range(clients))):
-            (folder / holder / "ca.crt").write_bytes((folder / "ca.crt").read_bytes())
-        return [*files, secret, *(path for client in range(clients) for path in _client(folder, client))]
+        for holder in holders:
+            replace_file(folder / holder / "ca.crt", (folder / "ca.crt").read_bytes())
+        return [
+            *(folder / "ca.crt", folder / "ca.key"),
+            *(path for holder in ("superlink", "gateway") for path in _server(folder / holder, authority, key, hosts)),
+            *_secret(folder),
+            *(path for client in range(clients) for path in _client(folder, client)),
+        ]
 
 
 def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     certificate, private = folder / "ca.crt", folder / "ca.key"
-    if certificate.exists() or private.exists():
+    if certificate.exists():
         return _read_authority(certificate, private)
+    # A key without its certificate is what an interrupted command has left.
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "FedShield federation CA")])
     made = (
@@ -68,7 +76,7 @@ def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateK
         .sign(key, hashes.SHA384())
     )
     _write_private(private, _pem(key))
-    certificate.write_bytes(made.public_bytes(Encoding.PEM))
+    replace_file(certificate, made.public_bytes(Encoding.PEM))
     return made, key
 
 
@@ -104,8 +112,17 @@ def _server(
         .sign(authority_key, hashes.SHA384())
     )
     _write_private(folder / "server.key", _pem(key))
-    (folder / "server.crt").write_bytes(made.public_bytes(Encoding.PEM))
+    replace_file(folder / "server.crt", made.public_bytes(Encoding.PEM))
     return [folder / "server.crt", folder / "server.key"]
+
+
+def _secret(folder: Path) -> list[Path]:
+    """Make the secret by which the one that runs the ServerApp proves to the SuperLink who it is."""
+    files = [folder / holder / "superexec-secret" for holder in ("superlink", "server")]
+    known = next((path.read_bytes() for path in files if path.exists()), secrets.token_hex(32).encode())
+    for path in files:
+        _write_private(path, known)
+    return files
 
 
 def _client(folder: Path, client: int) -> list[Path]:
@@ -113,11 +130,11 @@ def _client(folder: Path, client: int) -> list[Path]:
 
     The private key may have been carried away: the public one tells whether it was made.
     """
-    private, public = folder / f"client-{client}" / "client.key", folder / "server" / "clients" / f"{client}.pub"
+    private, public = folder / f"client-{client}" / "client.key", folder / "operator" / "clients" / f"{client}.pub"
     if not public.exists():
         key = ec.generate_private_key(ec.SECP384R1())
         _write_private(private, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-        public.write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b"\n")
+        replace_file(public, key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b"\n")
     return [path for path in (private, public) if path.exists()]
 
 
@@ -156,7 +173,9 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    """Write a file that was never readable by others, not even for a moment."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    """Write a file that was never readable by others, not even for a moment, and is whole or not there."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
+    partial.replace(path)

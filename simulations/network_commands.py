@@ -66,7 +66,7 @@ def register(
 ) -> None:
     """Let clients into a federation: register their public keys with its SuperLink.
 
-    fedshield register federation/server/clients --superlink localhost:8000 --ca federation/ca.crt
+    fedshield register federation/operator/clients --superlink localhost:8000 --ca federation/ca.crt
     """
     from simulations.submit import Control
     from simulations.submit import register as register_there

@@ -16,6 +16,7 @@ from simulations.certs import make_certs
 from tests.test_cli import fedshield
 
 HOSTS = ("fl.example.org", "localhost", "127.0.0.1")
+HOLDERS = ("superlink", "gateway", "server", "operator", *(f"client-{client}" for client in range(3)))
 
 
 @pytest.fixture(scope="module")
@@ -27,26 +28,23 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_private_files_are_for_their_owner_alone(made: Path) -> None:
     private = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()} - {
-        *("ca.crt", "server/ca.crt", *(f"client-{client}/ca.crt" for client in range(3))),
-        "server/server.crt",
-        *(f"server/clients/{client}.pub" for client in range(3)),
+        *("ca.crt", *(f"{holder}/ca.crt" for holder in HOLDERS)),
+        *(f"{holder}/server.crt" for holder in ("superlink", "gateway")),
+        *(f"operator/clients/{client}.pub" for client in range(3)),
     }
-    assert private == {
-        "ca.key",
-        "server/server.key",
-        "server/superexec-secret",
-        *(f"client-{client}/client.key" for client in range(3)),
-    }
+    secrets = {f"{holder}/superexec-secret" for holder in ("superlink", "server")}
+    keys = {"ca.key", "superlink/server.key", "gateway/server.key", *(f"client-{n}/client.key" for n in range(3))}
+    assert private == secrets | keys
     for name in private:
         assert stat.S_IMODE((made / name).stat().st_mode) == 0o600
-        others = [path.read_bytes() for path in made.rglob("*") if path.is_file() and path != made / name]
-        assert (made / name).read_bytes() not in others
+    assert len({(made / name).read_bytes() for name in keys}) == len(keys)
+    assert len({(made / name).read_bytes() for name in secrets}) == 1
 
 
 def test_keys_belong_together_and_are_what_flower_wants(made: Path) -> None:
     for client in range(3):
         key = load_ssh_private_key((made / f"client-{client}" / "client.key").read_bytes(), None)
-        public = load_ssh_public_key((made / "server" / "clients" / f"{client}.pub").read_bytes())
+        public = load_ssh_public_key((made / "operator" / "clients" / f"{client}.pub").read_bytes())
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         assert key.public_key() == public
 
@@ -54,7 +52,7 @@ def test_keys_belong_together_and_are_what_flower_wants(made: Path) -> None:
 def handshake(made: Path, host: str, trusted: Path) -> str:
     """Let a client that trusts a CA meet a server with the certificate; return the version of TLS."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(made / "server" / "server.crt", made / "server" / "server.key")
+    server.load_cert_chain(made / "gateway" / "server.crt", made / "gateway" / "server.key")
     client = ssl.create_default_context(cafile=trusted)
     client.verify_flags |= ssl.VERIFY_X509_STRICT
     near, far = socket.socketpair()
@@ -100,12 +98,25 @@ def test_more_clients_are_added_and_nothing_that_is_there_is_replaced(tmp_path: 
 
 def test_a_key_that_was_carried_to_its_client_is_not_made_anew(tmp_path: Path) -> None:
     make_certs(tmp_path, 2, ["localhost"])
-    public = (tmp_path / "server" / "clients" / "1.pub").read_bytes()
+    public = (tmp_path / "operator" / "clients" / "1.pub").read_bytes()
     shutil.rmtree(tmp_path / "client-1")
     made = make_certs(tmp_path, 2, ["localhost"])
-    assert (tmp_path / "server" / "clients" / "1.pub").read_bytes() == public
+    assert (tmp_path / "operator" / "clients" / "1.pub").read_bytes() == public
     assert not (tmp_path / "client-1" / "client.key").exists()
     assert all(path.exists() for path in made)
+
+
+def test_what_an_interrupted_command_has_left_is_completed(tmp_path: Path) -> None:
+    make_certs(tmp_path, 3, HOSTS)
+    (tmp_path / "ca.crt").unlink()
+    (tmp_path / "superlink" / "superexec-secret").unlink()
+    (tmp_path / "operator" / "clients" / "0.pub").unlink()
+    (tmp_path / "ca.key.partial").write_bytes(b"half")
+    assert all(path.exists() for path in make_certs(tmp_path, 3, HOSTS))
+    assert handshake(tmp_path, "localhost", tmp_path / "client-0" / "ca.crt") == "TLSv1.3"
+    secrets = {path.read_bytes() for path in tmp_path.rglob("superexec-secret")}
+    assert len(secrets) == 1
+    test_keys_belong_together_and_are_what_flower_wants(tmp_path)
 
 
 def test_a_damaged_ca_is_not_replaced(tmp_path: Path) -> None:
