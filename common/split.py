@@ -22,7 +22,7 @@ from PIL import Image
 from common.cache import Arrays, cache_dir, find_arrays, keep_arrays
 from common.data import Dataset, Splits
 from common.errors import FedShieldError, explain_os_errors
-from common.files import read_json, replace_json
+from common.files import read_json, replace_file, replace_json
 from common.holdings import Holdings, describe_partition
 from common.images import decode_images, list_images, listing_digest
 from common.partition import Indices, Partition, balanced_part
@@ -30,11 +30,14 @@ from common.partition import Indices, Partition, balanced_part
 log = logging.getLogger("fedshield")
 
 MANIFEST = "split.json"
+_BEGUN = "split.begun"  # holds what identifies the division, until it is whole
 _HINT = "make it with fedshield split-data"
 
 
 def write_split(splits: Splits, division: Partition, folder: Path) -> list[Path]:
     """Write one directory for the server and one for each client into ``folder``; keep them if they are there already.
+
+    A division that was interrupted is completed.
 
     Returns:
         The directories, the server's first.
@@ -44,27 +47,46 @@ def write_split(splits: Splits, division: Partition, folder: Path) -> list[Path]
     """
     holders = ("server", *(f"client-{client}" for client in range(len(division.shards))))
     places = [folder / name for name in holders]
-    content = _content(splits, division)
     with explain_os_errors(folder):
-        if there := [place for place in places if (place / MANIFEST).exists()]:
-            if there != places or read_json(places[0] / MANIFEST, _HINT).get("content") != content:
-                raise FedShieldError(f"{there[0]}: holds other data; choose another --out, or remove what is there")
+        if _begin(places, _content(splits, division)):
+            _write_parties(splits, division, places)
+        else:
             log.info("%s: this division is there already", folder)
-            return places
-        clients = describe_partition(splits.train, division)["clients"]
-        classes = list(splits.train.classes)
-        server = folder / "server"
-        parts = {"pool": division.pool, "validation": division.validation}
-        for name, rows in parts.items():
-            _write_part(splits.train, rows, server / name)
-        _write_part(splits.test, np.arange(len(splits.test.labels)), server / "test")
-        for client, rows in enumerate(division.shards):
-            place = folder / f"client-{client}"
-            _write_part(splits.train, rows, place / "train")
-            replace_json(place / MANIFEST, {"holder": "client", "client": client, "classes": classes})
-        manifest = {"holder": "server", "classes": classes, "clients": clients, "content": content}
-        replace_json(server / MANIFEST, manifest)
     return places
+
+
+def _begin(places: list[Path], content: str) -> bool:
+    """Tell whether there is something to write; what begins is marked, so that it can be told from others' data."""
+    server = places[0]
+    if (server / _BEGUN).exists():
+        if (server / _BEGUN).read_text() != content:
+            raise FedShieldError(f"{server}: holds a part of other data; choose another --out, or remove what is there")
+        return True
+    if there := [place for place in places if (place / MANIFEST).exists()]:
+        if there != places or read_json(server / MANIFEST, _HINT).get("content") != content:
+            raise FedShieldError(f"{there[0]}: holds other data; choose another --out, or remove what is there")
+        return False
+    parts = (*(server / name for name in ("pool", "validation", "test")), *(place / "train" for place in places[1:]))
+    if taken := [part for part in parts if part.exists()]:
+        raise FedShieldError(f"{taken[0]}: holds other data; choose another --out, or remove what is there")
+    server.mkdir(parents=True, exist_ok=True)
+    replace_file(server / _BEGUN, content.encode())
+    return True
+
+
+def _write_parties(splits: Splits, division: Partition, places: list[Path]) -> None:
+    server, *clients = places
+    classes = list(splits.train.classes)
+    for name, rows in {"pool": division.pool, "validation": division.validation}.items():
+        _write_part(splits.train, rows, server / name)
+    _write_part(splits.test, np.arange(len(splits.test.labels)), server / "test")
+    for client, (place, rows) in enumerate(zip(clients, division.shards, strict=True)):
+        _write_part(splits.train, rows, place / "train")
+        replace_json(place / MANIFEST, {"holder": "client", "client": client, "classes": classes})
+    counts = describe_partition(splits.train, division)["clients"]
+    content = (server / _BEGUN).read_text()
+    replace_json(server / MANIFEST, {"holder": "server", "classes": classes, "clients": counts, "content": content})
+    (server / _BEGUN).unlink()
 
 
 def _content(splits: Splits, division: Partition) -> str:
@@ -76,9 +98,8 @@ def _content(splits: Splits, division: Partition) -> str:
 
 
 def _write_part(data: Dataset, rows: Indices, folder: Path) -> None:
-    folder.mkdir(parents=True)
     for name in data.classes:
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True, exist_ok=True)
     for row in rows.tolist():
         image = Image.fromarray(data.images[row].transpose(1, 2, 0))
         image.save(folder / data.classes[data.labels[row]] / f"{row:08d}.png")

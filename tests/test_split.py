@@ -145,6 +145,31 @@ def test_the_command_writes_once_and_never_overwrites(tmp_path: Path) -> None:
     assert sorted((tmp_path / "bench").rglob("*")) == before
 
 
+def test_an_interrupted_division_is_completed_and_no_other_is_mixed_with_it(original: Path, folder: Path) -> None:
+    def content(place: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+    manifest = json.loads((folder / "server" / "split.json").read_text())
+    for name in ("server", "client-2", "client-3"):
+        (folder / name / "split.json").unlink()
+    shutil.rmtree(folder / "client-3" / "train")
+    half = next((folder / "client-2" / "train").rglob("*.png"))
+    half.write_bytes(half.read_bytes()[:40])
+    (folder / "server" / "split.begun").write_text(manifest["content"])
+    with pytest.raises(FedShieldError, match=r"/server: holds a part of other data; choose another --out, or remove"):
+        write_split(*prepare_data(tiny_config(**{**SETTINGS, "seed": 7})), folder)
+    write_split(*prepare_data(tiny_config(**SETTINGS)), folder)
+    assert content(folder) == content(original)
+
+
+def test_a_folder_with_images_of_somebody_else_is_not_written_into(tmp_path: Path) -> None:
+    own = tmp_path / "client-1" / "train" / "cat"
+    own.mkdir(parents=True)
+    with pytest.raises(FedShieldError, match=r"/client-1/train: holds other data; choose another --out, or remove"):
+        write_split(*prepare_data(tiny_config(**SETTINGS)), tmp_path)
+    assert not (tmp_path / "server").exists()
+
+
 def test_commands_that_divide_data_themselves_refuse_it(original: Path, tmp_path: Path) -> None:
     settings = ["--set", "data.name=split", "--set", f"data.root={original}"]
     for command in (["partitions"], ["centralized"]):
