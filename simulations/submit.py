@@ -18,6 +18,7 @@ from common.flat import Flat
 ROOT = Path(__file__).resolve().parents[1]
 _POLL_SECONDS = 2.0
 _COMMAND_SECONDS = 120.0
+_LOST_SECONDS = 600.0  # after which a SuperLink that was there does not come back
 
 
 class Control:
@@ -65,7 +66,7 @@ class Control:
             FedShieldError: it does not, in so many seconds.
         """
         deadline = time.monotonic() + seconds
-        while (listed := self._call("list", "--format", "json")) and '"success": true' not in listed:
+        while '"success": true' not in (listed := self._call("list", "--format", "json")):
             if time.monotonic() >= deadline:
                 raise FedShieldError(
                     f"--superlink {self.address}: no answer in {seconds:g} s ({_last_line(listed)}); start it, or give "
@@ -93,13 +94,25 @@ class Control:
         except (ValueError, LookupError, TypeError):
             return ""
 
-    def follow(self, run: str, console: Console) -> str:
-        """Print what the ServerApp logs until the run ends, also over restarts of the SuperLink; return its status."""
+    def follow(self, run: str, console: Console, patience: float) -> str:
+        """Print what the ServerApp logs until the run ends, also over restarts of the SuperLink; return its status.
+
+        Raises:
+            FedShieldError: the SuperLink has not answered for ``patience`` seconds.
+        """
         printed = 0
+        heard = time.monotonic()
         while True:
             printed = self._stream(run, printed, console)
             if (status := self.status(run)).startswith("finished"):
                 return status
+            if status:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > patience:
+                raise FedShieldError(
+                    f"--superlink {self.address}: no answer for {patience:g} s; when it is back, flwr list tells how "
+                    f"run {run} stands"
+                )
             time.sleep(_POLL_SECONDS)
 
     def _stream(self, run: str, printed: int, console: Console) -> int:
@@ -145,7 +158,7 @@ def register(control: Control, keys: Path, patience: float) -> list[Path]:
     """
     found = sorted(keys.glob("*.pub"))
     if not found:
-        raise FedShieldError(f"--keys {keys}: no *.pub in it; give the folder server/clients of fedshield certs")
+        raise FedShieldError(f"--keys {keys}: no *.pub in it; give the folder operator/clients of fedshield certs")
     with control:
         control.wait(patience)
         for key in found:
@@ -172,7 +185,7 @@ def submit(settings: Flat, control: Control, app: Path, console: Console, patien
         control.wait(patience)
         run = control.start(app, settings)
         console.print(f"Run {run} at {control.address}", markup=False)
-        status = control.follow(run, console)
+        status = control.follow(run, console, max(patience, _LOST_SECONDS))
     if status != "finished:completed":
         raise FedShieldError(f"run {run}: {status}; the reason is in the log above")
 
