@@ -95,9 +95,8 @@ class Flower:
 
     def pids(self) -> list[int]:
         """Return all live processes: command, SuperLink, Ray and its actors."""
-        setting = f"FLWR_HOME={self.home}".encode()
         # Ray's workers write their titles over their environment: they are known by their parents.
-        return family({pid for pid in _parents() if setting in _environment(pid)})
+        return family(set(with_environment(f"FLWR_HOME={self.home}")))
 
     def _call(self, *arguments: str) -> str:
         done = subprocess.run(  # noqa: S603
@@ -211,6 +210,11 @@ def family(found: set[int]) -> list[int]:
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found = found | more
     return sorted(found)
+
+
+def with_environment(setting: str) -> list[int]:
+    """Return the live processes whose environment has a setting, ``NAME=value``."""
+    return sorted(pid for pid in _parents() if setting.encode() in _environment(pid))
 
 
 def events(path: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.flower import family
 from nightly.relay import Relay
 from nightly.rogue import LIES
 from server.stored import read_metrics
@@ -53,7 +52,7 @@ def left_out(bench: Bench, name: str) -> dict[int, dict[str, str]]:
 
 
 def pids(bench: Bench, name: str) -> set[int]:
-    return family({bench.processes[name].pid})
+    return set(bench.pids(name))
 
 
 def signal_all(bench: Bench, name: str, number: signal.Signals) -> None:

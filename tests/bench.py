@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks.flower import family, free_ports
+from benchmarks.flower import free_ports, with_environment
 from common.flat import Flat
 from common.setup import prepare_data
 from common.split import write_split
@@ -20,6 +20,7 @@ from tests.conftest import TINY, tiny_config
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+_MARK = "FEDSHIELD_BENCH"  # a part's name, which all that it starts inherits
 
 
 class Bench:
@@ -71,19 +72,24 @@ class Bench:
                 [str(BIN / command[0]), *command[1:]],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**self.environment, **(environment or {})},
+                env={**self.environment, _MARK: f"{self.folder}/{name}", **(environment or {})},
                 cwd=self.folder,
                 start_new_session=True,
             )
 
     def stop(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """End a process and all that it has started."""
+        found = self.pids(name)
         process = self.processes.pop(name)
-        for pid in family({process.pid}):
+        for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
                 os.kill(pid, number)
         process.wait(30)
+
+    def pids(self, name: str) -> list[int]:
+        """Return the live processes of a part: its own, and all that it has started, also those that outlive it."""
+        return with_environment(f"{_MARK}={self.folder}/{name}")
 
     def start_superlink(self) -> None:
         certs = self.folder / "certs"
@@ -92,9 +98,9 @@ class Bench:
             [
                 *("fedshield-superlink", "--host", "127.0.0.1", "--port", str(self.port), "--isolation", "process"),
                 *("--database", str(self.folder / "superlink.db"), "--enable-supernode-auth"),
-                *("--ssl-ca-certfile", str(certs / "ca.crt"), "--ssl-certfile", str(certs / "server/server.crt")),
-                *("--ssl-keyfile", str(certs / "server/server.key")),
-                *("--superexec-auth-secret-file", str(certs / "server/superexec-secret")),
+                *("--ssl-ca-certfile", str(certs / "ca.crt"), "--ssl-certfile", str(certs / "superlink/server.crt")),
+                *("--ssl-keyfile", str(certs / "superlink/server.key")),
+                *("--superexec-auth-secret-file", str(certs / "superlink/superexec-secret")),
             ],
         )
 
@@ -132,7 +138,7 @@ class Bench:
     def start_all(self) -> None:
         self.start_superlink()
         authority = self.folder / "certs" / "ca.crt"
-        register(Control(self.address, authority), self.folder / "certs" / "server" / "clients", 60)
+        register(Control(self.address, authority), self.folder / "certs" / "operator" / "clients", 60)
         for client in range(self.clients):
             self.start_client(client)
         self.start_server()
