@@ -3,14 +3,16 @@
 from collections.abc import Callable
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord
+from flwr.app import Array, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
+from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body
 
-Lie = Callable[[ArrayRecord, MetricRecord], None]
+Lie = Callable[[RecordDict], None]
 
 
 def _values(change: Callable[[np.ndarray], np.ndarray]) -> Lie:
-    def lie(arrays: ArrayRecord, _: MetricRecord) -> None:
+    def lie(content: RecordDict) -> None:
+        arrays = content.array_records["arrays"]
         name = next(iter(arrays))
         arrays[name] = Array(change(arrays[name].numpy()))
 
@@ -18,27 +20,50 @@ def _values(change: Callable[[np.ndarray], np.ndarray]) -> Lie:
 
 
 def _examples(number: int) -> Lie:
-    def lie(_: ArrayRecord, metrics: MetricRecord) -> None:
-        metrics["num-examples"] = number
+    def lie(content: RecordDict) -> None:
+        content.metric_records["metrics"]["num-examples"] = number
 
     return lie
 
 
-def _thousandfold(arrays: ArrayRecord, _: MetricRecord) -> None:
+def _thousandfold(content: RecordDict) -> None:
+    arrays = content.array_records["arrays"]
     for name, array in list(arrays.items()):
         if array.dtype == "float32":
             arrays[name] = Array(array.numpy() * np.float32(1000))
 
 
-def _lack(arrays: ArrayRecord, _: MetricRecord) -> None:
+def _lack(content: RecordDict) -> None:
+    arrays = content.array_records["arrays"]
     del arrays[next(iter(arrays))]
 
 
-def _add(arrays: ArrayRecord, _: MetricRecord) -> None:
-    arrays["zzz"] = Array(np.zeros(3, np.float32))
+def _add(content: RecordDict) -> None:
+    content.array_records["arrays"]["zzz"] = Array(np.zeros(3, np.float32))
 
 
-# What is sent in each round, and what the server must say of it.
+def _ballast(content: RecordDict) -> None:
+    content["ballast"] = ConfigRecord({"bytes": b"0" * 1000})
+
+
+class _Garbled(Array):
+    """Bytes on the wire that no array can be made of."""
+
+    def deflate(self) -> bytes:
+        return add_header_to_object_body(object_body=b"{", obj=self)
+
+
+_Garbled.__name__ = _Garbled.__qualname__ = "Array"
+
+
+def _garble(content: RecordDict) -> None:
+    arrays = content.array_records["arrays"]
+    name = next(iter(arrays))
+    arrays[name] = _Garbled(arrays[name].numpy())
+
+
+# What is sent in each round, and what the server must say of it. The gigabyte is of random values: Flower sends equal
+# pieces once.
 LIES: list[tuple[Lie, str]] = [
     (_values(lambda values: values * np.float32("nan")), "not finite"),
     (_values(lambda values: values[:1]), "expected float32"),
@@ -48,7 +73,9 @@ LIES: list[tuple[Lie, str]] = [
     (_examples(-1), "num-examples is -1"),
     (_examples(0), "num-examples is 0"),
     (_thousandfold, "strategy.update-limit"),
-    (_values(lambda _: np.zeros(2**28, np.float32)), "(268435456,)"),
+    (_ballast, "unexpected config record 'ballast'"),
+    (_garble, "cannot be read"),
+    (_values(lambda _: np.random.default_rng(0).random(2**28, dtype=np.float32)), "(268435456,)"),
 ]
 
 
@@ -57,5 +84,5 @@ def lie(message: Message, context: Context, call_next: ClientAppCallable) -> Mes
     reply = call_next(message, context)
     number = message.content.config_records.get("config", {}).get("server-round", 0)
     if context.node_config["partition-id"] == 0 and 1 <= number <= len(LIES) and not reply.has_error():
-        LIES[number - 1][0](reply.content["arrays"], reply.content["metrics"])
+        LIES[number - 1][0](reply.content)
     return reply

@@ -84,6 +84,61 @@ def test_ten_containers_give_the_numbers_of_the_simulation(tmp_path: Path) -> No
     assert figures(tmp_path / "runs" / "plain") == figures(tmp_path / "simulated")
 
 
+# What a client finds out about its surroundings; anything but "refused" is more than it should have.
+PROBE = """
+import http.client, json, os, pathlib, socket, ssl
+
+def attempt(what):
+    try:
+        return what()
+    except OSError:
+        return "refused"
+
+def ask(path):
+    trusted = ssl.create_default_context(cafile="/federation/ca.crt")
+    connection = http.client.HTTPSConnection("gateway", 8000, context=trusted, timeout=20)
+    connection.request("POST", path)
+    return connection.getresponse().status
+
+status = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())
+paths = ["/", "/v1/control/list-runs", "/v1/runtime/pull", "/v1/fleet/../control/x", "/v1/fleet/%2e%2e/control/x"]
+print(json.dumps({
+    "files": sorted(os.listdir("/federation")),
+    "user": os.getuid(),
+    "capabilities": int(status["CapEff"], 16),
+    "new privileges": status["NoNewPrivs"].strip(),
+    "gateway": [ask(path) for path in paths],
+    "superlink": attempt(lambda: bool(socket.create_connection(("superlink", 8000), 5))),
+    "world": attempt(lambda: bool(socket.create_connection(("1.1.1.1", 443), 5))),
+    "own data": attempt(lambda: pathlib.Path("/federation/train/x").write_text("")),
+    "app": attempt(lambda: pathlib.Path("/app/x").write_text("")),
+}))
+"""
+
+
+def test_nobody_holds_or_reaches_more_than_they_need() -> None:
+    compose("up", "-d", "client-3")
+    client = json.loads(command("docker", "exec", container("client-3"), "python", "-c", PROBE))
+    assert client == {
+        "files": ["ca.crt", "client.key", "split.json", "train"],
+        "user": 10001,
+        "capabilities": 0,
+        "new privileges": "1",
+        "gateway": [403] * 5,
+        **dict.fromkeys(("superlink", "world", "own data", "app"), "refused"),
+    }
+
+    def files(service: str) -> set[str]:
+        return set(command("docker", "exec", container(service), "ls", "/federation").split())
+
+    assert files("gateway") == {"ca.crt", "server.crt", "server.key"}
+    assert files("superlink") == {"ca.crt", "server.crt", "server.key", "superexec-secret"}
+    assert files("server") == {"ca.crt", "superexec-secret", "split.json", "pool", "test", "validation"}
+    assert files("run") == {"ca.crt", "clients"}
+    running = compose("ps", "-q").splitlines()
+    assert "".join(command("docker", "port", each) for each in running) == "8000/tcp -> 127.0.0.1:8000"
+
+
 def test_a_run_goes_on_while_containers_die_hang_and_lose_their_network() -> None:
     name, total = "faults", 14
     keys = (

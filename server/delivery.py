@@ -1,32 +1,43 @@
 """Messages over a real network: replies are taken as they come, and one that is broken costs only its client."""
 
+import json
 import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Array, Error, Message, RecordDict
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_body,
+    get_object_head_values_from_object_content,
+    iterate_object_tree,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects
 from flwr.supercore.run import Run
+from flwr.superlink.grid.http_grid import HttpGrid
 
 _POLL_SECONDS = 0.5
 _PUSH_SECONDS = 60.0  # in which all messages are handed to the SuperLink
-
-_Arrivals = queue.SimpleQueue[Message]
+_LEEWAY_BYTES = 2**20  # for names, shapes and figures
 
 
 class PromptGrid(Grid):
-    """Another Grid, asked for each reply twice a second; each is handed on at once.
+    """Flower's grid, asked for replies twice a second, each of which is handed on at once.
 
     Flower's own asks every three seconds and keeps all replies until the last one is there: a round would take up to
-    three seconds more, and the memory of all its replies. What a client sends it unpacks together with the others'
-    replies, so that bytes that cannot be unpacked, or that stay away in the middle of a reply, would cost all of them.
+    three seconds more, and the memory of all its replies. And it unpacks what the clients sent in one go: bytes that
+    cannot be unpacked, that unpack to more than there is memory, or that stay away in the middle of a reply would cost
+    all of them. Here each reply is fetched by itself, and is as large as the message that it answers at most.
 
     Args:
         grid: Flower's.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: HttpGrid) -> None:
         self._grid = grid
 
     def set_run(self, run: Run) -> None:
@@ -65,39 +76,86 @@ class PromptGrid(Grid):
         if timeout is not None:
             for message in messages:
                 message.metadata.ttl = timeout + _PUSH_SECONDS
-        sent = [
-            (identity, message)
-            for identity, message in zip(self._grid.push_messages(messages), messages, strict=False)
-            if identity
-        ]
+        identities = self._grid.push_messages(messages)
+        sent = {identity: message for identity, message in zip(identities, messages, strict=False) if identity}
         return self._receive(sent, None if timeout is None else time.monotonic() + timeout)
 
-    def _receive(self, sent: list[tuple[str, Message]], deadline: float | None) -> Iterator[Message]:
-        arrivals: _Arrivals = queue.SimpleQueue()
-        over = threading.Event()
-        for identity, message in sent:
-            # A daemon: where a reply stops half way, Flower waits for the rest of it for minutes.
-            threading.Thread(target=self._await, args=(identity, message, arrivals, over), daemon=True).start()
-        try:
-            for _ in sent:
-                yield arrivals.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            return
-        finally:
-            over.set()
+    def _receive(self, sent: dict[str, Message], deadline: float | None) -> Iterator[Message]:
+        waiting = len(sent)
+        arrived: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        while waiting and (deadline is None or time.monotonic() < deadline):
+            self._look(sent, arrived)
+            pause = time.monotonic() + _POLL_SECONDS
+            while waiting and (left := pause - time.monotonic()) > 0:
+                try:
+                    yield arrived.get(timeout=left)
+                    waiting -= 1
+                except queue.Empty:
+                    break
 
-    def _await(self, identity: str, message: Message, arrivals: _Arrivals, over: threading.Event) -> None:
-        """Ask for the reply to one message until it is there."""
-        while not over.is_set():
-            try:
-                replies = list(self._grid.pull_messages([identity]))
-            except Exception as error:  # the bytes are a client's: anything
-                reason = f"its reply cannot be read ({type(error).__name__}: {error})"
-                arrivals.put(Message(Error(0, reason), reply_to=message))
-                return
-            if replies:
-                # What the client has written of sender, time and question is not taken on trust.
-                reply = replies[0]
-                arrivals.put(Message(reply.error if reply.has_error() else reply.content, reply_to=message))
-                return
-            over.wait(_POLL_SECONDS)
+    def _look(self, sent: dict[str, Message], arrived: queue.SimpleQueue[Message]) -> None:
+        """Begin to fetch the replies that are there, and take their messages out of ``sent``."""
+        if not sent:
+            return
+        client = self._grid._runtime_client  # Flower has no public way to ask what is there without unpacking it
+        found = client.PullMessages(PullAppMessagesRequest(message_ids=list(sent)))
+        for described, tree in zip(found.messages_list, found.message_object_trees, strict=True):
+            message = sent.pop(described.metadata.reply_to_message_id, None)
+            if message is not None:
+                # A daemon: where a reply stops half way, Flower waits for the rest of it for minutes.
+                threading.Thread(target=self._fetch, args=(message, tree, arrived), daemon=True).start()
+
+    def _fetch(self, message: Message, tree: ObjectTree, arrived: queue.SimpleQueue[Message]) -> None:
+        try:
+            reply = self._unpack(tree, _size(message) + _LEEWAY_BYTES)
+            answer = reply.error if reply.has_error() else reply.content
+        except Exception as error:  # the bytes are a client's: anything
+            answer = Error(0, f"its reply cannot be read ({type(error).__name__}: {error})")
+        # What the client has written of sender, time and question is not taken on trust.
+        arrived.put(Message(answer, reply_to=message))
+
+    def _unpack(self, tree: ObjectTree, limit: int) -> Message:
+        """Fetch the parts of a reply and put them together.
+
+        Raises:
+            ValueError: it is larger than ``limit`` bytes, as it came or unpacked.
+            Exception: it is not what Flower sends.
+        """
+        client, run_id = self._grid._runtime_client, self.run.run_id
+        pull = make_pull_object_fn_protobuf(client.PullObject, self._grid.node, run_id)
+        taken = 0
+
+        def pull_counted(identity: str) -> bytes:
+            nonlocal taken
+            content = pull(identity)
+            taken += len(content)
+            if taken > limit:
+                raise ValueError(f"more than {limit} bytes")
+            return content
+
+        contents = pull_objects([part.object_id for part in iterate_object_tree(tree)], pull_counted)
+        request = ConfirmMessageReceivedRequest(node=self._grid.node, run_id=run_id, message_object_id=tree.object_id)
+        client.ConfirmMessageReceived(request)
+        if _unpacked_size(contents) > limit:
+            raise ValueError(f"unpacks to more than {limit} bytes")
+        reply = inflate_object_from_contents(tree.object_id, contents)
+        if not isinstance(reply, Message):
+            raise TypeError(f"a {type(reply).__name__}, expected a message")
+        return reply
+
+
+def _size(message: Message) -> int:
+    """Return the bytes of a message's arrays."""
+    records = message.content.array_records.values()
+    return sum(array.numpy().nbytes for record in records for array in record.values())
+
+
+def _unpacked_size(contents: dict[str, bytes]) -> int:
+    """Return the bytes of all arrays in a packed message, which may name one chunk many times."""
+    size = 0
+    for content in contents.values():
+        kind, chunks, _ = get_object_head_values_from_object_content(content)
+        if kind == Array.__name__:
+            places = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+            size += sum(len(contents[chunks[place]]) for place in places)
+    return size

@@ -159,19 +159,19 @@ class Bench:
 
     def finish(self, run: str, timeout: float = 300) -> str:
         """Wait for a run to end and return its status."""
-        self.until(lambda: self.control.status(run).startswith("finished"), timeout)
+        self.until(lambda: self.control.status(run).startswith("finished"), timeout, every=5)
         return self.control.status(run)
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
-    def until(self, holds: Callable[[], bool], timeout: float) -> None:
+    def until(self, holds: Callable[[], bool], timeout: float, every: float = 1) -> None:
         deadline = time.monotonic() + timeout
         while not holds():
             assert time.monotonic() < deadline, "\n".join(
                 f"== {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in self.folder.glob("*.log")
             )
-            time.sleep(1)
+            time.sleep(every)
 
 
 @contextlib.contextmanager

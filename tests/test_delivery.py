@@ -1,110 +1,189 @@
-"""Replies over a network: each as it comes, and a broken one costs its client alone."""
+"""Replies over a network, as the bytes that Flower sends: each as it comes, and a broken one costs its client alone."""
+# ruff: noqa: N802  # the wire's methods are Flower's
 
+import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
+import numpy as np
 import pytest
-from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Array, ArrayRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ConfirmMessageReceivedResponse,
+    PullObjectRequest,
+    PullObjectResponse,
+    PushObjectRequest,
+    PushObjectResponse,
+)
+from flwr.proto.runtime_pb2 import (
+    PullAppMessagesRequest,
+    PullAppMessagesResponse,
+    PushAppMessagesRequest,
+    PushAppMessagesResponse,
+)
+from flwr.supercore.inflatable.inflatable_object import (
+    add_header_to_object_body,
+    get_all_nested_objects,
+    get_object_tree,
+)
 from flwr.supercore.run import Run
+from flwr.superlink.grid.http_grid import HttpGrid
 
 from server.delivery import PromptGrid
+from simulations.executors import InProcess
+from simulations.grid import LocalGrid
+from tests.conftest import tiny_config
+
+Act = Callable[[Message], Message | None]
 
 
-class Scripted(Grid):
-    """A SuperLink at which every node does what the test has written for it; nodes count from 1."""
+@pytest.fixture(autouse=True)
+def speaking() -> None:
+    """Message needs to know who speaks; making a LocalGrid tells it."""
+    LocalGrid(tiny_config(), InProcess())
 
-    def __init__(self, acts: list[Callable[[Message], list[Message]]]) -> None:
-        self.acts = acts
+
+class Wire:
+    """A SuperLink without a network: what comes back to a message is what the test has written for its node."""
+
+    def __init__(self, acts: list[Act]) -> None:
+        self.acts = acts  # of the nodes from 1 on
+        self.objects: dict[str, bytes] = {}
+        self.withheld = threading.Event()
+        self.ttl: list[float] = []
+        self.messages: list[Message] = []
         self.sent: dict[str, Message] = {}
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        found = [f"message-{message.metadata.dst_node_id}" for message in messages]
-        self.sent.update(zip(found, messages, strict=True))
+    def PushMessages(self, request: PushAppMessagesRequest) -> PushAppMessagesResponse:
+        self.ttl = [message.metadata.ttl for message in request.messages_list]
+        identities = [tree.object_id for tree in request.message_object_trees]
+        self.sent = dict(zip(identities, self.messages, strict=True))
+        return PushAppMessagesResponse(message_ids=identities)
+
+    def PushObject(self, _: PushObjectRequest) -> PushObjectResponse:
+        return PushObjectResponse(stored=True)
+
+    def PullMessages(self, request: PullAppMessagesRequest) -> PullAppMessagesResponse:
+        found = PullAppMessagesResponse()
+        for identity in request.message_ids:
+            message = self.sent[identity]
+            reply = self.acts[message.metadata.dst_node_id - 1](message)
+            if reply is not None:
+                described = message_to_proto(Message(Error(0, ""), reply_to=message))
+                described.metadata.reply_to_message_id = identity
+                found.messages_list.append(described)
+                found.message_object_trees.append(get_object_tree(reply))
+                self.objects |= {key: part.deflate() for key, part in get_all_nested_objects(reply).items()}
         return found
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        (identity,) = message_ids
-        message = self.sent[identity]
-        return self.acts[message.metadata.dst_node_id - 1](message)
+    def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:
+        content = self.objects[request.object_id]
+        if b"withheld" in content:
+            self.withheld.wait(60)
+        return PullObjectResponse(object_found=True, object_available=True, object_content=content)
 
-    def set_run(self, run: Run) -> None: ...
-
-    @property
-    def run(self) -> Run:
-        raise NotImplementedError
-
-    def create_message(self, *_: object, **__: object) -> Message:
-        raise NotImplementedError
-
-    def get_node_ids(self) -> Iterable[int]:
-        return range(1, len(self.acts) + 1)
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        raise NotImplementedError
+    def ConfirmMessageReceived(self, _: ConfirmMessageReceivedRequest) -> ConfirmMessageReceivedResponse:
+        return ConfirmMessageReceivedResponse()
 
 
-def answer(message: Message) -> list[Message]:
-    node = message.metadata.dst_node_id
-    return [Message(RecordDict({"metrics": MetricRecord({"node": node})}), reply_to=message)]
+def ask(wire: Wire, timeout: float = 20.0) -> list[tuple[float, Message]]:
+    """Send each node a model of 4,000 bytes; return what comes back, with the seconds that it took."""
+    flowers = HttpGrid(token="any")
+    flowers._client = wire  # type: ignore[assignment]
+    flowers.set_run(Run.create_empty(1))
+    model = ArrayRecord({"weight": Array(np.ones(1000, np.float32))})
+    content = RecordDict({"arrays": model})
+    wire.messages = [Message(content, node, MessageType.TRAIN) for node in range(1, len(wire.acts) + 1)]
+    begin = time.monotonic()
+    replies = PromptGrid(flowers).send_and_receive(wire.messages, timeout=timeout)
+    return [(time.monotonic() - begin, reply) for reply in replies]
 
 
-def malformed(_: Message) -> list[Message]:
-    raise KeyError("no such object")
+def reply_with(message: Message, **arrays: Array) -> Message:
+    content = RecordDict({"metrics": MetricRecord({"node": message.metadata.dst_node_id})})
+    content["arrays"] = record = ArrayRecord()
+    for name, array in arrays.items():
+        record[name] = array  # as it is: the constructor would copy it
+    return Message(content, reply_to=message)
 
 
-def another_id(message: Message) -> list[Message]:
-    (reply,) = answer(message)
-    reply.metadata.__dict__["_reply_to_message_id"] = "never asked"
-    reply.metadata.__dict__["_src_node_id"] = 1
-    return [reply]
+def well(message: Message) -> Message:
+    return reply_with(message, weight=Array(np.full(1000, 2, np.float32)))
 
 
-def failed(message: Message) -> list[Message]:
-    return [Message(Error(5, "out of memory"), reply_to=message)]
+def failed(message: Message) -> Message:
+    return Message(Error(5, "out of memory"), reply_to=message)
 
 
-def questions(count: int) -> list[Message]:
-    return [Message(RecordDict(), node, MessageType.TRAIN) for node in range(1, count + 1)]
+def from_another(message: Message) -> Message:
+    reply = well(message)
+    reply.metadata.__dict__.update(_reply_to_message_id="never asked", _src_node_id=1)
+    return reply
 
 
-def test_a_reply_that_cannot_be_read_costs_its_client_alone() -> None:
-    grid = Scripted([answer, malformed, another_id, failed])
-    replies = {
-        reply.metadata.src_node_id: reply for reply in PromptGrid(grid).send_and_receive(questions(4), timeout=20)
-    }
-    assert sorted(replies) == [1, 2, 3, 4]
-    assert [replies[node].content["metrics"]["node"] for node in (1, 3)] == [1, 3]
-    assert replies[2].error.reason == "its reply cannot be read (KeyError: 'no such object')"
+class Garbled(Array):
+    """Declares to be an array, with whatever the test wants to be sent."""
+
+    body: bytes
+
+    def deflate(self) -> bytes:
+        return add_header_to_object_body(object_body=self.body, obj=self)
+
+
+Garbled.__name__ = Garbled.__qualname__ = "Array"
+
+
+def garbled(message: Message) -> Message:
+    array = Garbled(np.ones(3))
+    array.body = b"{"
+    return reply_with(message, weight=array)
+
+
+def bomb(message: Message) -> Message:
+    array = Garbled(np.ones(100_000))  # one chunk of 800 kB, named a thousand times
+    described = {"dtype": "float64", "shape": [1], "stype": "numpy.ndarray", "arraychunk_ids": [0] * 1000}
+    array.body = json.dumps(described).encode()
+    return reply_with(message, weight=array)
+
+
+def huge(message: Message) -> Message:
+    return reply_with(message, weight=Array(np.random.default_rng(0).random(10**6)))
+
+
+def test_a_broken_reply_costs_its_client_alone() -> None:
+    acts = [well, garbled, from_another, failed, bomb, huge]
+    replies = {reply.metadata.src_node_id: reply for _, reply in ask(Wire(acts))}
+    assert sorted(replies) == [1, 2, 3, 4, 5, 6]
+    for node in (1, 3):
+        assert replies[node].content.metric_records["metrics"]["node"] == node
+        values = replies[node].content.array_records["arrays"]["weight"].numpy()
+        assert values.tobytes() == np.full(1000, 2, np.float32).tobytes()
     assert replies[4].error.reason == "out of memory"
+    said = {node: replies[node].error.reason for node in (2, 5, 6)}
+    assert said[2].startswith("its reply cannot be read (JSONDecodeError: ")
+    assert said[5] == "its reply cannot be read (ValueError: unpacks to more than 1052576 bytes)"  # 4,000 and 1 MiB
+    assert said[6] == "its reply cannot be read (ValueError: more than 1052576 bytes)"
 
 
 def test_a_reply_that_stops_half_way_delays_nobody_and_ends_with_the_deadline() -> None:
-    gate = threading.Event()
+    def half(message: Message) -> Message:
+        return Message(Error(0, "withheld"), reply_to=message)
 
-    def half(message: Message) -> list[Message]:
-        gate.wait(60)
-        return answer(message)
-
+    wire = Wire([half, well])
     begin = time.monotonic()
-    received: Iterator[Message] = iter(PromptGrid(Scripted([half, answer])).send_and_receive(questions(2), timeout=3))
-    assert next(received).metadata.src_node_id == 2
-    assert time.monotonic() - begin < 2
-    with pytest.raises(StopIteration):
-        next(received)
-    gate.set()
-    assert 3 <= time.monotonic() - begin < 30
+    ((seconds, reply),) = ask(wire, timeout=4)
+    assert reply.metadata.src_node_id == 2
+    assert seconds < 3
+    assert 4 <= time.monotonic() - begin < 30
+    wire.withheld.set()
 
 
-def test_a_late_reply_is_waited_for_and_a_message_ends_with_its_deadline() -> None:
-    asked: list[int] = []
-
-    def late(message: Message) -> list[Message]:
-        asked.append(1)
-        return answer(message) if len(asked) == 3 else []
-
-    grid = Scripted([late])
-    (reply,) = PromptGrid(grid).send_and_receive(questions(1), timeout=20)
-    assert reply.metadata.src_node_id == 1
-    assert 20 <= grid.sent["message-1"].metadata.ttl <= 120
+def test_a_reply_is_waited_for_and_a_message_ends_with_its_deadline() -> None:
+    begin = time.monotonic()
+    wire = Wire([well, lambda message: well(message) if time.monotonic() - begin > 2 else None])
+    (first, _), (second, _) = ask(wire)
+    assert first < 2 < second
+    assert all(20 <= ttl <= 120 for ttl in wire.ttl)
