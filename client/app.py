@@ -6,6 +6,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from client import resident
 from common.errors import FedShieldError
+from common.packing import is_packed, pack, unpack
 
 
 def _name_mistakes(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -17,7 +18,18 @@ def _name_mistakes(message: Message, context: Context, call_next: ClientAppCalla
         return Message(Error(code=0, reason=reason), reply_to=message)
 
 
-app = ClientApp(mods=[_name_mistakes])
+def _unpack_arrays(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Reply in kind to a server that packs its arrays, as it does over a network."""
+    if not is_packed(message.content):
+        return call_next(message, context)
+    message.content = unpack(message.content)
+    reply = call_next(message, context)
+    if reply.has_content():
+        reply.content = pack(reply.content)
+    return reply
+
+
+app = ClientApp(mods=[_unpack_arrays, _name_mistakes])
 
 
 @app.query()

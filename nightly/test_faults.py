@@ -240,7 +240,7 @@ def test_whatever_a_client_sends_the_others_go_on(bench: Bench) -> None:
     shutil.copytree(ROOT, app, ignore=lambda _, names: [name for name in names if name.startswith(".")] + _big(names))
     shutil.copy(Path(__file__).with_name("rogue.py"), app / "client" / "rogue.py")
     source = (app / "client" / "app.py").read_text()
-    changed = source.replace("mods=[", "mods=[lie, ").replace(
+    changed = source.replace("_name_mistakes])", "lie, _name_mistakes])").replace(
         "from client import resident\n", "from client import resident\nfrom client.rogue import lie\n"
     )
     assert changed.count("lie") == source.count("lie") + 2

@@ -20,6 +20,9 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
 
+from common.packing import pack, unpack
+from common.records import LiveArray
+
 _POLL_SECONDS = 0.5
 _PUSH_SECONDS = 60.0  # in which all messages are handed to the SuperLink
 _LEEWAY_BYTES = 2**20  # for names, shapes and figures
@@ -31,7 +34,8 @@ class PromptGrid(Grid):
     Flower's own asks every three seconds and keeps all replies until the last one is there: a round would take up to
     three seconds more, and the memory of all its replies. And it unpacks what the clients sent in one go: bytes that
     cannot be unpacked, that unpack to more than there is memory, or that stay away in the middle of a reply would cost
-    all of them. Here each reply is fetched by itself, and is as large as the message that it answers at most.
+    all of them. Here each reply is fetched by itself, and is as large as the message that it answers at most. Arrays
+    travel packed, see ``common.packing``.
 
     Args:
         grid: Flower's.
@@ -73,8 +77,10 @@ class PromptGrid(Grid):
         A client that was away does not get messages whose time is over.
         """
         messages = list(messages)
-        if timeout is not None:
-            for message in messages:
+        packed = {id(message.content): pack(message.content) for message in messages}
+        for message in messages:
+            message.content = packed[id(message.content)]
+            if timeout is not None:
                 message.metadata.ttl = timeout + _PUSH_SECONDS
         identities = self._grid.push_messages(messages)
         sent = {identity: message for identity, message in zip(identities, messages, strict=False) if identity}
@@ -108,7 +114,7 @@ class PromptGrid(Grid):
     def _fetch(self, message: Message, tree: ObjectTree, arrived: queue.SimpleQueue[Message]) -> None:
         try:
             reply = self._unpack(tree, _size(message) + _LEEWAY_BYTES)
-            answer = reply.error if reply.has_error() else reply.content
+            answer = reply.error if reply.has_error() else unpack(reply.content, LiveArray)
         except Exception as error:  # the bytes are a client's: anything
             answer = Error(0, f"its reply cannot be read ({type(error).__name__}: {error})")
         # What the client has written of sender, time and question is not taken on trust.

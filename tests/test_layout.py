@@ -68,6 +68,6 @@ def test_inside_common_the_arrows_point_one_way() -> None:
         assert used <= allowed, f"{path.name} imports {used - allowed}"
 
 
-def test_only_records_and_the_apps_know_flower() -> None:
+def test_in_common_only_records_and_their_packing_know_flower() -> None:
     knowing = {path.stem for path in sources("common") if any(name.split(".")[0] == "flwr" for name in imports(path))}
-    assert knowing == {"records"}
+    assert knowing == {"records", "packing"}
