@@ -107,10 +107,9 @@ def _connect(place: Path) -> Connection | None:
 def _start(place: Path) -> Connection | None:
     """Start the process; None, and a warning, when it does not come up."""
     place.unlink(missing_ok=True)
-    paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "client.resident", str(place), str(os.getppid())],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, "PYTHONPATH": paths()},
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -122,6 +121,11 @@ def _start(place: Path) -> Connection | None:
         time.sleep(0.05)
     log.warning("no process that stays from message to message could be started: this one does the work itself")
     return None
+
+
+def paths() -> str:
+    """Return PYTHONPATH for a process that imports this app."""
+    return os.pathsep.join([str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _end(place: Path) -> None:
@@ -142,7 +146,7 @@ def serve(place: Path, supernode: int) -> None:
         listener.listen()
         listener.settimeout(_POLL_SECONDS)
         idle_since = time.monotonic()
-        while _lives(supernode) and time.monotonic() - idle_since < _IDLE_SECONDS:
+        while lives(supernode) and time.monotonic() - idle_since < _IDLE_SECONDS:
             try:
                 far, _ = listener.accept()
             except TimeoutError:
@@ -175,7 +179,7 @@ def _answer(task: str, content: RecordDict, run_config: Any, node_config: Any) -
     return "done", done
 
 
-def _lives(process: int) -> bool:
+def lives(process: int) -> bool:
     """Tell whether a process runs; one that has ended may stay in the table until its parent asks."""
     if Path("/proc/self/stat").exists():
         return _stat(process)[:1] not in ([], ["Z"], ["X"])

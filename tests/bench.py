@@ -125,7 +125,7 @@ class Bench:
         self.start(
             f"client-{client}",
             [
-                *("flower-supernode", "--superlink", address or self.address),
+                *("fedshield-supernode", "--superlink", address or self.address),
                 *("--root-certificates", str(authority or certs / "ca.crt")),
                 *(() if retries is None else ("--max-retries", str(retries))),
                 *("--host", "127.0.0.1", "--port", str(self.client_ports[client])),

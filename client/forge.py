@@ -1,0 +1,99 @@
+"""Flower's SuperNode, whose processes start at once: ``fedshield-supernode``, with the options of flower-supernode.
+
+Flower starts the command ``flwr-clientapp`` for each message, and that imports for seconds before it does anything.
+Here what stands first in the path under that name hands its arguments to a process that has imported everything, and
+forks. Without it, or where fork is not safe, all is as with Flower's own.
+"""
+
+import gc
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from client.handover import ORIGINAL, PLACE
+from client.resident import lives, paths
+
+_COMMAND = "flwr-clientapp"
+_POLL_SECONDS = 1.0
+
+
+def supernode() -> None:
+    """Entry point of ``fedshield-supernode``."""
+    from flwr.supernode.cli import flower_supernode
+
+    ours, original = shutil.which("fedshield-clientapp"), shutil.which(_COMMAND)
+    if sys.platform != "linux" or ours is None or original is None:
+        flower_supernode()
+        return
+    with tempfile.TemporaryDirectory(prefix="fedshield-supernode-") as folder:
+        (Path(folder) / _COMMAND).symlink_to(ours)  # a link, since nothing can be executed in many a /tmp
+        place = str(Path(folder) / "socket")
+        os.environ |= {
+            "PATH": os.pathsep.join([folder, os.environ["PATH"]]),
+            PLACE: place,
+            ORIGINAL: original,
+        }
+        command = [sys.executable, "-m", "client.forge", place, str(os.getpid())]
+        subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths()}, stdin=subprocess.DEVNULL)  # noqa: S603
+        flower_supernode()
+
+
+def serve(place: Path, parent: int, prepare: Callable[[], object]) -> list[str] | None:
+    """Fork for each command that comes, until the parent ends.
+
+    Args:
+        place: the socket; commands wait there while ``prepare`` is under way.
+        parent: process whose end is the end of this one.
+        prepare: does what no child should have to do again.
+
+    Returns:
+        In a child, its command; in this process None, at its end.
+    """
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        listener.listen(128)
+        listener.settimeout(_POLL_SECONDS)
+        prepare()
+        gc.freeze()  # or a child's first collection would copy all pages
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children leave nothing behind
+        while lives(parent):
+            try:
+                far, _ = listener.accept()
+            except TimeoutError:
+                continue
+            with far, far.makefile("rb") as stream:
+                far.setblocking(True)
+                command: list[str] = json.loads(stream.read())
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                return command
+    return None
+
+
+def main() -> None:
+    """Be the process that forks, and in its children Flower's command."""
+
+    def imports() -> object:
+        from flwr.clientapp import ClientApp
+        from flwr.supernode.cli import flwr_clientapp
+        from safetensors import numpy
+
+        return ClientApp, flwr_clientapp, numpy
+
+    command = serve(Path(sys.argv[1]), int(sys.argv[2]), imports)
+    if command is not None:
+        from flwr.supernode.cli import flwr_clientapp
+
+        sys.argv = command
+        flwr_clientapp()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Flower's command for a message, forked from a process that has imported everything; see also test_deployment.py."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from client.handover import ORIGINAL, PLACE
+from tests.bench import BIN, ROOT
+
+FORGE = """
+import os, sys
+from pathlib import Path
+from client.forge import serve
+
+log = Path(sys.argv[1])
+
+def note(what):
+    with log.open("a") as file:
+        file.write(f"{what}\\n")
+
+command = serve(Path(sys.argv[2]), int(sys.argv[3]), lambda: note("imported"))
+note(f"{os.getpid()} {command}")
+"""
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_each_command_gets_a_process_of_its_own_until_the_supernode_ends(tmp_path: Path) -> None:
+    log, place, code = tmp_path / "log", tmp_path / "socket", tmp_path / "forge.py"
+    log.touch()
+    code.write_text(FORGE)
+    # A link of Flower's name, as the SuperNode's path has it first.
+    command = tmp_path / "flwr-clientapp"
+    command.symlink_to(BIN / "fedshield-clientapp")
+
+    def lines() -> list[str]:
+        return log.read_text().splitlines()
+
+    with subprocess.Popen(["sleep", "600"]) as supernode:
+        try:
+            forge = subprocess.Popen(
+                [sys.executable, str(code), str(log), str(place), str(supernode.pid)],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+            until(place.exists)
+            for token in ("one", "two words"):
+                subprocess.run(
+                    [command, "--token", token], env={**os.environ, PLACE: str(place)}, check=True, timeout=60
+                )
+            until(lambda: len(lines()) == 3)
+            first, *others = lines()
+            assert first == "imported"
+            told = dict(line.split(" ", 1) for line in others)
+            assert str(forge.pid) not in told
+            assert sorted(told.values()) == [
+                f"['{command}', '--token', 'one']",
+                f"['{command}', '--token', 'two words']",
+            ]
+        finally:
+            supernode.kill()
+    forge.wait(60)
+    assert lines()[-1] == f"{forge.pid} None"
+
+
+def test_where_nobody_forks_flowers_own_command_runs(tmp_path: Path) -> None:
+    original = tmp_path / "original"
+    original.write_text('#!/bin/sh\necho "$0 $@"\nexit 3\n')
+    original.chmod(0o755)
+    done = subprocess.run(
+        [BIN / "fedshield-clientapp", "--token", "one"],
+        env={**os.environ, PLACE: str(tmp_path / "nobody"), ORIGINAL: str(original)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (3, f"{original} --token one\n")
