@@ -65,16 +65,21 @@ def serve(place: Path, parent: int, prepare: Callable[[], object]) -> list[str] 
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children leave nothing behind
         while lives(parent):
             try:
-                far, _ = listener.accept()
-            except TimeoutError:
+                command = _receive(listener)
+            except (TimeoutError, ValueError):  # nothing came, or from one that was ended in the middle of it
                 continue
-            with far, far.makefile("rb") as stream:
-                far.setblocking(True)
-                command: list[str] = json.loads(stream.read())
             if os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 return command
     return None
+
+
+def _receive(listener: socket.socket) -> list[str]:
+    far, _ = listener.accept()
+    with far, far.makefile("rb") as stream:
+        far.setblocking(True)
+        command: list[str] = json.loads(stream.read())
+        return command
 
 
 def main() -> None:

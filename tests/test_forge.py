@@ -1,6 +1,7 @@
 """Flower's command for a message, forked from a process that has imported everything; see also test_deployment.py."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -51,6 +52,8 @@ def test_each_command_gets_a_process_of_its_own_until_the_supernode_ends(tmp_pat
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
             )
             until(place.exists)
+            with socket.socket(socket.AF_UNIX) as ended:  # before it has said anything
+                ended.connect(str(place))
             for token in ("one", "two words"):
                 subprocess.run(
                     [command, "--token", token], env={**os.environ, PLACE: str(place)}, check=True, timeout=60
