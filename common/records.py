@@ -83,7 +83,7 @@ def note_failure(content: RecordDict, reason: str) -> None:
 def first_failure(reply: Message) -> str | None:
     """Return what ``note_failure`` wrote, if anything."""
     note = reply.content.config_records.get(ENGINE_RECORD, ConfigRecord()).get("first-failure")
-    return None if note is None else " ".join(str(note).split())
+    return None if note is None else str(note)
 
 
 def shared_record(shared: Dataset) -> ArrayRecord:

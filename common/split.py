@@ -60,18 +60,22 @@ def _begin(places: list[Path], content: str) -> bool:
     server = places[0]
     if (server / _BEGUN).exists():
         if (server / _BEGUN).read_text() != content:
-            raise FedShieldError(f"{server}: holds a part of other data; choose another --out, or remove what is there")
+            raise _foreign(server, "a part of other data")
         return True
     if there := [place for place in places if (place / MANIFEST).exists()]:
         if there != places or read_json(server / MANIFEST, _HINT).get("content") != content:
-            raise FedShieldError(f"{there[0]}: holds other data; choose another --out, or remove what is there")
+            raise _foreign(there[0])
         return False
     parts = (*(server / name for name in ("pool", "validation", "test")), *(place / "train" for place in places[1:]))
     if taken := [part for part in parts if part.exists()]:
-        raise FedShieldError(f"{taken[0]}: holds other data; choose another --out, or remove what is there")
+        raise _foreign(taken[0])
     server.mkdir(parents=True, exist_ok=True)
     replace_file(server / _BEGUN, content.encode())
     return True
+
+
+def _foreign(place: Path, what: str = "other data") -> FedShieldError:
+    return FedShieldError(f"{place}: holds {what}; choose another --out, or remove what is there")
 
 
 def _write_parties(splits: Splits, division: Partition, places: list[Path]) -> None:

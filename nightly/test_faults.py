@@ -53,12 +53,8 @@ def left_out(bench: Bench, name: str) -> dict[int, dict[str, str]]:
     return {line["round"]: line["refused"] for line in rounds(bench, name) if line["refused"]}
 
 
-def pids(bench: Bench, name: str) -> set[int]:
-    return set(bench.pids(name))
-
-
 def signal_all(bench: Bench, name: str, number: signal.Signals) -> None:
-    for pid in pids(bench, name):
+    for pid in bench.pids(name):
         os.kill(pid, number)
 
 
@@ -198,7 +194,7 @@ def test_a_killed_serverapp_fails_visibly_and_resumes_to_the_same_numbers(bench:
     settings = {"federation.rounds": 5, "federation.client-timeout-seconds": 120, "federation.min-fraction": 1.0}
     started = bench.submit(**{"results.name": "server", **settings})
     after_round(bench, "server", 2)
-    for pid in pids(bench, "server") - {bench.processes["server"].pid}:
+    for pid in set(bench.pids("server")) - {bench.processes["server"].pid}:
         os.kill(pid, signal.SIGKILL)
     assert bench.finish(started) == "finished:failed"
     # And the disk has lost the end of the last model: the one before it is there.
@@ -265,7 +261,7 @@ def test_fifty_rounds_leave_nothing_behind(bench: Bench) -> None:
     seen: dict[int, dict[str, list[int]]] = {}
     for number in range(5, 50, 5):
         after_round(bench, "long", number, 600)
-        seen[number] = {name: _held(pids(bench, name)) for name in bench.processes}
+        seen[number] = {name: _held(bench.pids(name)) for name in bench.processes}
     assert bench.finish(started, 600) == "finished:completed"
     print(json.dumps(seen))
     for name in bench.processes:
@@ -278,7 +274,7 @@ def test_fifty_rounds_leave_nothing_behind(bench: Bench) -> None:
         assert late[2] <= early[2] + 1, (name, "processes", early, late)
 
 
-def _held(found: set[int]) -> list[int]:
+def _held(found: list[int]) -> list[int]:
     """Private memory of processes in MB, their file descriptors, their number."""
     memory = descriptors = 0
     for pid in found:

@@ -20,13 +20,12 @@ from server.nodes import Roster
 from server.recorder import Recorder
 from server.robust import check_strategy
 from server.rundir import RunDir
+from server.stored import DEPLOYED, FEDERATION
 from server.strategy import Cohort, SharedDataFedAvg
 
 log = logging.getLogger("fedshield")
 
 app = ServerApp()
-
-_AGAIN = "the same settings and results.resume={path}"  # by Flower's commands, or fedshield submit
 
 
 @app.main()
@@ -57,7 +56,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     own = tuple(holdings.counts.sum(axis=1).tolist())
     roster = Roster(grid, config.federation, own)
     roster.gather()
-    with RunDir.open(config, again=_AGAIN if deployed else "") as run:
+    with RunDir.open(config, DEPLOYED if deployed else FEDERATION) as run:
         recorder = Recorder(config, run, holdings, device, start_exporter(config.results.prometheus_port))
         run.write_environment(describe_environment(device, recorder.model, holdings.test.images.shape[-1]))
         run.write_partition(holdings.division)

@@ -1,11 +1,13 @@
 """Messages over a real network: replies are taken as they come, and one that is broken costs only its client."""
 
 import json
+import math
 import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 from flwr.app import Array, Error, Message, RecordDict
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
@@ -151,9 +153,9 @@ class PromptGrid(Grid):
 
 
 def _size(message: Message) -> int:
-    """Return the bytes of a message's arrays."""
-    records = message.content.array_records.values()
-    return sum(array.numpy().nbytes for record in records for array in record.values())
+    """Return the bytes of a message's arrays, from what they declare: to read a model would copy it."""
+    arrays = (array for record in message.content.array_records.values() for array in record.values())
+    return sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in arrays)
 
 
 def _unpacked_size(contents: dict[str, bytes]) -> int:

@@ -33,15 +33,13 @@ class RunDir:
     Attributes:
         path: absolute.
         kind: of the run.
-        again: what continues it, in words for the user.
         total: rounds of the whole run (epochs, where there is no federation).
         done: finished ones.
     """
 
-    def __init__(self, path: Path, kind: Kind, config: RunConfig, again: str = "") -> None:
+    def __init__(self, path: Path, kind: Kind, config: RunConfig) -> None:
         self.path = path
         self.kind = kind
-        self.again = (again or f"{kind.command} --resume {{path}}").format(path=path)
         self.total = int(config.flat()[kind.length])
         self.done = 0
         self._lock = FileLock(path / ".lock")
@@ -49,23 +47,18 @@ class RunDir:
         self._writing: Future[None] | None = None
 
     @classmethod
-    def open(cls, config: RunConfig, kind: Kind = FEDERATION, again: str = "") -> Self:
+    def open(cls, config: RunConfig, kind: Kind = FEDERATION) -> Self:
         """Create the directory of a new run, or open the one that ``results.resume`` names.
-
-        Args:
-            config: of the run.
-            kind: of the run.
-            again: what continues it, with ``{path}`` for its directory; the kind's own command if not given.
 
         Raises:
             FedShieldError: it cannot be written, holds another run, or belongs to another configuration.
         """
-        return (cls._resume if config.results.resume else cls._create)(config, kind, again)
+        return cls._resume(config, kind) if config.results.resume else cls._create(config, kind)
 
     @classmethod
-    def _create(cls, config: RunConfig, kind: Kind, again: str) -> Self:
+    def _create(cls, config: RunConfig, kind: Kind) -> Self:
         name = config.results.name or f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-seed{config.seed}"
-        run = cls(Path(config.results.dir).expanduser().absolute() / name, kind, config, again)
+        run = cls(Path(config.results.dir).expanduser().absolute() / name, kind, config)
         with explain_os_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             run._acquire()
@@ -73,7 +66,8 @@ class RunDir:
             present = {entry.name for entry in run.path.iterdir()} - {".lock"}
             if present & {"metrics.jsonl", "checkpoint", "summary.json"}:
                 raise FedShieldError(
-                    f"{run.path}: holds another run; choose another results.name, or continue it with: {run.again}"
+                    f"{run.path}: holds another run; choose another results.name, or continue it with: "
+                    f"{kind.again(run.path)}"
                 )
             if present - {"config.json", "environment.json", "partition.json"}:
                 raise FedShieldError(f"{run.path}: holds other files; choose another results.name")
@@ -82,8 +76,8 @@ class RunDir:
         return run
 
     @classmethod
-    def _resume(cls, config: RunConfig, kind: Kind, again: str) -> Self:
-        run = cls(Path(config.results.resume).expanduser().absolute(), kind, config, again)
+    def _resume(cls, config: RunConfig, kind: Kind) -> Self:
+        run = cls(Path(config.results.resume).expanduser().absolute(), kind, config)
         stored = read_config(run.path, kind)
         if changed := changed_keys(stored, config):
             key, value = next(iter(changed.items()))
@@ -144,7 +138,8 @@ class RunDir:
                     self.wait()
                 except FedShieldError as unwritten:
                     log.warning("%s", unwritten)
-                log.warning("Stopped after %s %d; continue with: %s", self.kind.unit, self.done, self.again)
+                again = self.kind.again(self.path)
+                log.warning("Stopped after %s %d; continue with: %s", self.kind.unit, self.done, again)
         finally:
             self.close()
         if error is None:

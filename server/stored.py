@@ -1,7 +1,7 @@
 """What a run directory tells its readers: the configuration, the kind of run, the finished rounds."""
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,27 @@ class Kind:
         name: as ``environment.json`` has it.
         unit: what the run is counted in.
         length: the key that says how many of them.
-        command: what continues it.
+        command: what starts it.
+        resume: what continues it, in words for the user, with ``{path}`` for its directory.
     """
 
     name: str
     unit: str
     length: str
     command: str
+    resume: str
+
+    def again(self, run_dir: Path) -> str:
+        """Return what continues the run in a directory."""
+        return self.resume.format(path=run_dir)
 
 
-FEDERATION = Kind("federation", "round", "federation.rounds", "fedshield run")
-CENTRALIZED = Kind("centralized", "epoch", "centralized.epochs", "fedshield centralized")
+FEDERATION = Kind("federation", "round", "federation.rounds", "fedshield run", "fedshield run --resume {path}")
+CENTRALIZED = Kind(
+    "centralized", "epoch", "centralized.epochs", "fedshield centralized", "fedshield centralized --resume {path}"
+)
+# Started by Flower's commands or by fedshield submit; its directory is that of any federation.
+DEPLOYED = replace(FEDERATION, resume="the same settings and results.resume={path}")
 KINDS = {kind.name: kind for kind in (FEDERATION, CENTRALIZED)}
 
 # What may differ between a run and its continuation: length, place, the server's patience, the last measurement.
@@ -57,10 +67,8 @@ def read_config(run_dir: Path, kind: Kind | None = None, hint: str = "is this a 
         FedShieldError: there is no run, its files are damaged, or it is of another kind.
     """
     stored = {**default_config(), **flatten(read_json(run_dir / "config.json", hint))}
-    if kind is not None and (found := read_kind(run_dir)) != kind:
-        raise FedShieldError(
-            f"{run_dir}: belongs to {found.command}; continue it with: {found.command} --resume {run_dir}"
-        )
+    if kind is not None and (found := read_kind(run_dir)).name != kind.name:
+        raise FedShieldError(f"{run_dir}: belongs to {found.command}; continue it with: {found.again(run_dir)}")
     return stored
 
 

@@ -32,14 +32,12 @@ class Tally:
         self.metrics[client] = metrics
         self._norms[client] = norm
         if first_failure is not None:
-            self._retried[client] = first_failure
-            log.warning("round %d: client %d ran again: %s", self._round, client, first_failure)
+            self._retried[client] = _in_one_line(first_failure)
+            log.warning("round %d: client %d ran again: %s", self._round, client, self._retried[client])
 
     def refuse(self, client: int, reason: str) -> None:
         """Note that a client is left out."""
-        # The words are a client's, and go into a log that is read by lines.
-        words = " ".join(reason.removeprefix(f"client {client}: ").split())
-        self.refused[client] = words if len(words) <= _REASON_LENGTH else f"{words[:_REASON_LENGTH]} ..."
+        self.refused[client] = _in_one_line(reason.removeprefix(f"client {client}: "))
         log.warning("round %d: client %d left out: %s", self._round, client, self.refused[client])
 
     def require(self, enough: int, asked: int) -> None:
@@ -70,3 +68,9 @@ class Tally:
             "refused": {str(client): reason for client, reason in self.refused.items()},
             "retried": {str(client): reason for client, reason in self._retried.items()},
         }
+
+
+def _in_one_line(reason: str) -> str:
+    """Return a reason as a log takes it that is read by lines: the words may be a client's."""
+    words = " ".join(reason.split())
+    return words if len(words) <= _REASON_LENGTH else f"{words[:_REASON_LENGTH]} ..."

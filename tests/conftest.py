@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def speaking() -> None:
+    """Message needs to know who speaks; making a LocalGrid tells it."""
+    from simulations.executors import InProcess
+    from simulations.grid import LocalGrid
+
+    LocalGrid(tiny_config(), InProcess())
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """For thousands of small operations: threads would only wait for one another."""
@@ -68,6 +78,14 @@ def tiny_flat(**changes: object) -> Flat:
 
 def tiny_config(**changes: object) -> RunConfig:
     return parse_config(tiny_flat(**changes))
+
+
+def until(holds: Callable[[], bool], timeout: float = 120) -> None:
+    """Wait until something holds, and fail when it does not in so many seconds."""
+    deadline = time.monotonic() + timeout
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 # Real processes come last: what is wrong in a unit should show within the first minute.

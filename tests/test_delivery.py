@@ -33,17 +33,10 @@ from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from server.delivery import PromptGrid
-from simulations.executors import InProcess
-from simulations.grid import LocalGrid
-from tests.conftest import tiny_config
+
+pytestmark = pytest.mark.usefixtures("speaking")
 
 Act = Callable[[Message], Message | None]
-
-
-@pytest.fixture(autouse=True)
-def speaking() -> None:
-    """Message needs to know who speaks; making a LocalGrid tells it."""
-    LocalGrid(tiny_config(), InProcess())
 
 
 class Wire:

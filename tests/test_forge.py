@@ -4,12 +4,11 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from client.handover import ORIGINAL, PLACE
 from tests.bench import BIN, ROOT
+from tests.conftest import until
 
 FORGE = """
 import os, sys
@@ -25,13 +24,6 @@ def note(what):
 command = serve(Path(sys.argv[2]), int(sys.argv[3]), lambda: note("imported"))
 note(f"{os.getpid()} {command}")
 """
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_each_command_gets_a_process_of_its_own_until_the_supernode_ends(tmp_path: Path) -> None:

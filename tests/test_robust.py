@@ -11,15 +11,8 @@ from flwr.serverapp.strategy import Bulyan, FedAvg, FedMedian, FedTrimmedAvg, Kr
 from common.config import StrategyConfig
 from common.errors import FedShieldError
 from server.robust import RULES, RobustMean, check_strategy
-from simulations.executors import InProcess
-from simulations.grid import LocalGrid
-from tests.conftest import tiny_config
 
-
-@pytest.fixture(autouse=True)
-def speaking() -> None:
-    """Message needs to know who speaks; making a LocalGrid tells it."""
-    LocalGrid(tiny_config(), InProcess())
+pytestmark = pytest.mark.usefixtures("speaking")
 
 
 def record(values: Sequence[float], counter: int = 3) -> ArrayRecord:

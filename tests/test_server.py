@@ -33,16 +33,12 @@ from simulations.executors import InProcess
 from simulations.grid import LocalGrid
 from tests.conftest import tiny_config
 
+pytestmark = pytest.mark.usefixtures("speaking")
+
 STATE = build_model("cnn", 10, 2, "relu", True, 1).state_dict()
 GLOBAL = to_record(STATE)
 NODES = (70, 50, 60, 40)  # as random as Flower's: their order is not the clients'
 EXAMPLES = (10, 30, 20, 40)
-
-
-@pytest.fixture(autouse=True)
-def speaking() -> None:
-    """Message needs to know who speaks; making a LocalGrid tells it."""
-    LocalGrid(tiny_config(), InProcess())
 
 
 class Seated(Roster):

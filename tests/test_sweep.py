@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from filelock import FileLock
 
 from common.flat import Flat
 from simulations.study_results import read_labels, read_rounds
-from tests.conftest import TINY
+from tests.conftest import TINY, until
 from tests.test_cli import PROGRAM, fedshield
 
 ROUNDS = 24
@@ -109,13 +108,6 @@ def _lives(process: int) -> bool:
         return False
 
 
-def _until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def _rounds(out: Path) -> list[int]:
     """Return the last finished round of each run of a sweep."""
     return [json.loads(path.read_text())["round"] for path in out.glob("runs/*/checkpoint/checkpoint.json")]
@@ -125,7 +117,7 @@ def _start(path: Path, out: Path, beyond: int) -> subprocess.Popen[str]:
     """Start a sweep, and return it when both of its runs are beyond a round."""
     command = [PROGRAM, "sweep", str(path), "--results", str(out), "--jobs", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    _until(lambda: len([done for done in _rounds(out) if done > beyond]) == 2)
+    until(lambda: len([done for done in _rounds(out) if done > beyond]) == 2)
     return process
 
 
@@ -155,7 +147,7 @@ def test_a_sweep_that_is_stopped_twice_goes_on_to_the_same_results(
     resumed = fedshield("sweep", str(path), "--results", str(out), "--jobs", "2")  # waits for those left by the kill
     assert resumed.returncode == 0, resumed.stderr + resumed.stdout
     assert numbers(out) == numbers(expected)
-    _until(lambda: not any(map(_lives, orphans)))
+    until(lambda: not any(map(_lives, orphans)))
     for log in out.glob("runs/*.log"):  # nothing was done twice but what no checkpoint held
         assert log.read_text().count("round 1/") == 1
     with (out / "results.csv").open() as file:
