@@ -72,7 +72,8 @@ class Roster:
         timeout = self._federation.node_wait_seconds if timeout is None else timeout
         online = set(self._grid.get_node_ids())
         strangers = sorted(online - self._client_of.keys())
-        self._troubles = dict.fromkeys(strangers, "a client that was asked who it is did not answer in time")
+        silent = "a client that was asked who it is did not answer in time"
+        self._troubles = {node: self._troubles.get(node, silent) for node in strangers}
         queries = [Message(RecordDict(), node, MessageType.QUERY) for node in strangers]
         for reply in self._grid.send_and_receive(queries, timeout=timeout) if queries else ():
             asked = {query.metadata.message_id: query.metadata.dst_node_id for query in queries}

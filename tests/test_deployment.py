@@ -1,5 +1,6 @@
 """Real processes over TLS with keys and data of their own: the numbers of the simulation, and nothing for strangers."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,5 +56,6 @@ def test_strangers_are_refused_and_too_few_clients_end_the_run_with_one_line(ben
     status, told, complaint = submit(bench, **settings)
     assert status == 1
     assert complaint.endswith("finished:failed; the reason is in the log above\n")
+    assert re.search("start a SuperNode for each client|did not answer in time|no node answered for client 2", told)
     assert "Traceback" not in told
     assert not (bench.folder / "runs" / "few").exists()

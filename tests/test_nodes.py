@@ -46,6 +46,17 @@ def test_clients_that_cannot_start_are_named() -> None:
         roster(LocalGrid(broken, InProcess()), whole).gather()
 
 
+def test_the_reason_of_a_client_is_kept_while_it_does_not_answer() -> None:
+    broken = tiny_config(data__name="folder", data__root="/nowhere")
+    grid = ComingAndGoing(broken, InProcess())
+    found = roster(grid, tiny_config())
+    found.meet(10)
+    grid.silent = True
+    found.meet(10)
+    assert grid.asked == 20
+    assert found.trouble(3).startswith("client 3: data.root: no folder /nowhere/train; ")
+
+
 def test_a_client_with_other_images_than_the_server_thinks_is_not_taken() -> None:
     other, whole = tiny_config(data__max_examples=300), tiny_config()
     with pytest.raises(FedShieldError, match=r"^client 0: has 24 images, expected 16; give server and clients data "):
@@ -57,6 +68,7 @@ class ComingAndGoing(LocalGrid):
 
     away: frozenset[int] = frozenset()
     asked = 0
+    silent = False
 
     def get_node_ids(self) -> list[int]:
         return [node for node in super().get_node_ids() if node not in self.away]
@@ -64,7 +76,7 @@ class ComingAndGoing(LocalGrid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         messages = list(messages)
         self.asked += len(messages)
-        return super().send_and_receive(messages, timeout=timeout)
+        return [] if self.silent else super().send_and_receive(messages, timeout=timeout)
 
 
 def test_a_run_begins_without_a_client_and_takes_it_when_it_comes(caplog: pytest.LogCaptureFixture) -> None:
