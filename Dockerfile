@@ -21,6 +21,8 @@ RUN apt-get update \
 ENV VIRTUAL_ENV=/opt/fedshield PATH=/opt/fedshield/bin:$PATH UV_COMPILE_BYTECODE=1 UV_NO_CACHE=1 \
     FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 \
     FLWR_HOME=/tmp/flwr FEDSHIELD_CACHE=/tmp/fedshield
+# What stops a container stops what again.sh has started in it, too.
+ENV TINI_KILL_PROCESS_GROUP=1
 
 COPY --from=needs needs.txt constraints.txt overrides.txt /
 RUN uv venv /opt/fedshield && uv pip install -r /needs.txt -c /constraints.txt --overrides /overrides.txt

@@ -1,8 +1,9 @@
 """Faults done to the containers of docker-compose.yml; what they cost is in docs/reliability.md.
 
-Needs a Docker engine, with Compose 1.29 or later: ``uv run pytest nightly/test_containers.py -n 0``.
+Needs a Docker engine, with Compose 1.29 or later: ``uv run pytest nightly/test_containers.py -n 0``, half an hour.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,7 +20,11 @@ from tests.test_cli import fedshield
 from tests.test_federation import figures, same, weights
 
 PROJECT = "fedshield-nightly"
+FLEET = f"{PROJECT}_fleet"
 TIMEOUT = 60
+CIFAR10 = ROOT.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
+COMPOSE = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
+INSECURE = ("-f", "docker-compose.yml", "-f", "docker-compose.insecure.yml")
 
 
 def command(*words: str, check: bool = True, **environment: str) -> str:
@@ -31,18 +36,39 @@ def command(*words: str, check: bool = True, **environment: str) -> str:
 
 
 def compose(*words: str, **settings: Any) -> str:
-    base = ("docker-compose",) if shutil.which("docker-compose") else ("docker", "compose")
-    return command(*base, "-p", PROJECT, *words, **settings)
+    return command(*COMPOSE, "-p", PROJECT, *words, **settings)
+
+
+@contextlib.contextmanager
+def up(run: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The documented command, while something is done to its containers."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*COMPOSE, "-p", PROJECT, "up", "--exit-code-from", "run"],
+            cwd=ROOT,
+            env={**os.environ, "FEDSHIELD_RUN": run},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(120)
 
 
 def container(service: str) -> str:
     return compose("ps", "-q", service).splitlines()[0]
 
 
-def kill(service: str) -> None:
-    """End a container's process from outside: a crash for Docker's restart policy, which docker kill is not."""
-    pid = command("docker", "inspect", "--format", "{{.State.Pid}}", container(service))
-    command("docker", "run", "--rm", "--pid=host", "--user=0", "--cap-add=KILL", "fedshield", "kill", "-9", pid)
+def kill(service: str, program: str) -> None:
+    """End a container's process and all that it has started."""
+    found = [
+        line.split(None, 1) for line in command("docker", "top", container(service), "-o", "pid,args").splitlines()
+    ]
+    pids = [pid for pid, words in found if program in words and "again.sh" not in words]
+    assert pids, found
+    command("docker", "run", "--rm", "--pid=host", "--user=0", "--cap-add=KILL", "fedshield", "kill", "-9", *pids)
 
 
 def rounds(name: str) -> list[dict[str, Any]]:
@@ -58,30 +84,48 @@ def until(holds: Callable[[], bool], timeout: float) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def images() -> Iterator[None]:
+def images() -> None:
     compose("build", "prepare")
-    try:
-        yield
-    finally:
-        compose("down", "--volumes", "--timeout=5")
-    for kind in (("ps", "--all"), ("volume", "ls"), ("network", "ls")):
-        assert PROJECT not in command("docker", *kind)
 
 
 @pytest.fixture(autouse=True)
 def clean() -> Iterator[None]:
+    """Nothing is left of a test."""
     yield
-    compose("down", "--timeout=5")
+    compose("down", "--volumes", "--timeout=5")
+    for kind in (("ps", "--all"), ("volume", "ls"), ("network", "ls")):
+        assert PROJECT not in command("docker", *kind)
+
+
+def fetch_runs(folder: Path) -> Path:
+    command("docker", "cp", f"{compose('ps', '-aq', 'server')}:/runs", str(folder))
+    return folder / "runs"
+
+
+def ends_as_the_simulation(folder: Path, preset: str, root: Path | None = None) -> None:
+    """Run a preset in containers and in one process, and compare weights and figures."""
+    keys = f"{preset} --set federation.rounds=2 --set threads=1"
+    environment = {"FEDSHIELD_RUN": f"{keys} --set results.name=plain", "FEDSHIELD_DATA": str(root or folder)}
+    compose("up", "--exit-code-from", "run", **environment)
+    here = [f"--set=data.root={root}/cifar10-jpeg"] if root else []
+    done = fedshield("run", *keys.split(), *here, f"--results={folder}", "--name=simulated")
+    assert done.returncode == 0, done.stderr
+    assert same(weights(fetch_runs(folder) / "plain"), weights(folder / "simulated"))
+    assert figures(folder / "runs" / "plain") == figures(folder / "simulated")
 
 
 def test_ten_containers_give_the_numbers_of_the_simulation(tmp_path: Path) -> None:
-    keys = "--set federation.rounds=2 --set threads=1"
-    compose("up", "--exit-code-from", "run", FEDSHIELD_RUN=f"quickstart {keys} --set results.name=plain")
-    command("docker", "cp", f"{compose('ps', '-aq', 'server')}:/runs", str(tmp_path))
-    done = fedshield("run", "quickstart", *keys.split(), f"--results={tmp_path}", "--name=simulated")
-    assert done.returncode == 0, done.stderr
-    assert same(weights(tmp_path / "runs" / "plain"), weights(tmp_path / "simulated"))
-    assert figures(tmp_path / "runs" / "plain") == figures(tmp_path / "simulated")
+    ends_as_the_simulation(tmp_path, "quickstart")
+
+
+@pytest.mark.skipif(not CIFAR10.is_file(), reason="CIFAR-10 is not at hand")
+def test_ten_containers_give_the_numbers_of_the_simulation_on_cifar10(tmp_path: Path) -> None:
+    (tmp_path / "data" / "cifar10-jpeg").mkdir(parents=True)
+    command("tar", "-xJf", str(CIFAR10), "-C", str(tmp_path / "data" / "cifar10-jpeg"))
+    for folder in (tmp_path, *tmp_path.parents[:2]):  # the containers' user is another
+        folder.chmod(0o755)
+    small = "cpu-cifar10 --set data.max-examples=2000 --set evaluate.examples=200 --set evaluate.final-examples=500"
+    ends_as_the_simulation(tmp_path, small, tmp_path / "data")
 
 
 # What a client finds out about its surroundings; anything but "refused" is more than it should have.
@@ -139,33 +183,66 @@ def test_nobody_holds_or_reaches_more_than_they_need() -> None:
     assert "".join(command("docker", "port", each) for each in running) == "8000/tcp -> 127.0.0.1:8000"
 
 
-def test_a_run_goes_on_while_containers_die_hang_and_lose_their_network() -> None:
-    name, total = "faults", 14
-    keys = (
-        f"--set federation.rounds={total} --set federation.client-timeout-seconds={TIMEOUT} --set evaluate.examples=50"
-    )
-    compose("up", "-d", FEDSHIELD_RUN=f"quickstart {keys} --set results.name={name}")
-    network = f"{PROJECT}_fleet"
+def test_strangers_are_refused_at_the_gateway() -> None:
+    compose("up", "-d", "client-3")
 
-    def passes(number: int) -> None:
-        until(lambda: len(rounds(name)) >= number, number * 30 + 4 * TIMEOUT)
+    def ended(options: str) -> str:
+        line = f"""fedshield certs --out /tmp/others --clients 4 >/dev/null && ! timeout 60 fedshield-supernode \
+            --superlink gateway:8000 --node-config "partition-id=3 num-partitions=10" --max-retries 1 {options} 2>&1"""
+        volume = f"{PROJECT}_client-3:/federation:ro"
+        return command("docker", "run", "--rm", f"--network={FLEET}", f"-v={volume}", "fedshield", "sh", "-c", line)
+
+    own, others = "/federation", "/tmp/others"
+    wrong_key = ended(f"--root-certificates {own}/ca.crt --auth-supernode-private-key {others}/client-3/client.key")
+    wrong_authority = ended(f"--root-certificates {others}/ca.crt --auth-supernode-private-key {own}/client.key")
+    print(wrong_key, wrong_authority, sep="\n\n")
+    assert "ermission" in wrong_key or "nauth" in wrong_key
+    assert "ertificate" in wrong_authority or "onnect" in wrong_authority
+
+
+def test_fewer_clients_without_tls(tmp_path: Path) -> None:
+    run = "quickstart --set federation.clients=3 --set federation.rounds=1 --set results.name=open"
+    compose(*INSECURE, "up", "--exit-code-from", "run", "run", "client-0", "client-1", "client-2", FEDSHIELD_RUN=run)
+    summary = json.loads((fetch_runs(tmp_path) / "open" / "summary.json").read_text())
+    assert summary["rounds"] == 1
+
+
+def test_a_run_goes_on_while_processes_die_hang_and_lose_their_network(tmp_path: Path) -> None:
+    name, total = "faults", 14
+    run = (
+        f"quickstart --set federation.rounds={total} --set federation.client-timeout-seconds={TIMEOUT} "
+        f"--set evaluate.examples=50 --set results.name={name}"
+    )
 
     def left_out(client: int) -> Callable[[], bool]:
         return lambda: any(str(client) in line["refused"] for line in rounds(name))
 
-    passes(1)
-    kill("client-1")
-    until(left_out(1), 4 * TIMEOUT)
-    command("docker", "pause", container("client-2"))
-    until(left_out(2), 4 * TIMEOUT)
-    command("docker", "unpause", container("client-2"))
-    command("docker", "network", "disconnect", network, container("client-3"))
-    until(left_out(3), 4 * TIMEOUT)
-    command("docker", "network", "connect", network, container("client-3"))
-    kill("superlink")
-    until(lambda: len(rounds(name)) == total, total * 60)
-    assert command("docker", "wait", compose("ps", "-aq", "run")) == "0"
-    found = {line["round"]: set(line["refused"]) for line in rounds(name)}
-    assert set().union(*found.values()) == {"1", "2", "3"}, found
-    assert found[total] == set(), found
+    with up(run, tmp_path / "log") as process:
+        until(lambda: bool(rounds(name)), 600)
+        kill("client-1", "fedshield-supernode")
+        until(left_out(1), 4 * TIMEOUT)
+        command("docker", "pause", container("client-2"))
+        until(left_out(2), 4 * TIMEOUT)
+        command("docker", "unpause", container("client-2"))
+        command("docker", "network", "disconnect", FLEET, container("client-3"))
+        until(left_out(3), 4 * TIMEOUT)
+        command("docker", "network", "connect", FLEET, container("client-3"))
+        kill("superlink", "fedshield-superlink")
+        assert process.wait(total * 60) == 0, (tmp_path / "log").read_text()[-3000:]
+    lines = [json.loads(line) for line in (fetch_runs(tmp_path) / name / "metrics.jsonl").read_text().splitlines()]
+    found = {line["round"]: set(line["refused"]) for line in lines}
     print("left out:", {number: sorted(who) for number, who in found.items() if who})
+    assert set().union(*found.values()) == {"1", "2", "3"}, found
+    assert list(found) == list(range(1, total + 1))
+    assert found[total] == set(), found
+
+
+def test_a_killed_serverapp_ends_the_command_and_the_run_is_resumed(tmp_path: Path) -> None:
+    run = "quickstart --set federation.rounds=3"
+    with up(f"{run} --set results.name=server", tmp_path / "log") as process:
+        until(lambda: bool(rounds("server")), 600)
+        kill("server", "flwr-serverapp")
+        assert process.wait(300) == 1, (tmp_path / "log").read_text()[-3000:]
+    compose("up", "--exit-code-from", "run", FEDSHIELD_RUN=f"{run} --set results.resume=/runs/server")
+    lines = (fetch_runs(tmp_path) / "server" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in lines] == [1, 2, 3]
