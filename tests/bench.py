@@ -118,14 +118,19 @@ class Bench:
         )
 
     def start_client(
-        self, client: int, authority: Path | None = None, retries: int | None = None, address: str | None = None
+        self,
+        client: int,
+        authority: Path | None = None,
+        retries: int | None = None,
+        address: str | None = None,
+        supernode: str = "fedshield-supernode",
     ) -> None:
         certs = self.folder / "certs"
         place = self.folder / "data" / f"client-{client}"
         self.start(
             f"client-{client}",
             [
-                *("fedshield-supernode", "--superlink", address or self.address),
+                *(supernode, "--superlink", address or self.address),
                 *("--root-certificates", str(authority or certs / "ca.crt")),
                 *(() if retries is None else ("--max-retries", str(retries))),
                 *("--host", "127.0.0.1", "--port", str(self.client_ports[client])),
@@ -135,12 +140,12 @@ class Bench:
             {"FEDSHIELD_CACHE": str(self.folder / f"cache-{client}")},
         )
 
-    def start_all(self) -> None:
+    def start_all(self, supernode: str = "fedshield-supernode") -> None:
         self.start_superlink()
         authority = self.folder / "certs" / "ca.crt"
         register(Control(self.address, authority), self.folder / "certs" / "operator" / "clients", 60)
         for client in range(self.clients):
-            self.start_client(client)
+            self.start_client(client, supernode=supernode)
         self.start_server()
 
     def submit(self, app: Path = ROOT, **settings: Any) -> str:
