@@ -190,6 +190,12 @@ def test_a_database_that_is_locked_for_a_while_costs_nothing(bench: Bench) -> No
     assert left_out(bench, "locked") == {}
 
 
+def simulated(folder: Path) -> Path:
+    """Five rounds of the same federation in one process."""
+    changes = {"federation__clients": CLIENTS, "partition__scheme": "iid", "federation__rounds": 5}
+    return run(folder, "reference", **changes)
+
+
 def test_a_killed_serverapp_fails_visibly_and_resumes_to_the_same_numbers(bench: Bench, tmp_path: Path) -> None:
     settings = {"federation.rounds": 5, "federation.client-timeout-seconds": 120, "federation.min-fraction": 1.0}
     started = bench.submit(**{"results.name": "server", **settings})
@@ -203,19 +209,13 @@ def test_a_killed_serverapp_fails_visibly_and_resumes_to_the_same_numbers(bench:
     last.write_bytes(last.read_bytes()[:-100])
     again = {**settings, "results.name": "server", "results.resume": str(bench.folder / "runs" / "server")}
     assert bench.finish(bench.submit(**again)) == "finished:completed"
-    reference = run(
-        tmp_path,
-        "reference",
-        federation__clients=CLIENTS,
-        partition__scheme="iid",
-        federation__rounds=5,
-    )
+    reference = simulated(tmp_path)
     found = bench.folder / "runs" / "server"
     assert same(weights(found), weights(reference))
     assert figures(found) == figures(reference)
 
 
-def test_a_full_disk_ends_the_run_visibly_and_it_resumes(bench: Bench) -> None:
+def test_a_full_disk_ends_the_run_visibly_and_it_resumes(bench: Bench, tmp_path: Path) -> None:
     settings = {"federation.rounds": 5, "federation.client-timeout-seconds": 120, "federation.min-fraction": 1.0}
     started = bench.submit(**{"results.name": "full", **settings})
     after_round(bench, "full", 2)
@@ -223,12 +223,13 @@ def test_a_full_disk_ends_the_run_visibly_and_it_resumes(bench: Bench) -> None:
     metrics.rename(metrics.with_name("kept"))
     metrics.symlink_to("/dev/full")  # the kernel answers every write with "no space left"
     assert bench.finish(started) == "finished:failed"
-    assert "metrics.jsonl: No space left on device; free some disk space" in bench.log("server")
+    told = bench.control._call("log", started, "it", "--show")
+    assert "metrics.jsonl: No space left on device; free some disk space" in told
     metrics.with_name("kept").replace(metrics)
     again = {**settings, "results.resume": str(metrics.parent)}
     assert bench.finish(bench.submit(**again)) == "finished:completed"
     assert [line["round"] for line in rounds(bench, "full")] == [1, 2, 3, 4, 5]
-    assert figures(metrics.parent) == figures(bench.folder / "runs" / "server")
+    assert figures(metrics.parent) == figures(simulated(tmp_path))
 
 
 def test_whatever_a_client_sends_the_others_go_on(bench: Bench) -> None:
@@ -239,7 +240,8 @@ def test_whatever_a_client_sends_the_others_go_on(bench: Bench) -> None:
     changed = source.replace("_name_mistakes])", "lie, _name_mistakes])").replace(
         "from client import resident\n", "from client import resident\nfrom client.rogue import lie\n"
     )
-    assert changed.count("lie") == source.count("lie") + 2
+    assert "rogue import lie\n" in changed
+    assert "lie, _name_mistakes])" in changed
     (app / "client" / "app.py").write_text(changed)
     settings = {"results.name": "rogue", "federation.rounds": len(LIES) + 1, "federation.client-timeout-seconds": 240}
     assert bench.finish(bench.submit(app, **settings), 900) == "finished:completed"
