@@ -96,6 +96,9 @@ def main() -> None:
     if command is not None:
         from flwr.supernode.cli import flwr_clientapp
 
+        # What is installed here must not stand in for the app that the run has brought, which has rooms of these names.
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("client", "common")]:
+            del sys.modules[name]
         sys.argv = command
         flwr_clientapp()
 
