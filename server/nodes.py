@@ -109,8 +109,11 @@ class Roster:
 
     def _complaint(self, found: int, missing: list[int]) -> str:
         clients = self._federation.clients
+        absent = f"client {', '.join(map(str, missing))} of {clients}"
         if self._troubles:
             first, *others = self._troubles.values()
+            if not first.startswith("client "):  # its node does not say whose it is
+                first = f"{absent} is missing: {first}"
             return f"{first} (and {len(others)} other clients with a trouble)" if others else first
         if found < clients:
             return (
@@ -118,7 +121,4 @@ class Roster:
                 f"{self._federation.node_wait_seconds} s; start a SuperNode for each client, or simulate them with: "
                 f'flwr run . --stream --federation-config "num-supernodes={clients} client-resources-num-cpus=1"'
             )
-        return (
-            f"no node answered for client {', '.join(map(str, missing))} of {clients}; start one for each partition-id "
-            "from 0"
-        )
+        return f"no node answered for {absent}; start one for each partition-id from 0"
