@@ -222,7 +222,7 @@ def cpu_seconds(pids: Sequence[int]) -> float:
     ticks = 0
     for pid in pids:
         with contextlib.suppress(OSError):  # it ended while we looked
-            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
+            ticks += sum(map(int, _stat(pid)[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -244,14 +244,18 @@ def _times(lines: list[dict[str, Any]], event: str) -> list[float]:
     return [float(line["time"]) for line in lines if line["event"] == event]
 
 
+def _stat(pid: int) -> list[str]:
+    """Return what Linux tells of a process after its name, which may hold anything: state, parent, ..."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 def _parents() -> dict[int, int]:
     """Return the parent of every live process."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                # pid (name) state parent …; the name may hold anything.
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                state, parent = _stat(int(entry.name))[:2]
             except OSError:  # it ended while we looked
                 continue
             if state not in "ZX":

@@ -28,11 +28,12 @@ def federation(clients: int, supernode: str, resident: str) -> Figures:
 
     The first round is left out: in it every client builds what it needs.
     """
-    settings = {"federation.client-timeout-seconds": 600, "federation.rounds": ROUNDS, "results.name": "run"}
+    settings = {"federation.client-timeout-seconds": 600, "federation.rounds": ROUNDS}
     with tempfile.TemporaryDirectory(prefix="network-") as place:
         with Bench(Path(place), clients, settings) as bench:
             bench.environment["FEDSHIELD_RESIDENT"] = resident
-            bench.start_all(supernode)
+            bench.supernode = supernode
+            bench.start_all()
             bench.submit()
             run = bench.folder / "runs" / "run"
             bench.until((run / "metrics.jsonl").exists, 600, every=0.1)

@@ -8,13 +8,13 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import conftest
 from tests.bench import ROOT
 from tests.test_cli import fedshield
 from tests.test_federation import figures, same, weights
@@ -62,10 +62,9 @@ def container(service: str) -> str:
 
 
 def kill(service: str, program: str) -> None:
-    """End a container's process and all that it has started."""
-    found = [
-        line.split(None, 1) for line in command("docker", "top", container(service), "-o", "pid,args").splitlines()
-    ]
+    """End the processes of a program in a container, from outside."""
+    lines = command("docker", "top", container(service), "-o", "pid,args").splitlines()
+    found = [line.split(None, 1) for line in lines]
     pids = [pid for pid, words in found if program in words and "again.sh" not in words]
     assert pids, found
     command("docker", "run", "--rm", "--pid=host", "--user=0", "--cap-add=KILL", "fedshield", "kill", "-9", *pids)
@@ -77,10 +76,7 @@ def rounds(name: str) -> list[dict[str, Any]]:
 
 
 def until(holds: Callable[[], bool], timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    while not holds():
-        assert time.monotonic() < deadline, compose("logs", "--tail=40", check=False)
-        time.sleep(2)
+    conftest.until(holds, timeout, 2, lambda: compose("logs", "--tail=40", check=False))
 
 
 @pytest.fixture(scope="module", autouse=True)

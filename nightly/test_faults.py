@@ -190,13 +190,14 @@ def test_a_database_that_is_locked_for_a_while_costs_nothing(bench: Bench) -> No
     assert left_out(bench, "locked") == {}
 
 
-def simulated(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five rounds of the same federation in one process."""
     changes = {"federation__clients": CLIENTS, "partition__scheme": "iid", "federation__rounds": 5}
-    return run(folder, "reference", **changes)
+    return run(tmp_path_factory.mktemp("simulated"), "reference", **changes)
 
 
-def test_a_killed_serverapp_fails_visibly_and_resumes_to_the_same_numbers(bench: Bench, tmp_path: Path) -> None:
+def test_a_killed_serverapp_fails_visibly_and_resumes_to_the_same_numbers(bench: Bench, simulated: Path) -> None:
     settings = {"federation.rounds": 5, "federation.client-timeout-seconds": 120, "federation.min-fraction": 1.0}
     started = bench.submit(**{"results.name": "server", **settings})
     after_round(bench, "server", 2)
@@ -209,13 +210,12 @@ def test_a_killed_serverapp_fails_visibly_and_resumes_to_the_same_numbers(bench:
     last.write_bytes(last.read_bytes()[:-100])
     again = {**settings, "results.name": "server", "results.resume": str(bench.folder / "runs" / "server")}
     assert bench.finish(bench.submit(**again)) == "finished:completed"
-    reference = simulated(tmp_path)
     found = bench.folder / "runs" / "server"
-    assert same(weights(found), weights(reference))
-    assert figures(found) == figures(reference)
+    assert same(weights(found), weights(simulated))
+    assert figures(found) == figures(simulated)
 
 
-def test_a_full_disk_ends_the_run_visibly_and_it_resumes(bench: Bench, tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_run_visibly_and_it_resumes(bench: Bench, simulated: Path) -> None:
     settings = {"federation.rounds": 5, "federation.client-timeout-seconds": 120, "federation.min-fraction": 1.0}
     started = bench.submit(**{"results.name": "full", **settings})
     after_round(bench, "full", 2)
@@ -229,7 +229,7 @@ def test_a_full_disk_ends_the_run_visibly_and_it_resumes(bench: Bench, tmp_path:
     again = {**settings, "results.resume": str(metrics.parent)}
     assert bench.finish(bench.submit(**again)) == "finished:completed"
     assert [line["round"] for line in rounds(bench, "full")] == [1, 2, 3, 4, 5]
-    assert figures(metrics.parent) == figures(simulated(tmp_path))
+    assert figures(metrics.parent) == figures(simulated)
 
 
 def test_whatever_a_client_sends_the_others_go_on(bench: Bench) -> None:

@@ -20,24 +20,22 @@ class Kind:
         unit: what the run is counted in.
         length: the key that says how many of them.
         command: what starts it.
-        resume: what continues it, in words for the user, with ``{path}`` for its directory.
+        resume: what continues it, in words for the user, with ``{command}`` and, for its directory, ``{path}``.
     """
 
     name: str
     unit: str
     length: str
     command: str
-    resume: str
+    resume: str = "{command} --resume {path}"
 
     def again(self, run_dir: Path) -> str:
         """Return what continues the run in a directory."""
-        return self.resume.format(path=run_dir)
+        return self.resume.format(command=self.command, path=run_dir)
 
 
-FEDERATION = Kind("federation", "round", "federation.rounds", "fedshield run", "fedshield run --resume {path}")
-CENTRALIZED = Kind(
-    "centralized", "epoch", "centralized.epochs", "fedshield centralized", "fedshield centralized --resume {path}"
-)
+FEDERATION = Kind("federation", "round", "federation.rounds", "fedshield run")
+CENTRALIZED = Kind("centralized", "epoch", "centralized.epochs", "fedshield centralized")
 # Started by Flower's commands or by fedshield submit; its directory is that of any federation.
 DEPLOYED = replace(FEDERATION, resume="the same settings and results.resume={path}")
 KINDS = {kind.name: kind for kind in (FEDERATION, CENTRALIZED)}

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +15,7 @@ from common.setup import prepare_data
 from common.split import write_split
 from simulations.certs import make_certs
 from simulations.submit import Control, register
-from tests.conftest import TINY, tiny_config
+from tests.conftest import TINY, tiny_config, until
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -41,6 +40,7 @@ class Bench:
             "partition.scheme": "iid",
             **settings,
         }
+        self.supernode = "fedshield-supernode"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -123,14 +123,13 @@ class Bench:
         authority: Path | None = None,
         retries: int | None = None,
         address: str | None = None,
-        supernode: str = "fedshield-supernode",
     ) -> None:
         certs = self.folder / "certs"
         place = self.folder / "data" / f"client-{client}"
         self.start(
             f"client-{client}",
             [
-                *(supernode, "--superlink", address or self.address),
+                *(self.supernode, "--superlink", address or self.address),
                 *("--root-certificates", str(authority or certs / "ca.crt")),
                 *(() if retries is None else ("--max-retries", str(retries))),
                 *("--host", "127.0.0.1", "--port", str(self.client_ports[client])),
@@ -140,12 +139,12 @@ class Bench:
             {"FEDSHIELD_CACHE": str(self.folder / f"cache-{client}")},
         )
 
-    def start_all(self, supernode: str = "fedshield-supernode") -> None:
+    def start_all(self) -> None:
         self.start_superlink()
         authority = self.folder / "certs" / "ca.crt"
         register(Control(self.address, authority), self.folder / "certs" / "operator" / "clients", 60)
         for client in range(self.clients):
-            self.start_client(client, supernode=supernode)
+            self.start_client(client)
         self.start_server()
 
     def submit(self, app: Path = ROOT, **settings: Any) -> str:
@@ -167,16 +166,14 @@ class Bench:
         self.until(lambda: self.control.status(run).startswith("finished"), timeout, every=5)
         return self.control.status(run)
 
-    def log(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text(errors="replace")
-
     def until(self, holds: Callable[[], bool], timeout: float, every: float = 1) -> None:
-        deadline = time.monotonic() + timeout
-        while not holds():
-            assert time.monotonic() < deadline, "\n".join(
-                f"== {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in self.folder.glob("*.log")
-            )
-            time.sleep(every)
+        until(holds, timeout, every, self._logs)
+
+    def _logs(self) -> str:
+        """Return the end of what each process has printed."""
+        return "\n".join(
+            f"== {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in self.folder.glob("*.log")
+        )
 
 
 @contextlib.contextmanager

@@ -80,12 +80,20 @@ def tiny_config(**changes: object) -> RunConfig:
     return parse_config(tiny_flat(**changes))
 
 
-def until(holds: Callable[[], bool], timeout: float = 120) -> None:
-    """Wait until something holds, and fail when it does not in so many seconds."""
+def until(holds: Callable[[], bool], timeout: float = 120, every: float = 0.02, told: Callable[[], str] = str) -> None:
+    """Wait until something holds; fail, with what is ``told``, when it does not in so many seconds."""
     deadline = time.monotonic() + timeout
     while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+        assert time.monotonic() < deadline, told()
+        time.sleep(every)
+
+
+def lives(process: int) -> bool:
+    """Tell whether a process runs; one that has ended may stay in the table until its parent asks."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 # Real processes come last: what is wrong in a unit should show within the first minute.

@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from common.flat import Flat, default_config
-from tests.conftest import TINY
+from tests.conftest import TINY, lives, until
 
 # A SuperNode starts one process for each message: this one, for each task on its command line when it is given a line.
 SUPERNODE = """
@@ -71,16 +70,8 @@ def residents(temp: Path) -> list[int]:
     return [int(path.read_text()) for path in temp.glob("fedshield-*/*.pid")]
 
 
-def lives(pid: int) -> bool:
-    path = Path(f"/proc/{pid}/stat")
-    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
 def until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 30
-    while lives(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: not lives(pid), 30)
 
 
 CONFIG: Flat = {**default_config(), **TINY}

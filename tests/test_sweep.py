@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from common.flat import Flat
 from simulations.study_results import read_labels, read_rounds
-from tests.conftest import TINY, until
+from tests.conftest import TINY, lives, until
 from tests.test_cli import PROGRAM, fedshield
 
 ROUNDS = 24
@@ -100,14 +100,6 @@ def _children(process: int) -> list[int]:
     return [int(part) for part in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-def _lives(process: int) -> bool:
-    """Tell whether a process runs; one that has ended may stay in the table until its parent asks."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def _rounds(out: Path) -> list[int]:
     """Return the last finished round of each run of a sweep."""
     return [json.loads(path.read_text())["round"] for path in out.glob("runs/*/checkpoint/checkpoint.json")]
@@ -147,7 +139,7 @@ def test_a_sweep_that_is_stopped_twice_goes_on_to_the_same_results(
     resumed = fedshield("sweep", str(path), "--results", str(out), "--jobs", "2")  # waits for those left by the kill
     assert resumed.returncode == 0, resumed.stderr + resumed.stdout
     assert numbers(out) == numbers(expected)
-    until(lambda: not any(map(_lives, orphans)))
+    until(lambda: not any(map(lives, orphans)))
     for log in out.glob("runs/*.log"):  # nothing was done twice but what no checkpoint held
         assert log.read_text().count("round 1/") == 1
     with (out / "results.csv").open() as file:
