@@ -54,10 +54,13 @@ def serve(place: Path, parent: int, prepare: Callable[[], object]) -> list[str] 
         prepare: does what no child should have to do again.
 
     Returns:
-        In a child, its command; in this process None, at its end.
+        In a child, its command; in this process None, at its end. A child finds none of FedShield's modules imported.
     """
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(place))
+        try:
+            listener.bind(str(place))
+        except FileNotFoundError:  # a SuperNode that was refused at once has taken the folder with it
+            return None
         listener.listen(128)
         listener.settimeout(_POLL_SECONDS)
         prepare()
@@ -70,8 +73,15 @@ def serve(place: Path, parent: int, prepare: Callable[[], object]) -> list[str] 
                 continue
             if os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                _forget()
                 return command
     return None
+
+
+def _forget() -> None:
+    """Let what is installed here not stand in for the app that the run has brought, whose rooms have the same names."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("client", "common")]:
+        del sys.modules[name]
 
 
 def _receive(listener: socket.socket) -> list[str]:
@@ -96,9 +106,6 @@ def main() -> None:
     if command is not None:
         from flwr.supernode.cli import flwr_clientapp
 
-        # What is installed here must not stand in for the app that the run has brought, which has rooms of these names.
-        for name in [name for name in sys.modules if name.partition(".")[0] in ("client", "common")]:
-            del sys.modules[name]
         sys.argv = command
         flwr_clientapp()
 

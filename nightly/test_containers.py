@@ -191,9 +191,9 @@ def test_strangers_are_refused_at_the_gateway() -> None:
     own, others = "/federation", "/tmp/others"
     wrong_key = ended(f"--root-certificates {own}/ca.crt --auth-supernode-private-key {others}/client-3/client.key")
     wrong_authority = ended(f"--root-certificates {others}/ca.crt --auth-supernode-private-key {own}/client.key")
-    print(wrong_key, wrong_authority, sep="\n\n")
-    assert "ermission" in wrong_key or "nauth" in wrong_key
-    assert "ertificate" in wrong_authority or "onnect" in wrong_authority
+    assert "Failed to activate SuperNode" in wrong_key
+    assert "CERTIFICATE_VERIFY_FAILED" in wrong_authority
+    assert "Traceback" not in wrong_key + wrong_authority
 
 
 def test_fewer_clients_without_tls(tmp_path: Path) -> None:

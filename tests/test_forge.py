@@ -22,7 +22,8 @@ def note(what):
         file.write(f"{what}\\n")
 
 command = serve(Path(sys.argv[2]), int(sys.argv[3]), lambda: note("imported"))
-note(f"{os.getpid()} {command}")
+installed = sum(name.partition(".")[0] in ("client", "common") for name in sys.modules)
+note(f"{os.getpid()} {installed if command else bool(installed)} {command}")
 """
 
 
@@ -56,13 +57,25 @@ def test_each_command_gets_a_process_of_its_own_until_the_supernode_ends(tmp_pat
             told = dict(line.split(" ", 1) for line in others)
             assert str(forge.pid) not in told
             assert sorted(told.values()) == [
-                f"['{command}', '--token', 'one']",
-                f"['{command}', '--token', 'two words']",
+                f"0 ['{command}', '--token', 'one']",  # the app that the run has brought is the one that is imported
+                f"0 ['{command}', '--token', 'two words']",
             ]
         finally:
             supernode.kill()
     forge.wait(60)
-    assert lines()[-1] == f"{forge.pid} None"
+    assert lines()[-1] == f"{forge.pid} True None"
+
+
+def test_a_supernode_that_has_ended_before_leaves_no_complaint(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "client.forge", str(tmp_path / "gone" / "socket"), str(os.getpid())],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_where_nobody_forks_flowers_own_command_runs(tmp_path: Path) -> None:
