@@ -58,7 +58,7 @@ def up(run: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def container(service: str) -> str:
-    return compose("ps", "-q", service).splitlines()[0]
+    return compose("ps", "-q", service)
 
 
 def kill(service: str, program: str) -> None:
@@ -67,11 +67,13 @@ def kill(service: str, program: str) -> None:
     found = [line.split(None, 1) for line in lines]
     pids = [pid for pid, words in found if program in words and "again.sh" not in words]
     assert pids, found
-    command("docker", "run", "--rm", "--pid=host", "--user=0", "--cap-add=KILL", "fedshield", "kill", "-9", *pids)
+    ended = f"kill -9 {' '.join(pids)}"
+    command("docker", "run", "--rm", "--pid=host", "--user=0", "--cap-add=KILL", "fedshield", "sh", "-c", ended)
 
 
 def rounds(name: str) -> list[dict[str, Any]]:
-    text = command("docker", "exec", container("server"), "cat", f"/runs/{name}/metrics.jsonl", check=False)
+    server = compose("ps", "-q", "server") or "not-yet"
+    text = command("docker", "exec", server, "cat", f"/runs/{name}/metrics.jsonl", check=False)
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -197,10 +199,19 @@ def test_strangers_are_refused_at_the_gateway() -> None:
 
 
 def test_fewer_clients_without_tls(tmp_path: Path) -> None:
-    run = "quickstart --set federation.clients=3 --set federation.rounds=1 --set results.name=open"
+    three = "quickstart --set federation.clients=3 --set partition.scheme=iid"
+    run = f"{three} --set federation.rounds=1 --set results.name=open"
     compose(*INSECURE, "up", "--exit-code-from", "run", "run", "client-0", "client-1", "client-2", FEDSHIELD_RUN=run)
     summary = json.loads((fetch_runs(tmp_path) / "open" / "summary.json").read_text())
     assert summary["rounds"] == 1
+
+
+def test_a_mistake_in_the_settings_is_the_last_line(tmp_path: Path) -> None:
+    with up("quickstart --set federation.clients=3", tmp_path / "log") as process:
+        assert process.wait(300) == 1
+    told = [line for line in (tmp_path / "log").read_text().splitlines() if "run_1" in line or "run-1" in line]
+    assert "fedshield: federation.clients = 3: partition.scheme = paper is made for 10 clients" in told[-2]
+    assert "exited with code 1" in told[-1]
 
 
 def test_a_run_goes_on_while_processes_die_hang_and_lose_their_network(tmp_path: Path) -> None:
