@@ -26,6 +26,7 @@ from simulations.options import (
     parse_radii,
     resolve,
 )
+from simulations.result_commands import results as result_commands
 
 
 class _Commands(TyperGroup):
@@ -236,6 +237,7 @@ def doctor(file: FileArgument = None, set_: SetOption = None) -> None:
         raise typer.Exit(1)
 
 
+app.add_typer(result_commands)
 app.add_typer(network)
 
 

@@ -87,7 +87,7 @@ def _draw_curve(record: Mapping[str, Any], title: str, unit: str) -> Figure:
 def _draw_confusion(arrays: Arrays, title: str) -> Figure:
     """Draw what the images of each class are taken for, in per cent of them, under the attack that hurts most."""
     labels, classes = arrays["labels"], [str(name) for name in arrays["classes"]]
-    attack, predictions = _strongest(arrays)
+    attack, predictions = strongest(arrays)
     counts = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(counts, (labels, predictions), 1)
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -112,7 +112,7 @@ def _draw_confusion(arrays: Arrays, title: str) -> Figure:
     return figure
 
 
-def _strongest(arrays: Arrays) -> tuple[str, NDArray[np.int64]]:
+def strongest(arrays: Arrays) -> tuple[str, NDArray[np.int64]]:
     """Return the attack that leaves fewest images correct, and the predictions under it; ``natural`` without one."""
     rows = {
         str(name): np.asarray(row, np.int64) for name, row in zip(arrays["attacks"], arrays["predictions"], strict=True)
@@ -127,13 +127,12 @@ def _draw_examples(arrays: Arrays, title: str) -> Figure:
     images = arrays["example_images"].astype(np.float64) / 255
     adversarial = arrays["example_adversarial"].astype(np.float64)
     names = [str(name) for name in arrays["classes"]]
-    added = adversarial - images
-    factor = max(known for known in _FACTORS if known == 1 or known * np.abs(added).max() <= 0.5)
+    added, factor = magnified(images, adversarial)
     count = len(images)
     figure, axes = plt.subplots(
         3, count, figsize=(min(WIDTH, 1.2 + 0.8 * count), 3.6), squeeze=False, layout="constrained"
     )
-    shown = images, (0.5 + factor * added).clip(0, 1), adversarial.clip(0, 1)
+    shown = images, added, adversarial.clip(0, 1)
     for line, (row, pictures) in enumerate(zip(axes, shown, strict=True)):
         for axis, picture in zip(row, pictures, strict=True):
             axis.imshow(picture.transpose(1, 2, 0), interpolation="none")
@@ -151,13 +150,25 @@ def _draw_examples(arrays: Arrays, title: str) -> Figure:
         arrays["example_attacked"] == arrays["example_labels"],
     )
     headline(figure, f"{title}: images under {arrays['example_attack']}, and what the model takes them for", 80)
-    largest = 255 * float(np.abs(added).max())
+    largest = 255 * float(np.abs(adversarial - images).max())
     caption(
         figure,
         f"✓, ✗: the prediction is right, wrong. Added: at most {largest:.3g}/255 a pixel, "
         f"shown {factor} times as large, around grey",
     )
     return figure
+
+
+def magnified(images: NDArray[Any], adversarial: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """Return what an attack adds, as pictures around grey, and how many times as large it is shown.
+
+    Args:
+        images: float [K,3,H,W] in [0, 1].
+        adversarial: the same under attack.
+    """
+    added = adversarial - images
+    factor = max(known for known in _FACTORS if known == 1 or known * np.abs(added).max() <= 0.5)
+    return (0.5 + factor * added).clip(0, 1), factor
 
 
 def _say(axes: Sequence[Axes], names: Sequence[str], right: Sequence[bool]) -> None:

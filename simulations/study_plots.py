@@ -57,7 +57,7 @@ class Measured:
 
     def without(self, key: str) -> "Measured":
         """Return the same rows, with one key taken for no difference."""
-        return _measured([row for rows in self.rows.values() for row in rows], [k for k in self.keys if k != key])
+        return measured([row for rows in self.rows.values() for row in rows], [k for k in self.keys if k != key])
 
     def numeric(self) -> list[str]:
         """Return the keys whose values are numbers, two or more different ones; the one with most of them first."""
@@ -103,10 +103,10 @@ def study_figures(study_dir: Path) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     if "natural" in rows[0]:
         finished = {row["run"] for row in rows}
-        over_rounds = _measured([row for row in rounds if row["run"] in finished])
+        over_rounds = measured([row for row in rounds if row["run"] in finished])
         if over_rounds.measures and len({row["round"] for row in rounds}) > 1:
-            figures["rounds"] = _draw_rounds(over_rounds, heading.title, _unit(study_dir), classes)
-        results = _measured(rows)
+            figures["rounds"] = _draw_rounds(over_rounds, heading.title, unit_of(study_dir), classes)
+        results = measured(rows)
         if results.measures and (numeric := results.numeric()):
             figures[f"over-{numeric[0]}"] = _draw_over(results, numeric[0], heading.title, classes)
         elif results.measures and len(results.rows) > 1:
@@ -116,15 +116,18 @@ def study_figures(study_dir: Path) -> dict[str, Figure]:
     return figures
 
 
-def _measured(rows: Sequence[Row], keys: Sequence[str] | None = None) -> Measured:
+def measured(rows: Sequence[Row], keys: Sequence[str] | None = None) -> Measured:
+    """Return rows by point, and what to show of them; ``keys``: what tells points apart, if not all that varies."""
     if not rows:
         return Measured((), {}, {})
     chosen = varied_columns(rows[0]) if keys is None else keys
     grouped: dict[Values, list[Row]] = {}
     for row in rows:
         grouped.setdefault(tuple(row[key] for key in chosen), []).append(row)
-    measures = {"natural": "natural"} if any(row["natural"] for row in rows) else {}
-    means = {column: _mean(rows, column) for column in attack_columns(rows[0]) if any(row[column] for row in rows)}
+    measures, means = {}, {}
+    if "natural" in rows[0]:  # else nothing was trained
+        measures = {"natural": "natural"} if any(row["natural"] for row in rows) else {}
+        means = {column: _mean(rows, column) for column in attack_columns(rows[0]) if any(row[column] for row in rows)}
     if means:
         strongest = min(means, key=lambda column: means[column])
         measures[f"robust ({strongest})"] = strongest
@@ -255,7 +258,7 @@ def _mean(rows: Sequence[Row], column: str) -> float:
     return sum(rates) / len(rates) if rates else 0.0
 
 
-def _unit(study_dir: Path) -> str:
+def unit_of(study_dir: Path) -> str:
     """Return what the runs are counted in."""
     path = study_dir / "study.toml"
     with explain_os_errors(path):

@@ -54,7 +54,7 @@ class Sheet:
 
     def rich(self, width: int) -> Table:
         """Return the table for a terminal of so many columns."""
-        drawn = [[_stacked(x) if i >= self.names else x for i, x in enumerate(row)] for row in self.rows]
+        drawn = [[stacked(x) if i >= self.names else x for i, x in enumerate(row)] for row in self.rows]
         columns = []
         for i, name in enumerate(self.header):
             widest = max(len(line) for row in [self.header, *drawn] for line in row[i].split("\n"))
@@ -205,7 +205,7 @@ def _signed(value: float) -> str:
     return "0.0" if text in ("-0.0", "+0.0") else text
 
 
-def _stacked(cell: str) -> str:
+def stacked(cell: str) -> str:
     """Break a cell between its mean and its range or interval."""
     return cell.replace(" (", "\n(").replace(" [", "\n[")
 

@@ -1,0 +1,76 @@
+"""A run's clients: what they have, what they did, and what of theirs was not taken."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from simulations.reports import charts
+from simulations.reports.measures import Record, measure, share
+from simulations.reports.page import Block, Chart, Table
+
+
+def clients(metrics: Sequence[Record], partition: Record, final: Record) -> list[Block]:
+    """Return a row for each client; nothing where there is no federation.
+
+    Args:
+        metrics: lines of ``metrics.jsonl``.
+        partition: ``partition.json``.
+        final: the evaluation whose accuracies are given for each client.
+    """
+    if not partition:
+        return []
+    shards, classes = partition["clients"], partition["classes"]
+    accuracies = final.get("per-client", {})
+    header = [
+        *("client", "most frequent classes", "images", "rounds", "loss, last", "seconds, mean", "left out"),
+        *(f"{measure(label)}, %" for label in accuracies),
+    ]
+    rows = []
+    for client, counts in enumerate(shards):
+        own = [line["clients"][str(client)] for line in metrics if str(client) in line.get("clients", {})]
+        left = sum(str(client) in line.get("refused", {}) for line in metrics)
+        largest = sorted(range(len(counts)), key=lambda place: -counts[place])[:2]
+        rows.append(
+            [
+                str(client),
+                ", ".join(classes[place] for place in largest if counts[place]),
+                f"{sum(counts):,}",
+                str(len(own)),
+                f"{own[-1]['loss']:.3f}" if own else "–",
+                f"{fmean(record['seconds'] for record in own):.1f}" if own else "–",
+                str(left),
+                *(share(rates[client]) for rates in accuracies.values()),
+            ]
+        )
+    notes = (
+        ["accuracy: on the test images of a client's classes, each weighted as in its own data"] if accuracies else []
+    )
+    return [Table(header, rows, 2, notes)]
+
+
+def refusals(metrics: Sequence[Record]) -> list[Block]:
+    """Return the replies that were not taken and the clients that ran again, with the reasons."""
+    rows = [
+        [str(line["round"]), client, what, reason]
+        for line in metrics
+        for key, what in (("refused", "left out"), ("retried", "ran again"))
+        for client, reason in line.get(key, {}).items()
+    ]
+    return (
+        [Table(["round", "client", "", "reason"], rows, 4, title="Rejected replies and second turns")] if rows else []
+    )
+
+
+def labels(partition: Record) -> list[Block]:
+    """Return the classes of everybody's training images."""
+    if not partition:
+        return []
+    holders = {**{f"client {client}": counts for client, counts in enumerate(partition["clients"])}}
+    holders |= {name: partition[name] for name in ("pool", "shared", "validation") if sum(partition.get(name, ()))}
+    rows = [
+        {"across": name, "down": holder, "count": count, "share": count / max(1, sum(counts))}
+        for holder, counts in holders.items()
+        for name, count in zip(partition["classes"], counts, strict=True)
+    ]
+    spec = charts.shares(rows, "class", "holder", partition["classes"], list(holders))
+    caption = "Training images of each class. Shared: the part of the server's pool that every client receives too."
+    return [Chart(spec, caption)]

@@ -1,0 +1,101 @@
+"""What an evaluation has measured: by attack, by class, over epsilon."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from simulations.reports import charts
+from simulations.reports.page import Block, Chart, Table
+
+Record = Mapping[str, Any]
+
+
+def attacks(final: Record) -> list[Block]:
+    """Return accuracy under each attack, with intervals; AutoAttack's parts come before it."""
+    if not final:
+        return []
+    rows = [["natural (no attack)", percent(final["natural"]), bracket(final["natural"])]]
+    for label, rate in final["robust"].items():
+        parts = final.get("parts", {}) if label == "autoattack" else {}
+        rows += [[f"after {part}", percent(left), bracket(left)] for part, left in parts.items()]
+        rows.append([label, percent(rate), bracket(rate)])
+    rows.append(["worst case", percent(final["worst"]), bracket(final["worst"])])
+    blocks: list[Block] = [Table(["accuracy", "%", "95 % interval"], rows, notes=[f"n = {final['n']:,} test images"])]
+    if distortions := final.get("distortions"):
+        header = ["attack without a budget", "fooled, %", "median L2", "median Linf × 255", "robust within epsilon, %"]
+        blocks.append(Table(header, [_distortion(label, found) for label, found in distortions.items()]))
+    return blocks
+
+
+def _distortion(label: str, found: Record) -> list[str]:
+    l2, linf = found.get("median-l2"), found.get("median-linf")
+    return [
+        label,
+        percent(found["success"]) if found["success"] else "–",
+        "–" if l2 is None else f"{l2:.3f}",
+        "–" if linf is None else f"{255 * linf:.2f}",
+        percent(found["robust-within-epsilon"]),
+    ]
+
+
+def classes(final: Record) -> list[Block]:
+    """Return the accuracy of each class alone."""
+    if "per-class" not in final:
+        return []
+    names = final["classes"]
+    rows = [
+        {"name": names[place], "measure": measure(label), "accuracy": 100 * rate["value"]}
+        for label, rates in final["per-class"].items()
+        for place, rate in enumerate(rates)
+        if rate
+    ]
+    counts = final["class-examples"]
+    cells = [
+        [
+            name,
+            f"{counts[place]:,}",
+            *(percent(rates[place]) if rates[place] else "–" for rates in final["per-class"].values()),
+        ]
+        for place, name in enumerate(names)
+    ]
+    header = ["class", "n", *(f"{measure(label)}, %" for label in final["per-class"])]
+    return [
+        Chart(charts.by_name(rows, "class", names), "Accuracy of each class alone."),
+        Table(header, cells),
+    ]
+
+
+def curve(final: Record) -> list[Block]:
+    """Return robust accuracy over epsilon, where that was asked for."""
+    points = final.get("curve", ())
+    rows = [
+        {"epsilon": point["epsilon-255"], "attack": point["attack"], **scaled(point), "n": final["n"]}
+        for point in sorted(points, key=lambda point: float(point["epsilon-255"]))
+    ]
+    return [Chart(charts.over_epsilon(rows), "Steps of 2.5 epsilon / steps; band: 95 % interval.")] if rows else []
+
+
+def percent(rate: Record) -> str:
+    """``54.2 %``."""
+    return f"{100 * rate['value']:.1f} %"
+
+
+def bracket(rate: Record) -> str:
+    """``[51.1, 57.3]``."""
+    low, high = rate["interval"]
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def scaled(rate: Record) -> dict[str, float]:
+    """Return ``accuracy``, ``low`` and ``high`` in per cent."""
+    low, high = rate["interval"]
+    return {"accuracy": 100 * rate["value"], "low": 100 * low, "high": 100 * high}
+
+
+def share(value: float | None) -> str:
+    """``54.2 %``, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def measure(label: str) -> str:
+    """Return what an attack's label is called."""
+    return "worst case" if label == "worst" else label

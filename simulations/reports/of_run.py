@@ -1,0 +1,167 @@
+"""The report of a run, finished or not, from its directory alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common.files import read_json, read_json_lines
+from common.flat import default_config
+from server.stored import Kind, read_config, read_kind, read_metrics
+from simulations.reports import charts
+from simulations.reports.clients import clients, labels, refusals
+from simulations.reports.measures import Record, attacks, bracket, classes, curve, percent, scaled
+from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
+from simulations.reports.pictures import confusion, gallery
+
+_OF_THE_PLACE = ("results.", "data.root")
+HOW_TO_READ = (
+    "Robust accuracy is the share of test images that a model classifies correctly under attack; in the worst case an "
+    "image counts only if none of the attacks breaks it. The attacks see the model (white box) and change each pixel "
+    "of the [0, 1] range by at most epsilon. It is an upper bound: a stronger attack may leave less. Brackets are 95 % "
+    "Wilson intervals for the sample of test images; they say nothing of how another training seed would come out."
+)
+
+
+def run_page(run_dir: Path) -> Page:
+    """Gather a run's report.
+
+    Args:
+        run_dir: absolute.
+
+    Raises:
+        FedShieldError: a file is damaged, or there is no run.
+    """
+    kind, config = read_kind(run_dir), read_config(run_dir)
+    metrics = read_metrics(run_dir)
+    summary = _optional(run_dir / "summary.json")
+    evaluations = read_json_lines(run_dir / "evaluations.jsonl")
+    partition = _optional(run_dir / "partition.json") if kind.name == "federation" else {}
+    environment = _optional(run_dir / "environment.json")
+    final = _figures(summary, evaluations, metrics)
+    epsilon = final.get("epsilon-255", config["attack.epsilon-255"])
+    unit = kind.unit
+    return Page(
+        title=run_dir.name,
+        lead=_lead(config, kind, metrics, environment),
+        facts=_facts(final, f"{epsilon:g}/255", unit, summary),
+        warnings=[*_unfinished(run_dir, config, kind, metrics, summary, final), *final.get("warnings", ())],
+        sections=[
+            Section(f"Accuracy over {unit}s", _rounds(metrics, unit)),
+            Section("Accuracy per attack", attacks(final)),
+            Section("Accuracy per class", classes(final)),
+            Section("Robust accuracy over epsilon", curve(final)),
+            Section("Predictions under attack", confusion(run_dir)),
+            Section("Adversarial examples", gallery(run_dir)),
+            Section("Clients", [*clients(metrics, partition, final), *refusals(metrics)]),
+            Section("Who has which classes", labels(partition)),
+            Section("What differs from the defaults", [difference_table(config)]),
+            Section("Environment, and the command that repeats it", _environment(environment, metrics)),
+            Section("How to read this", [Text(HOW_TO_READ)]),
+        ],
+    )
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json(path, "remove it, and the report does without") if path.exists() else {}
+
+
+def _figures(summary: Record, evaluations: Sequence[Record], metrics: Sequence[Record]) -> dict[str, Any]:
+    """Return the fullest evaluation of the model that the run ends with: the last one that was asked for, if any."""
+    number = summary.get("evaluated-round")
+    if evaluations and (not summary or evaluations[-1].get("round") == number):
+        return dict(evaluations[-1])
+    if summary.get("final"):
+        return {**summary["final"], "round": number}
+    evaluated = [line for line in metrics if line.get("evaluation")]
+    return {**evaluated[-1]["evaluation"], "round": evaluated[-1]["round"]} if evaluated else {}
+
+
+def _lead(config: Record, kind: Kind, metrics: Sequence[Record], environment: Record) -> str:
+    done = f"{len(metrics)} {kind.unit}{'' if len(metrics) == 1 else 's'}"
+    who = (
+        f"{config['federation.clients']} clients, partition {config['partition.scheme']}"
+        if kind.name == "federation"
+        else "one party with all images"
+    )
+    device = environment.get("processor" if environment.get("device") == "cpu" else "device", "")
+    what = f"Adversarial training ({config['loss.name']}) of {config['model.name']} on {config['data.name']}"
+    return f"{what}: {who}, {done}, seed {config['seed']}{f', on {device}' if device else ''}."
+
+
+def _facts(final: Record, epsilon: str, unit: str, summary: Record) -> list[Fact]:
+    if not final:
+        return []
+    chosen = "chosen on validation images" if summary.get("selected-by") == "validation" else "the last one"
+    against = ", ".join(final["robust"])
+    facts = [Fact("natural accuracy", percent(final["natural"]), bracket(final["natural"]))]
+    if against:
+        detail = f"{bracket(final['worst'])}, worst case of {against} at epsilon {epsilon}"
+        facts.append(Fact("robust accuracy", percent(final["worst"]), detail))
+    facts.append(
+        Fact("test images", f"n = {final['n']:,}", "1,000 or fewer: rough figures" if final["n"] <= 1000 else "")
+    )
+    facts.append(Fact("model", f"{unit} {final.get('round', '–')}", chosen if summary else "the last one measured"))
+    return facts
+
+
+def _unfinished(
+    run_dir: Path, config: Record, kind: Kind, metrics: Sequence[Record], summary: Record, final: Record
+) -> list[str]:
+    if summary:
+        return []
+    figures = f"the figures are those of {kind.unit} {final['round']}" if final else "nothing was evaluated yet"
+    total, again = config[kind.length], kind.again(run_dir)
+    return [
+        f"This run is unfinished, {len(metrics)} of {total} {kind.unit}s are done: {figures}. Continue with: {again}"
+    ]
+
+
+def _rounds(metrics: Sequence[Record], unit: str) -> list[Block]:
+    rows = []
+    for line in metrics:
+        for name, which in (("evaluation", ""), ("validation", " (validation)")):
+            found = line.get(name) or {}
+            rates = {"natural": found.get("natural"), **found.get("robust", {})}
+            if len(rates) > 2 or which:
+                rates["worst case"] = found.get("worst")
+            for measure, rate in rates.items():
+                if rate and not (which and measure != "worst case"):
+                    rows.append({"round": line["round"], "measure": measure + which, **scaled(rate), "n": found["n"]})
+    if not rows:
+        return []
+    counts = sorted({row["n"] for row in rows})
+    images = " and ".join(f"{n:,}" for n in counts)
+    caption = f"Measured after each {unit} on n = {images} images; bands: 95 % intervals of that sample."
+    return [Chart(charts.over_rounds(rows, unit), caption)]
+
+
+def difference_table(config: Record) -> Block:
+    """Return the keys of a configuration that have other values than the defaults."""
+    rows = [
+        [key, str(config.get(key)), str(default)]
+        for key, default in default_config().items()
+        if config.get(key, default) != default and not key.startswith(_OF_THE_PLACE)
+    ]
+    if not rows:
+        return Text("Nothing: this is the quickstart.")
+    return Table(["key", "here", "default"], rows, 3)
+
+
+def _environment(environment: Record, metrics: Sequence[Record]) -> list[Block]:
+    model = environment.get("model", {})
+    seconds = sum(line["seconds"] for line in metrics)
+    known = {
+        "time": f"{seconds / 60:.1f} minutes of training and evaluation",
+        "device": environment.get("device"),
+        "processor": environment.get("processor"),
+        "cores": environment.get("cores"),
+        "threads": environment.get("threads"),
+        "system": environment.get("system"),
+        "Python": environment.get("python"),
+        "model": f"{model['parameters']:,} parameters, {model['flops']:.3g} FLOPs an image" if model else None,
+        "packages": ", ".join(f"{name} {version}" for name, version in environment.get("packages", {}).items()),
+    }
+    blocks: list[Block] = [Table(["", ""], [[key, str(value)] for key, value in known.items() if value], 2)]
+    if command := environment.get("command"):
+        blocks.append(Code(f"cd {environment.get('folder', '.')}\n{command}"))
+    return blocks

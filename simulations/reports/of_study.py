@@ -1,0 +1,133 @@
+"""The report of a study, from its directory alone."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.flat import default_config
+from simulations.panels import divisions, name_group, name_point
+from simulations.reports import charts
+from simulations.reports.of_run import HOW_TO_READ, difference_table
+from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
+from simulations.study_plots import Measured, measured, unit_of
+from simulations.study_results import read_heading, read_labels, read_results, read_rounds, sampling_error
+from simulations.study_tables import Sheet, make_tables, stacked
+
+_INTERVAL = re.compile(r"\[([+-]?[\d.]+), ([+-]?[\d.]+)\]")
+
+
+def study_page(study_dir: Path) -> Page:
+    """Gather a study's report.
+
+    Args:
+        study_dir: absolute.
+
+    Raises:
+        FedShieldError: there are no results, or they are damaged.
+    """
+    rows, rounds, labels = read_results(study_dir), read_rounds(study_dir), read_labels(study_dir)
+    heading = read_heading(study_dir)
+    results = measured(rows)
+    sheets = make_tables(study_dir)
+    seeds = sorted({int(row["seed"]) for row in rows})
+    tested = sorted({int(row["n"]) for row in rows if row.get("n")})
+    facts = [
+        Fact("finished runs", str(len(rows)), f"{len(results.rows)} points"),
+        Fact("training seeds", str(len(seeds)), ", ".join(map(str, seeds))),
+    ]
+    if tested:
+        detail = f"95 % interval of a figure: ± {sampling_error(tested[0]):.1f} points at most"
+        facts.append(Fact("test images", f"n = {tested[0]:,}", detail))
+    finished = {row["run"] for row in rows}
+    over_rounds = measured([row for row in rounds if row["run"] in finished])
+    return Page(
+        title=heading.title,
+        lead=f"A study of {', '.join(results.keys) or 'one point'} over {len(seeds)} training seeds.",
+        facts=facts,
+        warnings=["One seed: nothing here tells how another one would come out."] if len(seeds) == 1 else [],
+        sections=[
+            Section("Results", [_table(sheet) for sheet in sheets[:1]]),
+            Section("Differences", [_table(sheet) for sheet in sheets[1:]]),
+            Section("Figures", _figures(results)),
+            Section(f"Accuracy over {unit_of(study_dir)}s", _lines(over_rounds, "round", unit_of(study_dir), False)),
+            Section("Who has which classes", _divisions(labels)),
+            Section("What all runs have in common", [difference_table({**default_config(), **heading.recipe})]),
+            Section("The command that repeats it", [Code(f"fedshield sweep {study_dir / 'study.toml'}")]),
+            Section("How to read this", [Text(HOW_TO_READ)] if tested else []),
+        ],
+    )
+
+
+def _table(sheet: Sheet) -> Table:
+    """Return a sheet; a difference whose interval leaves out zero is marked."""
+    rows = [[stacked(f"{cell} ●" if _sure(cell) else cell) for cell in row] for row in sheet.rows]
+    notes = list(sheet.notes)
+    if any(_sure(cell) for row in sheet.rows for cell in row):
+        notes.append("●: the 95 % interval leaves out 0")
+    return Table(sheet.header, rows, sheet.names, notes, sheet.title)
+
+
+def _sure(cell: str) -> bool:
+    found = _INTERVAL.search(cell)
+    return found is not None and float(found[1]) * float(found[2]) > 0
+
+
+def _figures(results: Measured) -> list[Block]:
+    """Return a figure for natural accuracy and one for the attack that hurts most."""
+    if numeric := results.numeric():
+        return _lines(results, numeric[0], numeric[0], True)
+    if len(results.rows) < 2:
+        return []
+    blocks: list[Block] = []
+    for name, column in results.measures.items():
+        found = [
+            {"name": name_point(results.keys, values), "seed": row["seed"], "accuracy": 100 * float(row[column])}
+            for values, rows in results.rows.items()
+            for row in rows
+            if row[column]
+        ]
+        names = list(dict.fromkeys(str(row["name"]) for row in found))
+        caption = f"Accuracy, {name}. Rings: training seeds; diamonds: their mean."
+        blocks.append(Chart(charts.of_seeds(found, names), caption))
+    return blocks
+
+
+def _lines(results: Measured, key: str, title: str, rings: bool) -> list[Block]:
+    """Return accuracy over a key, or over rounds; none where nothing was measured."""
+    named = results.without(key)
+    blocks: list[Block] = []
+    for name, column in named.measures.items():
+        found = [
+            {
+                "x": float(row[key]),
+                "name": name_point(named.keys, values) if named.keys else "all",
+                "seed": row["seed"],
+                "accuracy": 100 * float(row[column]),
+            }
+            for values, rows in named.rows.items()
+            for row in rows
+            if row[column]
+        ]
+        caption = f"Accuracy, {name}. Lines: the mean of the seeds{'; rings: single seeds' if rings else ''}."
+        blocks.append(Chart(charts.lines(found, title, rings), caption))
+    return blocks
+
+
+def _divisions(labels: Sequence[dict[str, str]]) -> list[Block]:
+    """Return the shares of the classes at each client, one figure for each different division of the first seed."""
+    if not labels:
+        return []
+    seed = labels[0]["seed"]
+    keys = [*labels[0]][1 : [*labels[0]].index("seed")]
+    blocks: list[Block] = []
+    for table, points in divisions([row for row in labels if row["seed"] == seed], keys):
+        classes, clients = list(table), len(next(iter(table.values())))
+        sums = [sum(table[name][client] for name in classes) for client in range(clients)]
+        rows = [
+            {"across": name, "down": f"client {client}", "count": count, "share": count / max(1.0, sums[client])}
+            for name in classes
+            for client, count in enumerate(table[name])
+        ]
+        spec = charts.shares(rows, "class", "holder", classes, [f"client {client}" for client in range(clients)])
+        blocks.append(Chart(spec, f"{name_group(keys, points)}: the clients' own images, seed {seed}."))
+    return blocks

@@ -1,0 +1,150 @@
+"""What a report is made of, and the HTML file that it becomes."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jinja2
+import vl_convert
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A figure that is read before anything else.
+
+    Attributes:
+        label: what it is.
+        value: the figure.
+        detail: its interval, or what a reader needs to judge it.
+    """
+
+    label: str
+    value: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    kind: ClassVar[str] = "text"
+    text: str
+
+
+@dataclass(frozen=True)
+class Code:
+    """A command, as it is typed."""
+
+    kind: ClassVar[str] = "code"
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure with values under the pointer.
+
+    Attributes:
+        spec: of Vega-Lite.
+        caption: what is drawn.
+    """
+
+    kind: ClassVar[str] = "chart"
+    spec: Mapping[str, Any]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text.
+
+    Attributes:
+        header: names of the columns.
+        rows: their cells.
+        names: so many columns, from the left, are words; the others are numbers.
+        notes: what a reader must know to read the cells right.
+        title: above it, where there are several.
+    """
+
+    kind: ClassVar[str] = "table"
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    names: int = 1
+    notes: Sequence[str] = ()
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image, what the attack adds and the adversarial image, each as a data URI, and what the model says of two."""
+
+    natural: str
+    added: str
+    adversarial: str
+    truth: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Adversarial images to page through."""
+
+    kind: ClassVar[str] = "gallery"
+    pictures: Sequence[Picture]
+    caption: str
+
+
+Block = Text | Code | Chart | Table | Gallery
+
+
+@dataclass(frozen=True)
+class Section:
+    """Blocks under a heading."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report.
+
+    Attributes:
+        title: of the run or study.
+        lead: what it is, in a sentence.
+        facts: the headline's figures.
+        warnings: what limits them; shown before everything else.
+        sections: the rest.
+    """
+
+    title: str
+    lead: str
+    facts: Sequence[Fact]
+    warnings: Sequence[str]
+    sections: Sequence[Section]
+
+
+def render(page: Page) -> str:
+    """Return the HTML file: it loads nothing, and draws its figures itself."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    sections = [section for section in page.sections if section.blocks]
+    charts = any(block.kind == "chart" for section in sections for block in section.blocks)
+    return environment.get_template("page.html").render(
+        page=page,
+        sections=sections,
+        style=(HERE / "page.css").read_text(),
+        script=(HERE / "page.js").read_text(),
+        vega=_vega() if charts else "",
+    )
+
+
+@functools.cache
+def _vega() -> str:
+    # The name of a closing tag in a string of the library would end the script.
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")

@@ -1,0 +1,41 @@
+"""Writes the report of a run or a study."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from common.errors import FedShieldError
+from common.files import replace_file
+from simulations.reports.of_run import run_page
+from simulations.reports.of_study import study_page
+from simulations.reports.page import Page, render
+from simulations.study_tables import find_results
+
+
+def write_report(run_or_study: Path, out: Path | None = None) -> Path:
+    """Write the report as one HTML file, in the place of an earlier one; return its absolute path.
+
+    Args:
+        run_or_study: its directory, or its name in ``results.dir``.
+        out: where to; ``report.html`` in that directory if not given.
+
+    Raises:
+        FedShieldError: there is neither, its files are damaged or of another version, or the report cannot be written.
+    """
+    path = find_results(run_or_study)
+    gather: Callable[[Path], Page]
+    if (path / "config.json").exists():
+        gather = run_page
+    elif (path / "study.toml").exists() or (path / "results.csv").exists():
+        gather = study_page
+    else:
+        raise FedShieldError(f"{path}: neither a run nor a study: no config.json, study.toml or results.csv in it")
+    try:
+        text = render(gather(path))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise FedShieldError(f"{path}: not what this version writes ({what}); use the one that wrote it") from error
+    target = (out.expanduser() if out is not None else path / "report.html").absolute()
+    if target.is_dir():
+        raise FedShieldError(f"--out {target}: is a directory; name a file")
+    replace_file(target, text.encode())
+    return target

@@ -1,0 +1,32 @@
+"""Commands that show what runs and studies have left."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simulations.console import console, log_to
+
+results = typer.Typer()
+
+
+@results.command()
+def report(
+    run_or_study: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_STUDY", help="Its directory, or its name in results.dir.")
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="report.html in the directory if not given.")] = None,
+    browse: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Write one HTML file about a run or a study: it needs no network, and can be sent to a colleague.
+
+    fedshield report runs/NAME --open
+    fedshield report runs/cpu-sharing --out sharing.html    a study
+    """
+    log_to(console)
+    from simulations.reports.write import write_report
+
+    path = write_report(run_or_study, out)
+    console.print(f"Report: {path}", markup=False)
+    if browse:
+        typer.launch(str(path))
