@@ -122,7 +122,7 @@ def run_ours(options: argparse.Namespace) -> None:
     from server.evaluate import evaluate_run
     from server.stored import read_metrics
     from simulations.executors import InProcess
-    from simulations.grid import LocalGrid
+    from simulations.grid import LocalGrid, Reply
 
     logging.getLogger("flwr").setLevel(logging.WARNING)
     DATASETS["folder"] = read_data
@@ -133,8 +133,8 @@ def run_ours(options: argparse.Namespace) -> None:
         first.append(time.time())
         hook.remove()
 
-    def on_reply(message_type: str, server_round: int, answered: int, sent: int) -> None:
-        if server_round and answered == sent:
+    def on_reply(reply: Reply) -> None:
+        if reply.server_round and reply.answered == reply.sent:
             cpu.append(time.process_time())
 
     hook = nn.modules.module.register_module_forward_pre_hook(on_forward)

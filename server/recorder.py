@@ -90,7 +90,8 @@ class Recorder:
         if validation is not None:
             line += f"validation {100 * validation.worst.value:.1f} %{' (best)' if chosen else ''}  "
         line += f"loss {report['loss']:.3f}  {_turnout(report)}{seconds:.1f} s"
-        log.info("%s %d/%d  %s", self.run.kind.unit, number, self.run.total, line)
+        event = {"event": "round", **record}
+        log.info("%s %d/%d  %s", self.run.kind.unit, number, self.run.total, line, extra={"event": event})
         return evaluation
 
     def _evaluate(self) -> tuple[Evaluation, Evaluation | None]:
@@ -111,22 +112,21 @@ class Recorder:
         self.run.wait()
         number, state = chosen_model(self.run.path)
         self.model.load_state_dict(state)
-        figures = None
+        final = figures = None
         if self.config.evaluate.final_attacks:
             kept_dir = self.run.path / "evaluations"
             final, figures = evaluate_finally(self.model, self.test, self.config, self.counts, kept_dir)
+        summary = {
+            "rounds": self.run.done,
+            "seconds": sum(record["seconds"] for record in self.run.metrics()),
+            "evaluated-round": number,
+            "selected-by": "validation" if self._best else "last round",
+            "final": figures,
+        }
+        self.run.write_json("summary.json", summary)
+        if final is not None:
             of = f"of {self.run.kind.unit} {number}  " if self._best else ""
-            log.info("final  %s%s", of, final.line())
-        self.run.write_json(
-            "summary.json",
-            {
-                "rounds": self.run.done,
-                "seconds": sum(record["seconds"] for record in self.run.metrics()),
-                "evaluated-round": number,
-                "selected-by": "validation" if self._best else "last round",
-                "final": figures,
-            },
-        )
+            log.info("final  %s%s", of, final.line(), extra={"event": {"event": "final", **summary}})
 
 
 def _turnout(report: dict[str, Any]) -> str:

@@ -126,7 +126,7 @@ class RunDir:
             raise FedShieldError(f"{self.path}: another process is writing to this run; wait for it to end") from error
 
     def __enter__(self) -> Self:
-        log.info("Run directory: %s", self.path)
+        self._tell("start")
         return self
 
     def __exit__(
@@ -143,7 +143,10 @@ class RunDir:
         finally:
             self.close()
         if error is None:
-            log.info("Run directory: %s", self.path)
+            self._tell("end")
+
+    def _tell(self, event: str) -> None:
+        log.info("Run directory: %s", self.path, extra={"event": {"event": event, "path": str(self.path)}})
 
     def close(self) -> None:
         """Finish the checkpoint, and let other processes write to the directory."""

@@ -20,22 +20,24 @@ from server.environment import describe_environment
 from server.recorder import Recorder
 from server.rundir import RunDir
 from server.stored import CENTRALIZED
-from simulations.console import log_to
+from simulations.console import Output, log_to
+from simulations.live import LiveView
 from simulations.plots import plot_run
-from simulations.session import ProgressBar, finished
+from simulations.session import finished
 
 OnBatch = Callable[[int, int, int], None]
 
 
-def run_centrally(config: RunConfig, console: Console) -> Path:
-    """Train as ``train_centrally`` does, under a progress bar; draw the figures and return the run directory."""
-    log_to(console)
-    bar = ProgressBar(console, CENTRALIZED.unit, config.centralized.epochs, finished(config), "loading the data")
+def run_centrally(config: RunConfig, console: Console, output: Output = Output.PLAIN) -> Path:
+    """Train as ``train_centrally`` does, under a live view; draw the figures and return the run directory."""
+    log_to(console, output)
+    total, quiet = config.centralized.epochs, output is not Output.PLAIN
+    view = LiveView(console, CENTRALIZED.unit, total, finished(config), "loading the data", quiet=quiet)
 
     def on_batch(epoch: int, images: int, seen: int) -> None:
-        bar.show(epoch, seen / images, f"image {seen}/{images}")
+        view.show(epoch, seen / images, f"image {seen}/{images}")
 
-    with bar.progress:
+    with view:
         path = train_centrally(config, on_batch)
     plot_run(path)
     return path

@@ -12,16 +12,19 @@ from typer.core import TyperGroup
 from common.config import parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.flat import Flat, default_config
-from simulations.console import console, log_to
+from simulations.console import console, interrupt_once, log_to
 from simulations.network_commands import network
 from simulations.options import (
     FileArgument,
+    JsonOption,
     NameOption,
+    QuietOption,
     ResultsOption,
     ResumeOption,
     RunArgument,
     SetOption,
     new_or_stored,
+    output_of,
     parse_assignment,
     parse_radii,
     resolve,
@@ -33,6 +36,7 @@ class _Commands(TyperGroup):
     """Typer would end with status 1 after Ctrl-C; the shell's own convention is 130."""
 
     def invoke(self, ctx: Context) -> Any:
+        interrupt_once()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -72,6 +76,8 @@ def run(
     results: ResultsOption = None,
     name: NameOption = None,
     resume: ResumeOption = None,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Train a federation and log natural and robust accuracy every round.
 
@@ -81,12 +87,14 @@ def run(
     fedshield run cpu-cifar10 --set seed=2           a preset, with another seed
     fedshield run my.toml --engine ray --workers 4   four clients at a time
     fedshield run --resume runs/NAME                 go on after Ctrl-C or a crash
+    fedshield run --json | jq .evaluation.worst      figures for a program
     """
+    output = output_of(quiet, json)
     config = new_or_stored(file, set_, results, name, resume, "federation")
 
     from simulations.session import run_locally
 
-    run_locally(config, engine and engine.value, workers, ray_address, console)
+    run_locally(config, engine and engine.value, workers, ray_address, console, output)
 
 
 @app.command()
@@ -96,6 +104,8 @@ def centralized(
     results: ResultsOption = None,
     name: NameOption = None,
     resume: ResumeOption = None,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Train one model on all the data, without a federation, and log natural and robust accuracy every epoch.
 
@@ -105,11 +115,12 @@ def centralized(
     fedshield centralized my.toml --set data.validation-fraction=0.1
     fedshield centralized --resume runs/NAME
     """
+    output = output_of(quiet, json)
     config = new_or_stored(file, set_, results, name, resume, "centralized")
 
     from simulations.centralized import run_centrally
 
-    run_centrally(config, console)
+    run_centrally(config, console, output)
 
 
 @app.command()

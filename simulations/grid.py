@@ -1,6 +1,7 @@
 """LocalGrid: Flower's ServerApp and ClientApp on one machine, without Flower's daemon."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from uuid import uuid4
 
 from flwr.app import Context, Message, RecordDict
@@ -15,23 +16,47 @@ _RUN_ID = 1
 _SERVER_NODE = 1
 
 
+@dataclass(frozen=True)
+class Reply:
+    """A client's reply, for those who watch.
+
+    Attributes:
+        message: the reply.
+        client: whose it is.
+        server_round: of the message that it answers; 0 outside rounds.
+        answered: replies so far.
+        sent: messages that were sent.
+    """
+
+    message: Message
+    client: int
+    server_round: int
+    answered: int
+    sent: int
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the client trained; None for a reply that is an error."""
+        if self.message.has_error():
+            return None
+        return next((float(str(m["seconds"])) for m in self.message.content.metric_records.values()), None)
+
+
 class LocalGrid(Grid):
     """A Grid whose nodes are the clients of one configuration, run by an executor.
 
     Args:
         config: the run's configuration; every client receives it as its run config.
         executor: where the clients run.
-        on_reply: called with (message type, round or 0, replies so far, messages sent) after each reply.
+        on_reply: called after each reply.
     """
 
-    def __init__(
-        self, config: RunConfig, executor: Executor, on_reply: Callable[[str, int, int, int], None] | None = None
-    ) -> None:
+    def __init__(self, config: RunConfig, executor: Executor, on_reply: Callable[[Reply], None] | None = None) -> None:
         # Outside Flower's own launchers nobody tells Message who is speaking. This is internal to Flower: only here.
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, _RUN_ID, _SERVER_NODE
         self._run = Run.create_empty(_RUN_ID)
         self._executor = executor
-        self._on_reply = on_reply or (lambda *progress: None)
+        self._on_reply = on_reply or (lambda reply: None)
         clients = config.federation.clients
         self._contexts = {
             _SERVER_NODE + 1 + client: Context(
@@ -94,7 +119,8 @@ class LocalGrid(Grid):
             self._contexts[reply.metadata.src_node_id].state = state
             order = messages[0].content.config_records.get("config")
             server_round = int(str(order["server-round"])) if order else 0
-            self._on_reply(messages[0].metadata.message_type, server_round, answered, len(jobs))
+            client = reply.metadata.src_node_id - _SERVER_NODE - 1
+            self._on_reply(Reply(reply, client, server_round, answered, len(jobs)))
             yield reply
 
 

@@ -9,6 +9,7 @@ import typer
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
 from common.flat import Flat, default_config, flatten, merge, read_toml
+from simulations.console import Output
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 
@@ -21,6 +22,8 @@ SetOption = Annotated[
 ]
 ResultsOption = Annotated[Path | None, typer.Option(help="Folder of the run directories (results.dir).")]
 NameOption = Annotated[str | None, typer.Option(help="Name of the run directory (results.name).")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Tell warnings and errors alone.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout; words go to stderr.")]
 ResumeOption = Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Continue an unfinished run.")]
 SuperlinkOption = Annotated[str, typer.Option(metavar="HOST:PORT", help="The SuperLink's address.")]
 AuthorityOption = Annotated[
@@ -77,6 +80,13 @@ def new_or_stored(
         base = merge(base, read_config(resume.expanduser().absolute(), KINDS[kind]), str(resume))
         options["results.resume"] = str(resume)
     return parse_config(merge(resolve(file, set_ or [], base), options, "options"))
+
+
+def output_of(quiet: bool, json: bool) -> Output:
+    """Return what ``--quiet`` and ``--json`` ask for."""
+    if quiet and json:
+        raise FedShieldError("--quiet and --json: give one of them")
+    return Output.QUIET if quiet else Output.JSON if json else Output.PLAIN
 
 
 def parse_radii(text: str) -> tuple[float, ...]:

@@ -1,48 +1,16 @@
-"""One federation on this machine: engine, progress bar, figures."""
+"""One federation on this machine: engine, live view, figures."""
 
 import logging
 from pathlib import Path
 
 from flwr.app import MessageType
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from common.config import RunConfig
-from simulations.console import log_to
+from simulations.console import Output, log_to
 from simulations.executors import Executor, make_executor
-from simulations.grid import LocalGrid, run_server
-
-
-class ProgressBar:
-    """How far a run is, and the time left; invisible where there is no terminal.
-
-    Args:
-        console: where the log goes too.
-        unit: ``round`` or ``epoch``.
-        total: how many of them.
-        done: how many of them an earlier part of the run has finished.
-        first: what happens until the first news.
-    """
-
-    def __init__(self, console: Console, unit: str, total: int, done: int, first: str) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-        )
-        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._unit, self._total, self._done = unit, total, done
-        self._task = self.progress.add_task(first, total=max(0, total - done))
-
-    def show(self, number: int, share: float, detail: str) -> None:
-        """Move on to where ``share``, in [0, 1], of a round is done."""
-        self.progress.update(
-            self._task,
-            completed=number - 1 + share - self._done,
-            description=f"{self._unit} {number}/{self._total}  {detail}",
-        )
+from simulations.grid import LocalGrid, Reply, run_server
+from simulations.live import LiveView
 
 
 def finished(config: RunConfig) -> int:
@@ -56,12 +24,17 @@ def finished(config: RunConfig) -> int:
 
 
 def run_locally(
-    config: RunConfig, engine: str | None, workers: int | None, address: str | None, console: Console
+    config: RunConfig,
+    engine: str | None,
+    workers: int | None,
+    address: str | None,
+    console: Console,
+    output: Output = Output.PLAIN,
 ) -> Path:
     """Run a federation with LocalGrid, draw its figures, and return its run directory."""
-    log_to(console)
+    log_to(console, output)
     config.check_division()  # before Ray starts
-    # Flower tells at length what the progress bar and the round lines tell here.
+    # Flower tells at length what the live view and the round lines tell here.
     logging.getLogger("flwr").setLevel(logging.WARNING)
     executor: Executor = make_executor(
         config, engine, workers, address
@@ -73,13 +46,16 @@ def run_locally(
             executor = Conspiracy(executor, config)
         from server.app import app
 
-        bar = ProgressBar(console, "round", config.federation.rounds, finished(config), "clients load their data")
+        federation, quiet = config.federation, output is not Output.PLAIN
+        first = "clients load their data"
+        view = LiveView(console, "round", federation.rounds, finished(config), first, federation.clients, quiet)
 
-        def on_reply(message_type: str, server_round: int, answered: int, sent: int) -> None:
-            if message_type == MessageType.TRAIN:
-                bar.show(server_round, answered / sent, f"client {answered}/{sent}")
+        def on_reply(reply: Reply) -> None:
+            if reply.message.metadata.message_type == MessageType.TRAIN:
+                view.client(reply.client, reply.seconds, reply.answered)
+                view.show(reply.server_round, reply.answered / reply.sent, f"client {reply.answered}/{reply.sent}")
 
-        with bar.progress:
+        with view:
             context = run_server(app, LocalGrid(config, executor, on_reply), config)
     finally:
         executor.close()

@@ -15,7 +15,7 @@ from common.setup import prepare_data
 from server.app import run_federation
 from server.stored import read_metrics
 from simulations.executors import Outcome
-from simulations.grid import LocalGrid
+from simulations.grid import LocalGrid, Reply
 from simulations.ray_cluster import default_workers, gpu_share
 from simulations.ray_engine import RayActors, Worker
 from tests.conftest import tiny_config
@@ -128,8 +128,8 @@ class Signals:
         self.number = number
         self.hit: list[int] = []
 
-    def __call__(self, message_type: str, server_round: int, answered: int, sent: int) -> None:
-        if message_type == MessageType.TRAIN and answered == 5 and not self.hit:
+    def __call__(self, reply: Reply) -> None:
+        if reply.server_round and reply.answered == 5 and not self.hit:
             self.hit = ray_workers()
             for process in self.hit:
                 os.kill(process, self.number)
@@ -198,8 +198,8 @@ def test_a_cluster_fetches_the_data_and_survives_the_death_of_a_node(
 ) -> None:
     machines, second = cluster
 
-    def lose(message_type: str, server_round: int, answered: int, sent: int) -> None:
-        if server_round == 1 and answered == 4 and second in machines.worker_nodes:
+    def lose(reply: Reply) -> None:
+        if reply.server_round == 1 and reply.answered == 4 and second in machines.worker_nodes:
             machines.remove_node(second, allow_graceful=False)
 
     executor = RayActors(tiny_config(), address=machines.address)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from common.errors import FedShieldError
@@ -16,7 +16,7 @@ from server.app import run_federation
 from server.checkpoint import chosen_model, load_model, read_checkpoint
 from server.stored import read_metrics
 from simulations.executors import InProcess, Job, failure
-from simulations.grid import LocalGrid
+from simulations.grid import LocalGrid, Reply
 from simulations.tables import partition_table
 from tests.conftest import tiny_config
 
@@ -122,8 +122,8 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(tmp_path: Path, stop_in:
     whole = run(tmp_path, "whole", **changes)
     assert [line["evaluation"] is None for line in read_metrics(whole)] == [True, False, True, False]
 
-    def interrupt(message_type: str, server_round: int, answered: int, sent: int) -> None:
-        if message_type == MessageType.TRAIN and server_round == stop_in and answered == 3:
+    def interrupt(reply: Reply) -> None:
+        if reply.server_round == stop_in and reply.answered == 3:
             raise KeyboardInterrupt
 
     config = tiny_config(results__dir=str(tmp_path), results__name="part", **changes)
@@ -168,8 +168,8 @@ def test_the_server_chooses_the_best_round_on_images_that_no_client_has(tmp_path
     assert (summary["evaluated-round"], summary["selected-by"]) == (number, "validation")
     assert same(state, weights(whole)) == (number == 4)
 
-    def interrupt(message_type: str, server_round: int, answered: int, sent: int) -> None:
-        if message_type == MessageType.TRAIN and server_round == 3:
+    def interrupt(reply: Reply) -> None:
+        if reply.server_round == 3:
             raise KeyboardInterrupt
 
     config = tiny_config(results__dir=str(tmp_path), results__name="part", **changes)
