@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import psutil
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -109,7 +110,7 @@ class LiveView:
         if self._clients:
             more = len(self._clients) - _MOST_CLIENTS
             shown = [*self._clients[:_MOST_CLIENTS], *([Text(f"and {more} more", "dim")] if more > 0 else [])]
-            lines.append(Text("   ").join([Text("clients"), *shown]))
+            lines.append(Columns([Text("clients"), *shown], padding=(0, 3)))
         lines.append(Text(self._memory(), "dim"))
         return Group(*lines)
 
