@@ -30,3 +30,20 @@ def report(
     console.print(f"Report: {path}", markup=False)
     if browse:
         typer.launch(str(path))
+
+
+@results.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN ...", help="Run directories, or their names in results.dir.")
+    ],
+) -> None:
+    """Show what differs between runs, in configuration and in result, on the same test images where that can be told.
+
+    fedshield compare runs/share0 runs/share40
+    """
+    log_to(console)
+    from simulations.compare import compare_runs
+
+    for sheet in compare_runs(runs):
+        console.print(sheet.rich(console.width))

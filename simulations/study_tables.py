@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from rich.box import SIMPLE
+from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -63,13 +64,16 @@ class Sheet:
             number = Column(name, justify="right", no_wrap=True, min_width=widest)
             label = Column(name, overflow="fold", min_width=min(widest, _LABEL))
             columns.append(label if i < self.names else number)
-        least = 1 + sum((column.min_width or 0) + 1 for column in columns)
         table = Table(*columns, title=Text(self.title), box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-        table.width = least if width < least else None
         table.caption = Text("\n".join(self.notes))
         table.title_justify = table.caption_justify = "left"
         for row in drawn:
             table.add_row(*map(Text, row))
+        # Rich would make columns narrower than their least, and takes a name's longest word for its least.
+        words = (max(len(word) for row in [self.header, *drawn] for word in row[i].split()) for i in range(self.names))
+        foldable = sum(max(0, longest - _LABEL) for longest in words)
+        least = Console(width=10_000).measure(table).minimum - foldable
+        table.width = least if width < least else None
         return table
 
     def markdown(self, level: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -268,6 +269,14 @@ def test_a_narrow_terminal_keeps_the_names_of_the_rows() -> None:
         console.print(sheet.rich(console.width))
     shown = "".join(line[:7] for line in capture.get().splitlines()[4:])
     assert "".join(shown.split()) == "non-IIDofthepaper"
+    many = Sheet("T", ["run", *"abcdef"], [["20261125-seed1", *["59.7 [56.6, 62.7]"] * 6]], [], 1)
+    for width in range(70, 110):
+        console = Console(width=width, soft_wrap=True)
+        with console.capture() as capture:
+            console.print(many.rich(console.width))
+        lines = capture.get().splitlines()
+        shown = "".join(re.split(r"59\.7|\[56", line)[0].strip() for line in lines[4:])
+        assert shown == "20261125-seed1"
 
 
 def test_differences_are_paired_by_seed(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from common.files import read_json, read_json_lines
 from common.flat import default_config
 from server.stored import Kind, read_config, read_kind, read_metrics
 from simulations.reports import charts
@@ -12,6 +10,7 @@ from simulations.reports.clients import clients, labels, refusals
 from simulations.reports.measures import Record, attacks, bracket, classes, curve, percent, scaled
 from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
 from simulations.reports.pictures import confusion, gallery
+from simulations.run_figures import read_figures, read_optional
 
 _OF_THE_PLACE = ("results.", "data.root")
 HOW_TO_READ = (
@@ -32,12 +31,9 @@ def run_page(run_dir: Path) -> Page:
         FedShieldError: a file is damaged, or there is no run.
     """
     kind, config = read_kind(run_dir), read_config(run_dir)
-    metrics = read_metrics(run_dir)
-    summary = _optional(run_dir / "summary.json")
-    evaluations = read_json_lines(run_dir / "evaluations.jsonl")
-    partition = _optional(run_dir / "partition.json") if kind.name == "federation" else {}
-    environment = _optional(run_dir / "environment.json")
-    final = _figures(summary, evaluations, metrics)
+    metrics, summary, final = read_metrics(run_dir), read_optional(run_dir / "summary.json"), read_figures(run_dir)
+    partition = read_optional(run_dir / "partition.json") if kind.name == "federation" else {}
+    environment = read_optional(run_dir / "environment.json")
     epsilon = final.get("epsilon-255", config["attack.epsilon-255"])
     unit = kind.unit
     return Page(
@@ -59,21 +55,6 @@ def run_page(run_dir: Path) -> Page:
             Section("How to read this", [Text(HOW_TO_READ)]),
         ],
     )
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path, "remove it, and the report does without") if path.exists() else {}
-
-
-def _figures(summary: Record, evaluations: Sequence[Record], metrics: Sequence[Record]) -> dict[str, Any]:
-    """Return the fullest evaluation of the model that the run ends with: the last one that was asked for, if any."""
-    number = summary.get("evaluated-round")
-    if evaluations and (not summary or evaluations[-1].get("round") == number):
-        return dict(evaluations[-1])
-    if summary.get("final"):
-        return {**summary["final"], "round": number}
-    evaluated = [line for line in metrics if line.get("evaluation")]
-    return {**evaluated[-1]["evaluation"], "round": evaluated[-1]["round"]} if evaluated else {}
 
 
 def _lead(config: Record, kind: Kind, metrics: Sequence[Record], environment: Record) -> str:

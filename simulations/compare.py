@@ -1,0 +1,139 @@
+"""Runs beside each other: what differs in configuration and in result."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import FedShieldError
+from common.flat import Flat
+from common.kept import Kept
+from server.stored import read_config, read_kind, read_metrics
+from simulations.run_figures import read_figures, read_optional
+from simulations.study_tables import Sheet, find_results
+
+Record = Mapping[str, Any]
+Mask = NDArray[np.bool_]
+
+_OF_THE_PLACE = ("results.", "data.root")
+
+
+def compare_runs(runs: Sequence[Path]) -> list[Sheet]:
+    """Return tables of what differs: configuration, results, and results image by image.
+
+    Args:
+        runs: two run directories or more, or their names in ``results.dir``.
+
+    Raises:
+        FedShieldError: there are fewer than two, or a run's files are damaged.
+    """
+    if len(runs) < 2:
+        raise FedShieldError(f"compare: {len(runs)} run given; name two or more")
+    paths = [find_results(run) for run in runs]
+    names = _names(paths)
+    sheets = [_configurations(paths, names), _results(paths, names)]
+    return sheets + ([pairs] if (pairs := _pairs(paths, names)) else [])
+
+
+def difference(first: Mask, second: Mask) -> tuple[float, float, float]:
+    """Return how much more of the same N images ``second`` classifies correctly, with its 95 % interval; in points.
+
+    The interval is Wald's for paired proportions (Agresti 2013, Categorical Data Analysis, equation 11.2): only images
+    that one of the two classifies correctly and the other does not tell them apart.
+
+    Args:
+        first: bool [N], which images are correct.
+        second: the same of another model.
+    """
+    n = len(first)
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    change = (gained - lost) / n
+    half = 1.959964 * math.sqrt(gained + lost - n * change * change) / n
+    return 100 * change, 100 * (change - half), 100 * (change + half)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def _configurations(paths: Sequence[Path], names: Sequence[str]) -> Sheet:
+    told = [{**_settings(path), **_done(path)} for path in paths]
+    rows = [
+        [key, *(str(each.get(key, "–")) for each in told)]
+        for key in told[0]
+        if len({str(each.get(key)) for each in told}) > 1
+    ]
+    notes = [] if rows else ["nothing: the same configuration, seed and all"]
+    return Sheet("What differs in what was done", ["key", *names], rows, notes, len(names) + 1)
+
+
+def _settings(path: Path) -> Flat:
+    return {key: value for key, value in read_config(path).items() if not key.startswith(_OF_THE_PLACE)}
+
+
+def _done(path: Path) -> dict[str, str]:
+    kind, metrics, environment = read_kind(path), read_metrics(path), read_optional(path / "environment.json")
+    return {
+        "kind": kind.name,
+        f"{kind.unit}s done": str(len(metrics)),
+        "finished": str((path / "summary.json").exists()),
+        "minutes": f"{sum(line['seconds'] for line in metrics) / 60:.1f}",
+        "processor": f"{environment.get('processor')}, {environment.get('device')}",
+        "FedShield": str(environment.get("packages", {}).get("fedshield")),
+    }
+
+
+def _results(paths: Sequence[Path], names: Sequence[str]) -> Sheet:
+    found = [read_figures(path) for path in paths]
+    attacks = list(dict.fromkeys(attack for figures in found for attack in figures.get("robust", {})))
+    rows = []
+    for name, figures in zip(names, found, strict=True):
+        rates = [figures.get("natural"), *(figures.get("robust", {}).get(attack) for attack in attacks)]
+        n = f"{figures['n']:,}" if figures else "–"
+        rows.append([name, n, *map(_cell, [*rates, figures.get("worst")])])
+    header = ["run", "n", "natural %", *(f"{attack} %" for attack in attacks), "worst %"]
+    notes = ["in brackets: 95 % intervals for the sample of test images; another training seed may differ by more"]
+    return Sheet("Results", header, rows, notes, 1)
+
+
+def _pairs(paths: Sequence[Path], names: Sequence[str]) -> Sheet | None:
+    """Return the differences from the first run, where both have kept their predictions for the same images."""
+    kept = [_correct(path) for path in paths]
+    labels, first = kept[0]
+    attacks = [attack for attack in first if all(attack in masks for _, masks in kept)]
+    rows = []
+    for name, (own, masks) in zip(names[1:], kept[1:], strict=True):
+        if np.array_equal(labels, own) and len(own):
+            rows.append([name, f"{len(own):,}", *(_signed(difference(first[a], masks[a])) for a in attacks)])
+    if not rows:
+        return None
+    notes = [
+        "points, on the same test images: mean [95 % interval]; it tells of these images, not of other training seeds",
+    ]
+    return Sheet(f"Difference from {names[0]}", ["run", "n", *attacks], rows, notes, 1)
+
+
+def _correct(path: Path) -> tuple[NDArray[np.int64], dict[str, Mask]]:
+    """Return a run's last labels, and which images were correct: natural, under each attack, and under all of them."""
+    arrays = Kept(path / "evaluations").load("latest")
+    if arrays is None:
+        return np.zeros(0, np.int64), {}
+    labels = arrays["labels"]
+    masks = {str(name): row == labels for name, row in zip(arrays["attacks"], arrays["predictions"], strict=True)}
+    return labels, {**masks, "worst": np.logical_and.reduce(list(masks.values()))}
+
+
+def _cell(rate: Record | None) -> str:
+    if rate is None:
+        return "–"
+    low, high = rate["interval"]
+    return f"{100 * rate['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _signed(found: tuple[float, float, float]) -> str:
+    mean, low, high = found
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"

@@ -1,0 +1,34 @@
+"""The figures of a run that count, finished or not."""
+
+from pathlib import Path
+from typing import Any
+
+from common.files import read_json, read_json_lines
+from server.stored import read_metrics
+
+
+def read_figures(run_dir: Path) -> dict[str, Any]:
+    """Return the fullest evaluation of the model that a run ends with, with its ``round``.
+
+    That is the last one that ``fedshield evaluate`` made of it, or else the final one, or, of an unfinished run, that
+    of the last round that was evaluated; nothing where there is none.
+
+    Args:
+        run_dir: absolute.
+
+    Raises:
+        FedShieldError: a file is damaged.
+    """
+    summary, evaluations = read_optional(run_dir / "summary.json"), read_json_lines(run_dir / "evaluations.jsonl")
+    number = summary.get("evaluated-round")
+    if evaluations and (not summary or evaluations[-1].get("round") == number):
+        return evaluations[-1]
+    if summary.get("final"):
+        return {**summary["final"], "round": number}
+    evaluated = [line for line in read_metrics(run_dir) if line.get("evaluation")]
+    return {**evaluated[-1]["evaluation"], "round": evaluated[-1]["round"]} if evaluated else {}
+
+
+def read_optional(path: Path) -> dict[str, Any]:
+    """Return what a JSON file holds, nothing if it is not there."""
+    return read_json(path, "remove it, and it is done without") if path.exists() else {}

@@ -1,0 +1,63 @@
+"""Runs beside each other: what differs, and by how much on the same images."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.errors import FedShieldError
+from server.stored import read_metrics
+from simulations.compare import compare_runs, difference
+from tests.test_cli import fedshield
+from tests.test_federation import run
+
+
+def test_the_interval_is_that_of_paired_proportions() -> None:
+    # 50 both, 10 the first alone, 5 the second alone, 35 neither: -5 points;
+    # 1.96 √(15 - 100 × 0.05²) / 100 = 1.96 × 3.8406 / 100 = 7.5274 points.
+    first = np.repeat([True, True, False, False], [50, 10, 5, 35])
+    second = np.repeat([True, False, True, False], [50, 10, 5, 35])
+    assert difference(first, second) == pytest.approx((-5.0, -12.5274, 2.5274), abs=1e-3)
+    assert difference(second, first) == pytest.approx((5.0, -2.5274, 12.5274), abs=1e-3)
+    assert difference(first, first) == (0.0, 0.0, 0.0)
+
+
+def test_tables_tell_what_differs_and_pair_the_images(tmp_path: Path) -> None:
+    runs = run(tmp_path, "one"), run(tmp_path, "two", seed=2, model__width=3)
+    done, results, pairs = compare_runs(runs)
+    differing = {row[0]: row[1:] for row in done.rows}
+    assert differing["seed"] == ["1", "2"]
+    assert differing["model.width"] == ["2", "3"]
+    assert not {"results.name", "federation.clients", "rounds done", "finished"} & set(differing)
+    finals = [json.loads((path / "summary.json").read_text())["final"] for path in runs]
+    for row, final in zip(results.rows, finals, strict=True):
+        assert row[1] == "40"
+        assert row[2].startswith(f"{100 * final['natural']['value']:.1f} [")
+        assert row[-1].startswith(f"{100 * final['worst']['value']:.1f} [")
+    change = 100 * (finals[1]["worst"]["value"] - finals[0]["worst"]["value"])
+    assert pairs.header == ["run", "n", "natural", "pgd-3", "worst"]
+    assert [row[0] for row in pairs.rows] == ["two"]
+    assert float(pairs.rows[0][-1].split()[0]) == pytest.approx(change, abs=0.05)
+
+
+def test_an_unfinished_run_is_compared_by_what_it_has(tmp_path: Path) -> None:
+    one = run(tmp_path, "one")
+    half = shutil.copytree(one, tmp_path / "half")
+    (half / "summary.json").unlink()
+    shutil.rmtree(half / "evaluations")
+    done, results = compare_runs([one, half])
+    assert ["finished", "True", "False"] in [list(row) for row in done.rows]
+    last = read_metrics(half)[-1]["evaluation"]
+    assert results.rows[1][2].startswith(f"{100 * last['natural']['value']:.1f} [")
+    assert results.header == ["run", "n", "natural %", "pgd-3 %", "fgsm %", "pgd-2 %", "worst %"]
+    assert results.rows[0][4:6] == ["–", "–"]
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(FedShieldError, match="compare: 1 run given; name two or more"):
+        compare_runs([tmp_path])
+    done = fedshield("compare", str(tmp_path / "no"), str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert done.stderr == f"fedshield: {tmp_path / 'no'}/config.json: not there; is this a run directory?\n"
