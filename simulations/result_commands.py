@@ -1,13 +1,24 @@
 """Commands that show what runs and studies have left."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from simulations.console import console, log_to
+from simulations.options import RunArgument
 
 results = typer.Typer()
+
+
+class Format(StrEnum):
+    """What an exported model is written as."""
+
+    SAFETENSORS = "safetensors"
+    TORCH = "torch"
+    ONNX = "onnx"
+    TORCHVISION = "torchvision"
 
 
 @results.command()
@@ -47,3 +58,28 @@ def compare(
 
     for sheet in compare_runs(runs):
         console.print(sheet.rich(console.width))
+
+
+@results.command()
+def export(
+    run_dir: RunArgument,
+    format_: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="safetensors: for FedShield and RobustBench; torch: a program that needs PyTorch alone; onnx; "
+            "torchvision: the names of torchvision's resnet18.",
+        ),
+    ] = Format.SAFETENSORS,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="RUN_DIR/export if not given.")] = None,
+) -> None:
+    """Write a run's model in a file that other programs read, with a card that says what it is.
+
+    fedshield export runs/NAME
+    fedshield export runs/NAME --format onnx --out model
+    """
+    log_to(console)
+    from simulations.export import export_run
+
+    for path in export_run(run_dir.expanduser().absolute(), format_.value, out):
+        console.print(path, markup=False)

@@ -24,6 +24,7 @@ LEAVES = {
     "partition": {"cache", "data", "errors", "seeding"},
     "models": {"activations", "seeding"},
     "attacks": {"errors", "margin"},
+    "exported": {"errors", "models"},
     "mixture": {"attacks"},
     "losses": {"attacks", "mixture"},
     "training": {"losses", "seeding"},

@@ -65,7 +65,8 @@ def _lead(config: Record, kind: Kind, metrics: Sequence[Record], environment: Re
         else "one party with all images"
     )
     device = environment.get("processor" if environment.get("device") == "cpu" else "device", "")
-    what = f"Adversarial training ({config['loss.name']}) of {config['model.name']} on {config['data.name']}"
+    dataset = Path(config["data.root"]).name if config["data.name"] == "folder" else config["data.name"]
+    what = f"Adversarial training ({config['loss.name']}) of {config['model.name']} on {dataset}"
     return f"{what}: {who}, {done}, seed {config['seed']}{f', on {device}' if device else ''}."
 
 

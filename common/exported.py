@@ -1,0 +1,33 @@
+"""Loading a model that ``fedshield export`` has written, for programs that know nothing of runs."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from common.errors import FedShieldError
+from common.models import build_model
+
+ARCHITECTURE = "fedshield"  # key of what builds the network again, in the metadata of a safetensors file
+
+
+def load_exported(path: Path | str) -> nn.Module:
+    """Return a model from ``model.safetensors``, in eval mode, as RobustBench and AutoAttack take one.
+
+    It takes pixels [B,3,H,W] in [0, 1], normalises them itself, and returns logits [B, classes].
+
+    Raises:
+        FedShieldError: the file is not there, damaged, or not one that ``fedshield export`` wrote.
+    """
+    if not Path(path).is_file():
+        raise FedShieldError(f"{path}: not there; give a file that fedshield export has written")
+    try:
+        with safe_open(path, "pt") as file:
+            told = json.loads((file.metadata() or {})[ARCHITECTURE])
+        model = build_model(**told["network"], classes=len(told["classes"]), seed=0)
+        model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise FedShieldError(f"{path}: damaged, or not written by fedshield export --format safetensors") from error
+    return model.eval()

@@ -1,0 +1,130 @@
+"""A run's model in files that other programs read, with a card that says what it is."""
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from common.config import RunConfig
+from common.errors import FedShieldError, explain_os_errors
+from common.exported import ARCHITECTURE
+from common.files import read_json, replace_file
+from common.models import BasicBlock
+from common.setup import make_model
+from server.checkpoint import chosen_model
+from server.stored import stored_config
+from simulations.model_card import model_card
+
+_OPSET = 18
+
+
+def export_run(run_dir: Path, kind: str, out: Path | None = None) -> list[Path]:
+    """Write the model that stands for a run, and its card.
+
+    Args:
+        run_dir: absolute.
+        kind: a key of ``FORMATS``.
+        out: folder; ``export`` in the run directory if not given.
+
+    Returns:
+        The model's file, and the card ``README.md``.
+
+    Raises:
+        FedShieldError: there is no model, the format cannot hold it, or what writes it is not installed.
+    """
+    config = stored_config(run_dir, {}, "options")
+    classes = [str(name) for name in read_json(run_dir / "partition.json", "start a new run")["classes"]]
+    number, state = chosen_model(run_dir)
+    model = make_model(config, len(classes)).eval()
+    model.load_state_dict(state)
+    folder = (out.expanduser() if out is not None else run_dir / "export").absolute()
+    name, write = FORMATS[kind]
+    with explain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write(model, folder / name, config, classes)
+    card = folder / "README.md"
+    there = [file for file, _ in FORMATS.values() if (folder / file).exists()]
+    replace_file(card, model_card(run_dir, config, classes, number, there).encode())
+    return [folder / name, card]
+
+
+def _write_safetensors(model: nn.Module, path: Path, config: RunConfig, classes: list[str]) -> None:
+    network = {name: getattr(config.model, name) for name in ("name", "width", "activation", "downsample", "stem")}
+    told = json.dumps({"network": network, "classes": classes, "image-size": config.data.image_size})
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path, {ARCHITECTURE: told})
+
+
+def _write_torch(model: nn.Module, path: Path, config: RunConfig, classes: list[str]) -> None:
+    torch.export.save(_program(model, config), path)
+
+
+def _write_onnx(model: nn.Module, path: Path, config: RunConfig, classes: list[str]) -> None:
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise FedShieldError("--format onnx: needs onnx and onnxscript; install fedshield[onnx]") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        done = torch.onnx.export(
+            _program(model, config),
+            input_names=["pixels"],
+            output_names=["logits"],
+            opset_version=_OPSET,
+            verbose=False,
+        )
+    if done is None:
+        raise FedShieldError("--format onnx: torch has made no program of this network; take another format")
+    done.save(path)
+
+
+def _program(model: nn.Module, config: RunConfig) -> torch.export.ExportedProgram:
+    """Return the network as a program for any number of images."""
+    side = config.data.image_size
+    return torch.export.export(
+        model, (torch.zeros(2, 3, side, side),), dynamic_shapes=({0: torch.export.Dim("images", min=1)},)
+    )
+
+
+def _write_torchvision(model: nn.Module, path: Path, config: RunConfig, classes: list[str]) -> None:
+    wanted = {"model.name": "resnet18", "model.width": 64, "model.activation": "relu", "model.downsample": True}
+    found = config.flat()
+    for key, value in wanted.items():
+        if found[key] != value:
+            raise FedShieldError(
+                f"--format torchvision: {key} = {found[key]}; torchvision's resnet18 has {value}; take another format"
+            )
+    save_file(torchvision_state(model), path)
+
+
+def torchvision_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return a resnet18's weights under the names of ``torchvision.models.resnet18``.
+
+    With the stem ``small``, ``conv1`` has a kernel of 3×3 there, and ``maxpool`` must be an identity.
+    """
+    layers = list(model.children())
+    parts: dict[str, nn.Module] = {"conv1": layers[1], "bn1": layers[2], "fc": layers[-1]}
+    blocks = [layer for layer in layers if isinstance(layer, BasicBlock)]
+    for place, block in enumerate(blocks):
+        prefix = f"layer{place // 2 + 1}.{place % 2}"
+        names = ("conv1", "bn1", None, "conv2", "bn2")
+        parts |= {f"{prefix}.{name}": part for name, part in zip(names, block.body, strict=True) if name}
+        if isinstance(block.shortcut, nn.Sequential):
+            parts[f"{prefix}.downsample"] = block.shortcut
+    return {
+        f"{prefix}.{name}": tensor.contiguous()
+        for prefix, part in parts.items()
+        for name, tensor in part.state_dict().items()
+    }
+
+
+Write = Callable[[nn.Module, Path, RunConfig, list[str]], None]
+FORMATS: Mapping[str, tuple[str, Write]] = {
+    "safetensors": ("model.safetensors", _write_safetensors),
+    "torch": ("model.pt2", _write_torch),
+    "onnx": ("model.onnx", _write_onnx),
+    "torchvision": ("model.torchvision.safetensors", _write_torchvision),
+}

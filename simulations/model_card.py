@@ -1,0 +1,104 @@
+"""The card of an exported model: what it is, how well it withstands what, and how it is used."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.config import RunConfig
+from common.models import MEAN, STD
+from server.stored import read_kind
+from simulations.run_figures import read_figures, read_optional
+
+_USE = {
+    "model.safetensors": """    from common.exported import load_exported
+
+    model = load_exported("model.safetensors")   # an nn.Module in eval mode, as RobustBench takes one
+    logits = model(pixels)""",
+    "model.pt2": """    import torch
+
+    model = torch.export.load("model.pt2").module()   # needs PyTorch alone
+    logits = model(pixels)""",
+    "model.onnx": """    import onnxruntime
+
+    session = onnxruntime.InferenceSession("model.onnx")
+    (logits,) = session.run(None, {"pixels": pixels})   # a NumPy array, float32""",
+}
+
+
+def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number: int, names: Sequence[str]) -> str:
+    """Return the card, as Markdown.
+
+    Args:
+        run_dir: absolute.
+        config: of the run.
+        classes: in the order of the logits.
+        number: round, or epoch, of the model.
+        names: of the files that hold it.
+    """
+    kind, environment = read_kind(run_dir), read_optional(run_dir / "environment.json")
+    who = f"a federation of {config.federation.clients} clients" if kind.name == "federation" else "one party"
+    side, data = config.data.image_size, config.data
+    dataset = Path(data.root).name if data.name == "folder" else data.name
+    return "\n".join(
+        [
+            "---",
+            "library_name: pytorch",
+            "pipeline_tag: image-classification",
+            "tags: [adversarial-robustness, federated-learning, fedshield]",
+            "---",
+            f"# {run_dir.name}",
+            "",
+            f"`{config.model.name}` ({config.model.activation}), trained by {who} with {config.loss.name} against "
+            f"{config.attack.name} at epsilon {config.attack.epsilon_255:g}/255 on {dataset}, seed "
+            f"{config.seed}; the model after {kind.unit} {number}.",
+            "",
+            *_figures(run_dir, config),
+            "## Use",
+            "",
+            f"`pixels`: [B, 3, {side}, {side}], in [0, 1]. Logits: [B, {len(classes)}], of {', '.join(classes)}.",
+            "",
+            *(f"{_USE.get(name) or torchvision_use(config.model.stem, len(classes))}\n" for name in names),
+            "## Where it comes from",
+            "",
+            f"    {environment.get('command', 'unknown')}",
+            "",
+            "The whole configuration and the figures of every round are in the run directory.",
+            "",
+        ]
+    )
+
+
+def _figures(run_dir: Path, config: RunConfig) -> list[str]:
+    figures = read_figures(run_dir)
+    if not figures:
+        return ["Nothing was measured of it."]
+    rows = {"natural": figures["natural"], **figures["robust"], "worst case": figures["worst"]}
+    epsilon = figures.get("epsilon-255", config.attack.epsilon_255)
+    lines = [
+        f"| {name} | {100 * rate['value']:.1f} | [{100 * rate['interval'][0]:.1f}, {100 * rate['interval'][1]:.1f}] |"
+        for name, rate in rows.items()
+    ]
+    return [
+        f"## Accuracy on n = {figures['n']:,} test images",
+        "",
+        "| attack | % | 95 % interval |",
+        "|---|---|---|",
+        *lines,
+        "",
+        f"White-box attacks within {epsilon:g}/255 (Linf); a stronger attack may leave less. The intervals are of the "
+        "sample of test images; another training seed may differ by more.",
+        "",
+    ]
+
+
+def torchvision_use(stem: str, classes: int) -> str:
+    """Return how torchvision's resnet18 takes the weights."""
+    small = """
+    model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    model.maxpool = torch.nn.Identity()"""
+    return f"""    import torch, torchvision
+    from safetensors.torch import load_file
+
+    model = torchvision.models.resnet18(num_classes={classes}){small if stem == "small" else ""}
+    model.load_state_dict(load_file("model.torchvision.safetensors"))
+    normalize = torchvision.transforms.Normalize({MEAN}, {STD})
+    logits = model.eval()(normalize(pixels))   # torchvision's has no normalisation inside"""

@@ -1,0 +1,120 @@
+"""Exported models give the logits of the run's own, in the programs that they are for."""
+
+import json
+import shutil
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from common.attacks import Threat
+from common.errors import FedShieldError
+from common.evaluation import evaluate
+from common.exported import load_exported
+from common.models import build_model
+from common.setup import make_model
+from common.setup import test_data as read_test
+from server.checkpoint import chosen_model
+from server.stored import stored_config
+from simulations.export import FORMATS, export_run, torchvision_state
+from simulations.model_card import torchvision_use
+from simulations.result_commands import Format
+from tests.test_cli import fedshield
+from tests.test_federation import run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("runs"), "finished", model__activation="mish")
+
+
+def own(run_dir: Path) -> nn.Module:
+    model = make_model(stored_config(run_dir, {}, "options"), 10)
+    model.load_state_dict(chosen_model(run_dir)[1])
+    return model.eval()
+
+
+@pytest.fixture
+def pixels() -> Tensor:
+    return torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_safetensors_come_back_bit_for_bit_and_are_evaluated_the_same(finished: Path, pixels: Tensor) -> None:
+    path, _ = export_run(finished, "safetensors")
+    model = load_exported(path)
+    assert not model.training
+    with torch.no_grad():
+        assert torch.equal(model(pixels), own(finished)(pixels))
+    test = read_test(stored_config(finished, {}, "options")).take(np.arange(40))
+    threat = Threat(8 / 255, 2 / 255, 3)
+    again, before = (
+        evaluate(m, test.images, test.labels, ("pgd-3",), threat, 1, 40).values() for m in (model, own(finished))
+    )
+    assert again == before
+
+
+def test_torch_and_onnx_programs_take_any_number_of_images(finished: Path, tmp_path: Path, pixels: Tensor) -> None:
+    program, _ = export_run(finished, "torch", tmp_path)
+    onnx, _ = export_run(finished, "onnx", tmp_path)
+    loaded = torch.export.load(program).module()
+    session = onnxruntime.InferenceSession(onnx)
+    for count in (1, 3, 5):
+        with torch.no_grad():
+            expected = own(finished)(pixels[:count])
+            torch.testing.assert_close(loaded(pixels[:count]), expected)
+        (logits,) = session.run(None, {"pixels": pixels[:count].numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stem", ["small", "imagenet"])
+def test_torchvisions_resnet18_gives_the_same_logits_used_as_the_card_says(
+    stem: str, pixels: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_model("resnet18", 10, 64, "relu", True, 1, stem).eval()
+    save_file(torchvision_state(model), tmp_path / "model.torchvision.safetensors")
+    monkeypatch.chdir(tmp_path)
+    room = {"pixels": pixels}
+    exec(textwrap.dedent(torchvision_use(stem, 10)), room)
+    with torch.no_grad():
+        torch.testing.assert_close(room["logits"].detach(), model(pixels), rtol=1e-4, atol=1e-5)
+
+
+def test_the_card_says_what_the_model_is_and_its_example_runs(
+    finished: Path, tmp_path: Path, pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final = json.loads((finished / "summary.json").read_text())["final"]
+    for kind in ("safetensors", "torch", "onnx"):
+        _, card = export_run(finished, kind, tmp_path / kind)
+        text = card.read_text()
+        assert "`cnn` (mish), trained by a federation of 10 clients with pgd-at against pgd at epsilon 8/255" in text
+        assert f"| worst case | {100 * final['worst']['value']:.1f} | [" in text
+        monkeypatch.chdir(tmp_path / kind)
+        use = text.split("## Use")[1].split("## Where")[0]
+        code = "\n".join(line[4:] for line in use.splitlines() if line.startswith("    "))
+        room = {"pixels": pixels.numpy() if kind == "onnx" else pixels}
+        exec(code, room)
+        assert room["logits"].shape == (5, 10)
+
+
+def test_what_cannot_be_exported_or_loaded_is_one_line(finished: Path, tmp_path: Path) -> None:
+    assert set(FORMATS) == {kind.value for kind in Format}
+    with pytest.raises(FedShieldError, match=r"torchvision: model\.name = cnn; torchvision's resnet18 has resnet18;"):
+        export_run(finished, "torchvision", tmp_path)
+    with pytest.raises(FedShieldError, match=r"nothing: not there; give a file that"):
+        load_exported(tmp_path / "nothing")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other")
+    (tmp_path / "text").write_text("no tensors")
+    path, _ = export_run(finished, "safetensors", tmp_path)
+    (tmp_path / "cut").write_bytes(path.read_bytes()[:-100])
+    for name in ("other", "text", "cut"):
+        with pytest.raises(FedShieldError, match="damaged, or not written by fedshield export"):
+            load_exported(tmp_path / name)
+    empty = shutil.copytree(finished, tmp_path / "empty", ignore=shutil.ignore_patterns("checkpoint", "export"))
+    done = fedshield("export", str(empty))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "has no checkpoint" in done.stderr
