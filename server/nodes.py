@@ -5,6 +5,7 @@ import math
 import time
 
 from flwr.app import Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from common.config import FederationConfig
@@ -31,6 +32,7 @@ class Roster:
         self._client_of: dict[int, int] = {}  # of every node that has said so, in the order of asking
         self._present: dict[int, int] = {}  # client -> node
         self._troubles: dict[int, str] = {}  # node -> why no client of this run is on it, as of now
+        self._gone: set[int] = set()  # nodes that Flower lists, and cannot reach
 
     def node(self, client: int) -> int | None:
         """Return the node of a client, or None when it is not connected, as far as is known."""
@@ -64,7 +66,7 @@ class Roster:
             log.warning("client %d: %s; the run begins without it", client, reason)
 
     def meet(self, timeout: float | None = None) -> int:
-        """Look who is connected now, ask those who are not known yet, and return the number of nodes.
+        """Look who is connected now, ask those who are not known yet, and return the number of nodes that are there.
 
         Args:
             timeout: for their answers, in seconds; ``federation.node-wait-seconds`` if not given.
@@ -74,6 +76,7 @@ class Roster:
         strangers = sorted(online - self._client_of.keys())
         silent = "a client that was asked who it is did not answer in time"
         self._troubles = {node: self._troubles.get(node, silent) for node in strangers}
+        self._gone &= online - set(strangers)
         queries = [Message(RecordDict(), node, MessageType.QUERY) for node in strangers]
         for reply in self._grid.send_and_receive(queries, timeout=timeout) if queries else ():
             asked = {query.metadata.message_id: query.metadata.dst_node_id for query in queries}
@@ -85,11 +88,14 @@ class Roster:
             if node in online and self._present.setdefault(client, node) != node:
                 self._troubles[node] = f"client {client}: is there on another node already; give each its own number"
                 log.warning("%s", self._troubles[node])
-        return len(online)
+        return len(online - self._gone)
 
     def _hear(self, node: int, reply: Message) -> None:
         """Take down who is on a node, or why nobody is."""
         if reply.has_error():
+            # Flower lists one that has died for a minute; it may be about to come back.
+            if reply.error.code == ErrorCode.NODE_UNAVAILABLE:
+                self._gone.add(node)
             self._troubles[node] = reply.error.reason or f"a client could not start (error {reply.error.code})"
             return
         try:

@@ -5,7 +5,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import Error, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
 
 from common.config import RunConfig
 from common.errors import FedShieldError
@@ -55,6 +56,33 @@ def test_the_reason_of_a_client_is_kept_while_it_does_not_answer() -> None:
     found.meet(10)
     assert grid.asked == 20
     assert found.trouble(3).startswith("client 3: data.root: no folder /nowhere/train; ")
+
+
+class Restarting(InProcess):
+    """Clients that Flower lists and does not reach, the first times that they are asked."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
+        self.left -= 1
+        if self.left >= 0:
+            for job in jobs:
+                gone = Error(ErrorCode.NODE_UNAVAILABLE, "Node Unavailable")
+                yield Message(gone, reply_to=job.message), job.context.state
+        else:
+            yield from super().run(jobs, timeout)
+
+
+def test_clients_that_are_starting_again_are_waited_for() -> None:
+    config = tiny_config(federation__node_wait_seconds=20)
+    grid = LocalGrid(config, Restarting(1))
+    found = roster(grid, config)
+    found.gather()
+    assert [found.node(client) for client in range(10)] == list(grid.get_node_ids())
+    gone = LocalGrid(config, Restarting(99))
+    with pytest.raises(FedShieldError, match="Node Unavailable"):
+        roster(gone, config, federation__node_wait_seconds=1).gather()
 
 
 def test_a_client_with_other_images_than_the_server_thinks_is_not_taken() -> None:
