@@ -41,7 +41,6 @@ class Bench:
             **settings,
         }
         self.supernode = "fedshield-supernode"
-        self.database = folder / "superlink.db"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -98,7 +97,7 @@ class Bench:
             "superlink",
             [
                 *("fedshield-superlink", "--host", "127.0.0.1", "--port", str(self.port), "--isolation", "process"),
-                *("--database", str(self.database), "--enable-supernode-auth"),
+                *("--database", str(self.folder / "superlink.db"), "--enable-supernode-auth"),
                 *("--ssl-ca-certfile", str(certs / "ca.crt"), "--ssl-certfile", str(certs / "superlink/server.crt")),
                 *("--ssl-keyfile", str(certs / "superlink/server.key")),
                 *("--superexec-auth-secret-file", str(certs / "superlink/superexec-secret")),
