@@ -1,6 +1,6 @@
 """What a message to a real client costs: rounds of almost no training, over TLS, with and without what FedShield keeps.
 
-``uv run python -m benchmarks.network [--repeats 3] [--clients 4]``: about four minutes a repeat on two cores.
+``uv run python -m benchmarks.network [--repeats 3] [--clients 4]``: twelve minutes a repeat on two cores, four with two clients.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """What an evaluation found: rates with intervals, predictions example by example, distortions."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,6 +172,12 @@ class Evaluation:
             "attacks": np.array(list(self.predictions)),
             "predictions": np.stack(list(self.predictions.values())),
         }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], classes: int) -> Self:
+        """Return what ``arrays`` was made of, without distortions and parts."""
+        rows = zip(arrays["attacks"], arrays["predictions"], strict=True)
+        return cls(arrays["labels"], {str(name): row for name, row in rows}, classes)
 
     def values(self) -> dict[str, float]:
         """Return the accuracies alone, in [0, 1]."""

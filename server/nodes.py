@@ -32,7 +32,6 @@ class Roster:
         self._client_of: dict[int, int] = {}  # of every node that has said so, in the order of asking
         self._present: dict[int, int] = {}  # client -> node
         self._troubles: dict[int, str] = {}  # node -> why no client of this run is on it, as of now
-        self._gone: set[int] = set()  # nodes that Flower lists, and cannot reach
 
     def node(self, client: int) -> int | None:
         """Return the node of a client, or None when it is not connected, as far as is known."""
@@ -76,26 +75,24 @@ class Roster:
         strangers = sorted(online - self._client_of.keys())
         silent = "a client that was asked who it is did not answer in time"
         self._troubles = {node: self._troubles.get(node, silent) for node in strangers}
-        self._gone &= online - set(strangers)
+        gone = 0  # nodes that Flower lists for a minute after they have died; they may be about to come back
         queries = [Message(RecordDict(), node, MessageType.QUERY) for node in strangers]
         for reply in self._grid.send_and_receive(queries, timeout=timeout) if queries else ():
             asked = {query.metadata.message_id: query.metadata.dst_node_id for query in queries}
             node = asked.get(reply.metadata.reply_to_message_id)
             if node is not None:
+                gone += reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
                 self._hear(node, reply)
         self._present = {}
         for node, client in self._client_of.items():
             if node in online and self._present.setdefault(client, node) != node:
                 self._troubles[node] = f"client {client}: is there on another node already; give each its own number"
                 log.warning("%s", self._troubles[node])
-        return len(online - self._gone)
+        return len(online) - gone
 
     def _hear(self, node: int, reply: Message) -> None:
         """Take down who is on a node, or why nobody is."""
         if reply.has_error():
-            # Flower lists one that has died for a minute; it may be about to come back.
-            if reply.error.code == ErrorCode.NODE_UNAVAILABLE:
-                self._gone.add(node)
             self._troubles[node] = reply.error.reason or f"a client could not start (error {reply.error.code})"
             return
         try:

@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.accuracy import Evaluation
 from common.errors import FedShieldError
 from common.flat import Flat
 from common.kept import Kept
 from server.stored import read_config, read_kind, read_metrics
-from simulations.run_figures import read_figures, read_optional
-from simulations.study_tables import Sheet, find_results
+from simulations.run_figures import OF_THE_PLACE, bracket, read_figures, read_optional, share
+from simulations.study_tables import Sheet, find_results, signed_interval
 
 Record = Mapping[str, Any]
 Mask = NDArray[np.bool_]
-
-_OF_THE_PLACE = ("results.", "data.root")
 
 
 def compare_runs(runs: Sequence[Path]) -> list[Sheet]:
@@ -72,7 +71,7 @@ def _configurations(paths: Sequence[Path], names: Sequence[str]) -> Sheet:
 
 
 def _settings(path: Path) -> Flat:
-    return {key: value for key, value in read_config(path).items() if not key.startswith(_OF_THE_PLACE)}
+    return {key: value for key, value in read_config(path).items() if not key.startswith(OF_THE_PLACE)}
 
 
 def _done(path: Path) -> dict[str, str]:
@@ -108,7 +107,7 @@ def _pairs(paths: Sequence[Path], names: Sequence[str]) -> Sheet | None:
     rows = []
     for name, (own, masks) in zip(names[1:], kept[1:], strict=True):
         if np.array_equal(labels, own) and len(own):
-            rows.append([name, f"{len(own):,}", *(_signed(difference(first[a], masks[a])) for a in attacks)])
+            rows.append([name, f"{len(own):,}", *(signed_interval(difference(first[a], masks[a])) for a in attacks)])
     if not rows:
         return None
     notes = [
@@ -122,18 +121,11 @@ def _correct(path: Path) -> tuple[NDArray[np.int64], dict[str, Mask]]:
     arrays = Kept(path / "evaluations").load("latest")
     if arrays is None:
         return np.zeros(0, np.int64), {}
-    labels = arrays["labels"]
-    masks = {str(name): row == labels for name, row in zip(arrays["attacks"], arrays["predictions"], strict=True)}
-    return labels, {**masks, "worst": np.logical_and.reduce(list(masks.values()))}
+    found = Evaluation.from_arrays(arrays, len(arrays["classes"]))
+    return found.labels, found.masks()
 
 
 def _cell(rate: Record | None) -> str:
     if rate is None:
         return "–"
-    low, high = rate["interval"]
-    return f"{100 * rate['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _signed(found: tuple[float, float, float]) -> str:
-    mean, low, high = found
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{share(rate['value'])} {bracket(rate['interval'])}"

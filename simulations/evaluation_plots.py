@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from common.accuracy import Evaluation
 from common.errors import FedShieldError
 from common.files import read_json_lines
 from common.kept import Kept
@@ -86,10 +87,8 @@ def _draw_curve(record: Mapping[str, Any], title: str, unit: str) -> Figure:
 
 def _draw_confusion(arrays: Arrays, title: str) -> Figure:
     """Draw what the images of each class are taken for, in per cent of them, under the attack that hurts most."""
-    labels, classes = arrays["labels"], [str(name) for name in arrays["classes"]]
-    attack, predictions = strongest(arrays)
-    counts = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(counts, (labels, predictions), 1)
+    classes = [str(name) for name in arrays["classes"]]
+    attack, counts = confusion(arrays)
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(WIDTH, 2.2 + 0.46 * len(classes))
     figure, axis = plt.subplots(figsize=(max(side, 4.5), max(side, 4.5)), layout="constrained")
@@ -107,19 +106,25 @@ def _draw_confusion(arrays: Arrays, title: str) -> Figure:
     axis.set(xlabel="predicted", ylabel="true class")
     when = "without attack" if attack == "natural" else f"under {attack}"
     headline(figure, f"{title}: predictions {when}", 80)
-    right = int((labels == predictions).sum())
-    caption(figure, f"Per cent of each class; {right} of n = {len(labels)} test images are classified correctly", 90)
+    right = counts.trace()
+    caption(figure, f"Per cent of each class; {right} of n = {counts.sum()} test images are classified correctly", 90)
     return figure
 
 
-def strongest(arrays: Arrays) -> tuple[str, NDArray[np.int64]]:
-    """Return the attack that leaves fewest images correct, and the predictions under it; ``natural`` without one."""
-    rows = {
-        str(name): np.asarray(row, np.int64) for name, row in zip(arrays["attacks"], arrays["predictions"], strict=True)
-    }
-    attacks = [name for name in rows if name != "natural"] or ["natural"]
-    name = min(attacks, key=lambda name: int((rows[name] == arrays["labels"]).sum()))
-    return name, rows[name]
+def confusion(arrays: Arrays) -> tuple[str, NDArray[np.int64]]:
+    """Count what images are taken for under the attack that leaves fewest correct; ``natural`` without an attack.
+
+    Args:
+        arrays: of an evaluation, as ``server.evaluate`` keeps them.
+
+    Returns:
+        The attack, and [C,C]: images of each class, and what they are taken for.
+    """
+    found = Evaluation.from_arrays(arrays, len(arrays["classes"]))
+    attack = min(found.robust, key=lambda name: found.robust[name].value, default="natural")
+    counts = np.zeros((found.classes, found.classes), np.int64)
+    np.add.at(counts, (found.labels, found.predictions[attack]), 1)
+    return attack, counts
 
 
 def _draw_examples(arrays: Arrays, title: str) -> Figure:
@@ -127,7 +132,7 @@ def _draw_examples(arrays: Arrays, title: str) -> Figure:
     images = arrays["example_images"].astype(np.float64) / 255
     adversarial = arrays["example_adversarial"].astype(np.float64)
     names = [str(name) for name in arrays["classes"]]
-    added, factor = magnified(images, adversarial)
+    added, factor, largest = magnified(images, adversarial)
     count = len(images)
     figure, axes = plt.subplots(
         3, count, figsize=(min(WIDTH, 1.2 + 0.8 * count), 3.6), squeeze=False, layout="constrained"
@@ -150,7 +155,6 @@ def _draw_examples(arrays: Arrays, title: str) -> Figure:
         arrays["example_attacked"] == arrays["example_labels"],
     )
     headline(figure, f"{title}: images under {arrays['example_attack']}, and what the model takes them for", 80)
-    largest = 255 * float(np.abs(adversarial - images).max())
     caption(
         figure,
         f"✓, ✗: the prediction is right, wrong. Added: at most {largest:.3g}/255 a pixel, "
@@ -159,16 +163,20 @@ def _draw_examples(arrays: Arrays, title: str) -> Figure:
     return figure
 
 
-def magnified(images: NDArray[Any], adversarial: NDArray[Any]) -> tuple[NDArray[Any], int]:
-    """Return what an attack adds, as pictures around grey, and how many times as large it is shown.
+def magnified(images: NDArray[Any], adversarial: NDArray[Any]) -> tuple[NDArray[Any], int, float]:
+    """Return what an attack adds, as pictures around grey, how many times as large it is shown, and its largest change.
 
     Args:
         images: float [K,3,H,W] in [0, 1].
         adversarial: the same under attack.
+
+    Returns:
+        The pictures [K,3,H,W] in [0, 1], the factor, and the change in 1/255.
     """
     added = adversarial - images
-    factor = max(known for known in _FACTORS if known == 1 or known * np.abs(added).max() <= 0.5)
-    return (0.5 + factor * added).clip(0, 1), factor
+    largest = float(np.abs(added).max())
+    factor = max(known for known in _FACTORS if known == 1 or known * largest <= 0.5)
+    return (0.5 + factor * added).clip(0, 1), factor, 255 * largest
 
 
 def _say(axes: Sequence[Axes], names: Sequence[str], right: Sequence[bool]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from common.config import RunConfig
 from common.models import MEAN, STD
 from server.stored import read_kind
-from simulations.run_figures import read_figures, read_optional
+from simulations.run_figures import bracket, dataset_name, read_figures, read_optional, share
 
 _USE = {
     "model.safetensors": """    from common.exported import load_exported
@@ -36,8 +36,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
     """
     kind, environment = read_kind(run_dir), read_optional(run_dir / "environment.json")
     who = f"a federation of {config.federation.clients} clients" if kind.name == "federation" else "one party"
-    side, data = config.data.image_size, config.data
-    dataset = Path(data.root).name if data.name == "folder" else data.name
+    side = config.data.image_size
     return "\n".join(
         [
             "---",
@@ -48,7 +47,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
             f"# {run_dir.name}",
             "",
             f"`{config.model.name}` ({config.model.activation}), trained by {who} with {config.loss.name} against "
-            f"{config.attack.name} at epsilon {config.attack.epsilon_255:g}/255 on {dataset}, seed "
+            f"{config.attack.name} at epsilon {config.attack.epsilon_255:g}/255 on {dataset_name(config.flat())}, seed "
             f"{config.seed}; the model after {kind.unit} {number}.",
             "",
             *_figures(run_dir, config),
@@ -73,10 +72,7 @@ def _figures(run_dir: Path, config: RunConfig) -> list[str]:
         return ["Nothing was measured of it."]
     rows = {"natural": figures["natural"], **figures["robust"], "worst case": figures["worst"]}
     epsilon = figures.get("epsilon-255", config.attack.epsilon_255)
-    lines = [
-        f"| {name} | {100 * rate['value']:.1f} | [{100 * rate['interval'][0]:.1f}, {100 * rate['interval'][1]:.1f}] |"
-        for name, rate in rows.items()
-    ]
+    lines = [f"| {name} | {share(rate['value'])} | {bracket(rate['interval'])} |" for name, rate in rows.items()]
     return [
         f"## Accuracy on n = {figures['n']:,} test images",
         "",

@@ -1,10 +1,13 @@
-"""The figures of a run that count, finished or not."""
+"""The figures of a run that count, finished or not, and how such are written."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.files import read_json, read_json_lines
 from server.stored import read_metrics
+
+OF_THE_PLACE = ("results.", "data.root")  # keys that say where a run lies, and nothing of what it computes
 
 
 def read_figures(run_dir: Path) -> dict[str, Any]:
@@ -32,3 +35,19 @@ def read_figures(run_dir: Path) -> dict[str, Any]:
 def read_optional(path: Path) -> dict[str, Any]:
     """Return what a JSON file holds, nothing if it is not there."""
     return read_json(path, "remove it, and it is done without") if path.exists() else {}
+
+
+def dataset_name(config: Mapping[str, Any]) -> str:
+    """Return what a flat configuration's dataset is called: an image folder by its own name."""
+    return Path(config["data.root"]).name if config["data.name"] == "folder" else str(config["data.name"])
+
+
+def share(value: float | None) -> str:
+    """``54.2``, in per cent, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def bracket(interval: Sequence[float]) -> str:
+    """``[51.1, 57.3]``, in per cent."""
+    low, high = interval
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"

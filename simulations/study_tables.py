@@ -200,6 +200,11 @@ def _difference(pairs: Sequence[tuple[Row, Row]], rate: str) -> str:
     found = interval(values)
     if found is None:
         return _signed(values[0])
+    return signed_interval(found)
+
+
+def signed_interval(found: tuple[float, float, float]) -> str:
+    """Return a difference in points with its interval: ``+8.7 [+6.3, +11.1]``."""
     mean, low, high = map(_signed, found)
     return f"{mean} [{low}, {high}]"
 
@@ -256,7 +261,7 @@ def _code_notes(rows: Sequence[Row]) -> list[str]:
 
 
 def find_results(study: Path) -> Path:
-    """Return a study's directory from its path, or from its name where it is in the default place."""
+    """Return the directory of a study or a run from its path, or from its name where it is in the default place."""
     path = study.expanduser()
     usual = Path(str(default_config()["results.dir"])) / study
     return (usual if not path.is_dir() and usual.is_dir() else path).absolute()

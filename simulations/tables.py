@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from common.evaluation import Evaluation, Rate
+from simulations.run_figures import bracket, share
 
 
 def evaluation_tables(evaluation: Evaluation, record: dict[str, Any]) -> list[Table]:
@@ -50,7 +51,7 @@ def distortion_table(evaluation: Evaluation) -> Table:
         l2, linf = (found.as_json()[f"median-{norm}"] for norm in ("l2", "linf"))
         table.add_row(
             label,
-            _share(found.success.value if found.success else None),
+            share(found.success.value if found.success else None),
             "–" if l2 is None else f"{l2:.3f}",
             "–" if linf is None else f"{255 * linf:.2f}",
             *_cells(found.robust),
@@ -65,7 +66,7 @@ def class_table(evaluation: Evaluation, classes: Sequence[str]) -> Table:
     for number, name in enumerate(classes):
         own = [each[number] for each in rates.values()]
         count = str(own[0].n if own[0] else 0)
-        table.add_row(escape(name), count, *(_share(rate.value if rate else None) for rate in own))
+        table.add_row(escape(name), count, *(share(rate.value if rate else None) for rate in own))
     return table
 
 
@@ -74,7 +75,7 @@ def client_table(evaluation: Evaluation, accuracies: dict[str, list[float | None
     title = f"By client, each class weighted as in the client's data, {evaluation.caption}"
     table = Table("client", *_columns(accuracies), title=title)
     for client, own in enumerate(zip(*accuracies.values(), strict=True)):
-        table.add_row(str(client), *map(_share, own))
+        table.add_row(str(client), *map(share, own))
     return table
 
 
@@ -83,7 +84,7 @@ def curve_table(evaluation: Evaluation, curve: Sequence[dict[str, Any]]) -> Tabl
     title = f"{curve[0]['attack']} with steps of 2.5 epsilon / steps, {evaluation.caption}"
     table = Table("epsilon × 255", "%", "95 % interval", title=title)
     for point in curve:
-        table.add_row(f"{point['epsilon-255']:g}", _share(point["value"]), _interval(point["interval"]))
+        table.add_row(f"{point['epsilon-255']:g}", share(point["value"]), escape(bracket(point["interval"])))
     return table
 
 
@@ -92,16 +93,7 @@ def _columns(labels: Iterable[str]) -> list[Column]:
 
 
 def _cells(rate: Rate) -> tuple[str, str]:
-    return _share(rate.value), _interval(rate.interval)
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def _interval(interval: Sequence[float]) -> str:
-    low, high = interval
-    return escape(f"[{100 * low:.1f}, {100 * high:.1f}]")
+    return share(rate.value), escape(bracket(rate.interval))
 
 
 def partition_table(described: dict[str, Any]) -> Table:

@@ -38,7 +38,7 @@ def over_epsilon(rows: Sequence[Record]) -> Spec:
 
 def _with_interval(rows: Sequence[Record], x: str, title: str, colour: str, whole: bool = False) -> Spec:
     labels = list(dict.fromkeys(row[colour] for row in rows))
-    axis = _whole([row[x] for row in rows]) if whole else alt.Axis()
+    axis = _at_values([row[x] for row in rows]) if whole else alt.Axis()
     base = _chart(rows).encode(
         x=alt.X(f"{x}:Q", title=title, axis=axis, scale=alt.Scale(zero=not whole, nice=False, padding=8)),
         color=_colour(colour, labels),
@@ -58,19 +58,23 @@ def _with_interval(rows: Sequence[Record], x: str, title: str, colour: str, whol
     return _done(band + line + dots, height=300)
 
 
-def shares(rows: Sequence[Record], across: str, down: str, columns: Sequence[str], lines: Sequence[str]) -> Spec:
-    """Draw a table of counts as shades, each row's darkest cell its largest.
+def shares(counts: Mapping[str, Sequence[float]], columns: Sequence[str], across: str, down: str) -> Spec:
+    """Draw a table of counts as shades, the darker the larger its share of the row.
 
     Args:
-        rows: a cell each: ``across``, ``down``, ``count``, and ``share`` of its row in [0, 1].
+        counts: row -> its count in each column; in their order.
+        columns: in their order.
         across: name of what the columns are.
         down: name of what the rows are.
-        columns: in their order.
-        lines: in their order.
     """
+    rows = [
+        {"across": name, "down": line, "count": count, "share": count / max(1, sum(own))}
+        for line, own in counts.items()
+        for name, count in zip(columns, own, strict=True)
+    ]
     base = _chart(rows).encode(
         x=alt.X("across:N", title=across, sort=list(columns), axis=alt.Axis(labelAngle=-40, orient="bottom")),
-        y=alt.Y("down:N", title=down, sort=list(lines)),
+        y=alt.Y("down:N", title=down, sort=list(counts)),
         tooltip=[
             alt.Tooltip("down:N", title=down),
             alt.Tooltip("across:N", title=across),
@@ -83,31 +87,30 @@ def shares(rows: Sequence[Record], across: str, down: str, columns: Sequence[str
     if len(columns) <= _MOST_NUMBERS:
         numbers = base.transform_filter("datum.count > 0").mark_text(color=_INK, fontSize=11)
         drawn = drawn + numbers.encode(text=alt.Text("count:Q", format=","))
-    return _done(drawn, height=max(140, 24 * len(lines)))
+    return _done(drawn, height=max(140, 24 * len(counts)))
 
 
-def by_name(rows: Sequence[Record], name: str, names: Sequence[str]) -> Spec:
-    """Draw accuracy by class, or by another name, a dot for each attack.
+def by_class(rows: Sequence[Record], classes: Sequence[str]) -> Spec:
+    """Draw accuracy by class, a dot for each attack.
 
     Args:
-        rows: ``name``, ``measure``, ``accuracy`` in per cent.
-        name: what the rows are.
-        names: in their order.
+        rows: ``class``, ``measure``, ``accuracy`` in per cent.
+        classes: in their order.
     """
     labels = list(dict.fromkeys(row["measure"] for row in rows))
     dots = _chart(rows).mark_point(filled=True, size=70, opacity=0.9)
     drawn = dots.encode(
         x=alt.X("accuracy:Q", title="accuracy, %", scale=alt.Scale(domainMin=0)),
-        y=alt.Y("name:N", title=name, sort=list(names), axis=alt.Axis(grid=True, gridDash=[1, 3])),
+        y=alt.Y("class:N", sort=list(classes), axis=alt.Axis(grid=True, gridDash=[1, 3])),
         color=_colour("measure", labels),
         shape=_shape("measure", labels),
         tooltip=[
-            alt.Tooltip("name:N", title=name),
+            alt.Tooltip("class:N"),
             alt.Tooltip("measure:N", title="under"),
             alt.Tooltip("accuracy:Q", title="accuracy, %", format=".1f"),
         ],
     )
-    return _done(drawn, height=max(120, 22 * len(names)))
+    return _done(drawn, height=max(120, 22 * len(classes)))
 
 
 def of_seeds(rows: Sequence[Record], names: Sequence[str]) -> Spec:
@@ -149,7 +152,7 @@ def lines(rows: Sequence[Record], x: str, points: bool) -> Spec:
     """
     names = list(dict.fromkeys(row["name"] for row in rows))
     base = _chart(rows).encode(
-        x=alt.X("x:Q", title=x, axis=_whole([row["x"] for row in rows]), scale=alt.Scale(zero=False, nice=False)),
+        x=alt.X("x:Q", title=x, axis=_at_values([row["x"] for row in rows]), scale=alt.Scale(zero=False, nice=False)),
         color=_colour("name", names),
     )
     means = base.mark_line(point=alt.OverlayMarkDef(size=40), strokeWidth=2).encode(
@@ -169,7 +172,7 @@ def _chart(rows: Sequence[Record]) -> alt.Chart:
     return alt.Chart(alt.InlineData([dict(row) for row in rows]))
 
 
-def _whole(values: Sequence[float]) -> alt.Axis:
+def _at_values(values: Sequence[float]) -> alt.Axis:
     """Return an axis with ticks at values alone, at a dozen of them at most."""
     known = sorted(set(values))
     step = -(-len(known) // 12)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from simulations.reports import charts
-from simulations.reports.measures import Record, measure, share
+from simulations.reports.measures import Record, measure
 from simulations.reports.page import Block, Chart, Table
+from simulations.run_figures import share
 
 
 def clients(metrics: Sequence[Record], partition: Record, final: Record) -> list[Block]:
@@ -64,13 +65,8 @@ def labels(partition: Record) -> list[Block]:
     """Return the classes of everybody's training images."""
     if not partition:
         return []
-    holders = {**{f"client {client}": counts for client, counts in enumerate(partition["clients"])}}
+    holders = {f"client {client}": counts for client, counts in enumerate(partition["clients"])}
     holders |= {name: partition[name] for name in ("pool", "shared", "validation") if sum(partition.get(name, ()))}
-    rows = [
-        {"across": name, "down": holder, "count": count, "share": count / max(1, sum(counts))}
-        for holder, counts in holders.items()
-        for name, count in zip(partition["classes"], counts, strict=True)
-    ]
-    spec = charts.shares(rows, "class", "holder", partition["classes"], list(holders))
+    spec = charts.shares(holders, partition["classes"], "class", "holder")
     caption = "Training images of each class. Shared: the part of the server's pool that every client receives too."
     return [Chart(spec, caption)]

@@ -5,6 +5,7 @@ from typing import Any
 
 from simulations.reports import charts
 from simulations.reports.page import Block, Chart, Table
+from simulations.run_figures import bracket, share
 
 Record = Mapping[str, Any]
 
@@ -13,12 +14,12 @@ def attacks(final: Record) -> list[Block]:
     """Return accuracy under each attack, with intervals; AutoAttack's parts come before it."""
     if not final:
         return []
-    rows = [["natural (no attack)", percent(final["natural"]), bracket(final["natural"])]]
+    rows = [["natural (no attack)", percent(final["natural"]), bracket(final["natural"]["interval"])]]
     for label, rate in final["robust"].items():
         parts = final.get("parts", {}) if label == "autoattack" else {}
-        rows += [[f"after {part}", percent(left), bracket(left)] for part, left in parts.items()]
-        rows.append([label, percent(rate), bracket(rate)])
-    rows.append(["worst case", percent(final["worst"]), bracket(final["worst"])])
+        rows += [[f"after {part}", percent(left), bracket(left["interval"])] for part, left in parts.items()]
+        rows.append([label, percent(rate), bracket(rate["interval"])])
+    rows.append(["worst case", percent(final["worst"]), bracket(final["worst"]["interval"])])
     blocks: list[Block] = [Table(["accuracy", "%", "95 % interval"], rows, notes=[f"n = {final['n']:,} test images"])]
     if distortions := final.get("distortions"):
         header = ["attack without a budget", "fooled, %", "median L2", "median Linf × 255", "robust within epsilon, %"]
@@ -30,7 +31,7 @@ def _distortion(label: str, found: Record) -> list[str]:
     l2, linf = found.get("median-l2"), found.get("median-linf")
     return [
         label,
-        percent(found["success"]) if found["success"] else "–",
+        percent(found["success"]),
         "–" if l2 is None else f"{l2:.3f}",
         "–" if linf is None else f"{255 * linf:.2f}",
         percent(found["robust-within-epsilon"]),
@@ -43,23 +44,16 @@ def classes(final: Record) -> list[Block]:
         return []
     names = final["classes"]
     rows = [
-        {"name": names[place], "measure": measure(label), "accuracy": 100 * rate["value"]}
+        {"class": names[place], "measure": measure(label), "accuracy": 100 * rate["value"]}
         for label, rates in final["per-class"].items()
         for place, rate in enumerate(rates)
         if rate
     ]
-    counts = final["class-examples"]
-    cells = [
-        [
-            name,
-            f"{counts[place]:,}",
-            *(percent(rates[place]) if rates[place] else "–" for rates in final["per-class"].values()),
-        ]
-        for place, name in enumerate(names)
-    ]
+    columns = [map(percent, rates) for rates in final["per-class"].values()]
+    cells = [[name, f"{n:,}", *own] for name, n, *own in zip(names, final["class-examples"], *columns, strict=True)]
     header = ["class", "n", *(f"{measure(label)}, %" for label in final["per-class"])]
     return [
-        Chart(charts.by_name(rows, "class", names), "Accuracy of each class alone."),
+        Chart(charts.by_class(rows, names), "Accuracy of each class alone."),
         Table(header, cells),
     ]
 
@@ -74,26 +68,15 @@ def curve(final: Record) -> list[Block]:
     return [Chart(charts.over_epsilon(rows), "Steps of 2.5 epsilon / steps; band: 95 % interval.")] if rows else []
 
 
-def percent(rate: Record) -> str:
-    """``54.2 %``."""
-    return f"{100 * rate['value']:.1f} %"
-
-
-def bracket(rate: Record) -> str:
-    """``[51.1, 57.3]``."""
-    low, high = rate["interval"]
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+def percent(rate: Record | None) -> str:
+    """``54.2 %``, or a dash."""
+    return f"{share(rate['value'])} %" if rate else "–"
 
 
 def scaled(rate: Record) -> dict[str, float]:
     """Return ``accuracy``, ``low`` and ``high`` in per cent."""
     low, high = rate["interval"]
     return {"accuracy": 100 * rate["value"], "low": 100 * low, "high": 100 * high}
-
-
-def share(value: float | None) -> str:
-    """``54.2 %``, or a dash."""
-    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def measure(label: str) -> str:

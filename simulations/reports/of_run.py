@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.flat import default_config
+from common.kept import Kept
 from server.stored import Kind, read_config, read_kind, read_metrics
 from simulations.reports import charts
 from simulations.reports.clients import clients, labels, refusals
-from simulations.reports.measures import Record, attacks, bracket, classes, curve, percent, scaled
+from simulations.reports.measures import Record, attacks, classes, curve, percent, scaled
 from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
-from simulations.reports.pictures import confusion, gallery
-from simulations.run_figures import read_figures, read_optional
+from simulations.reports.pictures import gallery, predictions
+from simulations.run_figures import OF_THE_PLACE, bracket, dataset_name, read_figures, read_optional
+from simulations.study_tables import ROUGH
 
-_OF_THE_PLACE = ("results.", "data.root")
 HOW_TO_READ = (
     "Robust accuracy is the share of test images that a model classifies correctly under attack; in the worst case an "
     "image counts only if none of the attacks breaks it. The attacks see the model (white box) and change each pixel "
@@ -34,6 +35,7 @@ def run_page(run_dir: Path) -> Page:
     metrics, summary, final = read_metrics(run_dir), read_optional(run_dir / "summary.json"), read_figures(run_dir)
     partition = read_optional(run_dir / "partition.json") if kind.name == "federation" else {}
     environment = read_optional(run_dir / "environment.json")
+    arrays = Kept(run_dir / "evaluations").load("latest") or {}
     epsilon = final.get("epsilon-255", config["attack.epsilon-255"])
     unit = kind.unit
     return Page(
@@ -46,8 +48,8 @@ def run_page(run_dir: Path) -> Page:
             Section("Accuracy per attack", attacks(final)),
             Section("Accuracy per class", classes(final)),
             Section("Robust accuracy over epsilon", curve(final)),
-            Section("Predictions under attack", confusion(run_dir)),
-            Section("Adversarial examples", gallery(run_dir)),
+            Section("Predictions under attack", predictions(arrays)),
+            Section("Adversarial examples", gallery(arrays)),
             Section("Clients", [*clients(metrics, partition, final), *refusals(metrics)]),
             Section("Who has which classes", labels(partition)),
             Section("What differs from the defaults", [difference_table(config)]),
@@ -65,8 +67,7 @@ def _lead(config: Record, kind: Kind, metrics: Sequence[Record], environment: Re
         else "one party with all images"
     )
     device = environment.get("processor" if environment.get("device") == "cpu" else "device", "")
-    dataset = Path(config["data.root"]).name if config["data.name"] == "folder" else config["data.name"]
-    what = f"Adversarial training ({config['loss.name']}) of {config['model.name']} on {dataset}"
+    what = f"Adversarial training ({config['loss.name']}) of {config['model.name']} on {dataset_name(config)}"
     return f"{what}: {who}, {done}, seed {config['seed']}{f', on {device}' if device else ''}."
 
 
@@ -75,13 +76,12 @@ def _facts(final: Record, epsilon: str, unit: str, summary: Record) -> list[Fact
         return []
     chosen = "chosen on validation images" if summary.get("selected-by") == "validation" else "the last one"
     against = ", ".join(final["robust"])
-    facts = [Fact("natural accuracy", percent(final["natural"]), bracket(final["natural"]))]
+    facts = [Fact("natural accuracy", percent(final["natural"]), bracket(final["natural"]["interval"]))]
     if against:
-        detail = f"{bracket(final['worst'])}, worst case of {against} at epsilon {epsilon}"
+        detail = f"{bracket(final['worst']['interval'])}, worst case of {against} at epsilon {epsilon}"
         facts.append(Fact("robust accuracy", percent(final["worst"]), detail))
-    facts.append(
-        Fact("test images", f"n = {final['n']:,}", "1,000 or fewer: rough figures" if final["n"] <= 1000 else "")
-    )
+    rough = f"{ROUGH:,} or fewer: rough figures" if final["n"] <= ROUGH else ""
+    facts.append(Fact("test images", f"n = {final['n']:,}", rough))
     facts.append(Fact("model", f"{unit} {final.get('round', '–')}", chosen if summary else "the last one measured"))
     return facts
 
@@ -122,7 +122,7 @@ def difference_table(config: Record) -> Block:
     rows = [
         [key, str(config.get(key)), str(default)]
         for key, default in default_config().items()
-        if config.get(key, default) != default and not key.startswith(_OF_THE_PLACE)
+        if config.get(key, default) != default and not key.startswith(OF_THE_PLACE)
     ]
     if not rows:
         return Text("Nothing: this is the quickstart.")

@@ -10,7 +10,15 @@ from simulations.reports import charts
 from simulations.reports.of_run import HOW_TO_READ, difference_table
 from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
 from simulations.study_plots import Measured, measured, unit_of
-from simulations.study_results import read_heading, read_labels, read_results, read_rounds, sampling_error
+from simulations.study_results import (
+    Row,
+    read_heading,
+    read_labels,
+    read_results,
+    read_rounds,
+    sampling_error,
+    varied_columns,
+)
 from simulations.study_tables import Sheet, make_tables, stacked
 
 _INTERVAL = re.compile(r"\[([+-]?[\d.]+), ([+-]?[\d.]+)\]")
@@ -38,7 +46,7 @@ def study_page(study_dir: Path) -> Page:
     if tested:
         detail = f"95 % interval of a figure: ± {sampling_error(tested[0]):.1f} points at most"
         facts.append(Fact("test images", f"n = {tested[0]:,}", detail))
-    finished = {row["run"] for row in rows}
+    unit, finished = unit_of(study_dir), {row["run"] for row in rows}
     over_rounds = measured([row for row in rounds if row["run"] in finished])
     return Page(
         title=heading.title,
@@ -49,7 +57,7 @@ def study_page(study_dir: Path) -> Page:
             Section("Results", [_table(sheet) for sheet in sheets[:1]]),
             Section("Differences", [_table(sheet) for sheet in sheets[1:]]),
             Section("Figures", _figures(results)),
-            Section(f"Accuracy over {unit_of(study_dir)}s", _lines(over_rounds, "round", unit_of(study_dir), False)),
+            Section(f"Accuracy over {unit}s", _lines(over_rounds, "round", unit, False)),
             Section("Who has which classes", _divisions(labels)),
             Section("What all runs have in common", [difference_table({**default_config(), **heading.recipe})]),
             Section("The command that repeats it", [Code(f"fedshield sweep {study_dir / 'study.toml'}")]),
@@ -80,12 +88,7 @@ def _figures(results: Measured) -> list[Block]:
         return []
     blocks: list[Block] = []
     for name, column in results.measures.items():
-        found = [
-            {"name": name_point(results.keys, values), "seed": row["seed"], "accuracy": 100 * float(row[column])}
-            for values, rows in results.rows.items()
-            for row in rows
-            if row[column]
-        ]
+        found = _rates(results, column)
         names = list(dict.fromkeys(str(row["name"]) for row in found))
         caption = f"Accuracy, {name}. Rings: training seeds; diamonds: their mean."
         blocks.append(Chart(charts.of_seeds(found, names), caption))
@@ -97,37 +100,34 @@ def _lines(results: Measured, key: str, title: str, rings: bool) -> list[Block]:
     named = results.without(key)
     blocks: list[Block] = []
     for name, column in named.measures.items():
-        found = [
-            {
-                "x": float(row[key]),
-                "name": name_point(named.keys, values) if named.keys else "all",
-                "seed": row["seed"],
-                "accuracy": 100 * float(row[column]),
-            }
-            for values, rows in named.rows.items()
-            for row in rows
-            if row[column]
-        ]
         caption = f"Accuracy, {name}. Lines: the mean of the seeds{'; rings: single seeds' if rings else ''}."
-        blocks.append(Chart(charts.lines(found, title, rings), caption))
+        blocks.append(Chart(charts.lines(_rates(named, column, key), title, rings), caption))
     return blocks
 
 
-def _divisions(labels: Sequence[dict[str, str]]) -> list[Block]:
+def _rates(results: Measured, column: str, x: str | None = None) -> list[dict[str, str | float]]:
+    """Return the accuracies of a column, with the point's name, the seed and, as ``x``, the value of a key."""
+    return [
+        {
+            "name": name_point(results.keys, values) or "all",
+            "seed": row["seed"],
+            "accuracy": 100 * float(row[column]),
+            **({"x": float(row[x])} if x else {}),
+        }
+        for values, rows in results.rows.items()
+        for row in rows
+        if row[column]
+    ]
+
+
+def _divisions(labels: Sequence[Row]) -> list[Block]:
     """Return the shares of the classes at each client, one figure for each different division of the first seed."""
     if not labels:
         return []
-    seed = labels[0]["seed"]
-    keys = [*labels[0]][1 : [*labels[0]].index("seed")]
+    seed, keys = labels[0]["seed"], varied_columns(labels[0])
     blocks: list[Block] = []
     for table, points in divisions([row for row in labels if row["seed"] == seed], keys):
-        classes, clients = list(table), len(next(iter(table.values())))
-        sums = [sum(table[name][client] for name in classes) for client in range(clients)]
-        rows = [
-            {"across": name, "down": f"client {client}", "count": count, "share": count / max(1.0, sums[client])}
-            for name in classes
-            for client, count in enumerate(table[name])
-        ]
-        spec = charts.shares(rows, "class", "holder", classes, [f"client {client}" for client in range(clients)])
-        blocks.append(Chart(spec, f"{name_group(keys, points)}: the clients' own images, seed {seed}."))
+        clients = {f"client {client}": own for client, own in enumerate(zip(*table.values(), strict=True))}
+        caption = f"{name_group(keys, points)}: the clients' own images, seed {seed}."
+        blocks.append(Chart(charts.shares(clients, list(table), "class", "holder"), caption))
     return blocks
