@@ -63,7 +63,7 @@ def _configurations(paths: Sequence[Path], names: Sequence[str]) -> Sheet:
     told = [{**_settings(path), **_done(path)} for path in paths]
     rows = [
         [key, *(str(each.get(key, "–")) for each in told)]
-        for key in told[0]
+        for key in dict.fromkeys(key for each in told for key in each)
         if len({str(each.get(key)) for each in told}) > 1
     ]
     notes = [] if rows else ["nothing: the same configuration, seed and all"]

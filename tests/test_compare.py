@@ -55,6 +55,16 @@ def test_an_unfinished_run_is_compared_by_what_it_has(tmp_path: Path) -> None:
     assert results.rows[0][4:6] == ["–", "–"]
 
 
+def test_each_kind_of_run_tells_what_it_has_done(tmp_path: Path) -> None:
+    one = run(tmp_path, "one")
+    other = shutil.copytree(one, tmp_path / "other")
+    told = json.loads((one / "environment.json").read_text())
+    (other / "environment.json").write_text(json.dumps({**told, "kind": "centralized"}))
+    rows = [list(row) for row in compare_runs([one, other])[0].rows]
+    assert ["rounds done", "2", "–"] in rows
+    assert ["epochs done", "–", "2"] in rows
+
+
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(FedShieldError, match="compare: 1 run given; name two or more"):
         compare_runs([tmp_path])
