@@ -1,6 +1,7 @@
 """What a message to a real client costs: rounds of almost no training, over TLS, with and without what FedShield keeps.
 
-``uv run python -m benchmarks.network [--repeats 3] [--clients 4]``: twelve minutes a repeat on two cores, four with two clients.
+``uv run python -m benchmarks.network [--repeats 3] [--clients 4]``: twelve minutes a repeat on two cores, or four with
+two clients.
 """
 
 import argparse
