@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import FedShieldError
+from common.own import explain_own, is_own, load_own
 
 Attack = Callable[[Tensor, Tensor], Tensor]
 """(images [B,3,H,W] in [0, 1], labels [B]) -> adversarial images, same shape and range."""
 
+_ROUNDING = 1e-6  # of a pixel, in float32
 _STEPS = re.compile(r"(.+?)-(\d+)(?:x(\d+))?")
 
 
@@ -56,13 +58,15 @@ def build_attack(name: str, model: nn.Module, threat: Threat, classes: int = 10)
     """Return the attack on ``model``, which sees the model's weights as they are at each call.
 
     Args:
-        name: a key of ``ATTACKS``.
+        name: a key of ``ATTACKS``, or ``FILE.py:NAME`` of a function that is called as those are.
         model: from pixels in [0, 1] to logits.
         threat: budget and steps.
         classes: number of logits, for the attacks that aim at each class in turn.
     """
     if name == "none":  # nothing to guard the model from, and small networks would feel it
         return lambda images, labels: images
+    if is_own(name):
+        return _own(name, model, threat, classes)
     attack = ATTACKS[name](model, threat, classes)
     guards = [attack_mode] if name not in _BACKWARD else [attack_mode, _frozen]
 
@@ -78,6 +82,27 @@ def build_attack(name: str, model: nn.Module, threat: Threat, classes: int = 10)
         # DeepFool divides by the gradient's norm: where there is none, it has found nothing.
         found = adversarial.isfinite().flatten(1).all(1)
         return torch.where(found[:, None, None, None], adversarial, images)
+
+    return perturb
+
+
+def _own(name: str, model: nn.Module, threat: Threat, classes: int) -> Attack:
+    """Return a user's attack; what it makes must lie in the ball."""
+    make = load_own("attack", name)
+    with explain_own("attack", name):
+        attack = make(model, threat, classes)
+
+    def perturb(images: Tensor, labels: Tensor) -> Tensor:
+        with attack_mode(model), _frozen(model), explain_own("attack", name):
+            adversarial: Tensor = attack(images, labels).detach()
+            furthest = (adversarial - images).abs().max()
+        outside = (adversarial - adversarial.clamp(0, 1)).abs().max()
+        if not (furthest <= threat.epsilon + _ROUNDING and outside <= _ROUNDING):  # also where either is not a number
+            raise FedShieldError(
+                f"attack = {name}: a pixel moves by {255 * furthest:.4g}/255 and lies {255 * outside:.4g}/255 outside "
+                f"[0, 1]; epsilon is {255 * threat.epsilon:.4g}/255: clamp what it returns"
+            )
+        return adversarial
 
     return perturb
 

@@ -6,27 +6,42 @@ with dots between the tables (``attack.epsilon-255``), as ``flwr run --run-confi
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from common.errors import FedShieldError
 from common.flat import Flat, default_config, flatten, near, nest
+from common.own import is_own
 
 # Family -> whether steps and restarts may follow (pgd-20x5), and the steps that a bare name means.
 _FAMILIES = {"bim": 10, "pgd": 10, "cw": 30, "apgd-ce": None, "apgd-t": None, "fab-t": None, "square": None}
 _WHOLE = ("fgsm", "autoattack", "cw-l2", "deepfool")
 _LABEL = re.compile(rf"({'|'.join(_FAMILIES)})(?:-([1-9]\d*))?(?:x([1-9]\d*))?")
+_OWN_LABEL = re.compile(r".+\.py:[A-Za-z_]\w*(?:-[1-9]\d*(?:x[1-9]\d*)?)?")
 
 
 def _attack_label(text: str) -> str:
     """``pgd`` -> ``pgd-10``: the name under which a figure is reported tells the steps, or is a standard."""
+    if _OWN_LABEL.fullmatch(text):
+        return text
     match = _LABEL.fullmatch(text)
     if text not in _WHOLE and (match is None or (match[3] and _FAMILIES[match[1]] is None)):
         raise ValueError(
             f"unknown attack '{text}'; known: fgsm, bim-STEPS, pgd-STEPS, cw-STEPS (or pgd-20x5: 5 restarts), "
-            "autoattack, apgd-ce, apgd-t, fab-t, square, cw-l2, deepfool"
+            "autoattack, apgd-ce, apgd-t, fab-t, square, cw-l2, deepfool, FILE.py:NAME-STEPS"
         )
     if match is None or match[2] or _FAMILIES[match[1]] is None:
         return text
@@ -66,6 +81,18 @@ def _join_mixture(value: tuple[tuple[str, float], ...]) -> str:
     return ",".join(f"{name}:{text}" for name, text in texts)
 
 
+_TORCHVISION, _OWN = "torchvision:NAME", "FILE.py:NAME"
+
+
+def _check_name(allowed: Sequence[str], name: str) -> str:
+    """Pass on a name that is allowed as it stands, or as something of torchvision's or of a user's file."""
+    if name in set(allowed) - {_TORCHVISION, _OWN} or is_own(name):
+        return name
+    if _TORCHVISION in allowed and re.fullmatch(r"torchvision:\w+", name):
+        return name
+    raise ValueError(f"unknown; allowed: {', '.join(allowed)}{near(name, list(allowed))}")
+
+
 def _join(value: tuple[object, ...]) -> str:
     return ",".join(map(str, value))
 
@@ -74,6 +101,13 @@ def _join(value: tuple[object, ...]) -> str:
 AttackLabels = Annotated[tuple[str, ...], BeforeValidator(_split_attacks), PlainSerializer(_join)]
 Milestones = Annotated[tuple[int, ...], BeforeValidator(_split_milestones), PlainSerializer(_join)]
 Mixture = Annotated[tuple[tuple[str, float], ...], BeforeValidator(_split_mixture), PlainSerializer(_join_mixture)]
+
+_MODELS = ("cnn", "cnn2", "resnet18", _TORCHVISION, _OWN)
+_ATTACKS = ("none", "fgsm", "bim", "pgd", "cw", "deepfool", "mixture", _OWN)
+_LOSSES = ("pgd-at", "mixed-at", "trades", "mart", "calfat", _OWN)
+ModelName = Annotated[str, AfterValidator(partial(_check_name, _MODELS)), WithJsonSchema({"enum": _MODELS})]
+AttackName = Annotated[str, AfterValidator(partial(_check_name, _ATTACKS)), WithJsonSchema({"enum": _ATTACKS})]
+LossName = Annotated[str, AfterValidator(partial(_check_name, _LOSSES)), WithJsonSchema({"enum": _LOSSES})]
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -98,11 +132,16 @@ class _Table(BaseModel):
 class DataConfig(_Table):
     """Which images; see ``common.data``."""
 
-    name: Literal["shapes10", "cifar10", "folder", "split"]
+    name: Literal["shapes10", "cifar10", "cifar100", "svhn", "fashion-mnist", "folder", "split"]
     root: str
     max_examples: Natural
     image_size: Annotated[int, Field(ge=16, le=512, multiple_of=16)]
     validation_fraction: Annotated[float, Field(ge=0, le=0.5)]
+
+    @property
+    def side(self) -> int:
+        """Height and width of the images, in pixels; only files may have another one than 32."""
+        return self.image_size if self.name in {"folder", "split"} else 32
 
 
 class FederationConfig(_Table):
@@ -160,7 +199,7 @@ class SharingConfig(_Table):
 class ModelConfig(_Table):
     """The network; see ``common.models``."""
 
-    name: Literal["cnn", "cnn2", "resnet18"]
+    name: ModelName
     width: Annotated[int, Field(ge=1, le=1024)]
     activation: ActivationName
     stem: Literal["small", "imagenet"]
@@ -170,7 +209,7 @@ class ModelConfig(_Table):
 class AttackConfig(_Table):
     """The threat model (Linf) and the training attack; see ``common.attacks``."""
 
-    name: Literal["none", "fgsm", "bim", "pgd", "cw", "deepfool", "mixture"]
+    name: AttackName
     epsilon_255: Annotated[float, Field(ge=0, le=255)]
     step_255: Annotated[float, Field(gt=0, le=255)]
     steps: Positive
@@ -181,7 +220,7 @@ class AttackConfig(_Table):
 class LossConfig(_Table):
     """The training method; see ``common.losses``."""
 
-    name: Literal["pgd-at", "mixed-at", "trades", "mart", "calfat"]
+    name: LossName
     beta: Annotated[float, Field(ge=0)]
 
 
@@ -263,6 +302,12 @@ class RunConfig(_Table):
             raise ValueError(
                 f"model.stem = imagenet: model.name = {self.model.name} has no such stem; set model.stem=small"
             )
+        for key, value in {"activation": "relu", "stem": "small", "downsample": True}.items():
+            if self.model.name.startswith("torchvision:") and getattr(self.model, key) != value:
+                raise ValueError(
+                    f"model.{key} = {getattr(self.model, key)}: model.name = {self.model.name} has its own; leave it "
+                    f"at {str(value).lower()}"
+                )
         if self.loss.name in {"trades", "calfat"} and self.attack.name != "pgd":
             raise ValueError(
                 f"attack.name = {self.attack.name}: loss.name = {self.loss.name} has its own attack, PGD on a KL "

@@ -1,11 +1,9 @@
 """Image sets by name, decoded once into uint8 arrays on disk that every process maps into memory."""
 
-import hashlib
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +11,13 @@ from numpy.typing import NDArray
 
 from common import shapes
 from common.cache import Arrays, cache_dir, find_arrays, keep_arrays
-from common.errors import FedShieldError, explain_os_errors
+from common.errors import FedShieldError
 from common.images import ImageFile, decode_images, list_images, listing_digest
+from common.published import PUBLISHED
 from common.seeding import rng_for
 
 log = logging.getLogger("fedshield")
 
-CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
-CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 _SHAPES_TRAIN, _SHAPES_TEST = 4000, 1000
 
 
@@ -155,58 +152,12 @@ def _shapes10(root: Path, image_size: int) -> Source:
     return Source("shapes10-1", decode)
 
 
-def _cifar10(root: Path, image_size: int) -> Source:
-    """Krizhevsky 2009. The archive holds pickles, so its SHA-256 is checked before anything is unpacked."""
-
+def _published(name: str, root: Path, image_size: int) -> Source:
     def decode() -> Splits:
-        from torchvision.datasets import CIFAR10
+        train, test = PUBLISHED[name].read(root)
+        return Splits(Dataset(*train), Dataset(*test))
 
-        archive = root / CIFAR10_ARCHIVE
-        with explain_os_errors(archive):
-            if not archive.exists():
-                _download(archive)
-            digest = _sha256(archive)
-        if digest != CIFAR10_SHA256:
-            raise FedShieldError(
-                f"{archive}: SHA-256 is {digest}, expected {CIFAR10_SHA256}; delete the file and fetch it again"
-            )
-        # Unpacked anew: a folder found beside the archive could hold other pickles.
-        with explain_os_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
-            shutil.unpack_archive(archive, folder, filter="data")
-            parts = [CIFAR10(folder, train=train) for train in (True, False)]
-        train, test = (
-            Dataset(
-                np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)),
-                np.array(part.targets, dtype=np.int64),
-                tuple(part.classes),
-            )
-            for part in parts
-        )
-        return Splits(train, test)
-
-    return Source(f"cifar10-{CIFAR10_SHA256[:16]}", decode)
-
-
-def _download(archive: Path) -> None:
-    from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import download_url
-
-    log.info("Downloading CIFAR-10 (170 MB) to %s", archive)
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    partial = archive.with_suffix(".partial")
-    try:
-        download_url(CIFAR10.url, str(partial.parent), partial.name)
-        partial.replace(archive)
-    except (OSError, RuntimeError) as error:
-        raise FedShieldError(
-            f"{archive}: not there, and the download failed ({error}); put the archive there by hand, or give an image "
-            "folder with data.name=folder and data.root"
-        ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return Source(f"{name}-1", decode)
 
 
 def _folder(root: Path, image_size: int) -> Source:
@@ -256,7 +207,7 @@ def _split(root: Path, image_size: int) -> Source:
 
 DATASETS: dict[str, Callable[[Path, int], Source]] = {
     "shapes10": _shapes10,
-    "cifar10": _cifar10,
+    **{name: partial(_published, name) for name in PUBLISHED},
     "folder": _folder,
     "split": _split,
 }

@@ -14,6 +14,7 @@ from common.accuracy import Distortion, Evaluation, Mask, Rate
 from common.attacks import AUTOATTACK, MINIMAL, Attack, Threat, attack_mode, build_attack, parse_label
 from common.errors import FedShieldError
 from common.kept import Kept
+from common.own import is_own, own_digest
 from common.seeding import seed_for
 from common.training import pixels
 
@@ -57,7 +58,8 @@ def evaluate(
     """
     classes, differentiable = probe(model, images)
     for label in attacks:
-        if not differentiable and parse_label(label, threat)[0] != _GRADIENT_FREE:
+        name, _ = parse_label(label, threat)
+        if not differentiable and name != _GRADIENT_FREE and not is_own(name):
             raise FedShieldError(
                 f"{label} cannot run: the model's output has no gradient with respect to its input; "
                 f"measure it with {_GRADIENT_FREE}"
@@ -164,7 +166,8 @@ class _Work:
         label, count = label or name, len(self.labels)
         attack, limits = parse_label(label, self.threat)
         run = build_attack("none" if attack == "natural" else attack, self.model, limits, self.classes)
-        found = (self.kept and self.kept.load(name)) or {
+        place = f"{name}.{own_digest(attack)}" if is_own(attack) else name  # as the file is now
+        found = (self.kept and self.kept.load(place)) or {
             "done": np.array(0),
             "predictions": self.labels.astype(np.int16),
             "l2": np.zeros(count, np.float32),
@@ -178,7 +181,7 @@ class _Work:
                 self._attack(run, chosen, found)
             found["done"] = np.array(end)
             if self.kept:
-                self.kept.save(name, found)
+                self.kept.save(place, found)
             self._speak(name, end)
         return found
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from common.errors import FedShieldError
 from common.models import build_model
+from common.own import is_own
 
 ARCHITECTURE = "fedshield"  # key of what builds the network again, in the metadata of a safetensors file
 
@@ -16,7 +17,8 @@ ARCHITECTURE = "fedshield"  # key of what builds the network again, in the metad
 def load_exported(path: Path | str) -> nn.Module:
     """Return a model from ``model.safetensors``, in eval mode, as RobustBench and AutoAttack take one.
 
-    It takes pixels [B,3,H,W] in [0, 1], normalises them itself, and returns logits [B, classes].
+    A network of the user's own is built by ``model.py`` in the same folder, which is run. The model takes pixels
+    [B,3,H,W] in [0, 1], normalises them itself, and returns logits [B, classes].
 
     Raises:
         FedShieldError: the file is not there, damaged, or not one that ``fedshield export`` wrote.
@@ -26,7 +28,10 @@ def load_exported(path: Path | str) -> nn.Module:
     try:
         with safe_open(path, "pt") as file:
             told = json.loads((file.metadata() or {})[ARCHITECTURE])
-        model = build_model(**told["network"], classes=len(told["classes"]), seed=0)
+        network = told["network"]
+        if is_own(network["name"]):
+            network["name"] = f"{Path(path).parent / network['name']}"
+        model = build_model(**network, classes=len(told["classes"]), seed=0, image_size=told["image-size"])
         model.load_state_dict(load_file(path))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise FedShieldError(f"{path}: damaged, or not written by fedshield export --format safetensors") from error

@@ -8,6 +8,7 @@ import zlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ log = logging.getLogger("fedshield")
 _CODE = (
     "activations.py",
     "attacks.py",
+    "borrowed.py",
     "evaluation.py",
     "margin.py",
     "models.py",
@@ -41,7 +43,7 @@ class Kept:
 
     def load(self, name: str) -> dict[str, NDArray[Any]] | None:
         """Return a group of arrays, or None when it is not there or is damaged."""
-        path = self.folder / f"{name}.npz"
+        path = self._path(name)
         try:
             with np.load(path, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
@@ -51,14 +53,17 @@ class Kept:
             log.info("%s: damaged; its figures are computed again", path)
             return None
 
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{quote(name, safe='')}.npz"  # a user's attack has a path in its name
+
     def save(self, name: str, arrays: dict[str, NDArray[Any]]) -> None:
         """Replace a group of arrays.
 
         Raises:
             FedShieldError: the folder cannot be written.
         """
-        path = self.folder / f"{name}.npz"
-        partial = path.with_name(f"{name}.{os.getpid()}.partial")  # two processes may evaluate the same model
+        path = self._path(name)
+        partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")  # two processes may evaluate the same model
         with explain_os_errors(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:

@@ -8,7 +8,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from common.attacks import Attack, Threat, build_attack
+from common.errors import FedShieldError
 from common.mixture import build_training_attack
+from common.own import explain_own, is_own, load_own
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(images [B,3,H,W] in [0, 1], labels [B]) -> scalar loss, with a graph to the model's weights."""
@@ -40,6 +42,10 @@ class LossContext:
     mixture: tuple[tuple[str, float], ...] = ()
     mixture_rate: float = 0.0
 
+    def build_attack(self, model: nn.Module) -> Attack:
+        """Return the training attack on a model."""
+        return build_training_attack(self.attack, model, self.threat, self.mixture, self.mixture_rate)
+
 
 def soft_cross_entropy(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
     """Mean cross-entropy with the soft labels of arXiv 2512.04264: true class 1 − α(N−1)/N, every other class α/N.
@@ -51,7 +57,7 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
 
 def pgd_at(model: nn.Module, context: LossContext) -> Loss:
     """Adversarial training on adversarial images alone (Madry et al. 2018, arXiv 1706.06083, equation 2.1)."""
-    attack = _attack(model, context)
+    attack = context.build_attack(model)
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
         return soft_cross_entropy(model(attack(images, labels)), labels, context.label_smoothing)
@@ -64,7 +70,7 @@ def mixed_at(model: nn.Module, context: LossContext) -> Loss:
 
     The two halves go through the model as one batch, so that batch normalisation sees both.
     """
-    attack = _attack(model, context)
+    attack = context.build_attack(model)
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
         noisy = (images + context.noise_std * torch.randn_like(images)).clamp(0, 1)
@@ -96,7 +102,7 @@ def mart(model: nn.Module, context: LossContext) -> Loss:
 
     BCE = −log p_y(x') − log(1 − max over k ≠ y of p_k(x')); x' maximises the cross-entropy. The labels are hard.
     """
-    attack = _attack(model, context)
+    attack = context.build_attack(model)
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
         adversarial = attack(images, labels)
@@ -153,14 +159,37 @@ class Calibrated(nn.Module):
         return logits
 
 
-def _attack(model: nn.Module, context: LossContext) -> Attack:
-    return build_training_attack(context.attack, model, context.threat, context.mixture, context.mixture_rate)
-
-
 def _divergence(natural: Tensor, attacked: Tensor) -> Tensor:
     """KL(softmax(natural) ‖ softmax(attacked)) of each example: [B,N], [B,N] -> [B]."""
     logs = F.log_softmax(natural, 1)
     return (logs.exp() * (logs - F.log_softmax(attacked, 1))).sum(1)
+
+
+def build_loss(name: str, model: nn.Module, context: LossContext) -> Loss:
+    """Return a training method on ``model``.
+
+    Args:
+        name: a key of ``LOSSES``, or ``FILE.py:NAME`` of a function that is called as those are.
+        model: from pixels in [0, 1] to logits.
+        context: what else it may need.
+
+    Raises:
+        FedShieldError: the user's function raises, or gives no loss; also when the loss is called.
+    """
+    if not is_own(name):
+        return LOSSES[name](model, context)
+    make = load_own("loss.name", name)
+    with explain_own("loss.name", name):
+        own = make(model, context)
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        with explain_own("loss.name", name):
+            value = own(images, labels)
+        if not isinstance(value, Tensor) or value.dim() or not value.requires_grad:
+            raise FedShieldError(f"loss.name = {name}: must return the batch's loss, a scalar with a gradient")
+        return value
+
+    return loss
 
 
 LOSSES: dict[str, Callable[[nn.Module, LossContext], Loss]] = {

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from common.activations import ACTIVATIONS
+from common.borrowed import borrow, is_borrowed
 from common.seeding import seed_for
 
 MakeActivation = Callable[[], nn.Module]
@@ -150,12 +151,19 @@ def cnn2(classes: int, width: int, activation: MakeActivation, downsample: bool,
 
 
 def build_model(
-    name: str, classes: int, width: int, activation: str, downsample: bool, seed: int, stem: str = "small"
+    name: str,
+    classes: int,
+    width: int,
+    activation: str,
+    downsample: bool,
+    seed: int,
+    stem: str = "small",
+    image_size: int = 32,
 ) -> nn.Module:
     """Build a freshly initialised network; the same arguments give the same weights.
 
     Args:
-        name: a key of ``MODELS``.
+        name: a key of ``MODELS``, or a network of ``common.borrowed``, whose initial weights stay as they are.
         classes: number of logits.
         width: channels of the first stage.
         activation: a key of ``ACTIVATIONS``. Convolutions start with PyTorch's weights times its gain over ReLU's.
@@ -164,10 +172,17 @@ def build_model(
         downsample: whether strides shrink the feature maps.
         seed: the run's seed.
         stem: ``small`` or ``imagenet`` (resnet18 alone).
+        image_size: side of the images, in pixels, for networks that must know it.
+
+    Raises:
+        FedShieldError: a borrowed network that is not there, or does not take such images.
     """
     kind = ACTIVATIONS[activation]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "model"))
+        if is_borrowed(name):
+            options = {"classes": classes, "width": width, "activation": kind.make, "image_size": image_size}
+            return borrow(name, Normalize(), {**options, "downsample": downsample, "stem": stem}, image_size)
         model = MODELS[name](classes, width, kind.make, downsample, stem)
         if name != "cnn2":  # which has the original's own
             for layer in model.modules():

@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from common.attacks import Threat
+from common.attacks import Threat, parse_label
 from common.config import DataConfig, PartitionConfig, RunConfig, SharingConfig
 from common.data import Dataset, Splits, load_data
 from common.holdings import Holdings, take_holdings
-from common.losses import LOSSES, Loss, LossContext
+from common.losses import Loss, LossContext, build_loss
 from common.machine import available_cores
 from common.models import build_model
+from common.own import is_own, load_own
 from common.partition import Partition, SchemeParameters, kept_partition, undivided
 from common.schedule import learning_rate
 from common.split import client_images, server_holdings, server_test
@@ -116,9 +117,21 @@ def _prepare_data(
 
 def make_model(config: RunConfig, classes: int) -> nn.Module:
     """Build the run's network with its initial weights, on the CPU."""
-    model = config.model
-    arguments = model.name, classes, model.width, model.activation, model.downsample, config.seed, model.stem
-    return build_model(*arguments)
+    return build_model(**config.model.model_dump(), classes=classes, seed=config.seed, image_size=config.data.side)
+
+
+def check_own(config: RunConfig) -> None:
+    """See that what the configuration takes from a user's files is there, before anything is computed.
+
+    Raises:
+        FedShieldError: a file is missing, raises, or has no such function.
+    """
+    named = {"loss.name": config.loss.name, "attack.name": config.attack.name}
+    labels = (*config.evaluate.attacks, *config.evaluate.final_attacks)
+    named |= {f"attack {label}": parse_label(label, threat_of(config))[0] for label in labels}
+    for key, name in named.items():
+        if is_own(name):
+            load_own(key, name)
 
 
 def threat_of(config: RunConfig) -> Threat:
@@ -144,7 +157,7 @@ def make_loss(config: RunConfig, model: nn.Module, labels: NDArray[np.int64], cl
         mixture=attack.mixture,
         mixture_rate=attack.mixture_rate,
     )
-    return LOSSES[config.loss.name](model, context)
+    return build_loss(config.loss.name, model, context)
 
 
 def schedule_of(config: RunConfig, epochs: int, number: int, total: int) -> Schedule:

@@ -20,8 +20,9 @@ from common.examples import attack_examples
 from common.files import append_json_line, read_json
 from common.flat import Flat
 from common.kept import Kept, digest_of
+from common.own import own_digest
 from common.seeding import seed_for
-from common.setup import evaluation_threat, make_model, prepare_torch, test_data
+from common.setup import check_own, evaluation_threat, make_model, prepare_torch, test_data
 from server.checkpoint import chosen_model
 from server.stored import FEDERATION, read_kind, stored_config
 
@@ -98,6 +99,7 @@ def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = ()) -
     """
     config = stored_config(run_dir, changes, "options")
     number, state = chosen_model(run_dir)
+    check_own(config)
     device = prepare_torch(config.threads)
     test = test_data(config)
     model = make_model(config, len(test.classes)).to(device)
@@ -154,5 +156,6 @@ def _kept(
         return None
     weights = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
     device = next(model.parameters()).device.type, torch.get_num_threads()  # whose last bits are their own
-    decided = config.model.model_dump_json(), threat.epsilon, threat.step, _seed(config), _BATCH, *device
+    network = config.model.model_dump() | {"name": own_digest(config.model.name)}
+    decided = network, threat.epsilon, threat.step, _seed(config), _BATCH, *device
     return Kept(kept_dir / digest_of(decided, {**weights, "/images": subset.images, "/labels": subset.labels}))

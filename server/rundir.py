@@ -1,7 +1,7 @@
 """The run directory: everything a run leaves behind, and what it needs to be resumed.
 
 config.json  environment.json  partition.json  metrics.jsonl (one line a round)
-checkpoint/  summary.json (only when finished)  figures/
+checkpoint/  summary.json (only when finished)  figures/  own/ (the user's code)
 """
 
 import json
@@ -20,9 +20,10 @@ from common.config import RunConfig
 from common.errors import FedShieldError, explain_os_errors
 from common.files import append_json_line, read_json, replace_file, replace_json
 from common.flat import Flat
+from common.own import is_own, own_code
 from common.records import State
 from server.checkpoint import load_model, load_momenta, read_checkpoint, restore_checkpoint, write_checkpoint
-from server.stored import FEDERATION, Kind, changed_keys, read_config, read_metrics
+from server.stored import FEDERATION, Kind, changed_keys, own_copies, read_config, read_metrics
 
 log = logging.getLogger("fedshield")
 
@@ -69,8 +70,9 @@ class RunDir:
                     f"{run.path}: holds another run; choose another results.name, or continue it with: "
                     f"{kind.again(run.path)}"
                 )
-            if present - {"config.json", "environment.json", "partition.json"}:
+            if present - {"config.json", "environment.json", "partition.json", "own"}:
                 raise FedShieldError(f"{run.path}: holds other files; choose another results.name")
+        run._keep_own(config)
         run.write_environment({})  # before config.json, without which nothing is continued: the kind is always known
         run.write_json("config.json", config.model_dump(by_alias=True))
         return run
@@ -98,11 +100,26 @@ class RunDir:
         """Find the last finished round, and drop what came after it."""
         checkpoint = restore_checkpoint(self.path)
         self.done = checkpoint["round"] if checkpoint else 0
+        self._keep_own(config)
         self._check_length(stored, config.train.schedule)
         lines = "".join(json.dumps(record) + "\n" for record in self.metrics() if record["round"] <= self.done)
         replace_file(self.path / "metrics.jsonl", lines.encode())
         (self.path / "summary.json").unlink(missing_ok=True)
         self.write_json("config.json", config.model_dump(by_alias=True))
+
+    def _keep_own(self, config: RunConfig) -> None:
+        """Copy the user's code beside the results that it gave; a run that goes on must go on with the same."""
+        for key, copy in own_copies(self.path).items():
+            if is_own(reference := str(config.flat()[key])):
+                code = own_code(key, reference)
+                if self.done and copy.exists() and copy.read_bytes() != code:
+                    raise FedShieldError(
+                        f"{key} = {reference}: has changed since the run began with what is kept as {copy}; take that, "
+                        "or start a new run"
+                    )
+                with explain_os_errors(copy):
+                    copy.parent.mkdir(exist_ok=True)
+                replace_file(copy, code)
 
     def _check_length(self, stored: Flat, schedule: str) -> None:
         key, unit, path = self.kind.length, self.kind.unit, self.path

@@ -9,6 +9,7 @@ from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
 from common.files import read_json, read_json_lines
 from common.flat import Flat, default_config, flatten, merge
+from common.own import is_own
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,17 @@ def changed_keys(stored: Flat, config: RunConfig) -> Flat:
 
 
 def stored_config(run_dir: Path, override: Flat, source: str) -> RunConfig:
-    """Return the stored configuration of a run with some keys changed."""
-    return parse_config(merge(read_config(run_dir), override, source))
+    """Return the stored configuration of a run with some keys changed; the user's code is that which the run kept."""
+    stored = read_config(run_dir)
+    for key, copy in own_copies(run_dir).items():
+        if is_own(str(stored[key])) and copy.exists():
+            stored[key] = f"{copy}:{str(stored[key]).rpartition(':')[2]}"
+    return parse_config(merge(stored, override, source))
+
+
+def own_copies(run_dir: Path) -> dict[str, Path]:
+    """Return where a run keeps the code that the user gave for a key."""
+    return {f"{name}.name": run_dir / "own" / f"{name}.py" for name in ("model", "loss", "attack")}
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

@@ -13,13 +13,12 @@ from rich.console import Console
 from common.cache import cache_dir
 from common.config import RunConfig
 from common.cost import model_cost, training_passes
-from common.data import CIFAR10_ARCHIVE
 from common.machine import available_cores
+from common.published import PUBLISHED
 from common.setup import make_model
 from server.environment import PACKAGES, installed, processor
 
 _NEEDED_GB = 2.0
-_USUAL = 10, 32  # classes and image size of shapes10 and of cifar10
 
 
 def examine(config: RunConfig, console: Console) -> bool:
@@ -44,15 +43,16 @@ Finding = tuple[str, str]
 
 def _model(config: RunConfig) -> Finding:
     """Tell the size of the configured network, and the arithmetic of a forward pass and of training on one image."""
-    classes, size = _USUAL
-    if config.data.name == "folder":
+    name, size = config.data.name, config.data.side
+    classes = PUBLISHED[name].classes if name in PUBLISHED else 10  # as shapes10 has
+    if name == "folder":
         folder = Path(config.data.root).expanduser().absolute() / "train"
         found = sum(entry.is_dir() and not entry.name.startswith(".") for entry in folder.glob("*"))
-        classes, size = found or classes, config.data.image_size
+        classes = found or classes
     cost = model_cost(make_model(config, classes), size)
     model, attack = config.model, config.attack
     passes = training_passes(config.loss.name, attack.name, attack.steps, attack.mixture, attack.mixture_rate)
-    training = f"{_flop(passes * cost.flops)} an image" if passes is not None else "differs from image to image"
+    training = f"{_flop(passes * cost.flops)} an image" if passes is not None else "cannot be told beforehand"
     strides = "down-sampling" if model.downsample else "no down-sampling"
     return "ok", (
         f"model {model.name}, width {model.width}, {model.stem} stem, {strides}, {model.activation}, "
@@ -102,10 +102,13 @@ def _ray() -> Finding:
 def _data(config: RunConfig) -> list[Finding]:
     root = Path(config.data.root).expanduser().absolute()
     found = [("ok", "shapes10 is generated, nothing to fetch")]
-    if (root / CIFAR10_ARCHIVE).exists():
-        found.append(("ok", f"cifar10: {root / CIFAR10_ARCHIVE}"))
-    else:
-        found.append(("note", f"cifar10 is not in {root}: it is downloaded when a run first asks for it (170 MB)"))
+    for name in sorted({"cifar10", config.data.name} & PUBLISHED.keys()):
+        dataset = PUBLISHED[name]
+        if all((root / file).exists() for file in dataset.files):
+            found.append(("ok", f"{name}: {root / dataset.files[0]}"))
+        else:
+            size = f"{dataset.megabytes} MB"
+            found.append(("note", f"{name} is not in {root}: it is downloaded when a run first asks for it ({size})"))
     folders = sorted(path.parent for path in root.glob("*/train") if (path.parent / "test").is_dir())
     found += [("ok", f"image folder: {folder} (data.name=folder data.root={folder})") for folder in folders]
     return found

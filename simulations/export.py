@@ -14,6 +14,7 @@ from common.errors import FedShieldError, explain_os_errors
 from common.exported import ARCHITECTURE
 from common.files import read_json, replace_file
 from common.models import BasicBlock
+from common.own import is_own, own_code
 from common.setup import make_model
 from server.checkpoint import chosen_model
 from server.stored import stored_config
@@ -53,8 +54,11 @@ def export_run(run_dir: Path, kind: str, out: Path | None = None) -> list[Path]:
 
 
 def _write_safetensors(model: nn.Module, path: Path, config: RunConfig, classes: list[str]) -> None:
-    network = {name: getattr(config.model, name) for name in ("name", "width", "activation", "downsample", "stem")}
-    told = json.dumps({"network": network, "classes": classes, "image-size": config.data.image_size})
+    network = config.model.model_dump()
+    if is_own(config.model.name):  # the code goes along
+        network["name"] = f"model.py:{config.model.name.rpartition(':')[2]}"
+        replace_file(path.parent / "model.py", own_code("model.name", config.model.name))
+    told = json.dumps({"network": network, "classes": classes, "image-size": config.data.side})
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path, {ARCHITECTURE: told})
 
 
@@ -83,7 +87,7 @@ def _write_onnx(model: nn.Module, path: Path, config: RunConfig, classes: list[s
 
 def _program(model: nn.Module, config: RunConfig) -> torch.export.ExportedProgram:
     """Return the network as a program for any number of images."""
-    side = config.data.image_size
+    side = config.data.side
     return torch.export.export(
         model, (torch.zeros(2, 3, side, side),), dynamic_shapes=({0: torch.export.Dim("images", min=1)},)
     )

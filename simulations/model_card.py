@@ -36,7 +36,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
     """
     kind, environment = read_kind(run_dir), read_optional(run_dir / "environment.json")
     who = f"a federation of {config.federation.clients} clients" if kind.name == "federation" else "one party"
-    side = config.data.image_size
+    side = config.data.side
     return "\n".join(
         [
             "---",

@@ -1,10 +1,7 @@
 """Datasets: decoded rightly, decoded once, and every damage named."""
 
-import hashlib
 import multiprocessing
 import os
-import pickle
-import tarfile
 import threading
 from pathlib import Path
 
@@ -14,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from common import data, shapes
+from common import shapes
 from common.cache import find_arrays, keep_arrays
 from common.data import adopt_data, balanced_subset, data_key, load_data
 from common.errors import FedShieldError
@@ -147,57 +144,6 @@ def test_a_process_can_use_what_another_has_found(tmp_path: Path, monkeypatch: p
     assert np.array_equal(load_data("folder", "/elsewhere", 16).test.images, found.test.images)
     adopt_data("folder", "/elsewhere", 16, key, lambda: pytest.fail("fetched again"))
     assert load_data("folder", "/elsewhere", 16).train.classes == found.train.classes
-
-
-class _Trap:
-    """Unpickling it writes a file: the proof that something was unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return (os.mkdir, (str(self.path),))
-
-
-def write_cifar10(root: Path, content: object) -> Path:
-    """Write an archive laid out like CIFAR-10's, with ten images in each batch."""
-    folder = root / "cifar-10-batches-py"
-    folder.mkdir(parents=True)
-    batches = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
-    for name in batches:
-        (folder / name).write_bytes(pickle.dumps(content))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
-    archive = root / data.CIFAR10_ARCHIVE
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(folder, folder.name)
-    return archive
-
-
-def test_cifar10_with_a_wrong_hash_is_never_unpickled(tmp_path: Path) -> None:
-    archive = write_cifar10(tmp_path / "root", _Trap(tmp_path / "sprung"))
-    with pytest.raises(FedShieldError, match=f"{archive}: SHA-256 is [0-9a-f]{{64}}, expected 6d958be0"):
-        load_data("cifar10", str(tmp_path / "root"), 32)
-    assert not (tmp_path / "sprung").exists()
-
-
-def test_cifar10_archive_is_read_by_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import CIFAR10
-
-    rows = np.arange(10 * 3072, dtype=np.int64).reshape(10, 3072) % 251
-    batch = {"data": rows.astype(np.uint8), "labels": list(range(10))}
-    archive = write_cifar10(tmp_path / "root", batch)
-    # The true archive cannot be had here, so its hashes are replaced by this one's; the code is the same.
-    monkeypatch.setattr(data, "CIFAR10_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
-    md5 = hashlib.md5(pickle.dumps(batch)).hexdigest()
-    monkeypatch.setattr(CIFAR10, "train_list", [(name, md5) for name, _ in CIFAR10.train_list])
-    monkeypatch.setattr(CIFAR10, "test_list", [("test_batch", md5)])
-    meta = hashlib.md5((tmp_path / "root" / "cifar-10-batches-py" / "batches.meta").read_bytes()).hexdigest()
-    monkeypatch.setattr(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": meta})
-    splits = load_data("cifar10", str(tmp_path / "root"), 32)
-    assert splits.train.images.shape == (50, 3, 32, 32)
-    assert np.array_equal(splits.test.images.reshape(10, 3072), batch["data"])
-    assert splits.train.labels.tolist() == list(range(10)) * 5
-    assert splits.train.classes == tuple("abcdefghij")
 
 
 @given(

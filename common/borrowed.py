@@ -1,0 +1,96 @@
+"""Networks that are not FedShield's: torchvision's classifiers by name, and a user's own from a Python file."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import FedShieldError
+from common.flat import near
+from common.own import explain_own, is_own, load_own
+
+TORCHVISION = "torchvision:"
+
+
+def is_borrowed(name: str) -> bool:
+    """Tell whether a network's name is ``torchvision:NAME`` or ``FILE.py:NAME``."""
+    return name.startswith(TORCHVISION) or is_own(name)
+
+
+def borrow(name: str, normalize: nn.Module, options: Mapping[str, Any], image_size: int) -> nn.Module:
+    """Build such a network and see that it makes logits of images.
+
+    Args:
+        name: ``torchvision:NAME``, or ``FILE.py:NAME`` of a function that returns a network from pixels in [0, 1] to
+            logits, and takes whichever of ``options`` it names.
+        normalize: the first layer of torchvision's.
+        options: what the configuration says of the network; ``classes`` among it.
+        image_size: side of the images, in pixels.
+
+    Raises:
+        FedShieldError: there is no such network, or it does not take such images; one line.
+    """
+    if is_own(name):
+        with explain_own("model.name", name):
+            make = load_own("model.name", name)
+            model = make(**_wanted(make, options))
+        if not isinstance(model, nn.Module):
+            raise FedShieldError(f"model.name = {name}: must return a torch.nn.Module, not {type(model).__name__}")
+        built: nn.Module = model
+    else:
+        built = nn.Sequential(normalize, _torchvision(name, options["classes"], image_size))
+    _try(name, built, options["classes"], image_size)
+    return built
+
+
+def _wanted(make: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those options that a function names; all, where it takes any."""
+    parameters = inspect.signature(make).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return dict(options)
+    return {name: value for name, value in options.items() if name in {parameter.name for parameter in parameters}}
+
+
+def _torchvision(name: str, classes: int, image_size: int) -> nn.Module:
+    import torchvision
+
+    kind = name.removeprefix(TORCHVISION)
+    known = torchvision.models.list_models(module=torchvision.models)
+    if kind not in known:
+        raise FedShieldError(f"model.name = {name}: torchvision has no such classifier{near(kind, known)}")
+    options: dict[str, Any] = {"num_classes": classes}
+    if kind.startswith("vit"):
+        options["image_size"] = image_size
+    if kind in {"googlenet", "inception_v3"}:  # in training they would return three results
+        options |= {"aux_logits": False, "init_weights": True}
+    try:
+        model: nn.Module = torchvision.models.get_model(kind, weights=None, **options)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise _unfit(name, image_size, error) from error
+    return model
+
+
+def _try(name: str, model: nn.Module, classes: int, image_size: int) -> None:
+    """See that a network makes logits [2, classes] of two images."""
+    model.eval()
+    try:
+        with torch.no_grad(), explain_own("model.name", name):
+            logits = model(torch.zeros(2, 3, image_size, image_size))
+    except FedShieldError as error:
+        raise error if is_own(name) else _unfit(name, image_size, error.__cause__) from error
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != (2, classes):
+        raise FedShieldError(f"model.name = {name}: makes {shape} of 2 images; logits must be (2, {classes})")
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise FedShieldError(f"model.name = {name}: has no weight to train")
+    model.train()
+
+
+def _unfit(name: str, image_size: int, error: BaseException | None) -> FedShieldError:
+    told = str(error).strip().split("\n")[0]
+    return FedShieldError(
+        f"model.name = {name}: does not take images of {image_size}×{image_size} ({told}); take another network, or, "
+        "for data.name = folder, another data.image-size"
+    )

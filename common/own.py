@@ -1,0 +1,103 @@
+"""A user's own network, training method or attack: ``FILE.py:NAME`` in the configuration."""
+
+import hashlib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from common.errors import FedShieldError, explain_os_errors
+
+_REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
+_APP = Path(__file__).resolve().parents[1]
+
+
+def is_own(name: str) -> bool:
+    """Tell whether a name in the configuration refers to a user's file."""
+    return _REFERENCE.fullmatch(name) is not None
+
+
+def own_file(reference: str) -> Path:
+    """Return the absolute path of ``FILE.py:NAME``'s file.
+
+    A relative path is looked for in the working directory and then beside ``common``: an app that Flower has sent to
+    a client brings its files there, and runs anywhere.
+    """
+    path = Path(reference.rpartition(":")[0]).expanduser()
+    beside = _APP / path
+    return path.absolute() if path.exists() or not beside.exists() else beside
+
+
+def own_code(key: str, reference: str) -> bytes:
+    """Return the content of ``FILE.py:NAME``'s file.
+
+    Raises:
+        FedShieldError: it cannot be read; the message names ``key``.
+    """
+    path = own_file(reference)
+    with explain_os_errors(path):
+        if not path.is_file():
+            raise FedShieldError(f"{key} = {reference}: no file {path}; write FILE.py:NAME")
+        return path.read_bytes()
+
+
+def own_digest(reference: str) -> str:
+    """Return what stays the same when ``FILE.py`` is moved, and changes with its content; other names as they are."""
+    if not is_own(reference):
+        return reference
+    return f"{hashlib.sha256(own_code('FILE.py:NAME', reference)).hexdigest()[:16]}:{reference.rpartition(':')[2]}"
+
+
+def load_own(key: str, reference: str) -> Callable[..., Any]:
+    """Return what ``FILE.py:NAME`` names; the file is run once in a process, and again when it has changed.
+
+    Args:
+        key: of the configuration, for messages.
+        reference: as the configuration has it.
+
+    Raises:
+        FedShieldError: there is no such file or name, or the file raises.
+    """
+    name = reference.rpartition(":")[2]
+    code = own_code(key, reference)
+    with explain_own(key, reference):
+        module = _module(own_file(reference), code)
+    found = getattr(module, name, None)
+    if not callable(found):
+        known = [word for word, value in vars(module).items() if callable(value) and word[0] != "_"]
+        raise FedShieldError(
+            f"{key} = {reference}: {own_file(reference)} has no function {name}; it has {', '.join(known) or 'none'}"
+        )
+    made: Callable[..., Any] = found
+    return made
+
+
+@lru_cache(maxsize=16)
+def _module(path: Path, code: bytes) -> ModuleType:
+    module = ModuleType(f"fedshield_own_{path.stem}_{hashlib.sha256(code).hexdigest()[:8]}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    exec(compile(code, str(path), "exec"), module.__dict__)  # noqa: S102  # it is the user's own
+    return module
+
+
+@contextmanager
+def explain_own(key: str, reference: str) -> Iterator[None]:
+    """Turn what a user's file raises into one line that names its place in the file."""
+    try:
+        yield
+    except FedShieldError:
+        raise
+    except Exception as error:
+        place = own_file(reference)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(place)]
+        if isinstance(error, SyntaxError) and error.filename == str(place):
+            lines.append(error.lineno)
+        where = f"{place}, line {lines[-1]}" if lines else str(place)
+        told = str(error).strip().split("\n")[0]
+        raise FedShieldError(f"{key} = {reference}: {where}: {type(error).__name__}: {told}") from error

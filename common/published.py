@@ -1,0 +1,146 @@
+"""Published datasets: fetched where they are not there yet, their hashes checked, and read by torchvision."""
+
+import hashlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import FedShieldError, explain_os_errors
+
+log = logging.getLogger("fedshield")
+
+Part = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
+"""Images uint8 [N,3,32,32], labels int64 [N], names of the classes."""
+
+# Pickles are in them, so more than torchvision's MD5 must hold before they are unpacked.
+CIFAR_SHA256 = {
+    "CIFAR10": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    "CIFAR100": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A dataset that can be downloaded.
+
+    Attributes:
+        files: what is looked for in ``data.root``, relative to it.
+        megabytes: of the download.
+        classes: how many.
+        read: takes the folder, and returns the training and the test part.
+    """
+
+    files: tuple[str, ...]
+    megabytes: int
+    classes: int
+    read: Callable[[Path], tuple[Part, Part]]
+
+
+def _cifar(kind: str, root: Path) -> tuple[Part, Part]:
+    """Krizhevsky 2009."""
+    from torchvision import datasets
+
+    source: Any = getattr(datasets, kind)
+    archive = _fetch(source.url, root / source.filename, "sha256", CIFAR_SHA256[kind])
+    # Unpacked anew: a folder found beside the archive could hold other pickles.
+    with explain_os_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
+        shutil.unpack_archive(archive, folder, filter="data")
+        train, test = (source(folder, train=train) for train in (True, False))
+    return _cifar_part(train), _cifar_part(test)
+
+
+def _cifar_part(part: Any) -> Part:
+    images = np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))
+    return images, np.array(part.targets, dtype=np.int64), tuple(part.classes)
+
+
+def _svhn(root: Path) -> tuple[Part, Part]:
+    """Netzer et al. 2011: cropped digits; the part ``extra`` is left out."""
+    from torchvision.datasets import SVHN
+
+    for name in ("train", "test"):
+        url, file, md5 = SVHN.split_list[name]
+        _fetch(url, root / file, "md5", md5)
+    try:
+        train, test = (SVHN(root, split=split) for split in ("train", "test"))
+    except ImportError as error:
+        raise FedShieldError("data.name = svhn: needs scipy; install fedshield[svhn]") from error
+    return _svhn_part(train), _svhn_part(test)
+
+
+def _svhn_part(part: Any) -> Part:
+    return np.ascontiguousarray(part.data), part.labels, tuple("0123456789")
+
+
+def _fashion_mnist(root: Path) -> tuple[Part, Part]:
+    """Xiao et al. 2017, arXiv 1708.07747: 28×28 grey, here with a black edge of two pixels and three equal channels."""
+    from torchvision.datasets import FashionMNIST
+    from torchvision.datasets.utils import extract_archive
+
+    with explain_os_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "FashionMNIST" / "raw"
+        raw.mkdir(parents=True)
+        for file, md5 in FashionMNIST.resources:
+            found = _fetch(FashionMNIST.mirrors[0] + file, root / "FashionMNIST" / "raw" / file, "md5", md5)
+            extract_archive(str(found), str(raw))
+        train, test = (FashionMNIST(folder, train=train) for train in (True, False))
+    return _grey_part(train), _grey_part(test)
+
+
+def _grey_part(part: Any) -> Part:
+    images = np.pad(part.data.numpy(), ((0, 0), (2, 2), (2, 2)))
+    # Classes name folders: no slash, as in T-shirt/top.
+    classes = tuple(name.replace("/", " or ") for name in part.classes)
+    return np.repeat(images[:, None], 3, axis=1), part.targets.numpy().astype(np.int64), classes
+
+
+def _fetch(url: str, path: Path, method: str, digest: str) -> Path:
+    """Download a file unless it is there, check its hash, and return it."""
+    with explain_os_errors(path):
+        if not path.exists():
+            _download(url, path)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, method).hexdigest()
+    if found != digest:
+        name = {"sha256": "SHA-256", "md5": "MD5"}[method]
+        raise FedShieldError(f"{path}: {name} is {found}, expected {digest}; delete the file and fetch it again")
+    return path
+
+
+def _download(url: str, path: Path) -> None:
+    from torchvision.datasets.utils import download_url
+
+    log.info("Downloading %s", path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    try:
+        download_url(url, str(partial.parent), partial.name)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise FedShieldError(
+            f"{path}: not there, and the download failed ({error}); put the file there by hand, or give an image "
+            "folder with data.name=folder and data.root"
+        ) from error
+
+
+PUBLISHED: Mapping[str, Published] = {
+    "cifar10": Published(("cifar-10-python.tar.gz",), 170, 10, lambda root: _cifar("CIFAR10", root)),
+    "cifar100": Published(("cifar-100-python.tar.gz",), 169, 100, lambda root: _cifar("CIFAR100", root)),
+    "svhn": Published(("train_32x32.mat", "test_32x32.mat"), 246, 10, _svhn),
+    "fashion-mnist": Published(
+        tuple(
+            f"FashionMNIST/raw/{part}-ubyte.gz"
+            for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+        ),
+        31,
+        10,
+        _fashion_mnist,
+    ),
+}

@@ -1,0 +1,281 @@
+"""What a user brings along: networks, training methods and attacks from a Python file, and torchvision's networks."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.attacks import Threat, build_attack
+from common.config import parse_config
+from common.errors import FedShieldError
+from common.evaluation import evaluate
+from common.exported import load_exported
+from common.kept import Kept
+from common.losses import LossContext, build_loss
+from common.models import build_model
+from common.own import load_own
+from common.setup import make_model
+from server.evaluate import evaluate_run
+from server.stored import read_metrics
+from tests.conftest import Threshold, tiny_config, tiny_flat
+from tests.pages import blocks, commands, type_in
+from tests.test_federation import figures, run, same, weights
+
+THREAT = Threat(8 / 255, 2 / 255, 3)
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of the documentation, in the working directory."""
+    (code,) = (block for block in blocks("own.md") if block.startswith("import "))
+    (tmp_path / "own.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "own.py"
+
+
+def write(folder: Path, code: str) -> str:
+    (folder / "mine.py").write_text(code)
+    return f"{folder / 'mine.py'}:it"
+
+
+def test_the_documented_file_trains_attacks_and_is_exported(own: Path) -> None:
+    names = {"model__name": "own.py:network", "loss__name": "own.py:logit_pairing", "attack__name": "own.py:momentum"}
+    path = run(own.parent, "own", **names, evaluate__final_attacks="pgd-3,own.py:momentum-3x2")
+    assert [line["round"] for line in read_metrics(path)] == [1, 2]
+    final = json.loads((path / "summary.json").read_text())["final"]
+    assert list(final["robust"]) == ["pgd-3", "own.py:momentum-3x2"]
+    assert (path / "own" / "model.py").read_bytes() == own.read_bytes()
+    # The run's own copy of the network is what it is measured with, wherever the file is now.
+    attack = own.rename(own.with_name("elsewhere.py"))
+    again = evaluate_run(path, {"evaluate.final-attacks": f"pgd-3,{attack}:momentum-3x2"})
+    assert again.record["natural"] == final["natural"]
+    assert again.record["robust"]["pgd-3"] == final["robust"]["pgd-3"]
+    done = type_in(["fedshield", "export", str(path), "--out", "model"], own.parent)
+    assert done.returncode == 0, done.stderr
+    exported, images = load_exported(own.with_name("model") / "model.safetensors"), torch.rand(3, 3, 32, 32)
+    model = make_model(tiny_config(model__name=f"{attack}:network"), 10).eval()
+    model.load_state_dict(weights(path))
+    assert torch.equal(exported(images), model(images))
+
+
+def test_the_documented_commands_work(own: Path) -> None:
+    """As typed, but for a shorter training; the two that are of other data or too long are in tests of their own."""
+    short = tiny_flat()
+    changes = [f"--set={key}={json.dumps(short[key])}" for key in short if key in SHORT]
+    typed = [command for command in commands("own.md") if "own.py" in str(command) or "export" in command]
+    assert len(typed) == 4
+    for command in typed:
+        done = type_in([*command, *(changes if command[1] == "run" else [])], own.parent)
+        assert done.returncode == 0, (command, done.stderr)
+        if command[1] == "evaluate":
+            assert "own.py:momentum-20x2" in done.stdout
+    assert load_exported(own.with_name("model") / "model.safetensors")(torch.rand(1, 3, 32, 32)).shape == (1, 10)
+
+
+SHORT = ("threads", "data.max-examples", "federation.rounds", "evaluate.examples", "evaluate.final-examples")
+
+
+def test_a_run_goes_on_with_the_code_it_began_with_and_with_no_other(own: Path) -> None:
+    whole = run(own.parent, "whole", model__name="own.py:network", federation__rounds=2)
+    run(own.parent, "part", model__name="own.py:network", federation__rounds=1)
+    again = {"model__name": "own.py:network", "federation__rounds": 2, "results__resume": str(own.parent / "part")}
+    code = own.read_text()
+    own.write_text(code + "\n# changed\n")
+    kept = own.parent / "part" / "own" / "model.py"
+    with pytest.raises(FedShieldError, match=f"own.py:network: has changed since the run began with .* {kept}; take"):
+        run(own.parent, "part", **again)
+    own.write_text(code)
+    resumed = run(own.parent, "part", **again)
+    assert same(weights(resumed), weights(whole))
+    assert figures(resumed) == figures(whole)
+
+
+def test_ray_workers_find_the_file(own: Path) -> None:
+    settings = ["model.name=own.py:network", "loss.name=own.py:logit_pairing"]
+    tiny = [f"{key}={json.dumps(value)}" for key, value in tiny_flat().items() if not key.startswith(("results", *OWN))]
+    for engine in ("inprocess", "ray"):
+        command = ["fedshield", "run", "--engine", engine, "--name", engine]
+        done = type_in([*command, *(f"--set={change}" for change in [*tiny, *settings])], own.parent)
+        assert done.returncode == 0, done.stderr
+    ray, inprocess = (own.parent / "runs" / engine for engine in ("ray", "inprocess"))
+    assert same(weights(ray), weights(inprocess))
+    assert figures(ray) == figures(inprocess)
+
+
+OWN = ("model.name", "loss.name", "attack.name")
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("def it(:\n", "line 1: SyntaxError: invalid syntax"),
+        ("x = 1\ny = x / 0\n", "line 2: ZeroDivisionError: division by zero"),
+        ("import no_such_package\n", "line 1: ModuleNotFoundError: No module named 'no_such_package'"),
+        ("def that(): ...\n", "has no function it; it has that"),
+        ("it = 3\n", "has no function it; it has none"),
+        ("def it(classes):\n    return classes.x\n", "line 2: AttributeError: 'int' object has no attribute 'x'"),
+        ("def it(classes):\n    return classes\n", "must return a torch.nn.Module, not int"),
+        ("def it(size):\n    return size\n", r"TypeError: it\(\) missing 1 required positional argument: 'size'"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_with_its_place(tmp_path: Path, code: str, told: str) -> None:
+    reference = write(tmp_path, code)
+    with pytest.raises(FedShieldError, match=f"model.name = {reference}: .*{told}") as caught:
+        build_model(reference, 10, 8, "relu", True, 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_does_not_fit_the_images_is_told_before_training(tmp_path: Path) -> None:
+    flat = "from torch import nn\ndef it(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear({}, {}))\n"
+    reference = write(tmp_path, flat.format(100, "classes"))
+    with pytest.raises(FedShieldError, match=r"model.name = .*: RuntimeError: mat1 and mat2 shapes cannot be"):
+        build_model(reference, 10, 8, "relu", True, 1)
+    reference = write(tmp_path, flat.format(3072, 7))
+    with pytest.raises(FedShieldError, match=r"makes \(2, 7\) of 2 images; logits must be \(2, 10\)"):
+        build_model(reference, 10, 8, "relu", True, 1)
+    reference = write(tmp_path, "from torch import nn\ndef it():\n    return nn.Flatten()\n")
+    with pytest.raises(FedShieldError, match=r"makes \(2, 3072\) of 2 images"):
+        build_model(reference, 10, 8, "relu", True, 1)
+    with pytest.raises(FedShieldError, match=r"loss.name = none.py:it: no file .*none.py; write FILE.py:NAME"):
+        run(tmp_path, "run", loss__name="none.py:it")
+    assert list(tmp_path.glob("run/*")) == []
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    reference = write(tmp_path, "def it():\n    return 1\n")
+    first = load_own("key", reference)
+    assert load_own("key", reference) is first
+    write(tmp_path, "def it():\n    return 2\n")
+    assert (first(), load_own("key", reference)()) == (1, 2)
+
+
+PUSH = "def it(model, threat, classes):\n    return lambda images, labels: images + {} * threat.epsilon\n"
+
+
+def test_an_attack_that_leaves_the_ball_is_refused(tmp_path: Path) -> None:
+    images, labels = torch.full((2, 3, 32, 32), 0.5), torch.tensor([0, 1])
+    build = lambda: build_attack(reference, Threshold(), THREAT, 2)  # noqa: E731
+    reference = write(tmp_path, PUSH.format(1))
+    assert torch.equal(build()(images, labels), images + THREAT.epsilon)
+    reference = write(tmp_path, PUSH.format(1.5))
+    with pytest.raises(
+        FedShieldError, match=r"a pixel moves by 12/255 and lies 0/255 outside \[0, 1\]; epsilon is 8/255"
+    ):
+        build()(images, labels)
+    reference = write(tmp_path, PUSH.format(1))
+    with pytest.raises(FedShieldError, match=r"a pixel moves by 8/255 and lies 8/255 outside"):
+        build()(images + 0.5, labels)
+    reference = write(tmp_path, PUSH.format("float('nan')"))
+    with pytest.raises(FedShieldError, match="a pixel moves by nan/255"):
+        build()(images, labels)
+
+
+def test_an_attack_finds_the_model_in_eval_mode_with_its_weights_held_still(tmp_path: Path) -> None:
+    code = """
+def it(model, threat, classes):
+    def attack(images, labels):
+        assert not model.training
+        images.requires_grad_()
+        model(images).sum().backward()
+        return (images + threat.epsilon * images.grad.sign()).clamp(0, 1)
+    return attack
+"""
+    model = build_model("cnn", 10, 2, "relu", True, 1).train()
+    build_attack(write(tmp_path, code), model, THREAT)(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+    assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
+    assert model.training
+
+
+def test_an_own_attack_is_measured_as_the_same_one_of_ours_is(tmp_path: Path) -> None:
+    code = "import torchattacks\ndef it(model, threat, classes):\n    return torchattacks.FGSM(model, threat.epsilon)\n"
+    reference = write(tmp_path, code)
+    images = np.full((4, 3, 32, 32), 128, np.uint8)
+    images[:, 0, 0, 0] = (120, 126, 130, 150)
+    labels = np.array([0, 0, 1, 1])
+    kept = Kept(tmp_path / "kept")
+    found = evaluate(Threshold(), images, labels, ("fgsm", reference), Threat(8 / 255, 2 / 255, 0), 1, kept=kept)
+    assert found.robust[reference] == found.robust["fgsm"]
+    assert found.robust["fgsm"].value == 0.25  # 126 and 130 are within 8 of 128, and 120 is no more than just that
+    # Another content under the same name is another attack.
+    write(tmp_path, PUSH.format(0))
+    again = evaluate(Threshold(), images, labels, (reference,), Threat(8 / 255, 2 / 255, 0), 1, kept=kept)
+    assert again.robust[reference].value == 1
+
+
+@pytest.mark.parametrize("returned", ["3.0", "model(images)", "model(images).detach().sum()"])
+def test_a_training_method_must_return_a_loss(tmp_path: Path, returned: str) -> None:
+    code = f"def it(model, context):\n    return lambda images, labels: {returned}\n"
+    loss = build_loss(write(tmp_path, code), Threshold(), LossContext("none", THREAT, 0, 0))
+    with pytest.raises(FedShieldError, match="must return the batch's loss, a scalar with a gradient"):
+        loss(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+
+
+def test_what_a_training_method_raises_ends_the_run_with_its_line(tmp_path: Path) -> None:
+    reference = write(tmp_path, "def it(model, context):\n    return lambda images, labels: images @ labels\n")
+    with pytest.raises(FedShieldError, match=f"loss.name = {reference}: .*mine.py, line 2: RuntimeError: "):
+        run(tmp_path, "run", loss__name=reference)
+
+
+def test_torchvisions_networks_are_there_by_name() -> None:
+    model = build_model("torchvision:shufflenet_v2_x0_5", 7, 8, "relu", True, 1)
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 7)
+    again, other = (build_model("torchvision:shufflenet_v2_x0_5", 7, 8, "relu", True, seed) for seed in (1, 2))
+    assert same(dict(model.named_parameters()), dict(again.named_parameters()))
+    assert not same(dict(model.named_parameters()), dict(other.named_parameters()))
+    patches = build_model("torchvision:vit_b_32", 10, 8, "relu", True, 1, image_size=64)
+    assert patches(torch.rand(1, 3, 64, 64)).shape == (1, 10)
+    assert isinstance(build_model("torchvision:googlenet", 10, 8, "relu", True, 1)(torch.rand(2, 3, 32, 32)), Tensor)
+
+
+def test_normalisation_is_inside_torchvisions_networks() -> None:
+    model = build_model("torchvision:squeezenet1_1", 10, 8, "relu", True, 1).eval()
+    images = torch.rand(2, 3, 32, 32)
+    assert isinstance(model, nn.Sequential)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)))
+    assert torch.allclose(model(images), model[1]((images - mean) / std), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("torchvision:resnet81", "torchvision has no such classifier; did you mean resnet18"),
+        ("torchvision:fcn_resnet50", "torchvision has no such classifier"),
+        ("torchvision:inception_v3", r"does not take images of 32×32 \(.*\); take another network, or"),
+        ("torchvision:vit_h_14", r"does not take images of 32×32 \(.*indivisible"),
+    ],
+)
+def test_a_network_that_torchvision_does_not_have_or_that_does_not_fit_is_one_line(name: str, told: str) -> None:
+    with pytest.raises(FedShieldError, match=f"model.name = {name}: {told}"):
+        build_model(name, 10, 8, "relu", True, 1)
+
+
+def test_names_are_checked_with_the_configuration() -> None:
+    told = (
+        "model.name = 'resnet81': unknown; allowed: cnn, cnn2, resnet18, torchvision:NAME, FILE.py:NAME; did you mean"
+    )
+    with pytest.raises(FedShieldError, match=told):
+        parse_config(tiny_flat(model__name="resnet81"))
+    with pytest.raises(
+        FedShieldError, match=r"loss.name = 'torchvision:x': unknown; allowed: pgd-at, .*, FILE.py:NAME"
+    ):
+        parse_config(tiny_flat(loss__name="torchvision:x"))
+    with pytest.raises(FedShieldError, match=r"model.activation = gelu: model.name = torchvision:resnet50 has its own"):
+        parse_config(tiny_flat(model__name="torchvision:resnet50", model__activation="gelu"))
+    labels = parse_config(tiny_flat(evaluate__attacks="pgd, own.py:push-20x5 ,a b.py:pull")).evaluate.attacks
+    assert labels == ("pgd-10", "own.py:push-20x5", "a b.py:pull")
+
+
+def test_a_file_beside_the_app_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a client finds it in the app that Flower has sent."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("common.own._APP", tmp_path / "app")
+    (tmp_path / "app").mkdir()
+    write(tmp_path / "app", "def it():\n    return 'of the app'\n")
+    assert load_own("key", "mine.py:it")() == "of the app"
+    write(tmp_path, "def it():\n    return 'of the folder'\n")
+    assert load_own("key", "mine.py:it")() == "of the folder"
+    assert os.listdir(tmp_path) != []
