@@ -126,7 +126,7 @@ def check_own(config: RunConfig) -> None:
     Raises:
         FedShieldError: a file is missing, raises, or has no such function.
     """
-    named = {"loss.name": config.loss.name, "attack.name": config.attack.name}
+    named = {"model.name": config.model.name, "loss.name": config.loss.name, "attack.name": config.attack.name}
     labels = (*config.evaluate.attacks, *config.evaluate.final_attacks)
     named |= {f"attack {label}": parse_label(label, threat_of(config))[0] for label in labels}
     for key, name in named.items():

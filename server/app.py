@@ -12,7 +12,7 @@ from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
 from common.records import shared_record, to_record, to_state
-from common.setup import prepare_torch, server_data
+from common.setup import check_own, prepare_torch, server_data
 from server.delivery import PromptGrid
 from server.environment import describe_environment
 from server.exporter import start_exporter
@@ -43,6 +43,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         FedShieldError: with one line that says what the user can do.
     """
     check_strategy(config.strategy, config.federation.cohort)
+    check_own(config)
     device = prepare_torch(config.threads)
     holdings = server_data(config)
     deployed = isinstance(grid, HttpGrid | InMemoryGrid)

@@ -13,7 +13,7 @@ from common.config import RunConfig
 from common.evaluation import Evaluation
 from common.holdings import Holdings
 from common.records import State
-from common.setup import check_own, make_model
+from common.setup import make_model
 from server.checkpoint import chosen_model, read_checkpoint
 from server.evaluate import evaluate_finally, evaluate_on
 from server.exporter import Publish
@@ -50,7 +50,6 @@ class Recorder:
         self.counts = holdings.counts if run.kind == FEDERATION else None
         # Now, not after the last round.
         check_classes((*config.evaluate.attacks, *config.evaluate.final_attacks), len(self.test.classes))
-        check_own(config)
         self.model = make_model(config, len(self.test.classes)).to(device)
         checkpoint = read_checkpoint(run.path) or {}
         self._best: dict[str, Any] | None = checkpoint.get("best", {}).get("validation")

@@ -14,7 +14,7 @@ from common.data import Dataset
 from common.errors import FedShieldError
 from common.holdings import take_holdings
 from common.seeding import seed_for
-from common.setup import make_loss, make_model, prepare_data, prepare_torch, schedule_of
+from common.setup import check_own, make_loss, make_model, prepare_data, prepare_torch, schedule_of
 from common.training import Trainer
 from server.environment import describe_environment
 from server.recorder import Recorder
@@ -56,6 +56,7 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     Raises:
         FedShieldError: with one line that says what the user can do.
     """
+    check_own(config)
     device = prepare_torch(config.threads)
     splits, division = prepare_data(config, centralized=True)
     data, holdings = splits.train.take(division.shards[0]), take_holdings(splits, division)
