@@ -28,6 +28,7 @@ from common.own import is_own
 
 # Family -> whether steps and restarts may follow (pgd-20x5), and the steps that a bare name means.
 _FAMILIES = {"bim": 10, "pgd": 10, "cw": 30, "apgd-ce": None, "apgd-t": None, "fab-t": None, "square": None}
+_TRACKERS = ["tensorboard", "mlflow", "wandb"]
 _WHOLE = ("fgsm", "autoattack", "cw-l2", "deepfool")
 _LABEL = re.compile(rf"({'|'.join(_FAMILIES)})(?:-([1-9]\d*))?(?:x([1-9]\d*))?")
 _OWN_LABEL = re.compile(r".+\.py:[A-Za-z_]\w*(?:-[1-9]\d*(?:x[1-9]\d*)?)?")
@@ -61,6 +62,13 @@ def _split_milestones(value: object) -> tuple[int, ...]:
     if list(rounds) != sorted(set(rounds)):
         raise ValueError("the rounds must rise")
     return rounds
+
+
+def _split_trackers(value: object) -> tuple[str, ...]:
+    names = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else [repr(value)]
+    if unknown := [name for name in names if name not in _TRACKERS]:
+        raise ValueError(f"unknown tracker {unknown[0]}; known: {', '.join(_TRACKERS)}{near(unknown[0], _TRACKERS)}")
+    return tuple(dict.fromkeys(names))
 
 
 def _split_mixture(value: object) -> tuple[tuple[str, float], ...]:
@@ -100,6 +108,7 @@ def _join(value: tuple[object, ...]) -> str:
 # Flower's run config has no lists: they are strings there, and tuples here.
 AttackLabels = Annotated[tuple[str, ...], BeforeValidator(_split_attacks), PlainSerializer(_join)]
 Milestones = Annotated[tuple[int, ...], BeforeValidator(_split_milestones), PlainSerializer(_join)]
+Trackers = Annotated[tuple[str, ...], BeforeValidator(_split_trackers), PlainSerializer(_join)]
 Mixture = Annotated[tuple[tuple[str, float], ...], BeforeValidator(_split_mixture), PlainSerializer(_join_mixture)]
 
 _MODELS = ("cnn", "cnn2", "resnet18", _TORCHVISION, _OWN)
@@ -265,6 +274,7 @@ class ResultsConfig(_Table):
     name: str
     resume: str
     prometheus_port: Annotated[int, Field(ge=0, le=65535)]
+    trackers: Trackers
 
 
 class RunConfig(_Table):

@@ -15,13 +15,13 @@ from common.records import shared_record, to_record, to_state
 from common.setup import check_own, prepare_torch, server_data
 from server.delivery import PromptGrid
 from server.environment import describe_environment
-from server.exporter import start_exporter
 from server.nodes import Roster
 from server.recorder import Recorder
 from server.robust import check_strategy
 from server.rundir import RunDir
 from server.stored import DEPLOYED, FEDERATION
 from server.strategy import Cohort, SharedDataFedAvg
+from server.watchers import watching
 
 log = logging.getLogger("fedshield")
 
@@ -57,8 +57,9 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     own = tuple(holdings.counts.sum(axis=1).tolist())
     roster = Roster(grid, config.federation, own)
     roster.gather()
-    with RunDir.open(config, DEPLOYED if deployed else FEDERATION) as run:
-        recorder = Recorder(config, run, holdings, device, start_exporter(config.results.prometheus_port))
+    kind = DEPLOYED if deployed else FEDERATION
+    with RunDir.open(config, kind) as run, watching(config, run) as watchers:
+        recorder = Recorder(config, run, holdings, device, watchers)
         run.write_environment(describe_environment(device, recorder.model, holdings.test.images.shape[-1]))
         run.write_partition(holdings.division)
         cohort = Cohort(

@@ -1,64 +1,64 @@
 """The rounds of a running federation as Prometheus metrics, for those who watch it."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from common.errors import FedShieldError
 
-Publish = Callable[[Mapping[str, Any]], None]
+if TYPE_CHECKING:
+    from prometheus_client import Gauge
 
 
-def start_exporter(port: int) -> Publish | None:
-    """Serve metrics at ``http://HOST:port/metrics`` for as long as this process lives.
-
-    Args:
-        port: where; 0 serves nothing.
-
-    Returns:
-        What takes each round's line of ``metrics.jsonl``; None for port 0.
+class Exporter:
+    """Serves metrics at ``http://HOST:port/metrics`` for as long as this process lives.
 
     Raises:
         FedShieldError: prometheus-client is not installed, or the port is taken.
     """
-    if port == 0:
-        return None
-    try:
-        from prometheus_client import CollectorRegistry, Gauge, start_http_server
-    except ImportError as error:
-        raise FedShieldError(
-            f"results.prometheus-port = {port}: needs prometheus-client; install fedshield[prometheus], or set "
-            "results.prometheus-port=0"
-        ) from error
-    registry = CollectorRegistry()
 
-    def gauge(name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"fedshield_{name}", text, labels, registry=registry)
+    def __init__(self, port: int) -> None:
+        try:
+            from prometheus_client import CollectorRegistry, Gauge, start_http_server
+        except ImportError as error:
+            raise FedShieldError(
+                f"results.prometheus-port = {port}: needs prometheus-client; install fedshield[prometheus], or set "
+                "results.prometheus-port=0"
+            ) from error
+        registry = CollectorRegistry()
 
-    done = gauge("round", "Rounds that are done")
-    seconds = gauge("round_seconds", "Duration of the last round")
-    loss = gauge("training_loss", "Mean training loss of the last round's clients")
-    natural = gauge("natural_accuracy_ratio", "Natural accuracy on the test set, last evaluation")
-    robust = gauge("robust_accuracy_ratio", "Robust accuracy on the test set, last evaluation", "attack")
-    client_seconds = gauge("client_seconds", "How long a client trained in the last round", "client")
-    refused = gauge("client_refused_rounds", "Rounds that a client was left out of", "client")
+        def gauge(name: str, text: str, *labels: str) -> "Gauge":
+            return Gauge(f"fedshield_{name}", text, labels, registry=registry)
 
-    def publish(record: Mapping[str, Any]) -> None:
-        done.set(record["round"])
-        seconds.set(record["seconds"])
-        loss.set(record["loss"])
-        for client, reply in record["clients"].items():
-            client_seconds.labels(client).set(reply["seconds"])
-        for client in record["refused"]:
-            refused.labels(client).inc()
+        self._done = gauge("round", "Rounds that are done")
+        self._seconds = gauge("round_seconds", "Duration of the last round")
+        self._loss = gauge("training_loss", "Mean training loss of the last round's clients")
+        self._natural = gauge("natural_accuracy_ratio", "Natural accuracy on the test set, last evaluation")
+        self._robust = gauge("robust_accuracy_ratio", "Robust accuracy on the test set, last evaluation", "attack")
+        self._client_seconds = gauge("client_seconds", "How long a client trained in the last round", "client")
+        self._refused = gauge("client_refused_rounds", "Rounds that a client was left out of", "client")
+        try:
+            start_http_server(port, registry=registry)
+        except OSError as error:
+            raise FedShieldError(
+                f"results.prometheus-port = {port}: {error.strerror or error}; choose another, or 0 for none"
+            ) from error
+
+    def after_round(self, record: Mapping[str, Any]) -> None:
+        """Take a round's line of ``metrics.jsonl``; centralised training has no clients."""
+        self._done.set(record["round"])
+        self._seconds.set(record["seconds"])
+        self._loss.set(record["loss"])
+        for client, reply in record.get("clients", {}).items():
+            self._client_seconds.labels(client).set(reply["seconds"])
+        for client in record.get("refused", ()):
+            self._refused.labels(client).inc()
         if (evaluation := record["evaluation"]) is not None:
-            natural.set(evaluation["natural"]["value"])
+            self._natural.set(evaluation["natural"]["value"])
             for attack, rate in {**evaluation["robust"], "worst": evaluation["worst"]}.items():
-                robust.labels(attack).set(rate["value"])
+                self._robust.labels(attack).set(rate["value"])
 
-    try:
-        start_http_server(port, registry=registry)
-    except OSError as error:
-        raise FedShieldError(
-            f"results.prometheus-port = {port}: {error.strerror or error}; choose another, or 0 for none"
-        ) from error
-    return publish
+    def after_run(self, summary: Mapping[str, Any]) -> None:
+        """Do nothing: the metrics are those of a running federation."""
+
+    def close(self, finished: bool) -> None:
+        """Do nothing: the last round can be read until the process ends."""

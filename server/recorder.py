@@ -16,9 +16,9 @@ from common.records import State
 from common.setup import make_model
 from server.checkpoint import chosen_model, read_checkpoint
 from server.evaluate import evaluate_finally, evaluate_on
-from server.exporter import Publish
 from server.rundir import RunDir
 from server.stored import FEDERATION
+from server.watchers import Watchers
 
 log = logging.getLogger("fedshield")
 
@@ -31,7 +31,7 @@ class Recorder:
         run: its directory, open.
         holdings: the images to evaluate on; those for validation, where there are some, choose the best model.
         device: where to evaluate.
-        publish: takes each round's line of ``metrics.jsonl`` too.
+        watchers: are told of each round and of the end.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class Recorder:
         run: RunDir,
         holdings: Holdings,
         device: torch.device,
-        publish: Publish | None = None,
+        watchers: Watchers | None = None,
     ) -> None:
         self.config = config
         self.run = run
-        self._publish = publish
+        self._watchers = watchers or Watchers()
         self.test = holdings.test
         self.validation = holdings.validation if len(holdings.validation.labels) else None
         self.counts = holdings.counts if run.kind == FEDERATION else None
@@ -81,8 +81,6 @@ class Recorder:
             figures["validation"] = validation and validation.as_json()
         record = {"round": number, "seconds": seconds, **report, **figures}
         self.run.append_metrics(record)
-        if self._publish is not None:
-            self._publish(record)
         chosen = validation.as_json() if validation is not None and self._is_best(validation) else None
         self._best = chosen or self._best
         self.run.save_checkpoint(number, state, chosen, momenta)
@@ -92,6 +90,7 @@ class Recorder:
         line += f"loss {report['loss']:.3f}  {_turnout(report)}{seconds:.1f} s"
         event = {"event": "round", **record}
         log.info("%s %d/%d  %s", self.run.kind.unit, number, self.run.total, line, extra={"event": event})
+        self._watchers.after_round(record)
         return evaluation
 
     def _evaluate(self) -> tuple[Evaluation, Evaluation | None]:
@@ -124,6 +123,7 @@ class Recorder:
             "final": figures,
         }
         self.run.write_json("summary.json", summary)
+        self._watchers.after_run(summary)
         if final is not None:
             of = f"of {self.run.kind.unit} {number}  " if self._best else ""
             log.info("final  %s%s", of, final.line(), extra={"event": {"event": "final", **summary}})

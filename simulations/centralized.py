@@ -20,6 +20,7 @@ from server.environment import describe_environment
 from server.recorder import Recorder
 from server.rundir import RunDir
 from server.stored import CENTRALIZED
+from server.watchers import watching
 from simulations.console import Output, log_to
 from simulations.live import LiveView
 from simulations.plots import plot_run
@@ -60,8 +61,8 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     device = prepare_torch(config.threads)
     splits, division = prepare_data(config, centralized=True)
     data, holdings = splits.train.take(division.shards[0]), take_holdings(splits, division)
-    with RunDir.open(config, CENTRALIZED) as run:
-        recorder = Recorder(config, run, holdings, device)
+    with RunDir.open(config, CENTRALIZED) as run, watching(config, run) as watchers:
+        recorder = Recorder(config, run, holdings, device, watchers)
         run.write_environment(describe_environment(device, recorder.model, data.images.shape[-1]))
         run.write_partition(holdings.division)
         _train(config, run, recorder, data, device, on_batch)

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.flower import free_ports
 from common.errors import FedShieldError
-from server.exporter import start_exporter
+from server.exporter import Exporter
 from server.stored import read_metrics
 from tests.test_federation import run
 
@@ -32,11 +32,10 @@ def test_prometheus_reads_the_last_round_of_a_run(tmp_path: Path) -> None:
 
 def test_refusals_are_counted_by_client() -> None:
     (port,) = free_ports(1)
-    publish = start_exporter(port)
-    assert publish is not None
+    exporter = Exporter(port)
     round_ = {"seconds": 1.0, "loss": 2.0, "clients": {}, "evaluation": None}
     for number, refused in enumerate(({"3": "no reply in time"}, {}, {"3": "died", "4": "died"}), 1):
-        publish({**round_, "round": number, "refused": refused})
+        exporter.after_round({**round_, "round": number, "refused": refused})
     with urlopen(f"http://127.0.0.1:{port}/metrics") as page:
         lines = page.read().decode().splitlines()
     assert 'fedshield_client_refused_rounds{client="3"} 2.0' in lines
@@ -47,5 +46,4 @@ def test_a_port_that_is_taken_is_one_line() -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(FedShieldError, match=f"results.prometheus-port = {port}: Address already in use"):
-            start_exporter(port)
-    assert start_exporter(0) is None
+            Exporter(port)

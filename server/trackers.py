@@ -1,0 +1,163 @@
+"""Experiment trackers. Each is imported when a run asks for it, and goes on with the same record when a run goes on."""
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.config import RunConfig
+from common.files import read_json
+from server.rundir import RunDir
+
+_PROJECT = "fedshield"
+_IDENTITIES = "trackers.json"
+
+
+def figures(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a tracker draws of a line of ``metrics.jsonl``: name -> value, accuracies in [0, 1]."""
+    found = {name: record[name] for name in ("loss", "seconds", "update-norm", "learning-rate") if name in record}
+    if "clients" in record:
+        found |= {"clients/answered": len(record["clients"]), "clients/refused": len(record["refused"])}
+    for prefix, key in (("", "evaluation"), ("validation/", "validation")):
+        found |= {prefix + name: value for name, value in accuracies(record.get(key)).items()}
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def accuracies(evaluation: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return natural accuracy and robust accuracy under each attack, ``worst`` among them."""
+    if not evaluation:
+        return {}
+    robust = {**evaluation["robust"], "worst": evaluation["worst"]}
+    return {
+        "natural-accuracy": evaluation["natural"]["value"],
+        **{f"robust-accuracy/{attack}": rate["value"] for attack, rate in robust.items()},
+    }
+
+
+def final_figures(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a tracker keeps of ``summary.json``."""
+    return {f"final/{name}": value for name, value in accuracies(summary["final"]).items()}
+
+
+def _identity(run: RunDir, tracker: str, new: str | None = None) -> str | None:
+    """Return under which name a tracker knows this run, having set it to ``new`` if given; None if it does not."""
+    path = run.path / _IDENTITIES
+    known = read_json(path, "remove it, and trackers begin anew") if path.exists() else {}
+    if new is not None:
+        known[tracker] = new
+        run.write_json(_IDENTITIES, known)
+    return known.get(tracker)
+
+
+class TensorBoardTracker:
+    """Writes event files into ``tensorboard`` in the run directory."""
+
+    def __init__(self, config: RunConfig, run: RunDir) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # What an interrupted run has written of rounds that it will do again is to be passed over.
+        self._writer: Any = SummaryWriter(str(run.path / "tensorboard"), purge_step=run.done + 1)
+        rows = "\n".join(f"| {key} | {value} |" for key, value in config.flat().items())
+        self._writer.add_text("configuration", f"| key | value |\n|---|---|\n{rows}", run.done)
+        self._last = run.done
+
+    def after_round(self, record: Mapping[str, Any]) -> None:
+        """Write a point of each curve."""
+        self._last = record["round"]
+        self._write(figures(record))
+
+    def after_run(self, summary: Mapping[str, Any]) -> None:
+        """Write the final figures at the last round."""
+        self._write(final_figures(summary))
+
+    def _write(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, self._last)
+        self._writer.flush()
+
+    def close(self, finished: bool) -> None:
+        """Close the file."""
+        self._writer.close()
+
+
+class MlflowTracker:
+    """Logs to ``MLFLOW_TRACKING_URI``, or else into ``mlflow.db`` in ``results.dir``."""
+
+    def __init__(self, config: RunConfig, run: RunDir) -> None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a round should not wait for minutes
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        folder = run.path.parent
+        remote = os.environ.get("MLFLOW_TRACKING_URI")
+        self._client: Any = MlflowClient(tracking_uri=remote or f"sqlite:///{folder / 'mlflow.db'}")
+        self._run = _identity(run, "mlflow")
+        if self._run is None:
+            experiment = self._experiment(None if remote else folder / "mlflow-artifacts")
+            self._run = str(self._client.create_run(experiment, run_name=run.path.name).info.run_id)
+            _identity(run, "mlflow", self._run)
+            self._client.log_batch(self._run, params=[Param(key, str(value)) for key, value in config.flat().items()])
+        else:
+            self._client.update_run(self._run, status="RUNNING")
+        self._last = run.done
+
+    def _experiment(self, artifacts: Path | None) -> str:
+        found = self._client.get_experiment_by_name(_PROJECT)
+        place = None if artifacts is None else artifacts.as_uri()
+        return str(found.experiment_id if found else self._client.create_experiment(_PROJECT, place))
+
+    def after_round(self, record: Mapping[str, Any]) -> None:
+        """Log a point of each metric."""
+        self._last = record["round"]
+        self._log(figures(record))
+
+    def after_run(self, summary: Mapping[str, Any]) -> None:
+        """Log the final figures at the last round."""
+        self._log(final_figures(summary))
+
+    def _log(self, values: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        self._client.log_batch(self._run, metrics=[Metric(name, v, now, self._last) for name, v in values.items()])
+
+    def close(self, finished: bool) -> None:
+        """Tell how the run has ended."""
+        self._client.set_terminated(self._run, "FINISHED" if finished else "KILLED")
+
+
+class WandbTracker:
+    """Logs to Weights & Biases, or, with ``WANDB_MODE=offline``, into ``wandb`` in ``results.dir``."""
+
+    def __init__(self, config: RunConfig, run: RunDir) -> None:
+        import wandb
+
+        identity = _identity(run, "wandb") or _identity(run, "wandb", uuid.uuid4().hex[:12])
+        self._run: Any = wandb.init(
+            project=_PROJECT,
+            id=identity,
+            name=run.path.name,
+            dir=str(run.path.parent),
+            config=dict(config.flat()),
+            resume="allow",
+            # It would prompt for a key in the middle of the live view.
+            settings=wandb.Settings(silent=True, console="off", login_timeout=1, init_timeout=30),
+        )
+
+    def after_round(self, record: Mapping[str, Any]) -> None:
+        """Log a point of each chart."""
+        self._run.log(figures(record), step=record["round"])
+
+    def after_run(self, summary: Mapping[str, Any]) -> None:
+        """Put the final figures into the run's summary."""
+        self._run.summary.update(final_figures(summary))
+
+    def close(self, finished: bool) -> None:
+        """Send what is left, and tell how the run has ended."""
+        self._run.finish(exit_code=0 if finished else 1)
