@@ -49,7 +49,8 @@ def _attack_label(text: str) -> str:
     return f"{match[1]}-{_FAMILIES[match[1]]}" + (f"x{match[3]}" if match[3] else "")
 
 
-def _split_attacks(value: object) -> tuple[str, ...]:
+def parse_labels(value: object) -> tuple[str, ...]:
+    """``"fgsm,pgd"`` -> ``("fgsm", "pgd-10")``; a ValueError names an attack that is not known."""
     if not isinstance(value, str):
         raise ValueError('write the attacks as one string, separated by commas: "fgsm,pgd-10"')
     return tuple(dict.fromkeys(_attack_label(part.strip()) for part in value.split(",") if part.strip()))
@@ -106,7 +107,7 @@ def _join(value: tuple[object, ...]) -> str:
 
 
 # Flower's run config has no lists: they are strings there, and tuples here.
-AttackLabels = Annotated[tuple[str, ...], BeforeValidator(_split_attacks), PlainSerializer(_join)]
+AttackLabels = Annotated[tuple[str, ...], BeforeValidator(parse_labels), PlainSerializer(_join)]
 Milestones = Annotated[tuple[int, ...], BeforeValidator(_split_milestones), PlainSerializer(_join)]
 Trackers = Annotated[tuple[str, ...], BeforeValidator(_split_trackers), PlainSerializer(_join)]
 Mixture = Annotated[tuple[tuple[str, float], ...], BeforeValidator(_split_mixture), PlainSerializer(_join_mixture)]

@@ -18,7 +18,7 @@ from common.own import is_own, own_digest
 from common.seeding import seed_for
 from common.training import pixels
 
-__all__ = ["Distortion", "Evaluation", "Rate", "evaluate", "probe"]
+__all__ = ["Distortion", "Evaluation", "Rate", "evaluate", "passes", "probe"]
 
 log = logging.getLogger("fedshield")
 
@@ -93,7 +93,7 @@ def _bounded(work: "_Work", label: str, natural: NDArray[np.int16]) -> tuple[NDA
     """Return the predictions under an attack within the budget, and how many survive each of its passes."""
     predictions, alive = natural.copy(), natural == work.labels
     survivors: dict[str, Rate] = {}
-    for name, attack, restart in _passes(label):
+    for name, attack, restart in passes(label):
         if work.threat.epsilon > 0:
             found = work.measure(name, alive, attack, restart)["predictions"]
             predictions[alive] = found[alive]
@@ -102,7 +102,7 @@ def _bounded(work: "_Work", label: str, natural: NDArray[np.int16]) -> tuple[NDA
     return predictions, survivors
 
 
-def _passes(label: str) -> Iterator[tuple[str, str, int]]:
+def passes(label: str) -> Iterator[tuple[str, str, int]]:
     """Yield for each pass of an attack the name of its results, the attack's label and the number of the restart.
 
     The first pass of ``pgd-20x5`` is ``pgd-20`` itself, and that of ``autoattack`` is ``apgd-ce``: with the same seed,

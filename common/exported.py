@@ -1,6 +1,7 @@
 """Loading a model that ``fedshield export`` has written, for programs that know nothing of runs."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -14,6 +15,21 @@ from common.own import is_own
 ARCHITECTURE = "fedshield"  # key of what builds the network again, in the metadata of a safetensors file
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A model and what must be known to use it.
+
+    Attributes:
+        model: in eval mode, from pixels [B,3,S,S] in [0, 1] to logits.
+        classes: names, in the order of the logits.
+        image_size: S.
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    image_size: int
+
+
 def load_exported(path: Path | str) -> nn.Module:
     """Return a model from ``model.safetensors``, in eval mode, as RobustBench and AutoAttack take one.
 
@@ -23,6 +39,11 @@ def load_exported(path: Path | str) -> nn.Module:
     Raises:
         FedShieldError: the file is not there, damaged, or not one that ``fedshield export`` wrote.
     """
+    return read_exported(path).model
+
+
+def read_exported(path: Path | str) -> Exported:
+    """Return a model as ``load_exported`` does, with its classes and the size of its images."""
     if not Path(path).is_file():
         raise FedShieldError(f"{path}: not there; give a file that fedshield export has written")
     try:
@@ -35,4 +56,4 @@ def load_exported(path: Path | str) -> nn.Module:
         model.load_state_dict(load_file(path))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise FedShieldError(f"{path}: damaged, or not written by fedshield export --format safetensors") from error
-    return model.eval()
+    return Exported(model.eval(), tuple(told["classes"]), told["image-size"])

@@ -26,6 +26,7 @@ from simulations.options import (
     new_or_stored,
     output_of,
     parse_assignment,
+    parse_attacks,
     parse_radii,
     resolve,
 )
@@ -149,7 +150,7 @@ def evaluate(
     log_to(console)
     changes: Flat = {}
     if attacks is not None:
-        changes["evaluate.final-attacks"] = attacks
+        changes["evaluate.final-attacks"] = ",".join(parse_attacks("--attacks", attacks))
     if examples is not None:
         changes["evaluate.final-examples"] = examples
     radii = parse_radii(epsilons or "")

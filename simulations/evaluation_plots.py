@@ -52,7 +52,7 @@ def evaluation_figures(run_dir: Path) -> dict[str, Figure]:
         )
     figures = {"confusion": _draw_confusion(arrays, run_dir.name)}
     if len(arrays["example_images"]):
-        figures["examples"] = _draw_examples(arrays, run_dir.name)
+        figures["examples"] = draw_examples(arrays, run_dir.name)
     if records and records[-1].get("curve"):
         figures["epsilon"] = _draw_curve(records[-1], run_dir.name, read_kind(run_dir).unit)
     return figures
@@ -127,16 +127,15 @@ def confusion(arrays: Arrays) -> tuple[str, NDArray[np.int64]]:
     return attack, counts
 
 
-def _draw_examples(arrays: Arrays, title: str) -> Figure:
+def draw_examples(arrays: Arrays, title: str) -> Figure:
     """Draw images, what the attack adds (magnified, around grey) and the adversarial images, with both predictions."""
     images = arrays["example_images"].astype(np.float64) / 255
     adversarial = arrays["example_adversarial"].astype(np.float64)
     names = [str(name) for name in arrays["classes"]]
     added, factor, largest = magnified(images, adversarial)
     count = len(images)
-    figure, axes = plt.subplots(
-        3, count, figsize=(min(WIDTH, 1.2 + 0.8 * count), 3.6), squeeze=False, layout="constrained"
-    )
+    width = min(WIDTH, max(3.6, 1.2 + 0.8 * count))
+    figure, axes = plt.subplots(3, count, figsize=(width, 3.6), squeeze=False, layout="constrained")
     shown = images, added, adversarial.clip(0, 1)
     for line, (row, pictures) in enumerate(zip(axes, shown, strict=True)):
         for axis, picture in zip(row, pictures, strict=True):
@@ -154,11 +153,14 @@ def _draw_examples(arrays: Arrays, title: str) -> Figure:
         [names[label] for label in arrays["example_attacked"]],
         arrays["example_attacked"] == arrays["example_labels"],
     )
-    headline(figure, f"{title}: images under {arrays['example_attack']}, and what the model takes them for", 80)
+    headline(
+        figure, f"{title}: images under {arrays['example_attack']}, and what the model takes them for", int(10 * width)
+    )
     caption(
         figure,
         f"✓, ✗: the prediction is right, wrong. Added: at most {largest:.3g}/255 a pixel, "
         f"shown {factor} times as large, around grey",
+        int(16 * width),
     )
     return figure
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from common.config import RunConfig, parse_config
+from common.config import RunConfig, parse_config, parse_labels
 from common.errors import FedShieldError
 from common.flat import Flat, default_config, flatten, merge, read_toml
 from simulations.console import Output
@@ -87,6 +87,14 @@ def output_of(quiet: bool, json: bool) -> Output:
     if quiet and json:
         raise FedShieldError("--quiet and --json: give one of them")
     return Output.QUIET if quiet else Output.JSON if json else Output.PLAIN
+
+
+def parse_attacks(option: str, text: str) -> tuple[str, ...]:
+    """Parse attacks as ``evaluate.attacks`` has them; a mistake names the option."""
+    try:
+        return parse_labels(text)
+    except ValueError as error:
+        raise FedShieldError(f"{option} {text}: {error}") from error
 
 
 def parse_radii(text: str) -> tuple[float, ...]:

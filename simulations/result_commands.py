@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from common.errors import FedShieldError
 from simulations.console import console, log_to
-from simulations.options import RunArgument
+from simulations.options import RunArgument, parse_attacks
 
 results = typer.Typer()
 
@@ -82,4 +83,35 @@ def export(
     from simulations.export import export_run
 
     for path in export_run(run_dir.expanduser().absolute(), format_.value, out):
+        console.print(path, markup=False)
+
+
+@results.command()
+def attack(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A run directory, or a model.safetensors of fedshield export.")
+    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE ...", help="Pictures, of any size.")],
+    attack_: Annotated[str, typer.Option("--attack", help="As in evaluate.attacks.")] = "pgd-20",
+    epsilon: Annotated[float, typer.Option(min=0, max=255, help="Linf radius, in 1/255.")] = 8,
+    label: Annotated[
+        str | None,
+        typer.Option(help="The pictures' class; else the name of their folder, or what the model takes them for."),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the attacked pictures go.")] = Path("attacked"),
+) -> None:
+    """Show what an attack does to pictures of your own.
+
+    fedshield attack runs/NAME cat.jpg dog.png
+    fedshield attack model/model.safetensors pictures/cat/*.jpg --attack autoattack --epsilon 4
+    """
+    log_to(console)
+    from simulations.attack_images import attack_pictures, table, write_pictures
+
+    if len(names := parse_attacks("--attack", attack_)) != 1:
+        raise FedShieldError(f"--attack {attack_}: give one attack, as in --attack pgd-20x5")
+    (name,) = names
+    found = attack_pictures(checkpoint.expanduser().absolute(), images, name, epsilon, label)
+    console.print(table(found))
+    for path in write_pictures(found, name, out.expanduser().absolute()):
         console.print(path, markup=False)

@@ -1,0 +1,173 @@
+"""``fedshield attack``: what an attack does to a user's own pictures."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.markup import escape
+from rich.table import Column, Table
+from torch import Tensor, nn
+
+from common.attacks import Threat, attack_mode, build_attack, check_classes, parse_label
+from common.errors import FedShieldError, explain_os_errors
+from common.evaluation import passes
+from common.exported import Exported, read_exported
+from common.files import read_json
+from common.flat import near
+from common.images import decode_images
+from common.seeding import seed_for
+from common.setup import make_model, prepare_torch
+from common.training import pixels
+from server.checkpoint import chosen_model
+from server.stored import stored_config
+from simulations.evaluation_plots import draw_examples
+from simulations.plots import save_all
+
+_DRAWN = 12
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What became of each of K pictures.
+
+    Attributes:
+        paths: of the pictures.
+        classes: of the model.
+        labels: int64 [K], from which the attack leads away.
+        guessed: bool [K], where the label is what the model took the picture for.
+        images: uint8 [K,3,H,W], as the model sees them.
+        adversarial: the same under attack, in 8 bits as well.
+        before: float [K, classes], probabilities of the pictures.
+        after: of the adversarial ones.
+    """
+
+    paths: Sequence[Path]
+    classes: Sequence[str]
+    labels: NDArray[np.int64]
+    guessed: NDArray[np.bool_]
+    images: NDArray[np.uint8]
+    adversarial: NDArray[np.uint8]
+    before: NDArray[np.float32]
+    after: NDArray[np.float32]
+
+
+def attack_pictures(
+    checkpoint: Path, paths: Sequence[Path], attack: str, epsilon: float, label: str | None, seed: int = 1
+) -> Attacked:
+    """Attack pictures; everything that is told of them is of 8-bit pixels, as a file can hold them.
+
+    A picture's label is ``label``, or else the name of its folder where that is a class, or else what the model takes
+    it for. A picture that the model gets wrong is left as it is.
+
+    Args:
+        checkpoint: a run's directory, or a ``model.safetensors`` that ``fedshield export`` wrote.
+        paths: of the pictures, which are resized to what the model takes.
+        attack: as in ``evaluate.attacks``; its steps are 2.5 epsilon / number of steps long.
+        epsilon: in 1/255.
+        label: the class of all pictures.
+        seed: of what the attack draws.
+
+    Raises:
+        FedShieldError: no model there, no such class, or a file that is not an image.
+    """
+    found = _read(checkpoint)
+    check_classes([attack], len(found.classes))
+    if label is not None and label not in found.classes:
+        known = f"; the model's classes are {', '.join(found.classes)}" if len(found.classes) <= 20 else ""
+        raise FedShieldError(f"--label {label}: no class of this model{known}{near(label, list(found.classes))}")
+    device = prepare_torch(0)
+    model = found.model.to(device)
+    images = decode_images([str(path) for path in paths], found.image_size)
+    before = _probabilities(model, pixels(images, device))
+    known_labels = [label if label is not None else path.absolute().parent.name for path in paths]
+    guessed = np.array([name not in found.classes for name in known_labels])
+    labels = before.argmax(1)
+    labels[~guessed] = [found.classes.index(name) for name in known_labels if name in found.classes]
+    threat = Threat(epsilon / 255, 2.5 * epsilon / 255 / max(1, parse_label(attack, Threat(0, 0, 0))[1].steps), 0)
+    inputs, targets = pixels(images, device), torch.from_numpy(labels).to(device)
+    adversarial = _perturb(model, inputs, targets, attack, threat, len(found.classes), seed)
+    after = _probabilities(model, adversarial)
+    changed = (255 * adversarial).round().byte().cpu().numpy()
+    return Attacked(paths, found.classes, labels, guessed, images, changed, before, after)
+
+
+def _read(checkpoint: Path) -> Exported:
+    """Return the model of a run, or an exported one."""
+    if not checkpoint.is_dir():
+        return read_exported(checkpoint)
+    config = stored_config(checkpoint, {}, "options")
+    classes = tuple(map(str, read_json(checkpoint / "partition.json", "start a new run")["classes"]))
+    model = make_model(config, len(classes)).eval()
+    model.load_state_dict(chosen_model(checkpoint)[1])
+    return Exported(model, classes, config.data.side)
+
+
+def _probabilities(model: nn.Module, inputs: Tensor) -> NDArray[np.float32]:
+    with torch.no_grad(), attack_mode(model):
+        return model(inputs).softmax(1).cpu().numpy()  # type: ignore[no-any-return]
+
+
+def _perturb(
+    model: nn.Module, inputs: Tensor, targets: Tensor, label: str, threat: Threat, classes: int, seed: int
+) -> Tensor:
+    """Run an attack, with all its passes, on the pictures that are still taken for their class; return 8-bit pixels."""
+    adversarial = inputs.clone()
+    for _, attack, restart in passes(label):
+        with torch.no_grad(), attack_mode(model):
+            alive = model(adversarial).argmax(1) == targets
+        if alive.any():
+            name, limits = parse_label(attack, threat)
+            torch.manual_seed(seed_for(seed, attack, restart))
+            found = build_attack(name, model, limits, classes)(inputs[alive], targets[alive])
+            adversarial[alive] = (255 * found).round() / 255
+    return adversarial
+
+
+def table(found: Attacked) -> Table:
+    """Return one row for each picture."""
+    sheet = Table(Column("picture", overflow="fold"), "its class", "taken for", "under attack", "moved by, 1/255")
+    moved = np.abs(found.adversarial.astype(int) - found.images.astype(int)).reshape(len(found.images), -1).max(1)
+    for place, path in enumerate(found.paths):
+        own = "as taken" if found.guessed[place] else found.classes[found.labels[place]]
+        views = [
+            f"{found.classes[row.argmax()]} ({100 * row.max():.0f} %)"
+            for row in (found.before[place], found.after[place])
+        ]
+        wrong = found.before[place].argmax() != found.labels[place]
+        sheet.add_row(
+            escape(str(Path(*path.parts[-2:]))),
+            own,
+            views[0],
+            "wrong before" if wrong else views[1],
+            "" if wrong else str(moved[place]),
+        )
+    return sheet
+
+
+def write_pictures(found: Attacked, attack: str, folder: Path) -> list[Path]:
+    """Write each adversarial picture as a PNG, and a figure of the first twelve; return the files."""
+    names: Counter[str] = Counter()
+    written = []
+    with explain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, image in zip(found.paths, found.adversarial, strict=True):
+            names[path.stem] += 1
+            again = f"-{names[path.stem]}" if names[path.stem] > 1 else ""
+            written.append(folder / f"{path.stem}{again}-attacked.png")
+            Image.fromarray(image.transpose(1, 2, 0)).save(written[-1])
+    few = slice(_DRAWN)
+    arrays = {
+        "classes": np.array(found.classes),
+        "example_images": found.images[few],
+        "example_adversarial": found.adversarial[few] / np.float32(255),
+        "example_labels": found.labels[few],
+        "example_natural": found.before[few].argmax(1),
+        "example_attacked": found.after[few].argmax(1),
+        "example_attack": np.array(attack),
+    }
+    return [*written, *save_all({"attacked": draw_examples(arrays, "your pictures")}, folder, ("attacked",))]
