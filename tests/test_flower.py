@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 def flower() -> Iterator[Flower]:
     """Flower with a home and a SuperLink of the test's own."""
     with Flower(timeout=400) as found:
+        found.start()
         yield found
     assert found.pids() == []
 
