@@ -23,6 +23,7 @@ from simulations.options import (
     ResumeOption,
     RunArgument,
     SetOption,
+    complete_study,
     new_or_stored,
     output_of,
     parse_assignment,
@@ -47,7 +48,14 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    help="Federated adversarial training on Flower: how well does a model that many parties train withstand attacks?",
+    help=(
+        "Federated adversarial training on Flower: how well does a model that many parties train withstand attacks?\n\n"
+        "fedshield doctor                       what this machine has, and lacks\n"
+        "fedshield run --name first             train ten clients: one minute\n"
+        "fedshield report runs/first --open     what came of it, in a browser\n"
+        "fedshield COMMAND --help               more examples, and all options"
+    ),
+    epilog="Exit status: 0 all went well, 1 a mistake or a failed run, 2 wrong usage, 130 Ctrl-C.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -194,7 +202,14 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
 
 @app.command()
 def sweep(
-    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="A study file, or the name of a shipped one.")],
+    study: Annotated[
+        Path,
+        typer.Argument(
+            metavar="STUDY.toml",
+            help="A study file, or the name of a shipped one.",
+            autocompletion=complete_study,
+        ),
+    ],
     set_: SetOption = None,
     results: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The study's directory; results.dir/STUDY if not given.")

@@ -1,5 +1,6 @@
 """What the commands take: files, presets, ``--set``, and the options that several of them share."""
 
+import glob
 import tomllib
 from pathlib import Path
 from typing import Annotated
@@ -12,13 +13,35 @@ from common.flat import Flat, default_config, flatten, merge, read_toml
 from simulations.console import Output
 
 PRESETS = Path(__file__).resolve().parent / "presets"
+SWEEPS = PRESETS.with_name("sweeps")
+
+
+def complete_preset(incomplete: str) -> list[str]:
+    """Return the presets that begin so; where none does, the shell completes files."""
+    return _stems(PRESETS, incomplete)
+
+
+def complete_study(incomplete: str) -> list[str]:
+    """Return the shipped studies that begin so; where none does, the shell completes files."""
+    return _stems(SWEEPS, incomplete)
+
+
+def complete_key(incomplete: str) -> list[str]:
+    """Return the keys of the configuration that begin so."""
+    return [f"{key}=" for key in default_config() if key.startswith(incomplete)]
+
 
 FileArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="FILE.toml", help="What differs from the defaults: a file, or a preset's name."),
+    typer.Argument(
+        metavar="FILE.toml",
+        help="What differs from the defaults: a file, or a preset's name.",
+        autocompletion=complete_preset,
+    ),
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; may be given again.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one key; may be given again.", autocompletion=complete_key),
 ]
 ResultsOption = Annotated[Path | None, typer.Option(help="Folder of the run directories (results.dir).")]
 NameOption = Annotated[str | None, typer.Option(help="Name of the run directory (results.name).")]
@@ -106,3 +129,7 @@ def parse_radii(text: str) -> tuple[float, ...]:
     if not all(0 <= radius <= 255 for radius in radii):
         raise FedShieldError(f"--epsilons {text}: write numbers from 0 to 255, in 1/255 of the pixel range: 0,2,4,8,16")
     return radii
+
+
+def _stems(folder: Path, incomplete: str) -> list[str]:
+    return sorted(path.stem for path in folder.glob(f"{glob.escape(incomplete)}*.toml"))

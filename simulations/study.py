@@ -13,6 +13,7 @@ from typing import Any
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.flat import Flat, Scalar, default_config, merge, near, read_toml
+from simulations.options import PRESETS, SWEEPS
 from simulations.study_checks import (
     check_changes,
     check_twice,
@@ -24,9 +25,6 @@ from simulations.study_checks import (
     read_set,
 )
 
-HERE = Path(__file__).resolve().parent
-PRESETS = HERE / "presets"
-SWEEPS = HERE / "sweeps"
 COMMANDS = ("run", "centralized", "partitions")
 
 _KEYS = ("title", "command", "base", "seeds", "reference", "set", "grid", "case")

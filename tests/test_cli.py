@@ -173,6 +173,22 @@ def test_wrong_usage_has_a_status_of_its_own(tmp_path: Path) -> None:
     assert "inprocess" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("fedshield ex", ["export"]),
+        ("fedshield run cpu-ci", ["cpu-cifar10"]),
+        ("fedshield sweep full-sh", ["full-sharing"]),
+        ("fedshield run --set sharing.", ["sharing.pool-fraction=", "sharing.fraction="]),
+        ("fedshield run my-own-f", []),  # the shell goes on with files
+    ],
+)
+def test_the_shell_completes_commands_presets_studies_and_keys(typed: str, offered: list[str]) -> None:
+    asked = {"_FEDSHIELD_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    done = subprocess.run([PROGRAM], env={**os.environ, **asked}, capture_output=True, text=True, check=False)
+    assert (done.stdout.split(), done.stderr) == (offered, "")
+
+
 def test_a_disk_that_is_full_while_data_is_decoded_is_one_line(tmp_path: Path) -> None:
     # A limit on the size of any file stands for the full disk: the decoded images do not fit under it.
     command = f"ulimit -f 100; trap '' XFSZ; exec {PROGRAM} partitions --set data.max-examples=200"
