@@ -210,7 +210,7 @@ def test_training_that_diverges_is_one_line(tmp_path: Path) -> None:
 EPOCHS = 10  # so many that a signal sent after the second one arrives before the last
 
 
-@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("blow", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_command_that_is_stopped_from_outside_resumes_to_the_same_bits(tmp_path: Path, blow: signal.Signals) -> None:
     part = tmp_path / "part"
     options = tiny_options(centralized__epochs=EPOCHS, **{"data__validation-fraction": 0.2})

@@ -1,16 +1,19 @@
 """The command line as a user meets it: real processes, real exit statuses, one line for every mistake."""
 
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from common.flat import Flat
 from server.stored import read_metrics
+from simulations.cli import main
 from tests.conftest import TINY
 from tests.test_federation import figures, same, weights
 
@@ -80,7 +83,7 @@ def test_a_finished_run_is_not_resumed(finished: tuple[Path, str]) -> None:
     assert "belongs to another configuration: seed = 1 there, 2 now" in other.stderr
 
 
-@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("blow", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_from_outside_resumes_to_the_same_numbers(
     tmp_path: Path, finished: tuple[Path, str], blow: signal.Signals
 ) -> None:
@@ -126,6 +129,17 @@ def test_doctor_tells_what_is_there(tmp_path: Path) -> None:
     assert "cifar10 is not in" in done.stdout
 
 
+@pytest.fixture
+def command_line() -> Iterator[None]:
+    """Take back what the command line does to its process: the handlers of its log and of Ctrl-C."""
+    log, interrupt = logging.getLogger("fedshield"), signal.getsignal(signal.SIGINT)
+    before = log.handlers, log.level, log.propagate
+    yield
+    log.handlers, log.level, log.propagate = before
+    signal.signal(signal.SIGINT, interrupt)
+
+
+@pytest.mark.usefixtures("command_line")
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -144,7 +158,6 @@ def test_doctor_tells_what_is_there(tmp_path: Path) -> None:
             "--ray-address head:6379: the inprocess engine joins no cluster; use --engine ray",
         ),
         (["run", "--set", "data.name=folder", "--set", "data.root=gone"], "data.root: no folder "),
-        (["run", "--results", "/proc"], "/proc/"),
         (["run", "--resume", "nothing"], "nothing/config.json: not there; is this a run directory?"),
         (
             ["run", "--set", "data.max-examples=10", "--set", "partition.scheme=iid"],
@@ -158,13 +171,30 @@ def test_doctor_tells_what_is_there(tmp_path: Path) -> None:
     ],
     ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else "",
 )
-def test_a_mistake_is_one_line_on_stderr(tmp_path: Path, arguments: list[str], expected: str) -> None:
-    done = fedshield(*arguments, cwd=tmp_path)
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("fedshield: ")
-    assert expected in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+def test_a_mistake_is_one_line_on_stderr(
+    tmp_path: Path,
+    arguments: list[str],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # In this process, which has imported torch: a process for each would take most of a minute between them.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fedshield", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    told = capsys.readouterr()
+    assert len(told.err.splitlines()) == 1, told.err
+    assert told.err.startswith("fedshield: ")
+    assert expected in told.err
+    assert "Traceback" not in told.out + told.err
+
+
+def test_a_mistake_ends_the_process_with_status_1(tmp_path: Path) -> None:
+    done = fedshield("run", "--results", "/proc", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("fedshield: /proc/")
 
 
 def test_wrong_usage_has_a_status_of_its_own(tmp_path: Path) -> None:

@@ -173,6 +173,7 @@ class DeadlyActors(RayActors):
     worker = Deadly
 
 
+@pytest.mark.slow
 def test_a_client_whose_worker_dies_twice_is_left_out(tmp_path: Path) -> None:
     path = run_on(DeadlyActors(tiny_config(), 2), tmp_path, federation__min_fraction=0.9)
     first, second = read_metrics(path)
@@ -193,6 +194,7 @@ def cluster(tmp_path: Path) -> Iterator[Any]:
     found.shutdown()
 
 
+@pytest.mark.slow
 def test_a_cluster_fetches_the_data_and_survives_the_death_of_a_node(
     tmp_path: Path, reference: Path, cluster: tuple[Any, Any]
 ) -> None:

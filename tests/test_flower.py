@@ -31,6 +31,7 @@ def test_flwr_run_gives_the_same_numbers(tmp_path: Path, flower: Flower) -> None
     assert figures(tmp_path / "flower") == figures(reference)
 
 
+@pytest.mark.slow
 def test_too_few_supernodes_end_with_one_line_that_helps(tmp_path: Path, flower: Flower) -> None:
     settings = {**TINY, "results.dir": str(tmp_path), "federation.node-wait-seconds": 2}
     with pytest.raises(RuntimeError, match="finished:failed"):

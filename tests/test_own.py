@@ -93,6 +93,7 @@ def test_a_run_goes_on_with_the_code_it_began_with_and_with_no_other(own: Path) 
     assert figures(resumed) == figures(whole)
 
 
+@pytest.mark.slow
 def test_ray_workers_find_the_file(own: Path) -> None:
     settings = ["model.name=own.py:network", "loss.name=own.py:logit_pairing"]
     tiny = [f"{key}={json.dumps(value)}" for key, value in tiny_flat().items() if not key.startswith(("results", *OWN))]

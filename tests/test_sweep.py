@@ -113,6 +113,7 @@ def _start(path: Path, out: Path, beyond: int) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_stopped_twice_goes_on_to_the_same_results(
     whole: tuple[Path, Path, str], tmp_path: Path
 ) -> None:
