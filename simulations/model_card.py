@@ -69,7 +69,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
 def _figures(run_dir: Path, config: RunConfig) -> list[str]:
     figures = read_figures(run_dir)
     if not figures:
-        return ["Nothing was measured of it."]
+        return ["Nothing was measured of it.", ""]
     rows = {"natural": figures["natural"], **figures["robust"], "worst case": figures["worst"]}
     epsilon = figures.get("epsilon-255", config.attack.epsilon_255)
     lines = [f"| {name} | {share(rate['value'])} | {bracket(rate['interval'])} |" for name, rate in rows.items()]

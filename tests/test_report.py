@@ -131,6 +131,8 @@ def test_an_unfinished_run_is_called_so_and_half_a_line_is_passed_over(finished:
     (copy / "metrics.jsonl").write_text(lines[0] + "\n" + lines[1][:50])
     text = write_report(copy).read_text()
     assert "This run is unfinished, 1 of 2 rounds are done: the figures are those of round 1." in text
+    assert "Adversarial examples" in write_report(finished).read_text()
+    assert "Adversarial examples" not in text  # the kept ones are of another model
     (copy / "metrics.jsonl").unlink()
     assert "0 of 2 rounds are done: nothing was evaluated yet." in write_report(copy).read_text()
 

@@ -35,7 +35,9 @@ def run_page(run_dir: Path) -> Page:
     metrics, summary, final = read_metrics(run_dir), read_optional(run_dir / "summary.json"), read_figures(run_dir)
     partition = read_optional(run_dir / "partition.json") if kind.name == "federation" else {}
     environment = read_optional(run_dir / "environment.json")
-    arrays = Kept(run_dir / "evaluations").load("latest") or {}
+    # No image of single rounds is kept: what a run that was made longer and stopped still has is of its earlier end.
+    measured = bool(summary) or (run_dir / "evaluations.jsonl").exists()
+    arrays = (Kept(run_dir / "evaluations").load("latest") if measured else None) or {}
     epsilon = final.get("epsilon-255", config["attack.epsilon-255"])
     unit = kind.unit
     return Page(
