@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from client.ended import forget_messages_of_ended_runs
 from client.handover import ORIGINAL, PLACE
 from client.resident import lives, paths
 
@@ -28,6 +29,7 @@ def supernode() -> None:
     """Entry point of ``fedshield-supernode``."""
     from flwr.supernode.cli import flower_supernode
 
+    forget_messages_of_ended_runs()
     ours, original = shutil.which("fedshield-clientapp"), shutil.which(_COMMAND)
     if sys.platform != "linux" or ours is None or original is None:
         flower_supernode()

@@ -1,5 +1,6 @@
 """Commands that show what runs and studies have left."""
 
+import webbrowser
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -40,8 +41,8 @@ def report(
 
     path = write_report(run_or_study, out)
     console.print(f"Report: {path}", markup=False)
-    if browse:
-        typer.launch(str(path))
+    if browse and not webbrowser.open(path.as_uri()):
+        console.print("--open: no browser found here; open that file in one")
 
 
 @results.command()
