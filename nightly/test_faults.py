@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -230,6 +231,39 @@ def test_a_full_disk_ends_the_run_visibly_and_it_resumes(bench: Bench, simulated
     assert bench.finish(bench.submit(**again)) == "finished:completed"
     assert [line["round"] for line in rounds(bench, "full")] == [1, 2, 3, 4, 5]
     assert figures(metrics.parent) == figures(simulated)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "state"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", place], check=False)
+    if made.returncode:
+        pytest.skip("only root can make a small disk")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_of_the_superlink_ends_the_run_visibly_and_it_resumes(tmp_path: Path, small_disk: Path) -> None:
+    settings = {"federation.rounds": 5, "federation.client-timeout-seconds": 60, "federation.min-fraction": 0.5}
+    with Bench(tmp_path / "bench", 2, settings) as bench:
+        bench.database = small_disk / "superlink.db"
+        bench.start_all()
+        started = bench.submit(**{"results.name": "full"})
+        after_round(bench, "full", 2, 300)
+        with contextlib.suppress(OSError), (small_disk / "fill").open("wb") as file:
+            while True:
+                file.write(bytes(4096))
+                file.flush()
+        bench.until(lambda: bench.processes["server"].poll() is not None, 120)  # the SuperExec gives up
+        assert "database or disk is full" in (bench.folder / "superlink.log").read_text()
+        (small_disk / "fill").unlink()
+        assert bench.finish(started, 300) == "finished:failed"
+        bench.start_server()
+        with kept_running(bench, 0), kept_running(bench, 1):
+            resumed = bench.submit(**{"results.resume": str(bench.folder / "runs" / "full")})
+            assert bench.finish(resumed, 400) == "finished:completed", bench.logs()
+        assert [line["round"] for line in rounds(bench, "full")] == [1, 2, 3, 4, 5]
 
 
 def test_whatever_a_client_sends_the_others_go_on(bench: Bench) -> None:

@@ -41,6 +41,7 @@ class Bench:
             **settings,
         }
         self.supernode = "fedshield-supernode"
+        self.database = folder / "superlink.db"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -97,7 +98,7 @@ class Bench:
             "superlink",
             [
                 *("fedshield-superlink", "--host", "127.0.0.1", "--port", str(self.port), "--isolation", "process"),
-                *("--database", str(self.folder / "superlink.db"), "--enable-supernode-auth"),
+                *("--database", str(self.database), "--enable-supernode-auth"),
                 *("--ssl-ca-certfile", str(certs / "ca.crt"), "--ssl-certfile", str(certs / "superlink/server.crt")),
                 *("--ssl-keyfile", str(certs / "superlink/server.key")),
                 *("--superexec-auth-secret-file", str(certs / "superlink/superexec-secret")),
@@ -167,9 +168,9 @@ class Bench:
         return self.control.status(run)
 
     def until(self, holds: Callable[[], bool], timeout: float, every: float = 1) -> None:
-        until(holds, timeout, every, self._logs)
+        until(holds, timeout, every, self.logs)
 
-    def _logs(self) -> str:
+    def logs(self) -> str:
         """Return the end of what each process has printed."""
         return "\n".join(
             f"== {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in self.folder.glob("*.log")
