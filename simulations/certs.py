@@ -14,6 +14,7 @@ Each holder has its own folder, and needs no other; see docs/deployment.md.
 
 import ipaddress
 import os
+import re
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -30,13 +31,15 @@ from common.files import replace_file
 
 _CA_DAYS, _SERVER_DAYS = 3650, 397  # the longest that browsers, and so other clients one day, accept of a server
 _CLOCK_SKEW = timedelta(hours=1)
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"({_LABEL}\.)*(?!\d+$){_LABEL}")
 
 
 def make_certs(folder: Path, clients: int, hosts: Sequence[str]) -> list[Path]:
     """Make a CA, the server's certificate and a key for each client; return the files.
 
     The CA that a folder has already is kept, and so are the keys of its clients: the command adds what is missing, and
-    makes the certificates of SuperLink and gateway anew.
+    makes the certificates of SuperLink and gateway anew, for the hosts that they had and those given.
 
     Args:
         folder: where to; private keys get the mode 0600.
@@ -44,8 +47,10 @@ def make_certs(folder: Path, clients: int, hosts: Sequence[str]) -> list[Path]:
         hosts: names and addresses under which SuperLink and gateway are reached.
 
     Raises:
-        FedShieldError: a file of the folder is damaged, or cannot be written.
+        FedShieldError: a host is no name and no address; a file of the folder is damaged, or cannot be written.
     """
+    for host in hosts:
+        _general_name(host)
     with explain_os_errors(folder):
         holders = ("superlink", "gateway", "server", "operator", *(f"client-{client}" for client in range(clients)))
         for name in (*holders, "operator/clients"):
@@ -63,6 +68,9 @@ def make_certs(folder: Path, clients: int, hosts: Sequence[str]) -> list[Path]:
 
 def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     certificate, private = folder / "ca.crt", folder / "ca.key"
+    copy = next(folder.glob("*/ca.crt"), None)
+    if copy is not None and not certificate.exists():
+        replace_file(certificate, copy.read_bytes())
     if certificate.exists():
         return _read_authority(certificate, private)
     # A key without its certificate is what an interrupted command has left.
@@ -101,10 +109,11 @@ def _server(
     folder: Path, authority: x509.Certificate, authority_key: ec.EllipticCurvePrivateKey, hosts: Sequence[str]
 ) -> list[Path]:
     key = ec.generate_private_key(ec.SECP384R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"FedShield {folder.name}")])
+    names = dict.fromkeys([*(_general_name(host) for host in hosts), *_names(folder / "server.crt")])
     made = (
         _builder(name, authority.subject, key, _SERVER_DAYS)
-        .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(sign_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -116,10 +125,24 @@ def _server(
     return [folder / "server.crt", folder / "server.key"]
 
 
+def _names(certificate: Path) -> list[x509.GeneralName]:
+    """Return for whom a certificate was made; nobody where there is none yet."""
+    if not certificate.exists():
+        return []
+    try:
+        made = x509.load_pem_x509_certificate(certificate.read_bytes())
+        return list(made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise FedShieldError(
+            f"{certificate}: cannot be read ({error}); delete it, and give every --host again"
+        ) from error
+
+
 def _secret(folder: Path) -> list[Path]:
     """Make the secret by which the one that runs the ServerApp proves to the SuperLink who it is."""
     files = [folder / holder / "superexec-secret" for holder in ("superlink", "server")]
-    known = next((path.read_bytes() for path in files if path.exists()), secrets.token_hex(32).encode())
+    there = [path.read_bytes() for path in files if path.exists()]
+    known = next(filter(None, there), secrets.token_hex(32).encode())
     for path in files:
         _write_private(path, known)
     return files
@@ -162,9 +185,18 @@ def _usage(sign_certificates: bool) -> x509.KeyUsage:
 
 
 def _general_name(host: str) -> x509.GeneralName:
+    """Return a host as a certificate names it.
+
+    Raises:
+        FedShieldError: it is no name and no address.
+    """
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
+        if len(host) > 253 or not _HOST.fullmatch(host):
+            raise FedShieldError(
+                f"--host {host!r}: write a name or an address alone, as in fl.example.org (ü and the like as xn--)"
+            ) from None
         return x509.DNSName(host)
 
 

@@ -1,5 +1,6 @@
 """Commands for real clients over a network: divide the data, make certificates, let clients in, start a run."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 

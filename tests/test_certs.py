@@ -93,7 +93,34 @@ def test_more_clients_are_added_and_nothing_that_is_there_is_replaced(tmp_path: 
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "client-1" / "client.key") in done.stdout.splitlines()
     assert all(path.read_bytes() == content for path, content in kept.items())
-    assert handshake(tmp_path, "10.1.2.3", tmp_path / "ca.crt") == "TLSv1.3"
+    for host in ("10.1.2.3", *HOSTS):
+        assert handshake(tmp_path, host, tmp_path / "ca.crt") == "TLSv1.3"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("", "https://fl.example.org:8000", "fl.example.org:8000", "10.0.0.1/24", "10.0.0.300", "klinik-zürich.ch"),
+        *("a" * 64, ".".join(["a" * 60] * 5), "a..b", "-a.org", "two words"),
+    ],
+)
+def test_a_host_that_is_none_is_named_and_nothing_is_made(tmp_path: Path, host: str) -> None:
+    with pytest.raises(FedShieldError, match=r"^--host '.*': write a name or an address alone"):
+        make_certs(tmp_path / "certs", 1, ["localhost", host])
+    assert not (tmp_path / "certs").exists()
+
+
+@pytest.mark.parametrize("host", ["::1", "host", "my_server", "xn--klinik-zrich-klb.ch", ".".join(["a" * 60] * 4)])
+def test_any_name_that_a_server_may_have_is_taken(tmp_path: Path, host: str) -> None:
+    make_certs(tmp_path, 1, [host])
+    assert handshake(tmp_path, host, tmp_path / "ca.crt") == "TLSv1.3"
+
+
+def test_a_certificate_that_cannot_be_read_is_not_replaced(tmp_path: Path) -> None:
+    make_certs(tmp_path, 1, HOSTS)
+    (tmp_path / "gateway" / "server.crt").write_text("half")
+    with pytest.raises(FedShieldError, match=r"gateway/server\.crt: cannot be read \(.*\); delete it, and give every"):
+        make_certs(tmp_path, 1, ["localhost"])
 
 
 def test_a_key_that_was_carried_to_its_client_is_not_made_anew(tmp_path: Path) -> None:
@@ -108,14 +135,16 @@ def test_a_key_that_was_carried_to_its_client_is_not_made_anew(tmp_path: Path) -
 
 def test_what_an_interrupted_command_has_left_is_completed(tmp_path: Path) -> None:
     make_certs(tmp_path, 3, HOSTS)
+    authority = (tmp_path / "ca.crt").read_bytes()
     (tmp_path / "ca.crt").unlink()
-    (tmp_path / "superlink" / "superexec-secret").unlink()
+    (tmp_path / "superlink" / "superexec-secret").write_bytes(b"")
     (tmp_path / "operator" / "clients" / "0.pub").unlink()
     (tmp_path / "ca.key.partial").write_bytes(b"half")
     assert all(path.exists() for path in make_certs(tmp_path, 3, HOSTS))
     assert handshake(tmp_path, "localhost", tmp_path / "client-0" / "ca.crt") == "TLSv1.3"
     secrets = {path.read_bytes() for path in tmp_path.rglob("superexec-secret")}
-    assert len(secrets) == 1
+    assert [len(secret) for secret in secrets] == [64]
+    assert (tmp_path / "ca.crt").read_bytes() == authority
     test_keys_belong_together_and_are_what_flower_wants(tmp_path)
 
 
