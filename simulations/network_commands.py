@@ -38,7 +38,7 @@ def split_data(
 
 @network.command()
 def certs(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to; what is there already is kept.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to; CA, keys and hosts that are there are kept.")],
     clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 10,
     host: Annotated[
         list[str] | None,
@@ -97,4 +97,5 @@ def submit(
     from simulations.submit import submit as run_there
 
     settings = parse_config(resolve(file, set_ or [], default_config())).flat()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is as good as Ctrl-C
     run_there(settings, Control(superlink, ca), (app_ or ROOT).expanduser().absolute(), console, wait)

@@ -52,7 +52,7 @@ SuperlinkOption = Annotated[str, typer.Option(metavar="HOST:PORT", help="The Sup
 AuthorityOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="ca.crt of fedshield certs; without it, no TLS.")
 ]
-WaitOption = Annotated[float, typer.Option(min=0, help="Seconds to wait for the SuperLink.")]
+WaitOption = Annotated[int, typer.Option(min=0, help="Seconds to wait for the SuperLink.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory.")]
 
 

@@ -1,15 +1,20 @@
 """Hands the app to a SuperLink and follows the run to its end, by Flower's own command line."""
 
+import contextlib
 import json
 import os
+import queue
 import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from cryptography.x509 import load_pem_x509_certificate
 from rich.console import Console
 
 from common.errors import FedShieldError
@@ -19,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _POLL_SECONDS = 2.0
 _COMMAND_SECONDS = 120.0
 _LOST_SECONDS = 600.0  # after which a SuperLink that was there does not come back
+_SILENCE_SECONDS = 60.0  # of a log, after which it is asked for anew: a line that is dead looks no different
 
 
 class Control:
@@ -31,23 +37,34 @@ class Control:
 
     def __init__(self, address: str, authority: Path | None) -> None:
         self.address = address
-        self._authority = authority
+        self._authority = None if authority is None else authority.expanduser().absolute()
 
     def __enter__(self) -> Self:
-        if self._authority is not None and not self._authority.is_file():
-            raise FedShieldError(f"--ca {self._authority}: not there; give the ca.crt that fedshield certs has made")
+        self._check()
         self._home = tempfile.TemporaryDirectory(prefix="fedshield-flower-")
         trust = (
             "insecure = true" if self._authority is None else f"root-certificates = {json.dumps(str(self._authority))}"
         )
         path = Path(self._home.name) / "config.toml"
         path.write_text(f'[superlink]\ndefault = "it"\n[superlink.it]\naddress = {json.dumps(self.address)}\n{trust}\n')
-        switches = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+        switches = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "COLUMNS": "1000"}
         self._environment = {**os.environ, **switches, "FLWR_HOME": self._home.name, "PYTHONUNBUFFERED": "1"}
         return self
 
     def __exit__(self, *_: object) -> None:
         self._home.cleanup()
+
+    def _check(self) -> None:
+        if not re.fullmatch(r"[\w.-]+:\d{1,5}|\[[\da-fA-F:]+\]:\d{1,5}", self.address):
+            raise FedShieldError(f"--superlink {self.address!r}: write HOST:PORT, as in localhost:8000")
+        if self._authority is None:
+            return
+        try:
+            load_pem_x509_certificate(self._authority.read_bytes())
+        except (OSError, ValueError) as error:
+            raise FedShieldError(
+                f"--ca {self._authority}: no certificate that can be read; give the ca.crt of fedshield certs"
+            ) from error
 
     def register(self, key: Path) -> None:
         """Register a client's public key; one that is registered already is left as it is.
@@ -80,8 +97,9 @@ class Control:
         Raises:
             FedShieldError: Flower refuses it.
         """
-        values = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
-        told = self._call("run", str(app), "it", "--run-config", values)
+        values = Path(self._home.name) / "run.toml"  # not key=value on the command line, which takes no quotes
+        values.write_text(_toml(settings))
+        told = self._call("run", str(app), "it", "--run-config", str(values))
         found = re.search(r"Successfully started run (\d+)", told)
         if found is None:
             raise FedShieldError(f"{app}: Flower did not start a run: {_last_line(told)}")
@@ -103,8 +121,10 @@ class Control:
         printed = 0
         heard = time.monotonic()
         while True:
-            printed = self._stream(run, printed, console)
+            printed, ended = self._stream(run, printed, console)
             if (status := self.status(run)).startswith("finished"):
+                if not ended:  # the last lines may have come since
+                    self._stream(run, printed, console)
                 return status
             if status:
                 heard = time.monotonic()
@@ -115,20 +135,30 @@ class Control:
                 )
             time.sleep(_POLL_SECONDS)
 
-    def _stream(self, run: str, printed: int, console: Console) -> int:
-        """Print the lines of a log after the first ``printed``, and return how many there are now."""
+    def _stream(self, run: str, printed: int, console: Console) -> tuple[int, bool]:
+        """Print the lines of a log after the first ``printed``, until it ends or is silent for long.
+
+        Returns:
+            How many lines there are now, and whether the log has ended by itself.
+        """
         command = [*_FLWR, "log", run, "it", "--stream"]
         seen = 0
+        ended = True
         with subprocess.Popen(  # noqa: S603
-            command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         ) as process:
-            for line in process.stdout or ():
-                if _FLOWERS_OWN.match(line):  # what it says at length, FedShield's lines say in short
-                    continue
-                seen += 1
-                if seen > printed:
-                    console.print(line.rstrip("\n"), markup=False)
-        return max(seen, printed)
+            try:
+                for line in _lines(process.stdout or (), _SILENCE_SECONDS):
+                    if _FLOWERS_OWN.match(line):  # what it says at length, FedShield's lines say in short
+                        continue
+                    seen += 1
+                    if seen > printed:
+                        console.print(line.rstrip("\n"), markup=False)
+            except queue.Empty:
+                ended = False
+            finally:
+                process.kill()
+        return max(seen, printed), ended
 
     def _call(self, *arguments: str) -> str:
         try:
@@ -158,7 +188,7 @@ def register(control: Control, keys: Path, patience: float) -> list[Path]:
     """
     found = sorted(keys.glob("*.pub"))
     if not found:
-        raise FedShieldError(f"--keys {keys}: no *.pub in it; give the folder operator/clients of fedshield certs")
+        raise FedShieldError(f"{keys}: no *.pub in it; give the folder operator/clients of fedshield certs")
     with control:
         control.wait(patience)
         for key in found:
@@ -185,12 +215,40 @@ def submit(settings: Flat, control: Control, app: Path, console: Console, patien
         control.wait(patience)
         run = control.start(app, settings)
         console.print(f"Run {run} at {control.address}", markup=False)
-        status = control.follow(run, console, max(patience, _LOST_SECONDS))
+        try:
+            status = control.follow(run, console, max(patience, _LOST_SECONDS))
+        except KeyboardInterrupt:
+            console.print(f"Run {run} goes on at {control.address}; flwr stop {run} ends it there", markup=False)
+            raise
     if status != "finished:completed":
         raise FedShieldError(f"run {run}: {status}; the reason is in the log above")
 
 
+def _toml(settings: Flat) -> str:
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in settings.items())
+
+
+def _lines(stream: Iterable[str], silence: float) -> Iterator[str]:
+    """Yield lines as they come.
+
+    Raises:
+        queue.Empty: none came for ``silence`` seconds.
+    """
+    arrived: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in stream:
+            arrived.put(line)
+        arrived.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    yield from iter(lambda: arrived.get(timeout=silence), None)
+
+
 def _last_line(text: str) -> str:
     """Return what a command has said in the end, without the box that Flower draws around it."""
-    lines: list[Any] = [line.strip(" │\t") for line in text.splitlines() if not set(line) <= set("─╭╮╰╯ ")]
-    return next((line for line in reversed(lines) if line), "no output")
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        text = json.loads(text)["error-message"]
+    lines = [line.strip(" │\t") for line in text.splitlines() if not set(line) <= set("─╭╮╰╯ ")]
+    useful = [line for line in lines if line and not line.startswith("For more information, visit:")]
+    return useful[-1] if useful else "no output"
