@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_LONGEST = 500  # letters of what somebody else has said
+
 
 class FedShieldError(Exception):
     """A mistake or a lack that the user can mend.
@@ -26,3 +28,9 @@ def explain_os_errors(path: Path) -> Iterator[None]:
         else:
             hint = "check the path and the free disk space"
         raise FedShieldError(f"{path}: {error.strerror or error}; {hint}") from error
+
+
+def in_one_line(words: str) -> str:
+    """Return what somebody else has said as a log takes it that is read by lines, and a terminal that obeys escapes."""
+    shown = " ".join("".join(letter if letter.isprintable() else " " for letter in words).split())
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} ..."

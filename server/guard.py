@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from common.records import ENGINE_RECORD
 
 _METRICS = {"num-examples", "loss", "seconds"}
+_LARGEST_METRIC = 1e12  # beyond it one client's loss would be the round's
 
 
 class RefusedError(Exception):
@@ -108,7 +109,7 @@ def _check_metrics(metrics: dict[str, object], examples: int) -> None:
     if set(metrics) != _METRICS:
         raise RefusedError(f"metrics are {sorted(metrics)}, expected {sorted(_METRICS)}")
     for name, value in metrics.items():
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise RefusedError(f"metric {name} is {value}, expected a finite number")
+        if not isinstance(value, int | float) or not abs(value) < _LARGEST_METRIC:
+            raise RefusedError(f"metric {name} is {value}, expected a finite number below {_LARGEST_METRIC:g}")
     if metrics["num-examples"] != examples:
         raise RefusedError(f"num-examples is {metrics['num-examples']}, expected {examples}")

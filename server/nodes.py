@@ -9,11 +9,13 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from common.config import FederationConfig
-from common.errors import FedShieldError
+from common.errors import FedShieldError, in_one_line
 
 log = logging.getLogger("fedshield")
 
 _POLL_SECONDS = 0.5
+_ASK_SECONDS = 60.0  # for one question at the start; a client that loads its data for longer is asked again
+_SILENT = "a client that was asked who it is did not answer in time"
 
 
 class Roster:
@@ -32,6 +34,8 @@ class Roster:
         self._client_of: dict[int, int] = {}  # of every node that has said so, in the order of asking
         self._present: dict[int, int] = {}  # client -> node
         self._troubles: dict[int, str] = {}  # node -> why no client of this run is on it, as of now
+        self._silences: dict[int, int] = {}  # node -> how often it has not answered, of those without a client
+        self._meetings = 0
 
     def node(self, client: int) -> int | None:
         """Return the node of a client, or None when it is not connected, as far as is known."""
@@ -45,44 +49,49 @@ class Roster:
     def gather(self) -> None:
         """Wait until all clients are there and ready; go on without some if ``federation.min-fraction`` allows it.
 
-        The question also makes every client load its data, so that a lack shows before the first round.
+        The question also makes every client load its data, so that a lack shows before the first round. Nodes that are
+        not there yet are waited for ``federation.node-wait-seconds``; those that are there and silent, which may be
+        loading, as long as well, or ``federation.client-timeout-seconds`` if the run cannot begin without them.
 
         Raises:
-            FedShieldError: too few clients after ``federation.node-wait-seconds``.
+            FedShieldError: too few clients.
         """
         wanted = self._federation.clients
-        deadline = time.monotonic() + self._federation.node_wait_seconds
-        patience = self._federation.client_timeout_seconds
-        found = self.meet(patience)
-        while len(self._present) < wanted and found < wanted and time.monotonic() < deadline:
+        enough = math.ceil(self._federation.min_fraction * wanted - 1e-9)
+        start = time.monotonic()
+        missing = list(range(wanted))
+        found = 0
+        while True:
+            found = self._meet(min(self._federation.client_timeout_seconds, _ASK_SECONDS), insist=True)
+            missing = [client for client in range(wanted) if client not in self._present]
+            begin = wanted - len(missing) >= enough
+            short, long = self._federation.node_wait_seconds, self._federation.client_timeout_seconds
+            silent = any(self._silences.values())
+            patience = long if silent and not begin else short if silent or found < wanted else 0
+            if not missing or time.monotonic() - start >= patience:
+                break
             time.sleep(_POLL_SECONDS)
-            found = self.meet(patience)
-        missing = [client for client in range(wanted) if client not in self._present]
-        if wanted - len(missing) < math.ceil(self._federation.min_fraction * wanted - 1e-9):
+        if not begin:
             raise FedShieldError(self._complaint(found, missing))
         for client in missing:
             reason = self.trouble(client).removeprefix(f"client {client}: ")
             log.warning("client %d: %s; the run begins without it", client, reason)
 
-    def meet(self, timeout: float | None = None) -> int:
-        """Look who is connected now, ask those who are not known yet, and return the number of nodes that are there.
+    def meet(self) -> None:
+        """Look who is connected now, and ask those who are not known yet, for ``federation.node-wait-seconds``.
 
-        Args:
-            timeout: for their answers, in seconds; ``federation.node-wait-seconds`` if not given.
+        Those who have been silent n times are asked in every 2^n-th meeting, or they would hold up each round.
         """
-        timeout = self._federation.node_wait_seconds if timeout is None else timeout
+        self._meet(self._federation.node_wait_seconds)
+
+    def _meet(self, timeout: float, insist: bool = False) -> int:
+        """Look and ask, also those who have been silent if ``insist``; return how many nodes are there."""
+        self._meetings += 1
         online = set(self._grid.get_node_ids())
         strangers = sorted(online - self._client_of.keys())
-        silent = "a client that was asked who it is did not answer in time"
-        self._troubles = {node: self._troubles.get(node, silent) for node in strangers}
-        gone = 0  # nodes that Flower lists for a minute after they have died; they may be about to come back
-        queries = [Message(RecordDict(), node, MessageType.QUERY) for node in strangers]
-        for reply in self._grid.send_and_receive(queries, timeout=timeout) if queries else ():
-            asked = {query.metadata.message_id: query.metadata.dst_node_id for query in queries}
-            node = asked.get(reply.metadata.reply_to_message_id)
-            if node is not None:
-                gone += reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
-                self._hear(node, reply)
+        self._troubles = {node: self._troubles.get(node, _SILENT) for node in strangers}
+        self._silences = {node: self._silences.get(node, 0) for node in strangers}
+        gone = self._ask([n for n in strangers if insist or self._meetings % 2 ** self._silences[n] == 0], timeout)
         self._present = {}
         for node, client in self._client_of.items():
             if node in online and self._present.setdefault(client, node) != node:
@@ -90,10 +99,27 @@ class Roster:
                 log.warning("%s", self._troubles[node])
         return len(online) - gone
 
+    def _ask(self, nodes: list[int], timeout: float) -> int:
+        """Ask nodes who is there; return how many are gone, which Flower lists for a minute after they have died."""
+        gone = 0
+        queries = [Message(RecordDict(), node, MessageType.QUERY) for node in nodes]
+        for reply in self._grid.send_and_receive(queries, timeout=timeout) if queries else ():
+            asked = {query.metadata.message_id: query.metadata.dst_node_id for query in queries}
+            node = asked.get(reply.metadata.reply_to_message_id)
+            if node is not None:
+                nodes.remove(node)
+                self._silences[node] = 0
+                gone += reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
+                self._hear(node, reply)
+        for node in nodes:
+            self._silences[node] += 1
+        return gone
+
     def _hear(self, node: int, reply: Message) -> None:
         """Take down who is on a node, or why nobody is."""
         if reply.has_error():
-            self._troubles[node] = reply.error.reason or f"a client could not start (error {reply.error.code})"
+            reason = in_one_line(reply.error.reason or "")
+            self._troubles[node] = reason or f"a client could not start (error {reply.error.code})"
             return
         try:
             answer = reply.content.metric_records["metrics"]

@@ -4,6 +4,7 @@ The guard has passed what they get; counters are averaged apart, since Flower wo
 everything else in the distances of Krum.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from common.config import StrategyConfig
 from common.errors import FedShieldError
 from common.records import to_record, to_state
 from server.average import RunningMean
+
+log = logging.getLogger("fedshield")
 
 
 @dataclass(frozen=True)
@@ -55,18 +58,28 @@ class RobustMean:
         self._replies.append(Message(content, 1, MessageType.TRAIN))
 
     def result(self) -> ArrayRecord:
-        """Return the strategy's model.
+        """Return the strategy's model; fewer liars are borne where replies are missing.
+
+        Those that are missing count among the liars: the proofs know clients that fail in any way, and as many as
+        ``malicious`` of them.
 
         Raises:
-            FedShieldError: too few replies for so many liars.
+            FedShieldError: too few replies even without a liar.
         """
-        found, needed = len(self._replies), RULES[self._name].needs(self._malicious)
-        if found < needed:
-            raise FedShieldError(
-                f"strategy.name = {self._name} needs {needed} valid replies for strategy.malicious = "
-                f"{self._malicious}, {found} came; lower strategy.malicious, or choose another strategy"
+        rule, found, malicious = RULES[self._name], len(self._replies), self._malicious
+        while malicious and found < rule.needs(malicious):
+            malicious -= 1
+        if malicious < self._malicious:
+            log.warning(
+                "%d valid replies: strategy.name = %s bears %d liars among them, not strategy.malicious = %d",
+                *(found, self._name, malicious, self._malicious),
             )
-        arrays, _ = RULES[self._name].make(found, self._malicious).aggregate_train(0, self._replies)
+        if found < rule.needs(malicious):
+            raise FedShieldError(
+                f"strategy.name = {self._name} needs {rule.needs(malicious)} valid replies, {found} came; raise "
+                "federation.min-fraction, or choose another strategy"
+            )
+        arrays, _ = rule.make(found, malicious).aggregate_train(0, self._replies)
         if arrays is None:
             raise FedShieldError(f"strategy.name = {self._name}: Flower's strategy made no model of {found} replies")
         state = to_state(arrays) | to_state(self._counters.result())

@@ -6,11 +6,9 @@ from typing import Any
 
 from flwr.app import MetricRecord
 
-from common.errors import FedShieldError
+from common.errors import FedShieldError, in_one_line
 
 log = logging.getLogger("fedshield")
-
-_REASON_LENGTH = 500
 
 
 class Tally:
@@ -32,12 +30,12 @@ class Tally:
         self.metrics[client] = metrics
         self._norms[client] = norm
         if first_failure is not None:
-            self._retried[client] = _in_one_line(first_failure)
+            self._retried[client] = in_one_line(first_failure)
             log.warning("round %d: client %d ran again: %s", self._round, client, self._retried[client])
 
     def refuse(self, client: int, reason: str) -> None:
         """Note that a client is left out."""
-        self.refused[client] = _in_one_line(reason.removeprefix(f"client {client}: "))
+        self.refused[client] = in_one_line(reason.removeprefix(f"client {client}: "))
         log.warning("round %d: client %d left out: %s", self._round, client, self.refused[client])
 
     def require(self, enough: int, asked: int) -> None:
@@ -68,9 +66,3 @@ class Tally:
             "refused": {str(client): reason for client, reason in self.refused.items()},
             "retried": {str(client): reason for client, reason in self._retried.items()},
         }
-
-
-def _in_one_line(reason: str) -> str:
-    """Return a reason as a log takes it that is read by lines: the words may be a client's."""
-    words = " ".join(reason.split())
-    return words if len(words) <= _REASON_LENGTH else f"{words[:_REASON_LENGTH]} ..."

@@ -51,9 +51,9 @@ def test_the_reason_of_a_client_is_kept_while_it_does_not_answer() -> None:
     broken = tiny_config(data__name="folder", data__root="/nowhere")
     grid = ComingAndGoing(broken, InProcess())
     found = roster(grid, tiny_config())
-    found.meet(10)
+    found.meet()
     grid.silent = True
-    found.meet(10)
+    found.meet()
     assert grid.asked == 20
     assert found.trouble(3).startswith("client 3: data.root: no folder /nowhere/train; ")
 
@@ -107,6 +107,65 @@ class ComingAndGoing(LocalGrid):
         return [] if self.silent else super().send_and_receive(messages, timeout=timeout)
 
 
+class Deaf(ComingAndGoing):
+    """A grid one of whose nodes takes questions and never answers."""
+
+    deaf = -1
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        messages = list(messages)
+        heard = [message for message in messages if message.metadata.dst_node_id != self.deaf]
+        self.asked += len(messages) - len(heard)
+        return LocalGrid.send_and_receive(self, heard, timeout=timeout)
+
+
+def test_a_node_that_never_answers_holds_up_neither_the_start_nor_each_round() -> None:
+    config = tiny_config(federation__min_fraction=0.8, federation__node_wait_seconds=1)
+    grid = Deaf(config, InProcess())
+    grid.deaf = list(grid.get_node_ids())[4]
+    found = roster(grid, config)
+    found.gather()
+    assert grid.asked <= 4  # every half second for federation.node-wait-seconds, not for client-timeout-seconds
+    assert [client for client in range(10) if found.node(client) is None] == [4]
+    grid.asked = 0
+    for _ in range(64):
+        found.meet()
+    assert grid.asked <= 6  # as many as 64 has powers of two
+    grid.deaf = -1
+    for _ in range(64):
+        found.meet()
+    assert found.node(4) is not None
+
+
+def test_a_run_that_cannot_begin_without_a_silent_client_waits_for_it() -> None:
+    config = tiny_config(federation__node_wait_seconds=0, federation__client_timeout_seconds=3)
+    grid = Deaf(config, InProcess())
+    grid.deaf = list(grid.get_node_ids())[4]
+    with pytest.raises(FedShieldError, match=r"^client 4 of 10 is missing: a client that was asked who it is did not"):
+        roster(grid, config).gather()
+    assert 3 <= grid.asked <= 7
+
+
+@pytest.mark.parametrize("words", ["broken\nround 1/8  natural 99.0 %", "broken\x1b[2J\x07", "b" * 10_000])
+def test_what_a_client_says_is_one_short_line_of_letters(words: str) -> None:
+    config = tiny_config()
+    grid = LocalGrid(config, Failing(words))
+    with pytest.raises(FedShieldError) as caught:
+        roster(grid, config).gather()
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
+
+
+class Failing(InProcess):
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words = words
+
+    def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
+        for job in jobs:
+            yield Message(Error(0, self.words), reply_to=job.message), job.context.state
+
+
 def test_a_run_begins_without_a_client_and_takes_it_when_it_comes(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("fedshield").propagate = True
     config = tiny_config(federation__min_fraction=0.8, federation__node_wait_seconds=1)
@@ -119,14 +178,14 @@ def test_a_run_begins_without_a_client_and_takes_it_when_it_comes(caplog: pytest
     assert found.trouble(4) == "not connected"
     assert "client 4: not connected; the run begins without it" in caplog.text
     grid.away = frozenset()
-    found.meet(1)
+    found.meet()
     assert found.node(4) == late
     assert grid.asked == 10
     grid.away = frozenset({late})
-    found.meet(1)
+    found.meet()
     assert found.node(4) is None
     grid.away = frozenset()
-    found.meet(1)
+    found.meet()
     assert found.node(4) == late
     assert grid.asked == 10  # nobody is asked twice
 
@@ -143,7 +202,7 @@ def test_the_first_of_two_nodes_that_claim_one_number_keeps_it(caplog: pytest.Lo
     grid.away = frozenset()
     grid._contexts[rival].node_config["partition-id"] = 3
     for _ in range(2):
-        found.meet(1)
+        found.meet()
         assert (found.node(3), found.node(7)) == (nodes[3], None)
     line = "client 3: is there on another node already; give each its own number"
     assert line in caplog.text

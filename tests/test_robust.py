@@ -1,5 +1,6 @@
 """Robust strategies: Flower's own results, by hand and bit for bit, and counters that have no say."""
 
+import logging
 from collections.abc import Sequence
 from typing import get_args
 
@@ -106,9 +107,22 @@ def test_liars_that_agree_do_not_win_where_the_mean_loses() -> None:
         assert np.abs(weight - 1).max() < 0.5, name
 
 
-def test_too_few_replies_for_so_many_liars_end_the_run() -> None:
-    with pytest.raises(FedShieldError, match=r"^strategy\.name = bulyan needs 7 valid replies for .* = 1, 5 came"):
-        result("bulyan", 1, [record([value]) for value in range(5)])
+def test_missing_replies_count_among_the_liars(caplog: pytest.LogCaptureFixture) -> None:
+    """Ten clients bear three liars by Krum's 2 f + 3 <= n; with eight replies two of them may still lie."""
+    logging.getLogger("fedshield").propagate = True
+    records = [record([value]) for value in (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 9.0, 9.0)]
+    assert result("multi-krum", 3, records)["weight"].numpy() == pytest.approx([1.25])
+    assert (
+        "8 valid replies: strategy.name = multi-krum bears 2 liars among them, not strategy.malicious = 3"
+        in caplog.text
+    )
+
+
+def test_too_few_replies_even_without_a_liar_end_the_run() -> None:
+    with pytest.raises(
+        FedShieldError, match=r"^strategy\.name = bulyan needs 3 valid replies, 2 came; raise federation"
+    ):
+        result("bulyan", 1, [record([value]) for value in range(2)])
 
 
 def test_a_strategy_that_cannot_stand_so_many_liars_is_refused_at_once() -> None:

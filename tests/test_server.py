@@ -208,6 +208,10 @@ ARCHIVE, HUGE = _archive.getvalue(), _huge.getvalue()
             lambda: reply(0, metrics={**GOOD, "num-examples": [10]}),
             "metric num-examples is [10], expected a finite number",
         ),
+        (
+            lambda: reply(0, metrics={**GOOD, "loss": 1e300}),
+            "metric loss is 1e+300, expected a finite number below 1e+12",
+        ),
         (lambda: reply(0, metrics={**GOOD, "loss": float("inf")}), "metric loss is inf, expected a finite number"),
         (lambda: reply(0, metrics={**GOOD, "extra": 1}), "metrics are ['extra', 'loss', 'num-examples', 'seconds']"),
         (lambda: reply(0, metrics={"loss": 1.0}), "metrics are ['loss'], expected"),
