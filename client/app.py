@@ -14,7 +14,7 @@ def _name_mistakes(message: Message, context: Context, call_next: ClientAppCalla
     try:
         return call_next(message, context)
     except FedShieldError as error:
-        reason = f"client {context.node_config['partition-id']}: {error}"
+        reason = f"client {context.node_config.get('partition-id', '?')}: {error}"
         return Message(Error(code=0, reason=reason), reply_to=message)
 
 

@@ -17,9 +17,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from client.arguments import check_arguments
 from client.ended import forget_messages_of_ended_runs
 from client.handover import ORIGINAL, PLACE
 from client.resident import lives, paths
+from common.errors import FedShieldError
 
 _COMMAND = "flwr-clientapp"
 _POLL_SECONDS = 1.0
@@ -29,6 +31,10 @@ def supernode() -> None:
     """Entry point of ``fedshield-supernode``."""
     from flwr.supernode.cli import flower_supernode
 
+    try:
+        check_arguments(sys.argv[1:])
+    except FedShieldError as error:
+        sys.exit(f"fedshield-supernode: {error}")
     forget_messages_of_ended_runs()
     ours, original = shutil.which("fedshield-clientapp"), shutil.which(_COMMAND)
     if sys.platform != "linux" or ours is None or original is None:

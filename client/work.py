@@ -5,6 +5,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 
+from client.arguments import client_number
 from client.session import Examples, session_for
 from common.errors import FedShieldError
 from common.flat import Flat
@@ -15,7 +16,7 @@ NodeConfig = Mapping[str, Any]
 
 def enlist(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> RecordDict:
     """Tell which client this is, and how many images it has, once they are ready."""
-    client = int(node_config["partition-id"])
+    client = client_number(node_config, int(run_config["federation.clients"]))
     own, _ = session_for(run_config, _place(node_config)).prepare(client)
     return RecordDict({"metrics": MetricRecord({"partition-id": client, "num-examples": len(own.labels)})})
 
@@ -27,7 +28,7 @@ def train(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> Rec
     if "shared-digest" in order:
         shared = _shared_data(content.array_records.get("shared"), str(order["shared-digest"]))
     arrays, result = session_for(run_config, _place(node_config)).train(
-        int(node_config["partition-id"]),
+        client_number(node_config),
         int(order["server-round"]),  # type: ignore[arg-type]
         content.array_records["arrays"],
         shared,

@@ -3,16 +3,20 @@
 # any there are no keys to register.
 set -e
 link="--superlink superlink:8000"
-if [ -e /federation/refused ]; then
+complain() {
     touch /tmp/ready
     sleep 20 # Compose shows no log before it has started all containers
-    cat /federation/refused >&2
+    cat "$1" >&2
     exit 1
-fi
-[ $# -eq 0 ] || fedshield register /federation/clients $link "$@"
+}
+[ ! -e /federation/refused ] || complain /federation/refused
+# shellcheck disable=SC2086  # two words
+[ $# -eq 0 ] || fedshield register /federation/clients $link "$@" 2>/tmp/said || complain /tmp/said
 touch /tmp/ready
 # Ten clients share this machine's cores: with a thread on every core each, they would mostly wait for one another. A
-# round goes on without the clients that are lost in it, as long as half of them answer.
+# round goes on without the clients that are lost in it, as long as half of them answer; all are waited for at the start,
+# which takes minutes where they come up beside other work.
 # shellcheck disable=SC2086  # a preset, and keys
-exec fedshield submit $link "$@" --app /app --set threads=1 --set federation.min-fraction=0.5 $FEDSHIELD_RUN \
+exec fedshield submit $link "$@" --app /app --set threads=1 --set federation.min-fraction=0.5 \
+    --set federation.node-wait-seconds=300 $FEDSHIELD_RUN \
     --set data.name=split --set data.root=/federation --set results.dir=/runs --set results.prometheus-port=9464

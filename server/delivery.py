@@ -141,9 +141,12 @@ class PromptGrid(Grid):
                 raise ValueError(f"more than {limit} bytes")
             return content
 
-        contents = pull_objects([part.object_id for part in iterate_object_tree(tree)], pull_counted)
-        request = ConfirmMessageReceivedRequest(node=self._grid.node, run_id=run_id, message_object_id=tree.object_id)
-        client.ConfirmMessageReceived(request)
+        try:
+            contents = pull_objects([part.object_id for part in iterate_object_tree(tree)], pull_counted)
+        finally:  # what is too large to be fetched must not stay in the database either
+            client.ConfirmMessageReceived(
+                ConfirmMessageReceivedRequest(node=self._grid.node, run_id=run_id, message_object_id=tree.object_id)
+            )
         if _unpacked_size(contents) > limit:
             raise ValueError(f"unpacks to more than {limit} bytes")
         reply = inflate_object_from_contents(tree.object_id, contents)

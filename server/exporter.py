@@ -48,6 +48,7 @@ class Exporter:
         self._done.set(record["round"])
         self._seconds.set(record["seconds"])
         self._loss.set(record["loss"])
+        self._client_seconds.clear()  # of clients that this round was without
         for client, reply in record.get("clients", {}).items():
             self._client_seconds.labels(client).set(reply["seconds"])
         for client in record.get("refused", ()):

@@ -49,6 +49,7 @@ class Wire:
         self.ttl: list[float] = []
         self.messages: list[Message] = []
         self.sent: dict[str, Message] = {}
+        self.confirmed: list[str] = []  # what need not be kept any more
 
     def PushMessages(self, request: PushAppMessagesRequest) -> PushAppMessagesResponse:
         self.ttl = [message.metadata.ttl for message in request.messages_list]
@@ -78,7 +79,8 @@ class Wire:
             self.withheld.wait(60)
         return PullObjectResponse(object_found=True, object_available=True, object_content=content)
 
-    def ConfirmMessageReceived(self, _: ConfirmMessageReceivedRequest) -> ConfirmMessageReceivedResponse:
+    def ConfirmMessageReceived(self, request: ConfirmMessageReceivedRequest) -> ConfirmMessageReceivedResponse:
+        self.confirmed.append(request.message_object_id)
         return ConfirmMessageReceivedResponse()
 
 
@@ -148,8 +150,10 @@ def huge(message: Message) -> Message:
 
 def test_a_broken_reply_costs_its_client_alone() -> None:
     acts = [well, garbled, from_another, failed, bomb, huge]
-    replies = {reply.metadata.src_node_id: reply for _, reply in ask(Wire(acts))}
+    wire = Wire(acts)
+    replies = {reply.metadata.src_node_id: reply for _, reply in ask(wire)}
     assert sorted(replies) == [1, 2, 3, 4, 5, 6]
+    assert len(set(wire.confirmed)) == 6  # or what a liar sends would fill the SuperLink's disk
     for node in (1, 3):
         assert replies[node].content.metric_records["metrics"]["node"] == node
         values = replies[node].content.array_records["arrays"]["weight"].numpy()

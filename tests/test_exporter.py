@@ -33,13 +33,16 @@ def test_prometheus_reads_the_last_round_of_a_run(tmp_path: Path) -> None:
 def test_refusals_are_counted_by_client() -> None:
     (port,) = free_ports(1)
     exporter = Exporter(port)
-    round_ = {"seconds": 1.0, "loss": 2.0, "clients": {}, "evaluation": None}
+    round_ = {"seconds": 1.0, "loss": 2.0, "evaluation": None}
     for number, refused in enumerate(({"3": "no reply in time"}, {}, {"3": "died", "4": "died"}), 1):
-        exporter.after_round({**round_, "round": number, "refused": refused})
+        clients = {client: {"seconds": 1.5} for client in {"3", "4", "5"} - refused.keys()}
+        exporter.after_round({**round_, "round": number, "refused": refused, "clients": clients})
     with urlopen(f"http://127.0.0.1:{port}/metrics") as page:
         lines = page.read().decode().splitlines()
     assert 'fedshield_client_refused_rounds{client="3"} 2.0' in lines
     assert 'fedshield_client_refused_rounds{client="4"} 1.0' in lines
+    seconds = [line for line in lines if line.startswith("fedshield_client_seconds{")]
+    assert seconds == ['fedshield_client_seconds{client="5"} 1.5']
 
 
 def test_a_port_that_is_taken_is_one_line() -> None:
