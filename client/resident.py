@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -58,8 +59,9 @@ def ask(
     patience = float(run_config["federation.client-timeout-seconds"])
     with connection:
         try:
-            connection.send((task, content, dict(run_config), dict(node_config)))
-            if not connection.poll(patience):
+            if not _send(connection, (task, content, dict(run_config), dict(node_config)), patience) or (
+                not connection.poll(patience)
+            ):
                 _end(place)
                 raise FedShieldError(f"no result within federation.client-timeout-seconds = {patience:g}")
             how, what = connection.recv()
@@ -71,6 +73,17 @@ def ask(
         raise RuntimeError(what)
     done: RecordDict = what
     return done
+
+
+def _send(connection: Connection, message: object, patience: float) -> bool:
+    """Send a message; tell whether the other side has taken it in time: one that hangs takes what its buffer holds."""
+    with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(patience), 0))
+    try:
+        connection.send(message)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _place(supernode: int) -> Path:

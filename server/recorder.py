@@ -17,7 +17,7 @@ from common.setup import make_model
 from server.checkpoint import chosen_model, read_checkpoint
 from server.evaluate import evaluate_finally, evaluate_on
 from server.rundir import RunDir
-from server.stored import FEDERATION
+from server.stored import DEPLOYED, FEDERATION
 from server.watchers import Watchers
 
 log = logging.getLogger("fedshield")
@@ -90,6 +90,8 @@ class Recorder:
         line += f"loss {report['loss']:.3f}  {_turnout(report)}{seconds:.1f} s"
         event = {"event": "round", **record}
         log.info("%s %d/%d  %s", self.run.kind.unit, number, self.run.total, line, extra={"event": event})
+        if self.run.kind == DEPLOYED:
+            log.info("%s", _seconds(report))
         self._watchers.after_round(record)
         return evaluation
 
@@ -136,3 +138,8 @@ def _turnout(report: dict[str, Any]) -> str:
     slowest = max(clients, key=lambda client: clients[client]["seconds"])
     asked = len(clients) + len(report["refused"])
     return f"{len(clients)}/{asked} clients (slowest: {slowest}, {clients[slowest]['seconds']:.1f} s)  "
+
+
+def _seconds(report: dict[str, Any]) -> str:
+    """Return how long each client has trained, for those who watch real ones."""
+    return "clients  " + "  ".join(f"{number}: {found['seconds']:.1f} s" for number, found in report["clients"].items())

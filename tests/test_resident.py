@@ -24,12 +24,13 @@ sys.stdin.readline()
 # One of Flower's processes for one message. It tells how the task ended, and whether it had to import torch.
 MESSAGE = """
 import json, sys
-from flwr.app import RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from client import resident
 from common.errors import FedShieldError
 name, run_config, node_config = json.loads(sys.argv[1])
 try:
-    content = resident.ask(name, RecordDict(), run_config, node_config)
+    model = RecordDict({"bulk": ConfigRecord({"bulk": bytes(node_config.get("bulk", 0))})})
+    content = resident.ask(name, model, run_config, node_config)
     found = dict(content.metric_records["metrics"])
 except FedShieldError as error:
     found = {"mistake": str(error)}
@@ -101,15 +102,18 @@ def test_one_process_serves_all_messages_and_ends_with_its_supernode(temp: Path)
 
 def test_a_process_that_hangs_is_ended_at_the_deadline_and_replaced(temp: Path) -> None:
     patient = {**CONFIG, "federation.client-timeout-seconds": 3}
-    task = {"partition-id": 3}
-    process = supernode(temp, [("enlist", CONFIG, task), ("enlist", patient, task), ("enlist", CONFIG, task)])
-    assert answer(process)["num-examples"] == 16
-    (pid,) = residents(temp)
-    os.kill(pid, signal.SIGSTOP)
-    assert answer(process)["mistake"] == "no result within federation.client-timeout-seconds = 3"
-    until_gone(pid)
-    assert answer(process)["num-examples"] == 16
-    assert residents(temp) != [pid]
+    task, model = {"partition-id": 3}, {"partition-id": 3, "bulk": 10**7}  # more than a socket's buffer holds
+    asked = [("enlist", CONFIG, task), ("enlist", patient, task), ("enlist", CONFIG, task), ("enlist", patient, model)]
+    process = supernode(temp, asked)
+    pids = []
+    for _ in range(2):
+        assert answer(process)["num-examples"] == 16
+        (pid,) = residents(temp)
+        os.kill(pid, signal.SIGSTOP)
+        assert answer(process)["mistake"] == "no result within federation.client-timeout-seconds = 3"
+        until_gone(pid)
+        pids.append(pid)
+    assert pids[0] != pids[1]
     process.communicate("\n")
 
 
