@@ -177,7 +177,7 @@ class Control:
 
 
 _FLWR = [sys.executable, "-c", "from flwr.cli.app import app; app()"]
-_FLOWERS_OWN = re.compile(r"^\x1b\[\d+m(INFO|DEBUG) ")
+_FLOWERS_OWN = re.compile(r"\x1b\[\d+m(INFO|DEBUG) |Using SuperLink: |Successfully installed ")
 
 
 def register(control: Control, keys: Path, patience: float) -> list[Path]:

@@ -23,6 +23,7 @@ import pathlib, sys, time
 count = pathlib.Path({count!r})
 times = int(count.read_text())
 count.write_text(str(times + 1))
+print("Using SuperLink: it (localhost:1)")
 print("\\x1b[92mINFO \\x1b[0m:  Flower's own")
 for number in range(2 if times == 0 else 4):
     print("line", number)
