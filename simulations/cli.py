@@ -96,7 +96,7 @@ def run(
     fedshield run cpu-cifar10 --set seed=2           a preset, with another seed
     fedshield run my.toml --engine ray --workers 4   four clients at a time
     fedshield run --resume runs/NAME                 go on after Ctrl-C or a crash
-    fedshield run --json | jq .evaluation.worst      figures for a program
+    fedshield run --json | jq 'select(.event == "round").evaluation.worst.value'
     """
     output = output_of(quiet, json)
     config = new_or_stored(file, set_, results, name, resume, "federation")
@@ -181,7 +181,11 @@ def evaluate(
 
 @app.command()
 def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
-    """Show how many images of each class every client has, as a table and a figure."""
+    """Show how many images of each class every client has, as a table and a figure.
+
+    fedshield partitions
+    fedshield partitions cpu-cifar10 --set partition.scheme=iid
+    """
     log_to(console)
     config = parse_config(resolve(file, set_ or [], default_config()))
     from common.holdings import describe_partition
@@ -238,7 +242,11 @@ def sweep(
 def tables(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's directory, or its name in results.dir.")],
 ) -> None:
-    """Show a study's tables, and draw its figures, from its results alone."""
+    """Show a study's tables, and draw its figures, from its results alone.
+
+    fedshield tables cpu-sharing             the study of that name in results.dir
+    fedshield tables docs/results/cpu-sharing
+    """
     from simulations.study_plots import plot_study
     from simulations.study_tables import find_results, make_tables, write_tables
 
