@@ -93,11 +93,13 @@ def explain_own(key: str, reference: str) -> Iterator[None]:
         yield
     except FedShieldError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a file that calls sys.exit() would end the command without a word
         place = own_file(reference)
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(place)]
         if isinstance(error, SyntaxError) and error.filename == str(place):
             lines.append(error.lineno)
         where = f"{place}, line {lines[-1]}" if lines else str(place)
         told = str(error).strip().split("\n")[0]
+        if isinstance(error, SystemExit):
+            told = f"sys.exit({told}) would end the whole run; raise an exception instead"
         raise FedShieldError(f"{key} = {reference}: {where}: {type(error).__name__}: {told}") from error

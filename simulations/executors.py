@@ -45,7 +45,7 @@ def run_client(message: Message, context: Context) -> Outcome:
 
     try:
         return app(message, context), context.state
-    except Exception as error:  # any bug of a client must not end the others' round
+    except (Exception, SystemExit) as error:  # any bug of a client must not end the others' round
         return failure(message, f"{type(error).__name__}: {error}"), context.state
 
 

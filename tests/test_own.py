@@ -114,6 +114,8 @@ OWN = ("model.name", "loss.name", "attack.name")
     [
         ("def it(:\n", "line 1: SyntaxError: invalid syntax"),
         ("x = 1\ny = x / 0\n", "line 2: ZeroDivisionError: division by zero"),
+        ("import sys\nsys.exit()\n", r"line 2: SystemExit: sys.exit\(\) would end the whole run; raise"),
+        ("def it(classes):\n    exit(3)\n", r"line 2: SystemExit: sys.exit\(3\) would end"),
         ("import no_such_package\n", "line 1: ModuleNotFoundError: No module named 'no_such_package'"),
         ("def that(): ...\n", "has no function it; it has that"),
         ("it = 3\n", "has no function it; it has none"),
@@ -127,6 +129,16 @@ def test_a_mistake_in_the_file_is_one_line_with_its_place(tmp_path: Path, code: 
     with pytest.raises(FedShieldError, match=f"model.name = {reference}: .*{told}") as caught:
         build_model(reference, 10, 8, "relu", True, 1)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_exits_ends_the_command_with_a_line_and_ctrl_c_stays_ctrl_c(tmp_path: Path) -> None:
+    reference = write(tmp_path, "raise SystemExit(0)")
+    done = type_in(["fedshield", "run", "--set", f"model.name={reference}"], tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "mine.py, line 1: SystemExit" in done.stderr
+    write(tmp_path, "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load_own("key", reference)
 
 
 def test_a_network_that_does_not_fit_the_images_is_told_before_training(tmp_path: Path) -> None:
