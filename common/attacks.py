@@ -15,6 +15,7 @@ from common.own import explain_own, is_own, load_own
 Attack = Callable[[Tensor, Tensor], Tensor]
 """(images [B,3,H,W] in [0, 1], labels [B]) -> adversarial images, same shape and range."""
 
+OF_EVALUATION = "attack of the evaluation"  # names one in messages; one of training is named by its key
 _ROUNDING = 1e-6  # of a pixel, in float32
 _STEPS = re.compile(r"(.+?)-(\d+)(?:x(\d+))?")
 
@@ -54,7 +55,7 @@ def attack_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def build_attack(name: str, model: nn.Module, threat: Threat, classes: int = 10) -> Attack:
+def build_attack(name: str, model: nn.Module, threat: Threat, classes: int = 10, key: str = "attack.name") -> Attack:
     """Return the attack on ``model``, which sees the model's weights as they are at each call.
 
     Args:
@@ -62,11 +63,12 @@ def build_attack(name: str, model: nn.Module, threat: Threat, classes: int = 10)
         model: from pixels in [0, 1] to logits.
         threat: budget and steps.
         classes: number of logits, for the attacks that aim at each class in turn.
+        key: where the attack was named, for messages.
     """
     if name == "none":  # nothing to guard the model from, and small networks would feel it
         return lambda images, labels: images
     if is_own(name):
-        return _own(name, model, threat, classes)
+        return _own(name, model, threat, classes, key)
     attack = ATTACKS[name](model, threat, classes)
     guards = [attack_mode] if name not in _BACKWARD else [attack_mode, _frozen]
 
@@ -86,20 +88,20 @@ def build_attack(name: str, model: nn.Module, threat: Threat, classes: int = 10)
     return perturb
 
 
-def _own(name: str, model: nn.Module, threat: Threat, classes: int) -> Attack:
+def _own(name: str, model: nn.Module, threat: Threat, classes: int, key: str) -> Attack:
     """Return a user's attack; what it makes must lie in the ball."""
-    make = load_own("attack", name)
-    with explain_own("attack", name):
+    make = load_own(key, name)
+    with explain_own(key, name):
         attack = make(model, threat, classes)
 
     def perturb(images: Tensor, labels: Tensor) -> Tensor:
-        with attack_mode(model), _frozen(model), explain_own("attack", name):
+        with attack_mode(model), _frozen(model), explain_own(key, name):
             adversarial: Tensor = attack(images, labels).detach()
             furthest = (adversarial - images).abs().max()
         outside = (adversarial - adversarial.clamp(0, 1)).abs().max()
         if not (furthest <= threat.epsilon + _ROUNDING and outside <= _ROUNDING):  # also where either is not a number
             raise FedShieldError(
-                f"attack = {name}: a pixel moves by {255 * furthest:.4g}/255 and lies {255 * outside:.4g}/255 outside "
+                f"{key} = {name}: a pixel moves by {255 * furthest:.4g}/255 and lies {255 * outside:.4g}/255 outside "
                 f"[0, 1]; epsilon is {255 * threat.epsilon:.4g}/255: clamp what it returns"
             )
         return adversarial

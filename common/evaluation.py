@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.accuracy import Distortion, Evaluation, Mask, Rate
-from common.attacks import AUTOATTACK, MINIMAL, Attack, Threat, attack_mode, build_attack, parse_label
+from common.attacks import AUTOATTACK, MINIMAL, OF_EVALUATION, Attack, Threat, attack_mode, build_attack, parse_label
 from common.errors import FedShieldError
 from common.kept import Kept
 from common.own import is_own, own_digest
@@ -165,7 +165,7 @@ class _Work:
         """
         label, count = label or name, len(self.labels)
         attack, limits = parse_label(label, self.threat)
-        run = build_attack("none" if attack == "natural" else attack, self.model, limits, self.classes)
+        run = build_attack("none" if label == "natural" else attack, self.model, limits, self.classes, OF_EVALUATION)
         place = f"{name}.{own_digest(attack)}" if is_own(attack) else name  # as the file is now
         found = (self.kept and self.kept.load(place)) or {
             "done": np.array(0),

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.accuracy import Evaluation
-from common.attacks import AUTOATTACK, Threat, attack_mode, build_attack, parse_label
+from common.attacks import AUTOATTACK, OF_EVALUATION, Threat, attack_mode, build_attack, parse_label
 from common.seeding import seed_for
 from common.training import pixels
 
@@ -50,7 +50,7 @@ def attack_examples(
     if len(rows):
         name, limits = parse_label(AUTOATTACK[0] if label == "autoattack" else label, threat)
         torch.manual_seed(seed_for(seed, "examples"))
-        adversarial = build_attack(name, model, limits, evaluation.classes)(inputs, targets)
+        adversarial = build_attack(name, model, limits, evaluation.classes, OF_EVALUATION)(inputs, targets)
     attacked = np.zeros(0, np.int64)
     if len(rows):
         with torch.no_grad(), attack_mode(model):

@@ -126,10 +126,11 @@ def check_own(config: RunConfig) -> None:
     Raises:
         FedShieldError: a file is missing, raises, or has no such function.
     """
-    named = {"model.name": config.model.name, "loss.name": config.loss.name, "attack.name": config.attack.name}
-    labels = (*config.evaluate.attacks, *config.evaluate.final_attacks)
-    named |= {f"attack {label}": parse_label(label, threat_of(config))[0] for label in labels}
-    for key, name in named.items():
+    named = [("model.name", config.model.name), ("loss.name", config.loss.name), ("attack.name", config.attack.name)]
+    measured = {"evaluate.attacks": config.evaluate.attacks, "evaluate.final-attacks": config.evaluate.final_attacks}
+    for key, labels in measured.items():
+        named += [(key, parse_label(label, threat_of(config))[0]) for label in labels]
+    for key, name in named:
         if is_own(name):
             load_own(key, name)
 

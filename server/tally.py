@@ -42,10 +42,13 @@ class Tally:
         """End the run if there are fewer than ``enough`` valid replies.
 
         Raises:
-            FedShieldError: with the reasons of all ``asked`` clients that gave none.
+            FedShieldError: with the reasons of all ``asked`` clients that gave none, each reason once.
         """
         if len(self.metrics) < enough:
-            reasons = "; ".join(f"client {client}: {reason}" for client, reason in self.refused.items())
+            clients: dict[str, list[int]] = {}
+            for client, reason in self.refused.items():
+                clients.setdefault(reason, []).append(client)
+            reasons = "; ".join(f"client {', '.join(map(str, those))}: {reason}" for reason, those in clients.items())
             raise FedShieldError(
                 f"round {self._round}: {len(self.metrics)} valid replies of {asked}, federation.min-fraction asks for "
                 f"{enough}: {reasons}"

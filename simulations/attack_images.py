@@ -123,7 +123,7 @@ def _perturb(
         if alive.any():
             name, limits = parse_label(attack, threat)
             torch.manual_seed(seed_for(seed, attack, restart))
-            found = build_attack(name, model, limits, classes)(inputs[alive], targets[alive])
+            found = build_attack(name, model, limits, classes, "--attack")(inputs[alive], targets[alive])
             adversarial[alive] = (255 * found).round() / 255
     return adversarial
 

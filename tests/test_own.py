@@ -1,6 +1,7 @@
 """What a user brings along: networks, training methods and attacks from a Python file, and torchvision's networks."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -226,10 +227,28 @@ def test_a_training_method_must_return_a_loss(tmp_path: Path, returned: str) -> 
         loss(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
 
 
-def test_what_a_training_method_raises_ends_the_run_with_its_line(tmp_path: Path) -> None:
-    reference = write(tmp_path, "def it(model, context):\n    return lambda images, labels: images @ labels\n")
-    with pytest.raises(FedShieldError, match=f"loss.name = {reference}: .*mine.py, line 2: RuntimeError: "):
-        run(tmp_path, "run", loss__name=reference)
+@pytest.mark.parametrize("key", ["loss.name", "attack.name"])
+def test_what_a_loss_or_an_attack_raises_in_training_ends_the_run_with_its_line_once(tmp_path: Path, key: str) -> None:
+    reference = write(tmp_path, "def it(model, *rest):\n    return lambda images, labels: images @ labels\n")
+    place = re.escape(f": client 0, 1, 2, 3, 4, 5, 6, 7, 8, 9: {key} = {reference}: {tmp_path / 'mine.py'}, line 2: RuntimeError: ")
+    with pytest.raises(FedShieldError, match=place) as caught:
+        run(tmp_path, "run", **{key.replace(".", "__"): reference})
+    assert str(caught.value).count("mine.py, line 2") == 1
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["attack.name", "evaluate.attacks", "evaluate.final-attacks"])
+def test_a_file_with_a_mistake_is_named_by_its_key_before_anything_is_trained(tmp_path: Path, key: str) -> None:
+    reference = write(tmp_path, "import no_such_package\n")
+    with pytest.raises(FedShieldError, match=f"^{key} = {reference}: .*, line 1: ModuleNotFoundError: "):
+        run(tmp_path, "run", **{key.replace(".", "__").replace("-", "_"): reference})
+
+
+def test_what_an_attack_raises_in_an_evaluation_is_one_line(tmp_path: Path) -> None:
+    reference = write(tmp_path, "def it(model, *rest):\n    return lambda images, labels: images @ labels\n")
+    place = f"^attack of the evaluation = {reference}: .*, line 2: RuntimeError: "
+    with pytest.raises(FedShieldError, match=place):
+        evaluate(Threshold(), np.full((2, 3, 32, 32), 200, np.uint8), np.array([1, 1]), (reference,), THREAT, 1)
 
 
 def test_torchvisions_networks_are_there_by_name() -> None:
