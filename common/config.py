@@ -282,7 +282,7 @@ class RunConfig(_Table):
     """The whole configuration of a run."""
 
     seed: Natural
-    threads: Natural
+    threads: Annotated[int, Field(ge=0, le=1024)]
     data: DataConfig
     federation: FederationConfig
     partition: PartitionConfig

@@ -1,6 +1,7 @@
 """What the commands take: files, presets, ``--set``, and the options that several of them share."""
 
 import glob
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +30,13 @@ def complete_study(incomplete: str) -> list[str]:
 def complete_key(incomplete: str) -> list[str]:
     """Return the keys of the configuration that begin so."""
     return [f"{key}=" for key in default_config() if key.startswith(incomplete)]
+
+
+def finite(value: float) -> float:
+    """Refuse what Python takes for a number, and a range lets pass: ``nan`` is neither below nor above anything."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
 
 
 FileArgument = Annotated[

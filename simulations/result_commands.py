@@ -9,7 +9,7 @@ import typer
 
 from common.errors import FedShieldError
 from simulations.console import console, log_to
-from simulations.options import RunArgument, parse_attacks
+from simulations.options import RunArgument, finite, parse_attacks
 
 results = typer.Typer()
 
@@ -94,7 +94,7 @@ def attack(
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE ...", help="Pictures, of any size.")],
     attack_: Annotated[str, typer.Option("--attack", help="As in evaluate.attacks.")] = "pgd-20",
-    epsilon: Annotated[float, typer.Option(min=0, max=255, help="Linf radius, in 1/255.")] = 8,
+    epsilon: Annotated[float, typer.Option(min=0, max=255, callback=finite, help="Linf radius, in 1/255.")] = 8,
     label: Annotated[
         str | None,
         typer.Option(help="The pictures' class; else the name of their folder, or what the model takes them for."),

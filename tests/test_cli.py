@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from common.flat import Flat
 from server.stored import read_metrics
-from simulations.cli import main
+from simulations.cli import app, main
 from tests.conftest import TINY
 from tests.test_federation import figures, same, weights
 
@@ -148,6 +149,7 @@ def command_line() -> Iterator[None]:
             "unknown key federation.round (--set federation.round=3); did you mean",
         ),
         (["run", "no-such.toml"], "no-such.toml: no such file; give a TOML file, or one of the presets: cifar10-iid,"),
+        (["run", "--set", "threads=99999999999"], "threads = 99999999999: input should be less than or equal to 1024"),
         (["run", "--set", "model.activation=rleu"], "model.activation = 'rleu': unknown; allowed: relu"),
         (
             ["run", "--engine", "inprocess", "--workers", "2"],
@@ -163,6 +165,7 @@ def command_line() -> Iterator[None]:
             ["run", "--set", "data.max-examples=10", "--set", "partition.scheme=iid"],
             "federation.clients = 10: more clients",
         ),
+        (["evaluate", "nothing", "--epsilons", "0,nan"], "--epsilons 0,nan: write numbers from 0 to 255"),
         (["evaluate", "nothing"], "nothing/config.json: not there; is this a run directory?"),
         (
             ["partitions", "--set", "partition.scheme=pathological", "--set", "partition.classes-per-client=11"],
@@ -201,6 +204,23 @@ def test_wrong_usage_has_a_status_of_its_own(tmp_path: Path) -> None:
     done = fedshield("run", "--engine", "steam", cwd=tmp_path)
     assert done.returncode == 2
     assert "inprocess" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["attack", "run", "cat.png", "--epsilon", "nan"],
+        ["attack", "run", "cat.png", "--epsilon", "inf"],
+        ["evaluate", "run", "--examples", "nan"],
+        ["register", "keys", "--superlink", "localhost:9", "--wait", "nan"],
+        ["submit", "--superlink", "localhost:9", "--wait", "inf"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_no_finite_number_is_wrong_usage(arguments: list[str]) -> None:
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert f"Invalid value for '{arguments[-2]}'" in done.output
 
 
 @pytest.mark.parametrize(
