@@ -59,8 +59,17 @@ def decode_images(paths: Sequence[str], size: int) -> NDArray[np.uint8]:
             with Image.open(path) as file:
                 image = file.convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise FedShieldError(f"{path}: not a readable image ({error}); mend or remove the file") from error
+            raise FedShieldError(f"{path}: {_complaint(error)}") from error
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BILINEAR)
         images[row] = np.asarray(image).transpose(2, 0, 1)
     return images
+
+
+def _complaint(error: Exception) -> str:
+    """Return why an image could not be read, and what to do."""
+    if isinstance(error, IsADirectoryError):
+        return "is a folder; give the images in it"
+    if isinstance(error, OSError) and error.errno is not None:  # of the file, not of what is in it
+        return f"{error.strerror}; check the path and the permissions"
+    return f"not a readable image ({error}); mend or remove the file"

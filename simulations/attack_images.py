@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 from torch import Tensor, nn
 
-from common.attacks import Threat, attack_mode, build_attack, check_classes, parse_label
+from common.attacks import MINIMAL, Threat, attack_mode, build_attack, check_classes, parse_label
 from common.errors import FedShieldError, explain_os_errors
 from common.evaluation import passes
 from common.exported import Exported, read_exported
@@ -29,6 +29,7 @@ from simulations.evaluation_plots import draw_examples
 from simulations.plots import save_all
 
 _DRAWN = 12
+_EPSILON = 8.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Attacked:
 
     Attributes:
         paths: of the pictures.
+        how: the attack and its budget, in words.
         classes: of the model.
         labels: int64 [K], from which the attack leads away.
         guessed: bool [K], where the label is what the model took the picture for.
@@ -47,6 +49,7 @@ class Attacked:
     """
 
     paths: Sequence[Path]
+    how: str
     classes: Sequence[str]
     labels: NDArray[np.int64]
     guessed: NDArray[np.bool_]
@@ -57,7 +60,7 @@ class Attacked:
 
 
 def attack_pictures(
-    checkpoint: Path, paths: Sequence[Path], attack: str, epsilon: float, label: str | None, seed: int = 1
+    checkpoint: Path, paths: Sequence[Path], attack: str, epsilon: float | None, label: str | None, seed: int = 1
 ) -> Attacked:
     """Attack pictures; everything that is told of them is of 8-bit pixels, as a file can hold them.
 
@@ -68,13 +71,19 @@ def attack_pictures(
         checkpoint: a run's directory, or a ``model.safetensors`` that ``fedshield export`` wrote.
         paths: of the pictures, which are resized to what the model takes.
         attack: as in ``evaluate.attacks``; its steps are 2.5 epsilon / number of steps long.
-        epsilon: in 1/255.
+        epsilon: in 1/255; the usual one if not given. An attack without a budget takes none.
         label: the class of all pictures.
         seed: of what the attack draws.
 
     Raises:
         FedShieldError: no model there, no such class, or a file that is not an image.
     """
+    if attack in MINIMAL and epsilon is not None:
+        raise FedShieldError(
+            f"--epsilon {epsilon:g}: {attack} has no budget, it looks for the smallest change; leave --epsilon out"
+        )
+    radius = _EPSILON if epsilon is None else epsilon
+    how = f"{attack}, " + ("the smallest change it finds" if attack in MINIMAL else f"epsilon {radius:g}/255")
     found = _read(checkpoint)
     check_classes([attack], len(found.classes))
     if label is not None and label not in found.classes:
@@ -88,12 +97,12 @@ def attack_pictures(
     guessed = np.array([name not in found.classes for name in known_labels])
     labels = before.argmax(1)
     labels[~guessed] = [found.classes.index(name) for name in known_labels if name in found.classes]
-    threat = Threat(epsilon / 255, 2.5 * epsilon / 255 / max(1, parse_label(attack, Threat(0, 0, 0))[1].steps), 0)
+    threat = Threat(radius / 255, 2.5 * radius / 255 / max(1, parse_label(attack, Threat(0, 0, 0))[1].steps), 0)
     inputs, targets = pixels(images, device), torch.from_numpy(labels).to(device)
     adversarial = _perturb(model, inputs, targets, attack, threat, len(found.classes), seed)
     after = _probabilities(model, adversarial)
     changed = (255 * adversarial).round().byte().cpu().numpy()
-    return Attacked(paths, found.classes, labels, guessed, images, changed, before, after)
+    return Attacked(paths, how, found.classes, labels, guessed, images, changed, before, after)
 
 
 def _read(checkpoint: Path) -> Exported:
@@ -130,7 +139,8 @@ def _perturb(
 
 def table(found: Attacked) -> Table:
     """Return one row for each picture."""
-    sheet = Table(Column("picture", overflow="fold"), "its class", "taken for", "under attack", "moved by, 1/255")
+    headings = "its class", "taken for", "under attack", "moved by, 1/255"
+    sheet = Table(Column("picture", overflow="fold"), *headings, title=escape(found.how))
     moved = np.abs(found.adversarial.astype(int) - found.images.astype(int)).reshape(len(found.images), -1).max(1)
     for place, path in enumerate(found.paths):
         own = "as taken" if found.guessed[place] else found.classes[found.labels[place]]

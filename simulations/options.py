@@ -32,9 +32,9 @@ def complete_key(incomplete: str) -> list[str]:
     return [f"{key}=" for key in default_config() if key.startswith(incomplete)]
 
 
-def finite(value: float) -> float:
+def finite(value: float | None) -> float | None:
     """Refuse what Python takes for a number, and a range lets pass: ``nan`` is neither below nor above anything."""
-    if not math.isfinite(value):
+    if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number.")
     return value
 

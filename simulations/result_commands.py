@@ -94,7 +94,10 @@ def attack(
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE ...", help="Pictures, of any size.")],
     attack_: Annotated[str, typer.Option("--attack", help="As in evaluate.attacks.")] = "pgd-20",
-    epsilon: Annotated[float, typer.Option(min=0, max=255, callback=finite, help="Linf radius, in 1/255.")] = 8,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(min=0, max=255, callback=finite, help="Linf radius, in 1/255; 8 where the attack takes one."),
+    ] = None,
     label: Annotated[
         str | None,
         typer.Option(help="The pictures' class; else the name of their folder, or what the model takes them for."),

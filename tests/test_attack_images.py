@@ -81,6 +81,15 @@ def test_a_picture_with_a_wrong_class_is_left_alone(model: Path, pictures: list[
     assert cells[3:] == ["wrong before", ""]
 
 
+def test_what_an_attack_without_a_budget_moves_is_not_called_epsilon(model: Path, pictures: list[Path]) -> None:
+    assert table(attack_pictures(model, pictures[:3], "deepfool", None, None)).title == (
+        "deepfool, the smallest change it finds"
+    )
+    bounded = attack_pictures(model, pictures[:3], "pgd-3", None, None)
+    assert table(bounded).title == "pgd-3, epsilon 8/255"
+    assert np.abs(bounded.adversarial.astype(int) - bounded.images.astype(int)).max() == 8
+
+
 def test_two_pictures_of_one_name_are_both_written(model: Path, pictures: list[Path], tmp_path: Path) -> None:
     found = attack_pictures(model, [pictures[0], pictures[0]], "fgsm", 8, None)
     names = [path.name for path in write_pictures(found, "fgsm", tmp_path)]
@@ -92,7 +101,9 @@ def test_mistakes_are_one_line(model: Path, pictures: list[Path], tmp_path: Path
     one = str(pictures[0])
     for arguments, told in (
         ([str(model), str(tmp_path / "not.png")], "not.png: not a readable image"),
-        ([str(model), str(tmp_path / "none.png")], "none.png: not a readable image"),
+        ([str(model), str(tmp_path / "none.png")], "none.png: No such file or directory; check the path"),
+        ([str(model), str(tmp_path)], f"{tmp_path}: is a folder; give the images in it"),
+        ([str(model), one, "--attack", "deepfool", "--epsilon", "4"], "--epsilon 4: deepfool has no budget, it looks"),
         ([str(tmp_path / "none"), one], "none: not there; give a file that fedshield export has written"),
         ([str(tmp_path), one], "is this a run directory?"),
         ([str(model), one, "--label", "circel"], "--label circel: no class of this model; the model's classes are"),
