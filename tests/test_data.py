@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from common import shapes
 from common.cache import find_arrays, keep_arrays
 from common.data import adopt_data, balanced_subset, data_key, load_data
 from common.errors import FedShieldError
+from common.images import decode_images
 
 REAL_CIFAR10 = Path(__file__).parents[1] / "data" / "cifar10-jpeg"
 
@@ -57,6 +58,44 @@ def test_images_of_another_size_or_without_colour_are_converted(tmp_path: Path) 
     image = load_data("folder", str(root), 16).test.images[0]
     assert image.shape == (3, 16, 16)
     assert np.unique(image).tolist() == [77]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_images_are_turned_as_cameras_note(tmp_path: Path, suffix: str) -> None:
+    wide = Image.new("RGB", (32, 16))
+    wide.paste((255, 255, 255), (0, 0, 32, 8))  # the upper half; upright it is the right one
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    wide.save(tmp_path / f"photo.{suffix}", exif=exif)
+    (image,) = decode_images([str(tmp_path / f"photo.{suffix}")], 16)
+    assert image[:, :, :6].max() < 64
+    assert image[:, :, 10:].min() > 192
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage!", b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\x63\0\0\0\0\0\0\0"]
+)
+def test_exif_data_that_say_nothing_change_no_pixel(tmp_path: Path, exif: bytes) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    for suffix in ("jpg", "png"):
+        plain, noted = tmp_path / f"plain.{suffix}", tmp_path / f"noted.{suffix}"
+        Image.fromarray(pixels).save(plain)
+        Image.fromarray(pixels).save(noted, exif=exif)
+        expected = np.asarray(Image.open(plain).convert("RGB")).transpose(2, 0, 1)
+        for image in decode_images([str(plain), str(noted)], 16):
+            assert np.array_equal(image, expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_images_of_16_bits_keep_their_upper_ones(tmp_path: Path, suffix: str) -> None:
+    grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    path = tmp_path / f"x-ray.{suffix}"
+    if suffix == "pgm":
+        path.write_bytes(b"P5 16 16 65535\n" + (257 * grey).astype(">u2").tobytes())
+    else:
+        Image.fromarray(257 * grey).save(path)
+    (image,) = decode_images([str(path)], 16)
+    assert np.array_equal(image, np.stack([grey] * 3))
 
 
 def test_second_load_reads_the_cache_alone_and_a_change_is_noticed(tmp_path: Path) -> None:
