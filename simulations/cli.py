@@ -268,8 +268,8 @@ def doctor(file: FileArgument = None, set_: SetOption = None) -> None:
     config = parse_config(resolve(file, set_ or [], default_config()))
     from simulations.doctor import examine
 
-    if not examine(config, console):
-        raise typer.Exit(1)
+    if missing := examine(config, console):
+        raise FedShieldError(f"doctor: {'; '.join(missing)}")
 
 
 app.add_typer(result_commands)

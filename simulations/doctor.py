@@ -13,43 +13,46 @@ from rich.console import Console
 from common.cache import cache_dir
 from common.config import RunConfig
 from common.cost import model_cost, training_passes
+from common.data import data_key
+from common.errors import FedShieldError
+from common.images import list_images
 from common.machine import available_cores
 from common.published import PUBLISHED
-from common.setup import make_model
+from common.setup import make_model, server_data
 from server.environment import PACKAGES, installed, processor
 
 _NEEDED_GB = 2.0
+_USUAL_CLASSES = 10  # as shapes10 has
 
 
-def examine(config: RunConfig, console: Console) -> bool:
-    """Print one line for each finding; return whether runs can work here."""
+def examine(config: RunConfig, console: Console) -> list[str]:
+    """Print one line for each finding; return those for which a run with this configuration would not work here."""
+    data, classes = _data(config)
     findings = [
         *_packages(),
         _gpu(),
         _ray(),
-        *_data(config),
+        *data,
         _disk("dataset cache", cache_dir()),
         _disk("results.dir", Path(config.results.dir).expanduser().absolute()),
-        _model(config),
+        _model(config, classes),
     ]
     console.print(f"{processor()}, {available_cores()} cores, Python {platform.python_version()}", markup=False)
     for grade, text in findings:
         console.print(f"{grade:>7}  {text}", markup=False)
-    return all(grade != "missing" for grade, _ in findings)
+    return [text for grade, text in findings if grade == "missing"]
 
 
 Finding = tuple[str, str]
 
 
-def _model(config: RunConfig) -> Finding:
+def _model(config: RunConfig, classes: int) -> Finding:
     """Tell the size of the configured network, and the arithmetic of a forward pass and of training on one image."""
-    name, size = config.data.name, config.data.side
-    classes = PUBLISHED[name].classes if name in PUBLISHED else 10  # as shapes10 has
-    if name == "folder":
-        folder = Path(config.data.root).expanduser().absolute() / "train"
-        found = sum(entry.is_dir() and not entry.name.startswith(".") for entry in folder.glob("*"))
-        classes = found or classes
-    cost = model_cost(make_model(config, classes), size)
+    size = config.data.side
+    try:
+        cost = model_cost(make_model(config, classes), size)
+    except FedShieldError as error:
+        return "missing", str(error)
     model, attack = config.model, config.attack
     passes = training_passes(config.loss.name, attack.name, attack.steps, attack.mixture, attack.mixture_rate)
     training = f"{_flop(passes * cost.flops)} an image" if passes is not None else "cannot be told beforehand"
@@ -99,19 +102,35 @@ def _ray() -> Finding:
     return "ok", f"ray {version('ray')}"
 
 
-def _data(config: RunConfig) -> list[Finding]:
-    root = Path(config.data.root).expanduser().absolute()
+def _data(config: RunConfig) -> tuple[list[Finding], int]:
+    """Tell where the configured data is, and what else there is; return also how many classes it has."""
+    name, root = config.data.name, Path(config.data.root).expanduser().absolute()
+    if name in {"folder", "split"}:
+        try:
+            classes = _on_this_machine(config)
+        except FedShieldError as error:
+            return [("missing", f"data.name = {name}: {error}")], _USUAL_CLASSES
+        return [("ok", f"data.name = {name}: {root}, {classes} classes")], classes
     found = [("ok", "shapes10 is generated, nothing to fetch")]
-    for name in sorted({"cifar10", config.data.name} & PUBLISHED.keys()):
-        dataset = PUBLISHED[name]
+    for known in sorted({"cifar10", name} & PUBLISHED.keys()):
+        dataset = PUBLISHED[known]
         if all((root / file).exists() for file in dataset.files):
-            found.append(("ok", f"{name}: {root / dataset.files[0]}"))
+            found.append(("ok", f"{known}: {root / dataset.files[0]}"))
         else:
             size = f"{dataset.megabytes} MB"
-            found.append(("note", f"{name} is not in {root}: it is downloaded when a run first asks for it ({size})"))
+            found.append(("note", f"{known} is not in {root}: it is downloaded when a run first asks for it ({size})"))
     folders = sorted(path.parent for path in root.glob("*/train") if (path.parent / "test").is_dir())
     found += [("ok", f"image folder: {folder} (data.name=folder data.root={folder})") for folder in folders]
-    return found
+    return found, PUBLISHED[name].classes if name in PUBLISHED else _USUAL_CLASSES
+
+
+def _on_this_machine(config: RunConfig) -> int:
+    """See that files of the user's are there, as far as can be told without decoding a folder; count their classes."""
+    data = config.data
+    if data.name == "split":
+        return len(server_data(config).division["classes"])
+    data_key(data.name, data.root, data.image_size)
+    return len(list_images(Path(data.root).expanduser().absolute() / "train"))
 
 
 def _disk(what: str, folder: Path) -> Finding:

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from common.errors import FedShieldError
 from common.flat import Flat
 from server.stored import read_metrics
 from simulations.cli import app, main
 from tests.conftest import TINY
+from tests.test_data import make_folder
 from tests.test_federation import figures, same, weights
 
 PROGRAM = str(Path(sys.executable).with_name("fedshield"))
@@ -128,6 +130,38 @@ def test_doctor_tells_what_is_there(tmp_path: Path) -> None:
     assert "torchattacks 3.5.1" in done.stdout
     assert f"image folder: {tmp_path}/data/pets" in done.stdout
     assert "cifar10 is not in" in done.stdout
+
+
+@pytest.mark.usefixtures("command_line")
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["data.name=folder", "data.root=gone"], "data.name = folder: data.root: no folder {}/gone/train; an image"),
+        (["data.name=split", "data.root=gone"], "data.name = split: {}/gone/split.json: not there; make it with"),
+        (["model.name=own.py:it"], "model.name = own.py:it: no file {}/own.py; write FILE.py:NAME"),
+    ],
+)
+def test_doctor_tells_what_the_configuration_asks_for_and_is_not_there(
+    tmp_path: Path, settings: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["doctor", *(f"--set={setting}" for setting in settings)])
+    assert isinstance(done.exception, FedShieldError)
+    assert str(done.exception).startswith(f"doctor: {told.format(tmp_path)}")
+    assert "\n" not in str(done.exception)
+
+
+def test_doctor_finds_a_folder_and_a_division_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = str(make_folder(tmp_path / "pets"))
+    monkeypatch.chdir(tmp_path)
+    folder = tiny_options(data__name="folder", data__root=root, partition__scheme="iid", federation__clients=2)
+    split = tiny_options(data__name="split", data__root="parts", federation__clients=2)
+    for command in (["doctor", *folder], ["split-data", "--out", "parts", *folder], ["doctor", *split]):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done
+        if command[0] == "doctor":
+            assert ", 2 classes" in done.stdout
+            assert "relu, 2 classes, 32×32 pixels" in done.stdout
 
 
 @pytest.fixture

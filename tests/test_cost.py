@@ -150,7 +150,8 @@ def test_doctor_tells_what_the_configured_model_costs(tmp_path: Path) -> None:
     assert "11.18 million parameters" in line
     assert line.endswith("training by mixed-at, attack pgd-7: 1.48 GFLOP an image")  # 20 × 74 MFLOP
     assert doctor("attack.name=deepfool").endswith("attack deepfool: cannot be told beforehand")
-    for name in ("cat", "dog", "owl"):
-        (tmp_path / "train" / name).mkdir(parents=True)
+    for place in (tmp_path / part / name for part in ("train", "test") for name in ("cat", "dog", "owl")):
+        place.mkdir(parents=True)
+        (place / "0.png").touch()
     line = doctor("data.name=folder", f"data.root={tmp_path}", "data.image-size=64", "model.downsample=false")
     assert "no down-sampling, relu, 3 classes, 64×64 pixels" in line
