@@ -162,10 +162,11 @@ def evaluate(
     if examples is not None:
         changes["evaluate.final-examples"] = examples
     radii = parse_radii(epsilons or "")
-    path = run_dir.expanduser().absolute()
     from server.evaluate import evaluate_run
     from server.stored import read_kind
+    from simulations.study_tables import find_results
 
+    path = find_results(run_dir)
     found = evaluate_run(path, changes, radii)
     which = f"after {read_kind(path).unit} {found.round}, epsilon {found.config.attack.epsilon_255:g}/255"
     console.print(f"{path}: {which}", markup=False)

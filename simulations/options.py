@@ -55,13 +55,15 @@ ResultsOption = Annotated[Path | None, typer.Option(help="Folder of the run dire
 NameOption = Annotated[str | None, typer.Option(help="Name of the run directory (results.name).")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Tell warnings and errors alone.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout; words go to stderr.")]
-ResumeOption = Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Continue an unfinished run.")]
+ResumeOption = Annotated[
+    Path | None, typer.Option(metavar="RUN_DIR", help="Continue an unfinished run; its name in results.dir will do.")
+]
 SuperlinkOption = Annotated[str, typer.Option(metavar="HOST:PORT", help="The SuperLink's address.")]
 AuthorityOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="ca.crt of fedshield certs; without it, no TLS.")
 ]
 WaitOption = Annotated[int, typer.Option(min=0, help="Seconds to wait for the SuperLink.")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, or its name in results.dir.")]
 
 
 def resolve(file: Path | None, assignments: list[str], base: Flat) -> Flat:
@@ -107,9 +109,11 @@ def new_or_stored(
     base = default_config()
     if resume is not None:
         from server.stored import KINDS, read_config
+        from simulations.study_tables import find_results
 
-        base = merge(base, read_config(resume.expanduser().absolute(), KINDS[kind]), str(resume))
-        options["results.resume"] = str(resume)
+        path = find_results(resume)
+        base = merge(base, read_config(path, KINDS[kind]), str(path))
+        options["results.resume"] = str(path)
     return parse_config(merge(resolve(file, set_ or [], base), options, "options"))
 
 

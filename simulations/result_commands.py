@@ -82,15 +82,20 @@ def export(
     """
     log_to(console)
     from simulations.export import export_run
+    from simulations.study_tables import find_results
 
-    for path in export_run(run_dir.expanduser().absolute(), format_.value, out):
+    for path in export_run(find_results(run_dir), format_.value, out):
         console.print(path, markup=False)
 
 
 @results.command()
 def attack(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A run directory, or a model.safetensors of fedshield export.")
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A run directory, or its name in results.dir, or a model.safetensors of fedshield export.",
+        ),
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE ...", help="Pictures, of any size.")],
     attack_: Annotated[str, typer.Option("--attack", help="As in evaluate.attacks.")] = "pgd-20",
@@ -111,11 +116,12 @@ def attack(
     """
     log_to(console)
     from simulations.attack_images import attack_pictures, table, write_pictures
+    from simulations.study_tables import find_results
 
     if len(names := parse_attacks("--attack", attack_)) != 1:
         raise FedShieldError(f"--attack {attack_}: give one attack, as in --attack pgd-20x5")
     (name,) = names
-    found = attack_pictures(checkpoint.expanduser().absolute(), images, name, epsilon, label)
+    found = attack_pictures(find_results(checkpoint), images, name, epsilon, label)
     console.print(table(found))
     for path in write_pictures(found, name, out.expanduser().absolute()):
         console.print(path, markup=False)

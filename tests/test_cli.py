@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from common.errors import FedShieldError
@@ -84,6 +86,22 @@ def test_a_finished_run_is_not_resumed(finished: tuple[Path, str]) -> None:
     other = fedshield("run", "--resume", str(path), "--set", "seed=2", "--set", f"federation.rounds={ROUNDS + 1}")
     assert other.returncode == 1
     assert "belongs to another configuration: seed = 1 there, 2 now" in other.stderr
+
+
+@pytest.mark.usefixtures("command_line")
+def test_a_run_is_found_by_its_name_in_the_usual_folder(
+    tmp_path: Path, finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "runs" / "whole")
+    Image.new("RGB", (32, 32)).save(tmp_path / "grey.png")
+    monkeypatch.chdir(tmp_path)
+    for command in (["evaluate", "whole", "--examples", "20"], ["export", "whole"], ["attack", "whole", "grey.png"]):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done
+    assert (tmp_path / "runs" / "whole" / "export" / "model.safetensors").exists()
+    told = CliRunner().invoke(app, ["run", "--resume", "whole"]).exception
+    assert str(told).startswith(f"{tmp_path}/runs/whole: all {ROUNDS} rounds are done")
+    assert "whole/config.json: not there" in str(CliRunner().invoke(app, ["export", "here/whole"]).exception)
 
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
