@@ -71,7 +71,7 @@ def _svhn(root: Path) -> tuple[Part, Part]:
     try:
         train, test = (SVHN(root, split=split) for split in ("train", "test"))
     except ImportError as error:
-        raise FedShieldError("data.name = svhn: needs scipy; install fedshield[svhn]") from error
+        raise FedShieldError("data.name = svhn: needs scipy; run: uv sync --extra svhn") from error
     return _svhn_part(train), _svhn_part(test)
 
 

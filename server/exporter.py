@@ -21,8 +21,8 @@ class Exporter:
             from prometheus_client import CollectorRegistry, Gauge, start_http_server
         except ImportError as error:
             raise FedShieldError(
-                f"results.prometheus-port = {port}: needs prometheus-client; install fedshield[prometheus], or set "
-                "results.prometheus-port=0"
+                f"results.prometheus-port = {port}: needs prometheus-client; run: uv sync --extra prometheus, or "
+                "set results.prometheus-port=0"
             ) from error
         registry = CollectorRegistry()
 

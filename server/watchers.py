@@ -92,7 +92,7 @@ def _start(name: str, config: RunConfig, run: RunDir) -> Watcher:
         raise
     except ImportError as error:
         raise FedShieldError(
-            f"results.trackers = {name}: needs {error.name or name}; install fedshield[{name}], or leave it out"
+            f"results.trackers = {name}: needs {error.name or name}; run: uv sync --extra {name}, or leave it out"
         ) from error
     except Exception as error:
         told = (str(error).strip() or type(error).__name__).split("\n")[0]

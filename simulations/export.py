@@ -70,7 +70,7 @@ def _write_onnx(model: nn.Module, path: Path, config: RunConfig, classes: list[s
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise FedShieldError("--format onnx: needs onnx and onnxscript; install fedshield[onnx]") from error
+        raise FedShieldError("--format onnx: needs onnx and onnxscript; run: uv sync --extra onnx") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         done = torch.onnx.export(

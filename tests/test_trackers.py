@@ -132,7 +132,7 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pyt
 
 def test_a_package_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "mlflow", None)
-    with pytest.raises(FedShieldError, match=r"results\.trackers = mlflow: needs mlflow; install fedshield\[mlflow\]"):
+    with pytest.raises(FedShieldError, match=r"results\.trackers = mlflow: needs mlflow; run: uv sync --extra mlflow,"):
         run(tmp_path, "run", results__trackers="mlflow")
     with pytest.raises(
         FedShieldError, match=r"results\.trackers = 'wandbb': unknown tracker wandbb; .*did you mean wandb"
