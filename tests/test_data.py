@@ -20,9 +20,9 @@ from common.images import decode_images
 REAL_CIFAR10 = Path(__file__).parents[1] / "data" / "cifar10-jpeg"
 
 
-def make_folder(root: Path, size: int = 16, suffix: str = "png") -> Path:
+def make_folder(root: Path, size: int = 16, suffix: str = "png", images: int = 3) -> Path:
     rng = np.random.default_rng(0)
-    for part, count in (("train", 3), ("test", 2)):
+    for part, count in (("train", images), ("test", 2)):
         for name in ("cat", "dog"):
             (root / part / name).mkdir(parents=True)
             for index in range(count):

@@ -23,6 +23,7 @@ from server.evaluate import evaluate_run
 from server.stored import read_metrics
 from tests.conftest import Threshold, tiny_config, tiny_flat
 from tests.pages import blocks, commands, type_in
+from tests.test_data import make_folder
 from tests.test_federation import figures, run, same, weights
 
 THREAT = Threat(8 / 255, 2 / 255, 3)
@@ -62,18 +63,35 @@ def test_the_documented_file_trains_attacks_and_is_exported(own: Path) -> None:
     assert torch.equal(exported(images), model(images))
 
 
-def test_the_documented_commands_work(own: Path) -> None:
-    """As typed, but for a shorter training; the two that are of other data or too long are in tests of their own."""
-    short = tiny_flat()
+def documented(folder: Path, count: int, mark: str) -> str:
+    """Type so many documented commands that have a mark in them, with a shorter training; return what they print."""
+    short = tiny_flat(federation__rounds=1)
     changes = [f"--set={key}={json.dumps(short[key])}" for key in short if key in SHORT]
-    typed = [command for command in commands("own.md") if "own.py" in str(command) or "export" in command]
-    assert len(typed) == 4
+    typed = [command for command in commands("own.md") if mark in " ".join(command)]
+    assert len(typed) == count
+    told = ""
     for command in typed:
-        done = type_in([*command, *(changes if command[1] == "run" else [])], own.parent)
+        done = type_in([*command, *(changes if command[1] == "run" else [])], folder)
         assert done.returncode == 0, (command, done.stderr)
-        if command[1] == "evaluate":
-            assert "own.py:momentum-20x2" in done.stdout
+        told += done.stdout
+    return told
+
+
+def test_the_documented_commands_work(own: Path) -> None:
+    assert "own.py:momentum-20x2" in documented(own.parent, 3, "own.py")
+    documented(own.parent, 1, "export")
     assert load_exported(own.with_name("model") / "model.safetensors")(torch.rand(1, 3, 32, 32)).shape == (1, 10)
+
+
+@pytest.mark.slow
+def test_the_documented_folder_and_network_of_torchvisions_work(own: Path) -> None:
+    make_folder(own.with_name("pets"), size=40, suffix="jpg", images=60)
+    documented(own.parent, 1, "data.root=pets")
+    (pets,) = (own.parent / "runs").glob("*/partition.json")
+    assert json.loads(pets.read_text())["classes"] == ["cat", "dog"]
+    documented(own.parent, 1, "torchvision:")
+    assert any("branch2" in name for name in weights(own.parent / "runs" / "shuffle"))  # a ShuffleNet's
+    assert len(commands("own.md")) == 6  # these two, and those of the test above
 
 
 SHORT = ("threads", "data.max-examples", "federation.rounds", "evaluate.examples", "evaluate.final-examples")
