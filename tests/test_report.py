@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import BrowserContext, sync_playwright
 from playwright.sync_api import Page as Tab
-from playwright.sync_api import sync_playwright
 
 from common.errors import FedShieldError
 from server.stored import read_metrics
@@ -29,11 +29,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tab() -> Iterator[Tab]:
+def context() -> Iterator[BrowserContext]:
     with sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield browser.new_context(offline=True, viewport={"width": 400, "height": 800}).new_page()
+        yield browser.new_context(offline=True, viewport={"width": 400, "height": 800})
         browser.close()
+
+
+@pytest.fixture
+def tab(context: BrowserContext) -> Iterator[Tab]:
+    with context.new_page() as page:
+        yield page
 
 
 @pytest.fixture
@@ -77,6 +83,58 @@ def test_a_runs_report_draws_offline_and_has_the_numbers_of_its_files(
         assert f"{100 * final[name]['value']:.1f} %" in facts
     assert f"n = {final['n']}" in facts
     assert tab.evaluate("document.documentElement.scrollWidth") == 400  # nothing hangs over on a telephone
+    assert complaints == []
+
+
+# The text of least contrast to what is behind it (WCAG 2.2: at least 4.5 to 1), with its ratio.
+FAINTEST = """() => {
+    const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const light = (colour) => parts(colour).slice(0, 3).map((value) => value / 255)
+        .map((value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, value, place) => sum + value * [0.2126, 0.7152, 0.0722][place], 0);
+    const behind = (element) => {
+        for (; element; element = element.parentElement) {
+            const colour = getComputedStyle(element).backgroundColor;
+            if ((parts(colour)[3] ?? 1) > 0) return colour;
+        }
+        return "rgb(255, 255, 255)";
+    };
+    const written = [...document.body.querySelectorAll("*:not(script)")].filter((element) =>
+        element.getClientRects().length &&
+        [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim()));
+    const found = written.map((element) => {
+        const style = getComputedStyle(element);
+        const [low, high] = [light(element.closest("svg") ? style.fill : style.color), light(behind(element))]
+            .sort((one, other) => one - other);
+        return [(high + 0.05) / (low + 0.05), `${element.tagName} ${element.textContent.trim().slice(0, 40)}`];
+    });
+    return found.reduce((least, each) => each[0] < least[0] ? each : least);
+}"""
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("of", "media", "width"),
+    [
+        *((of, "screen", width) for of in ("run", "study") for width in (1600, 400)),
+        ("run", "print", 718),  # A4
+    ],
+)
+def test_a_report_can_be_read_on_a_wide_screen_in_the_dark_and_on_paper(
+    finished: Path, tmp_path: Path, tab: Tab, complaints: list[str], of: str, media: Any, width: int, scheme: Any
+) -> None:
+    tab.set_viewport_size({"width": width, "height": 900})
+    tab.emulate_media(media=media, color_scheme=scheme)
+    tab.goto(write_report(finished if of == "run" else STUDY, tmp_path / "report.html").as_uri())
+    for place in range(tab.locator(".chart").count()):
+        tab.locator(".chart").nth(place).locator("svg").wait_for()
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    contrast, words = tab.evaluate(FAINTEST)
+    assert contrast >= 4.5, words
+    dark = scheme == "dark" and media == "screen"
+    paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == ("rgb(20, 23, 27)" if dark else "rgb(255, 255, 255)")
     assert complaints == []
 
 
