@@ -44,7 +44,8 @@ class LossContext:
 
     def build_attack(self, model: nn.Module) -> Attack:
         """Return the training attack on a model."""
-        return build_training_attack(self.attack, model, self.threat, self.mixture, self.mixture_rate)
+        classes = len(self.class_counts)
+        return build_training_attack(self.attack, model, self.threat, self.mixture, self.mixture_rate, classes)
 
 
 def soft_cross_entropy(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:

@@ -12,21 +12,27 @@ _LEAST = 0.01  # weight of an attack that hardly hurts now: it is still tried no
 
 
 def build_training_attack(
-    name: str, model: nn.Module, threat: Threat, mixture: Sequence[tuple[str, float]] = (), rate: float = 0.0
+    name: str,
+    model: nn.Module,
+    threat: Threat,
+    mixture: Sequence[tuple[str, float]] = (),
+    rate: float = 0.0,
+    classes: int = 10,
 ) -> Attack:
     """Return the attack to train against; what it makes never leaves the ball of ``threat``.
 
     Args:
-        name: a key of ``ATTACKS``, ``none``, or ``mixture``.
+        name: as of ``build_attack``, or ``mixture``.
         model: from pixels in [0, 1] to logits.
         threat: budget and steps.
         mixture: attacks and weights of ``mixture``.
         rate: how fast its weights move; see ``Mixture``.
+        classes: number of logits, which a user's attack may ask for.
     """
     if name == "mixture":
         attacks = [build_training_attack(part, model, threat) for part, _ in mixture]
         return Mixture(model, attacks, [weight for _, weight in mixture], rate)
-    attack = build_attack(name, model, threat)
+    attack = build_attack(name, model, threat, classes)
     if name not in MINIMAL:
         return attack
 

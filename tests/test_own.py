@@ -221,6 +221,13 @@ def it(model, threat, classes):
     assert model.training
 
 
+def test_an_attack_is_told_how_many_classes_the_training_data_has(tmp_path: Path) -> None:
+    reference = write(tmp_path, "def it(model, threat, classes):\n    return lambda images, labels: images + classes\n")
+    context = LossContext(reference, Threat(9, 1, 1), 0, 0, class_counts=(4, 0, 2))
+    with pytest.raises(FedShieldError, match=r"moves by 765/255"):
+        context.build_attack(Threshold())(torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]))
+
+
 def test_an_own_attack_is_measured_as_the_same_one_of_ours_is(tmp_path: Path) -> None:
     code = "import torchattacks\ndef it(model, threat, classes):\n    return torchattacks.FGSM(model, threat.epsilon)\n"
     reference = write(tmp_path, code)
