@@ -118,7 +118,7 @@ FAINTEST = """() => {
     ("of", "media", "width"),
     [
         *((of, "screen", width) for of in ("run", "study") for width in (1600, 400)),
-        ("run", "print", 718),  # A4
+        *((of, "print", 718) for of in ("run", "study")),  # A4
     ],
 )
 def test_a_report_can_be_read_on_a_wide_screen_in_the_dark_and_on_paper(
