@@ -13,6 +13,7 @@ from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
 from common.records import shared_record, to_record, to_state
 from common.setup import check_own, prepare_torch, server_data
+from server.checkpoint import fit_state
 from server.delivery import PromptGrid
 from server.environment import describe_environment
 from server.nodes import Roster
@@ -69,10 +70,10 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
             seed=config.seed,
         )
         shared = shared_record(holdings.shared) if len(holdings.shared.labels) else None
-        usual = run.metrics()[-1].get("update-norm") if run.done else None
+        usual = rounds[-1].get("update-norm") if (rounds := run.metrics()) else None
         strategy = SharedDataFedAvg(cohort, roster, config.strategy, shared, run.done, usual)
         if (state := run.load_checkpoint()) is not None:
-            recorder.model.load_state_dict(state)
+            fit_state(recorder.model, state, run.path)
 
         def after_round(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
             if server_round == 0:  # Flower asks before the first round too

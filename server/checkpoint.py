@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import FedShieldError, explain_os_errors
 from common.files import read_json, replace_file, replace_json
 from common.records import State
+from server.formats import Checkpoint, check_format
 
 log = logging.getLogger("fedshield")
 
@@ -105,9 +106,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     checkpoint = read_json(path, "start a new run")
-    for named in (checkpoint, checkpoint.get("best", checkpoint)):
-        if not isinstance(named, dict) or not {"round", "model", "sha256"} <= named.keys():
-            raise FedShieldError(f"{path}: damaged (round, model or sha256 is missing); start a new run")
+    check_format(checkpoint, Checkpoint, str(path))
     return checkpoint
 
 
@@ -122,6 +121,21 @@ def _named(checkpoint: dict[str, Any]) -> list[tuple[str, str]]:
 def load_model(run_dir: Path, checkpoint: dict[str, Any]) -> State:
     """Return the weights that a checkpoint, or its ``best``, names, once their SHA-256 is checked."""
     return _read(run_dir / "checkpoint" / checkpoint["model"], checkpoint["sha256"])
+
+
+def fit_state(model: nn.Module, state: State, run_dir: Path) -> None:
+    """Put a run's weights into its network.
+
+    Raises:
+        FedShieldError: the network, which ``config.json`` and the classes of the data decide, is another one.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise FedShieldError(
+            f"{run_dir}: its checkpoint is of another network than its config.json and its classes tell of; restore "
+            "the files, and give the data that it was trained on, or start a new run"
+        ) from error
 
 
 def load_momenta(run_dir: Path, checkpoint: dict[str, Any]) -> list[Tensor]:

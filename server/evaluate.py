@@ -15,16 +15,17 @@ from common.attacks import Threat, parse_label
 from common.checks import doubts
 from common.config import RunConfig
 from common.data import Dataset, balanced_subset
+from common.errors import FedShieldError
 from common.evaluation import Evaluation, evaluate
 from common.examples import attack_examples
-from common.files import append_json_line, read_json
+from common.files import append_json_line
 from common.flat import Flat
 from common.kept import Kept, digest_of
 from common.own import own_digest
 from common.seeding import seed_for
 from common.setup import check_own, evaluation_threat, make_model, prepare_torch, test_data
-from server.checkpoint import chosen_model
-from server.stored import FEDERATION, read_kind, stored_config
+from server.checkpoint import chosen_model, fit_state
+from server.stored import FEDERATION, read_division, read_kind, stored_config
 
 log = logging.getLogger("fedshield")
 
@@ -102,10 +103,9 @@ def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = ()) -
     check_own(config)
     device = prepare_torch(config.threads)
     test = test_data(config)
+    counts = _counts(run_dir, test)
     model = make_model(config, len(test.classes)).to(device)
-    model.load_state_dict(state)
-    described, federated = run_dir / "partition.json", read_kind(run_dir) == FEDERATION
-    counts = np.array(read_json(described, "start a new run")["clients"]) if federated and described.exists() else None
+    fit_state(model, state, run_dir)
     kept_dir = run_dir / "evaluations"
     evaluation, figures = evaluate_finally(model, test, config, counts, kept_dir)
     if epsilons:
@@ -118,6 +118,18 @@ def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = ()) -
     }
     append_json_line(run_dir / "evaluations.jsonl", record)
     return Measured(number, config, evaluation, record)
+
+
+def _counts(run_dir: Path, test: Dataset) -> NDArray[np.int64] | None:
+    """Return training images of each class at each client, [clients, classes]; None where there are no clients."""
+    if not (division := read_division(run_dir)):
+        return None
+    if tuple(division["classes"]) != test.classes:
+        raise FedShieldError(
+            f"{run_dir / 'partition.json'}: has other classes than the test images; "
+            "put back the images that the run was trained on, or start a new run"
+        )
+    return np.array(division["clients"], np.int64) if read_kind(run_dir) == FEDERATION else None
 
 
 def _curve(

@@ -1,4 +1,4 @@
-"""What a run directory tells its readers: the configuration, the kind of run, the finished rounds."""
+"""What a run directory tells its readers: the configuration, the kind of run, the finished rounds, their figures."""
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,6 +10,7 @@ from common.errors import FedShieldError
 from common.files import read_json, read_json_lines
 from common.flat import Flat, default_config, flatten, merge
 from common.own import is_own
+from server.formats import Division, Environment, Evaluated, Format, Round, Summary, check_format
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,7 @@ def read_config(run_dir: Path, kind: Kind | None = None, hint: str = "is this a 
 
 def read_kind(run_dir: Path) -> Kind:
     """Return what kind of run a directory holds; earlier versions knew federations only, and wrote nothing of it."""
-    path = run_dir / "environment.json"
-    found = read_json(path, "start a new run").get("kind") if path.exists() else None
-    return KINDS.get(str(found), FEDERATION)
+    return KINDS.get(str(read_environment(run_dir).get("kind")), FEDERATION)
 
 
 def changed_keys(stored: Flat, config: RunConfig) -> Flat:
@@ -93,11 +92,22 @@ def changed_keys(stored: Flat, config: RunConfig) -> Flat:
 
 def stored_config(run_dir: Path, override: Flat, source: str) -> RunConfig:
     """Return the stored configuration of a run with some keys changed; the user's code is that which the run kept."""
-    stored = read_config(run_dir)
+    stored = parse_stored(run_dir, read_config(run_dir)).flat()
     for key, copy in own_copies(run_dir).items():
         if is_own(str(stored[key])) and copy.exists():
             stored[key] = f"{copy}:{str(stored[key]).rpartition(':')[2]}"
     return parse_config(merge(stored, override, source))
+
+
+def parse_stored(run_dir: Path, stored: Flat) -> RunConfig:
+    """Check the configuration that a run has stored; a mistake in it is not the user's, so it names the file."""
+    try:
+        return parse_config(stored)
+    except FedShieldError as error:
+        raise FedShieldError(
+            f"{run_dir / 'config.json'}: damaged, or of another version of FedShield ({error}); use that "
+            "version, or start a new run"
+        ) from error
 
 
 def own_copies(run_dir: Path) -> dict[str, Path]:
@@ -107,4 +117,46 @@ def own_copies(run_dir: Path) -> dict[str, Path]:
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """Return the lines of ``metrics.jsonl``; a last line that was cut short is passed over."""
-    return read_json_lines(run_dir / "metrics.jsonl")
+    return _read_lines(run_dir / "metrics.jsonl", Round)
+
+
+def read_evaluations(run_dir: Path) -> list[dict[str, Any]]:
+    """Return what ``fedshield evaluate`` has measured, in its order."""
+    return _read_lines(run_dir / "evaluations.jsonl", Evaluated)
+
+
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """Return ``summary.json``; nothing of an unfinished run."""
+    return _read_optional(run_dir / "summary.json", Summary)
+
+
+def read_environment(run_dir: Path) -> dict[str, Any]:
+    """Return ``environment.json``; nothing where there is none."""
+    return _read_optional(run_dir / "environment.json", Environment)
+
+
+def read_division(run_dir: Path) -> dict[str, Any]:
+    """Return ``partition.json``; nothing where there is none."""
+    return _read_optional(run_dir / "partition.json", Division)
+
+
+def read_classes(run_dir: Path) -> tuple[str, ...]:
+    """Return the names of the classes, in the order of the model's logits."""
+    if not (division := read_division(run_dir)):
+        raise FedShieldError(f"{run_dir / 'partition.json'}: not there; start a new run")
+    return tuple(division["classes"])
+
+
+def _read_optional(path: Path, wanted: type[Format]) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    content = read_json(path, "remove it, and it is done without")
+    check_format(content, wanted, str(path))
+    return content
+
+
+def _read_lines(path: Path, wanted: type[Format]) -> list[dict[str, Any]]:
+    records = read_json_lines(path)
+    for number, record in enumerate(records, 1):
+        check_format(record, wanted, f"{path}: line {number}")
+    return records

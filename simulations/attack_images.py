@@ -17,14 +17,13 @@ from common.attacks import MINIMAL, Threat, attack_mode, build_attack, check_cla
 from common.errors import FedShieldError, explain_os_errors
 from common.evaluation import passes
 from common.exported import Exported, read_exported
-from common.files import read_json
 from common.flat import near
 from common.images import decode_images
 from common.seeding import seed_for
 from common.setup import make_model, prepare_torch
 from common.training import pixels
-from server.checkpoint import chosen_model
-from server.stored import stored_config
+from server.checkpoint import chosen_model, fit_state
+from server.stored import read_classes, stored_config
 from simulations.evaluation_plots import draw_examples
 from simulations.plots import save_all
 
@@ -110,9 +109,9 @@ def _read(checkpoint: Path) -> Exported:
     if not checkpoint.is_dir():
         return read_exported(checkpoint)
     config = stored_config(checkpoint, {}, "options")
-    classes = tuple(map(str, read_json(checkpoint / "partition.json", "start a new run")["classes"]))
+    classes = read_classes(checkpoint)
     model = make_model(config, len(classes)).eval()
-    model.load_state_dict(chosen_model(checkpoint)[1])
+    fit_state(model, chosen_model(checkpoint)[1], checkpoint)
     return Exported(model, classes, config.data.side)
 
 

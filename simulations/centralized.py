@@ -16,6 +16,7 @@ from common.holdings import take_holdings
 from common.seeding import seed_for
 from common.setup import check_own, make_loss, make_model, prepare_data, prepare_torch, schedule_of
 from common.training import Trainer
+from server.checkpoint import fit_state
 from server.environment import describe_environment
 from server.recorder import Recorder
 from server.rundir import RunDir
@@ -82,7 +83,7 @@ def _train(
     trainer = Trainer(model)
     momenta = trainer.momenta
     if (state := run.load_checkpoint()) is not None:
-        model.load_state_dict(state)
+        fit_state(model, state, run.path)
         momenta = run.load_momenta()
     for epoch in range(run.done + 1, run.total + 1):
         schedule = schedule_of(config, 1, epoch, run.total)

@@ -12,8 +12,8 @@ from common.accuracy import Evaluation
 from common.errors import FedShieldError
 from common.flat import Flat
 from common.kept import Kept
-from server.stored import read_config, read_kind, read_metrics
-from simulations.run_figures import OF_THE_PLACE, bracket, read_figures, read_optional, share
+from server.stored import read_config, read_environment, read_kind, read_metrics
+from simulations.run_figures import OF_THE_PLACE, bracket, read_figures, share
 from simulations.study_tables import Sheet, find_results, signed_interval
 
 Record = Mapping[str, Any]
@@ -75,7 +75,7 @@ def _settings(path: Path) -> Flat:
 
 
 def _done(path: Path) -> dict[str, str]:
-    kind, metrics, environment = read_kind(path), read_metrics(path), read_optional(path / "environment.json")
+    kind, metrics, environment = read_kind(path), read_metrics(path), read_environment(path)
     return {
         "kind": kind.name,
         f"{kind.unit}s done": str(len(metrics)),

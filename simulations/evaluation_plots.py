@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from common.accuracy import Evaluation
 from common.errors import FedShieldError
-from common.files import read_json_lines
 from common.kept import Kept
-from server.stored import read_kind
+from server.stored import read_evaluations, read_kind
 from simulations.panels import headline
 from simulations.plots import COLOURS, GREY, WIDTH, caption, save_all
 
@@ -45,7 +44,7 @@ def plot_evaluation(run_dir: Path) -> list[Path]:
 def evaluation_figures(run_dir: Path) -> dict[str, Figure]:
     """Return the figures that ``plot_evaluation`` saves, by name."""
     arrays = Kept(run_dir / "evaluations").load("latest")
-    records = read_json_lines(run_dir / "evaluations.jsonl")
+    records = read_evaluations(run_dir)
     if arrays is None:
         raise FedShieldError(
             f"{run_dir / 'evaluations' / 'latest.npz'}: not there, or damaged; run: fedshield evaluate {run_dir}"

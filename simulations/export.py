@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from common.config import RunConfig
 from common.errors import FedShieldError, explain_os_errors
 from common.exported import ARCHITECTURE
-from common.files import read_json, replace_file
+from common.files import replace_file
 from common.models import BasicBlock
 from common.own import is_own, own_code
 from common.setup import make_model
-from server.checkpoint import chosen_model
-from server.stored import stored_config
+from server.checkpoint import chosen_model, fit_state
+from server.stored import read_classes, stored_config
 from simulations.model_card import model_card
 
 _OPSET = 18
@@ -38,18 +38,19 @@ def export_run(run_dir: Path, kind: str, out: Path | None = None) -> list[Path]:
         FedShieldError: there is no model, the format cannot hold it, or what writes it is not installed.
     """
     config = stored_config(run_dir, {}, "options")
-    classes = [str(name) for name in read_json(run_dir / "partition.json", "start a new run")["classes"]]
+    classes = list(read_classes(run_dir))
     number, state = chosen_model(run_dir)
     model = make_model(config, len(classes)).eval()
-    model.load_state_dict(state)
+    fit_state(model, state, run_dir)
     folder = (out.expanduser() if out is not None else run_dir / "export").absolute()
     name, write = FORMATS[kind]
+    there = [file for file, _ in FORMATS.values() if file == name or (folder / file).exists()]
+    text = model_card(run_dir, config, classes, number, there)  # now: it may find a file of the run damaged
+    card = folder / "README.md"
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write(model, folder / name, config, classes)
-    card = folder / "README.md"
-    there = [file for file, _ in FORMATS.values() if (folder / file).exists()]
-    replace_file(card, model_card(run_dir, config, classes, number, there).encode())
+    replace_file(card, text.encode())
     return [folder / name, card]
 
 

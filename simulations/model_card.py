@@ -5,8 +5,8 @@ from pathlib import Path
 
 from common.config import RunConfig
 from common.models import MEAN, STD
-from server.stored import read_kind
-from simulations.run_figures import bracket, dataset_name, read_figures, read_optional, share
+from server.stored import read_environment, read_kind
+from simulations.run_figures import bracket, dataset_name, read_figures, share
 
 _USE = {
     "model.safetensors": """    from common.exported import load_exported
@@ -34,7 +34,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
         number: round, or epoch, of the model.
         names: of the files that hold it.
     """
-    kind, environment = read_kind(run_dir), read_optional(run_dir / "environment.json")
+    kind, environment = read_kind(run_dir), read_environment(run_dir)
     who = f"a federation of {config.federation.clients} clients" if kind.name == "federation" else "one party"
     side = config.data.side
     return "\n".join(

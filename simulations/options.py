@@ -108,11 +108,11 @@ def new_or_stored(
         options["results.name"] = name
     base = default_config()
     if resume is not None:
-        from server.stored import KINDS, read_config
+        from server.stored import KINDS, parse_stored, read_config
         from simulations.study_tables import find_results
 
         path = find_results(resume)
-        base = merge(base, read_config(path, KINDS[kind]), str(path))
+        base = parse_stored(path, read_config(path, KINDS[kind])).flat()
         options["results.resume"] = str(path)
     return parse_config(merge(resolve(file, set_ or [], base), options, "options"))
 

@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from common.errors import explain_os_errors
-from common.files import read_json
-from server.stored import read_kind, read_metrics
+from server.stored import read_division, read_kind, read_metrics
 
 # Okabe and Ito's palette, with a grey and a brown of our own that colour-blind readers can tell from the others too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#F0E442", "#56B4E9", "#595959", "#000000", "#7A3B1E")
@@ -53,8 +52,8 @@ def plot_run(run_dir: Path) -> None:
     with explain_os_errors(folder):
         folder.mkdir(exist_ok=True)
     plot_accuracy({run_dir.name: run_dir}, folder / "accuracy")
-    if (run_dir / "partition.json").exists():
-        plot_partition(read_json(run_dir / "partition.json", "start a new run"), folder / "partition")
+    if division := read_division(run_dir):
+        plot_partition(division, folder / "partition")
 
 
 def plot_accuracy(runs: dict[str, Path], stem: Path) -> None:

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.files import read_json, read_json_lines
-from server.stored import read_metrics
+from server.stored import read_evaluations, read_metrics, read_summary
 
 OF_THE_PLACE = ("results.", "data.root")  # keys that say where a run lies, and nothing of what it computes
 
@@ -22,7 +21,7 @@ def read_figures(run_dir: Path) -> dict[str, Any]:
     Raises:
         FedShieldError: a file is damaged.
     """
-    summary, evaluations = read_optional(run_dir / "summary.json"), read_json_lines(run_dir / "evaluations.jsonl")
+    summary, evaluations = read_summary(run_dir), read_evaluations(run_dir)
     number = summary.get("evaluated-round")
     if evaluations and (not summary or evaluations[-1].get("round") == number):
         return evaluations[-1]
@@ -30,11 +29,6 @@ def read_figures(run_dir: Path) -> dict[str, Any]:
         return {**summary["final"], "round": number}
     evaluated = [line for line in read_metrics(run_dir) if line.get("evaluation")]
     return {**evaluated[-1]["evaluation"], "round": evaluated[-1]["round"]} if evaluated else {}
-
-
-def read_optional(path: Path) -> dict[str, Any]:
-    """Return what a JSON file holds, nothing if it is not there."""
-    return read_json(path, "remove it, and it is done without") if path.exists() else {}
 
 
 def dataset_name(config: Mapping[str, Any]) -> str:

@@ -347,7 +347,9 @@ def make_evaluation(run_dir: Path, curve: bool = True, examples: int = 3) -> Pat
         {"epsilon-255": epsilon, "attack": "pgd-20", "value": value, "interval": [value - 0.1, value + 0.2]}
         for epsilon, value in ((8.0, 0.3), (0.0, 0.7))
     ]
-    record = {"round": 4, "epsilon-255": 8.0, "n": 9, "classes": ["cat", "dog", "$bird"]}
+    rate = {"value": 0.5, "interval": [0.4, 0.6]}
+    rates = {"natural": rate, "robust": {"fgsm": rate, "pgd-20": rate}, "worst": rate}
+    record = {"round": 4, "epsilon-255": 8.0, "n": 9, **rates, "classes": ["cat", "dog", "$bird"]}
     (run_dir / "evaluations.jsonl").write_text(json.dumps({**record, **({"curve": points} if curve else {})}) + "\n")
     return run_dir
 
@@ -421,7 +423,7 @@ def test_a_run_is_drawn_with_clients_and_without(tmp_path: Path, clients: int) -
         return {"value": value, "interval": [value - 0.1, value + 0.1]}
 
     evaluated = {"n": 50, "natural": rate(0.5), "robust": {"fgsm": rate(0.25)}, "worst": rate(0.25)}
-    records = [{"round": 1, "evaluation": None}, {"round": 2, "evaluation": evaluated}]
+    records = [{"round": 1, "seconds": 1.0, "evaluation": None}, {"round": 2, "seconds": 1.0, "evaluation": evaluated}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     if clients:
         described = {"classes": ["cat", "dog"], "clients": [[client, 4] for client in range(clients)]}

@@ -18,6 +18,7 @@ from server.rundir import RunDir
 from server.stored import CENTRALIZED, FEDERATION, Kind, read_kind, read_metrics, stored_config
 from tests.conftest import tiny_config
 
+ROUND = {"seconds": 1.0, "evaluation": None}
 STATE = {"weight": torch.arange(6.0).view(2, 3), "count": torch.tensor(3)}
 
 
@@ -28,7 +29,7 @@ def config(tmp_path: Path, **changes: object) -> RunConfig:
 def with_rounds(tmp_path: Path, rounds: int) -> Path:
     run = RunDir.open(config(tmp_path))
     for server_round in range(1, rounds + 1):
-        run.append_metrics({"round": server_round})
+        run.append_metrics({"round": server_round, **ROUND})
         run.save_checkpoint(server_round, {**STATE, "count": torch.tensor(server_round)})
     run.close()
     return run.path
@@ -54,11 +55,11 @@ def test_checkpoint_gives_the_same_tensors_back_and_only_the_last_two_are_kept(t
 def test_rounds_after_the_checkpoint_and_a_half_line_are_dropped_on_resume(tmp_path: Path) -> None:
     path = with_rounds(tmp_path, 2)
     with (path / "metrics.jsonl").open("a") as file:
-        file.write('{"round": 3}\n{"rou')
+        file.write(json.dumps({"round": 3, **ROUND}) + '\n{"rou')
     assert [record["round"] for record in read_metrics(path)] == [1, 2, 3]
     run = resumed(tmp_path)
     assert run.done == 2
-    assert (path / "metrics.jsonl").read_text() == '{"round": 1}\n{"round": 2}\n'
+    assert [json.loads(line)["round"] for line in (path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
 
 def test_a_checkpoint_cut_short_while_it_is_written_leaves_the_last_one(tmp_path: Path) -> None:
@@ -216,8 +217,8 @@ def test_two_processes_do_not_write_to_one_run(tmp_path: Path) -> None:
 
 def save(run: RunDir, number: int, worst: float | None = None) -> None:
     """Finish a round whose one weight is its number; with a figure, it is the best so far."""
-    validation = None if worst is None else {"worst": {"value": worst}}
-    run.append_metrics({"round": number})
+    validation = None if worst is None else {"worst": {"value": worst}, "natural": {"value": 0.5}}
+    run.append_metrics({"round": number, **ROUND})
     run.save_checkpoint(number, {"weight": torch.tensor([float(number)])}, validation)
     run.wait()
 
@@ -248,7 +249,7 @@ def test_the_best_model_is_kept_beside_the_last_and_on_resume(tmp_path: Path) ->
     assert checkpoint is not None
     assert checkpoint["round"] == 5
     assert checkpoint["best"]["round"] == 2
-    assert checkpoint["best"]["validation"] == {"worst": {"value": 0.3}}
+    assert checkpoint["best"]["validation"]["worst"] == {"value": 0.3}
     assert load_model(run.path, checkpoint["best"])["weight"].item() == 2
     (run.path / "checkpoint" / "model-0006.safetensors").write_bytes(b"left by a crash")
     (run.path / "checkpoint" / "notes.txt").write_text("the user's own")
@@ -341,11 +342,19 @@ def test_a_line_that_was_cut_short_does_not_take_the_next_one_with_it(tmp_path: 
     assert read_json_lines(path) == [{"round": 1}, {"round": 2}]
 
 
-@pytest.mark.parametrize("content", ["{}", '{"round": 1}', '{"round": 1, "model": "m", "sha256": "s", "best": {}}'])
-def test_a_checkpoint_that_lacks_something_is_damaged_not_absent(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "lack"),
+    [
+        ("{}", "round: field required"),
+        ('{"round": 1}', "model: field required"),
+        ('{"round": "x", "model": "m", "sha256": "s"}', "round: input should be a valid integer"),
+        ('{"round": 1, "model": "m", "sha256": "s", "best": {}}', "best.round: field required"),
+    ],
+)
+def test_a_checkpoint_that_lacks_something_is_damaged_not_absent(tmp_path: Path, content: str, lack: str) -> None:
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "checkpoint.json").write_text(content)
-    with pytest.raises(FedShieldError, match=r"checkpoint.json: damaged \(round, model or sha256 is missing\)"):
+    with pytest.raises(FedShieldError, match=rf"checkpoint.json: damaged, or of another version .* \({lack}\)"):
         read_checkpoint(tmp_path)
 
 

@@ -5,13 +5,21 @@ from pathlib import Path
 
 from common.flat import default_config
 from common.kept import Kept
-from server.stored import Kind, read_config, read_kind, read_metrics
+from server.stored import (
+    Kind,
+    read_config,
+    read_division,
+    read_environment,
+    read_kind,
+    read_metrics,
+    read_summary,
+)
 from simulations.reports import charts
 from simulations.reports.clients import clients, labels, refusals
 from simulations.reports.measures import Record, attacks, classes, curve, percent, scaled
 from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
 from simulations.reports.pictures import gallery, predictions
-from simulations.run_figures import OF_THE_PLACE, bracket, dataset_name, read_figures, read_optional
+from simulations.run_figures import OF_THE_PLACE, bracket, dataset_name, read_figures
 from simulations.study_tables import ROUGH
 
 HOW_TO_READ = (
@@ -32,9 +40,9 @@ def run_page(run_dir: Path) -> Page:
         FedShieldError: a file is damaged, or there is no run.
     """
     kind, config = read_kind(run_dir), read_config(run_dir)
-    metrics, summary, final = read_metrics(run_dir), read_optional(run_dir / "summary.json"), read_figures(run_dir)
-    partition = read_optional(run_dir / "partition.json") if kind.name == "federation" else {}
-    environment = read_optional(run_dir / "environment.json")
+    metrics, summary, final = read_metrics(run_dir), read_summary(run_dir), read_figures(run_dir)
+    partition = read_division(run_dir) if kind.name == "federation" else {}
+    environment = read_environment(run_dir)
     # No image of single rounds is kept: what a run that was made longer and stopped still has is of its earlier end.
     measured = bool(summary) or (run_dir / "evaluations.jsonl").exists()
     arrays = (Kept(run_dir / "evaluations").load("latest") if measured else None) or {}
