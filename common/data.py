@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,13 @@ class Dataset:
     def take(self, rows: NDArray[np.int64]) -> "Dataset":
         """Return the examples at ``rows``, in that order, in memory."""
         return Dataset(self.images[rows], self.labels[rows], self.classes)
+
+    def digest(self) -> str:
+        """Return a name for these very images, with their labels and the names of the classes."""
+        digest = sha256(repr((self.images.shape, self.classes)).encode())
+        for array in (self.images, self.labels):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import logging
 import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,24 @@ class Kept:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def load(self, name: str) -> dict[str, NDArray[Any]] | None:
-        """Return a group of arrays, or None when it is not there or is damaged."""
+    def load(
+        self, name: str, without: str = "its figures are computed again", wanted: Sequence[str] = ()
+    ) -> dict[str, NDArray[Any]] | None:
+        """Return a group of arrays, or None when it is not there or is damaged.
+
+        Args:
+            name: of the group.
+            without: what the caller does without a damaged one, for the log.
+            wanted: arrays without which it is damaged; it is all of them that come back.
+        """
         path = self._path(name)
         try:
             with np.load(path, allow_pickle=False) as file:
-                return {key: file[key] for key in file.files}
+                return {key: file[key] for key in wanted or file.files}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
-            log.info("%s: damaged; its figures are computed again", path)
+            log.info("%s: damaged; %s", path, without)
             return None
 
     def _path(self, name: str) -> Path:

@@ -147,19 +147,24 @@ def load_momenta(run_dir: Path, checkpoint: dict[str, Any]) -> list[Tensor]:
     return [buffers[str(place)] for place in range(len(buffers))]
 
 
-def chosen_model(run_dir: Path) -> tuple[int, State]:
-    """Return the model that stands for a run, and its round.
+def chosen(run_dir: Path) -> dict[str, Any] | None:
+    """Return ``round``, ``model`` and ``sha256`` of the model that stands for a run; None where no round was finished.
 
     It is the best one on the validation images where the run has some, and the last one otherwise.
+    """
+    checkpoint = read_checkpoint(run_dir)
+    return checkpoint and checkpoint.get("best", checkpoint)
+
+
+def chosen_model(run_dir: Path) -> tuple[int, State]:
+    """Return the model that stands for a run, and its round.
 
     Raises:
         FedShieldError: no round was finished, or a file is damaged or missing.
     """
-    checkpoint = read_checkpoint(run_dir)
-    if checkpoint is None:
+    if (named := chosen(run_dir)) is None:
         raise FedShieldError(f"{run_dir}: has no checkpoint; no round of this run was finished")
-    chosen = checkpoint.get("best", checkpoint)
-    return int(chosen["round"]), load_model(run_dir, chosen)
+    return int(named["round"]), load_model(run_dir, named)
 
 
 def _write(path: Path, tensors: State) -> str:

@@ -81,11 +81,15 @@ def evaluate_finally(
     warnings = doubts(*arguments, evaluation, threat, seed)
     for warning in warnings:
         log.warning("warning: %s", warning)
+    figures = evaluation.as_json(details=True, shares=counts)
+    figures |= {"classes": list(test.classes), "warnings": list(warnings)}
     if kept_dir is not None:
         shown = attack_examples(*arguments, evaluation, threat, seed)
-        Kept(kept_dir).save("latest", {"classes": np.array(test.classes), **evaluation.arrays(), **shown})
-    figures = evaluation.as_json(details=True, shares=counts)
-    return evaluation, {**figures, "classes": list(test.classes), "warnings": list(warnings)}
+        of = {"classes": np.array(test.classes), "images": np.array(subset.digest())}
+        arrays = {**of, **evaluation.arrays(), **shown}
+        figures["predictions"] = f"predictions-{digest_of((), arrays)}"
+        Kept(kept_dir).save(figures["predictions"], arrays)
+    return evaluation, figures
 
 
 def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = ()) -> Measured:

@@ -27,6 +27,7 @@ class Figures(Format):
     natural: Rate
     robust: dict[str, Rate]
     worst: Rate
+    predictions: str = ""
 
 
 class Round(Format):

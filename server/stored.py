@@ -1,14 +1,18 @@
 """What a run directory tells its readers: the configuration, the kind of run, the finished rounds, their figures."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
 from common.files import read_json, read_json_lines
 from common.flat import Flat, default_config, flatten, merge
+from common.kept import Kept
 from common.own import is_own
 from server.formats import Division, Environment, Evaluated, Format, Round, Summary, check_format
 
@@ -52,6 +56,12 @@ _MAY_CHANGE = (
     "evaluate.final-",
     "results.",
     "data.root",
+)
+
+
+_KEPT = (
+    *("classes", "images", "labels", "attacks", "predictions"),
+    *(f"example_{name}" for name in ("images", "adversarial", "labels", "natural", "attacked", "attack")),
 )
 
 
@@ -128,6 +138,19 @@ def read_evaluations(run_dir: Path) -> list[dict[str, Any]]:
 def read_summary(run_dir: Path) -> dict[str, Any]:
     """Return ``summary.json``; nothing of an unfinished run."""
     return _read_optional(run_dir / "summary.json", Summary)
+
+
+def read_predictions(run_dir: Path, figures: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Return the predictions that an evaluation has kept, and its images to show; nothing where they cannot be read.
+
+    Args:
+        run_dir: absolute.
+        figures: of that evaluation, which name the file: no other's can be taken for its own.
+    """
+    if not (name := figures.get("predictions")):
+        return {}
+    without = f"its images are left out; fedshield evaluate {run_dir} keeps them anew"
+    return Kept(run_dir / "evaluations").load(name, without, _KEPT) or {}
 
 
 def read_environment(run_dir: Path) -> dict[str, Any]:

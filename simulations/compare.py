@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from common.accuracy import Evaluation
 from common.errors import FedShieldError
 from common.flat import Flat
-from common.kept import Kept
-from server.stored import read_config, read_environment, read_kind, read_metrics
+from server.stored import read_config, read_environment, read_kind, read_metrics, read_predictions
 from simulations.run_figures import OF_THE_PLACE, bracket, read_figures, share
 from simulations.study_tables import Sheet, find_results, signed_interval
 
@@ -101,13 +100,13 @@ def _results(paths: Sequence[Path], names: Sequence[str]) -> Sheet:
 
 def _pairs(paths: Sequence[Path], names: Sequence[str]) -> Sheet | None:
     """Return the differences from the first run, where both have kept their predictions for the same images."""
-    kept = [_correct(path) for path in paths]
-    labels, first = kept[0]
-    attacks = [attack for attack in first if all(attack in masks for _, masks in kept)]
-    rows = []
-    for name, (own, masks) in zip(names[1:], kept[1:], strict=True):
-        if np.array_equal(labels, own) and len(own):
-            rows.append([name, f"{len(own):,}", *(signed_interval(difference(first[a], masks[a])) for a in attacks)])
+    (images, first), *others = (_correct(path) for path in paths)
+    paired = {name: masks for name, (own, masks) in zip(names[1:], others, strict=True) if images and own == images}
+    attacks = [attack for attack in first if all(attack in masks for masks in paired.values())]
+    rows = [
+        [name, f"{len(masks['natural']):,}", *(signed_interval(difference(first[a], masks[a])) for a in attacks)]
+        for name, masks in paired.items()
+    ]
     if not rows:
         return None
     notes = [
@@ -116,13 +115,14 @@ def _pairs(paths: Sequence[Path], names: Sequence[str]) -> Sheet | None:
     return Sheet(f"Difference from {names[0]}", ["run", "n", *attacks], rows, notes, 1)
 
 
-def _correct(path: Path) -> tuple[NDArray[np.int64], dict[str, Mask]]:
-    """Return a run's last labels, and which images were correct: natural, under each attack, and under all of them."""
-    arrays = Kept(path / "evaluations").load("latest")
-    if arrays is None:
-        return np.zeros(0, np.int64), {}
-    found = Evaluation.from_arrays(arrays, len(arrays["classes"]))
-    return found.labels, found.masks()
+def _correct(path: Path) -> tuple[str, dict[str, Mask]]:
+    """Return which images a run's figures are of, and which of them were correct, as of ``Evaluation.masks``.
+
+    Nothing where no predictions are kept.
+    """
+    if not (arrays := read_predictions(path, read_figures(path))):
+        return "", {}
+    return str(arrays["images"]), Evaluation.from_arrays(arrays, len(arrays["classes"])).masks()
 
 
 def _cell(rate: Record | None) -> str:

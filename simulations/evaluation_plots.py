@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from common.accuracy import Evaluation
 from common.errors import FedShieldError
-from common.kept import Kept
-from server.stored import read_evaluations, read_kind
+from server.stored import read_evaluations, read_kind, read_predictions
 from simulations.panels import headline
 from simulations.plots import COLOURS, GREY, WIDTH, caption, save_all
 
@@ -30,7 +29,7 @@ def plot_evaluation(run_dir: Path) -> list[Path]:
     ``epsilon``: robust accuracy over epsilon, if the last ``fedshield evaluate`` was asked for it.
 
     Args:
-        run_dir: with ``evaluations/latest.npz``, and ``evaluations.jsonl`` where ``fedshield evaluate`` wrote it.
+        run_dir: with ``evaluations.jsonl``, and the predictions that its last line names.
 
     Returns:
         The files, each figure's PNG before its SVG.
@@ -43,17 +42,14 @@ def plot_evaluation(run_dir: Path) -> list[Path]:
 
 def evaluation_figures(run_dir: Path) -> dict[str, Figure]:
     """Return the figures that ``plot_evaluation`` saves, by name."""
-    arrays = Kept(run_dir / "evaluations").load("latest")
-    records = read_evaluations(run_dir)
-    if arrays is None:
-        raise FedShieldError(
-            f"{run_dir / 'evaluations' / 'latest.npz'}: not there, or damaged; run: fedshield evaluate {run_dir}"
-        )
+    record: Mapping[str, Any] = next(reversed(read_evaluations(run_dir)), {})
+    if not (arrays := read_predictions(run_dir, record)):
+        raise FedShieldError(f"{run_dir}: no evaluation to draw; run: fedshield evaluate {run_dir}")
     figures = {"confusion": _draw_confusion(arrays, run_dir.name)}
     if len(arrays["example_images"]):
         figures["examples"] = draw_examples(arrays, run_dir.name)
-    if records and records[-1].get("curve"):
-        figures["epsilon"] = _draw_curve(records[-1], run_dir.name, read_kind(run_dir).unit)
+    if record.get("curve"):
+        figures["epsilon"] = _draw_curve(record, run_dir.name, read_kind(run_dir).unit)
     return figures
 
 

@@ -4,16 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from server.checkpoint import chosen
 from server.stored import read_evaluations, read_metrics, read_summary
 
 OF_THE_PLACE = ("results.", "data.root")  # keys that say where a run lies, and nothing of what it computes
 
 
 def read_figures(run_dir: Path) -> dict[str, Any]:
-    """Return the fullest evaluation of the model that a run ends with, with its ``round``.
+    """Return the last evaluation of the model that stands for a run, with its ``round``.
 
-    That is the last one that ``fedshield evaluate`` made of it, or else the final one, or, of an unfinished run, that
-    of the last round that was evaluated; nothing where there is none.
+    That is what ``fedshield evaluate`` made of it, or else the final one, or, of an unfinished run, that of the last
+    round that was evaluated; nothing where there is none.
 
     Args:
         run_dir: absolute.
@@ -21,9 +22,10 @@ def read_figures(run_dir: Path) -> dict[str, Any]:
     Raises:
         FedShieldError: a file is damaged.
     """
-    summary, evaluations = read_summary(run_dir), read_evaluations(run_dir)
-    number = summary.get("evaluated-round")
-    if evaluations and (not summary or evaluations[-1].get("round") == number):
+    summary = read_summary(run_dir)
+    number = summary["evaluated-round"] if summary else (chosen(run_dir) or {}).get("round")
+    # Those of a round before are of another model: that of an earlier end, or of a best one that was outdone.
+    if evaluations := [record for record in read_evaluations(run_dir) if record["round"] == number]:
         return evaluations[-1]
     if summary.get("final"):
         return {**summary["final"], "round": number}

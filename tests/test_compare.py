@@ -1,6 +1,7 @@
 """Runs beside each other: what differs, and by how much on the same images."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 
 from common.errors import FedShieldError
+from server.evaluate import evaluate_run
 from server.stored import read_metrics
 from simulations.compare import compare_runs, difference
+from simulations.reports.write import write_report
+from simulations.run_figures import read_figures
 from tests.test_cli import fedshield
 from tests.test_federation import run
 
@@ -46,13 +50,46 @@ def test_an_unfinished_run_is_compared_by_what_it_has(tmp_path: Path) -> None:
     one = run(tmp_path, "one")
     half = shutil.copytree(one, tmp_path / "half")
     (half / "summary.json").unlink()
-    shutil.rmtree(half / "evaluations")
-    done, results = compare_runs([one, half])
+    done, results = compare_runs([one, half])  # the predictions that half still has are of an earlier end
     assert ["finished", "True", "False"] in [list(row) for row in done.rows]
     last = read_metrics(half)[-1]["evaluation"]
     assert results.rows[1][2].startswith(f"{100 * last['natural']['value']:.1f} [")
     assert results.header == ["run", "n", "natural %", "pgd-3 %", "fgsm %", "pgd-2 %", "worst %"]
     assert results.rows[0][4:6] == ["–", "–"]
+
+
+def test_what_was_measured_of_an_earlier_end_is_not_that_of_an_unfinished_run(tmp_path: Path) -> None:
+    one = run(tmp_path, "one")
+    (one / "summary.json").unlink()
+    last = read_metrics(one)[-1]["evaluation"]
+    earlier = {**last, "n": 7, "round": 1}
+    (one / "evaluations.jsonl").write_text(json.dumps(earlier) + "\n")
+    assert read_figures(one) == {**last, "round": 2}
+    (one / "evaluations.jsonl").write_text(json.dumps({**earlier, "round": 2}) + "\n")
+    assert read_figures(one) == {**earlier, "round": 2}
+
+
+@pytest.mark.parametrize("damage", ["cut", "other"])
+def test_damaged_predictions_are_left_out_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    one = run(tmp_path, "one")
+    two = shutil.copytree(one, tmp_path / "two")
+    (path,) = (two / "evaluations").glob("predictions-*.npz")
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:  # of a version that knew no classes
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files if name != "classes"}
+        np.savez_compressed(path, allow_pickle=False, **arrays)
+    logging.getLogger("fedshield").propagate = True
+    with caplog.at_level(logging.INFO):
+        _, results = compare_runs([one, two])
+    assert f"{path}: damaged; its images are left out; fedshield evaluate {two} keeps them anew" in caplog.text
+    assert results.rows[0][1:] == results.rows[1][1:]
+    assert "Adversarial examples" not in write_report(two).read_text()
+    evaluate_run(two, {})
+    assert len(compare_runs([one, two])) == 3
 
 
 def test_each_kind_of_run_tells_what_it_has_done(tmp_path: Path) -> None:

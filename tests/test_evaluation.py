@@ -329,10 +329,10 @@ def test_the_final_evaluation_tells_everything_and_goes_on_where_it_was(tmp_path
     assert figures["classes"] == list(splits.test.classes)
     assert isinstance(figures["warnings"], list)
     json.dumps(figures, allow_nan=False)
-    with np.load(tmp_path / "latest.npz") as latest:
-        assert latest["attacks"].tolist() == ["natural", "fgsm", "pgd-2"]
-        assert np.array_equal(latest["predictions"][2], found.predictions["pgd-2"])
-        assert latest["example_images"].dtype == np.uint8
+    with np.load(tmp_path / f"{figures['predictions']}.npz") as kept:
+        assert kept["attacks"].tolist() == ["natural", "fgsm", "pgd-2"]
+        assert np.array_equal(kept["predictions"][2], found.predictions["pgd-2"])
+        assert kept["example_images"].dtype == np.uint8
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.npz")}
     again, _ = evaluate_finally(model, splits.test, config, None, tmp_path)
     assert same(again, found)
@@ -340,4 +340,4 @@ def test_the_final_evaluation_tells_everything_and_goes_on_where_it_was(tmp_path
     with torch.no_grad():
         next(model.parameters()).add_(1)  # another model has another place
     evaluate_finally(model, splits.test, config, None, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2 + 1
+    assert len(list(tmp_path.iterdir())) == 2 * 2  # each has its predictions, too

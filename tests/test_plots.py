@@ -341,15 +341,17 @@ def make_evaluation(run_dir: Path, curve: bool = True, examples: int = 3) -> Pat
         "example_attacked": np.zeros(examples, np.int64),
         "example_attack": np.array("pgd-20"),
     }
+    of = {"classes": np.array(["cat", "dog", "$bird"]), "images": np.array("")}
     arrays = Evaluation(labels, predictions, 3).arrays()
-    Kept(run_dir / "evaluations").save("latest", {"classes": np.array(["cat", "dog", "$bird"]), **arrays, **shown})
+    Kept(run_dir / "evaluations").save("predictions-1", {**of, **arrays, **shown})
     points = [
         {"epsilon-255": epsilon, "attack": "pgd-20", "value": value, "interval": [value - 0.1, value + 0.2]}
         for epsilon, value in ((8.0, 0.3), (0.0, 0.7))
     ]
     rate = {"value": 0.5, "interval": [0.4, 0.6]}
     rates = {"natural": rate, "robust": {"fgsm": rate, "pgd-20": rate}, "worst": rate}
-    record = {"round": 4, "epsilon-255": 8.0, "n": 9, **rates, "classes": ["cat", "dog", "$bird"]}
+    record: dict[str, Any] = {"round": 4, "epsilon-255": 8.0, "n": 9, **rates, "predictions": "predictions-1"}
+    record["classes"] = ["cat", "dog", "$bird"]
     (run_dir / "evaluations.jsonl").write_text(json.dumps({**record, **({"curve": points} if curve else {})}) + "\n")
     return run_dir
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.flat import default_config
-from common.kept import Kept
 from server.stored import (
     Kind,
     read_config,
@@ -12,6 +11,7 @@ from server.stored import (
     read_environment,
     read_kind,
     read_metrics,
+    read_predictions,
     read_summary,
 )
 from simulations.reports import charts
@@ -43,9 +43,7 @@ def run_page(run_dir: Path) -> Page:
     metrics, summary, final = read_metrics(run_dir), read_summary(run_dir), read_figures(run_dir)
     partition = read_division(run_dir) if kind.name == "federation" else {}
     environment = read_environment(run_dir)
-    # No image of single rounds is kept: what a run that was made longer and stopped still has is of its earlier end.
-    measured = bool(summary) or (run_dir / "evaluations.jsonl").exists()
-    arrays = (Kept(run_dir / "evaluations").load("latest") if measured else None) or {}
+    arrays = read_predictions(run_dir, final)
     epsilon = final.get("epsilon-255", config["attack.epsilon-255"])
     unit = kind.unit
     return Page(
