@@ -11,12 +11,21 @@ from numpy.typing import NDArray
 from common.accuracy import Evaluation
 from common.errors import FedShieldError
 from common.flat import Flat
-from server.stored import read_config, read_environment, read_kind, read_metrics, read_predictions
+from server.stored import (
+    read_config,
+    read_division,
+    read_environment,
+    read_kind,
+    read_metrics,
+    read_predictions,
+)
 from simulations.run_figures import OF_THE_PLACE, bracket, read_figures, share
 from simulations.study_tables import Sheet, find_results, signed_interval
 
 Record = Mapping[str, Any]
 Mask = NDArray[np.bool_]
+
+_PAIRED = "points, on the same test images: mean [95 % interval]; it tells of these images, not of other training seeds"
 
 
 def compare_runs(runs: Sequence[Path]) -> list[Sheet]:
@@ -32,8 +41,7 @@ def compare_runs(runs: Sequence[Path]) -> list[Sheet]:
         raise FedShieldError(f"compare: {len(runs)} run given; name two or more")
     paths = [find_results(run) for run in runs]
     names = _names(paths)
-    sheets = [_configurations(paths, names), _results(paths, names)]
-    return sheets + ([pairs] if (pairs := _pairs(paths, names)) else [])
+    return [_configurations(paths, names), _results(paths, names), _pairs(paths, names)]
 
 
 def difference(first: Mask, second: Mask) -> tuple[float, float, float]:
@@ -70,7 +78,9 @@ def _configurations(paths: Sequence[Path], names: Sequence[str]) -> Sheet:
 
 
 def _settings(path: Path) -> Flat:
-    return {key: value for key, value in read_config(path).items() if not key.startswith(OF_THE_PLACE)}
+    config = read_config(path)
+    told = ("data.root",) if config["data.name"] in ("folder", "split") else ()  # it alone tells which images they are
+    return {key: value for key, value in config.items() if key in told or not key.startswith(OF_THE_PLACE)}
 
 
 def _done(path: Path) -> dict[str, str]:
@@ -79,6 +89,7 @@ def _done(path: Path) -> dict[str, str]:
         "kind": kind.name,
         f"{kind.unit}s done": str(len(metrics)),
         "finished": str((path / "summary.json").exists()),
+        "classes": ", ".join(read_division(path).get("classes", ())),
         "minutes": f"{sum(line['seconds'] for line in metrics) / 60:.1f}",
         "processor": f"{environment.get('processor')}, {environment.get('device')}",
         "FedShield": str(environment.get("packages", {}).get("fedshield")),
@@ -98,21 +109,24 @@ def _results(paths: Sequence[Path], names: Sequence[str]) -> Sheet:
     return Sheet("Results", header, rows, notes, 1)
 
 
-def _pairs(paths: Sequence[Path], names: Sequence[str]) -> Sheet | None:
-    """Return the differences from the first run, where both have kept their predictions for the same images."""
-    (images, first), *others = (_correct(path) for path in paths)
-    paired = {name: masks for name, (own, masks) in zip(names[1:], others, strict=True) if images and own == images}
-    attacks = [attack for attack in first if all(attack in masks for masks in paired.values())]
+def _pairs(paths: Sequence[Path], names: Sequence[str]) -> Sheet:
+    """Return the differences from the first run, where both have kept their predictions for the very same images."""
+    base, *others = names
+    kept = {name: _correct(path) for name, path in zip(names, paths, strict=True)}
+    images, first = kept[base]
+    paired = {name: kept[name][1] for name in others if images and kept[name][0] == images}
+    attacks = [attack for attack in first if paired and all(attack in masks for masks in paired.values())]
     rows = [
         [name, f"{len(masks['natural']):,}", *(signed_interval(difference(first[a], masks[a])) for a in attacks)]
         for name, masks in paired.items()
     ]
-    if not rows:
-        return None
-    notes = [
-        "points, on the same test images: mean [95 % interval]; it tells of these images, not of other training seeds",
-    ]
-    return Sheet(f"Difference from {names[0]}", ["run", "n", *attacks], rows, notes, 1)
+    notes = [_PAIRED] if rows else []
+    for name in others:
+        if lacking := [each for each in (base, name) if not kept[each][0]]:
+            notes.append(f"{name}: none, for {lacking[0]} has no predictions; fedshield evaluate keeps some")
+        elif name not in paired:
+            notes.append(f"{name}: none, for it was measured on other test images than {base}")
+    return Sheet(f"Difference from {base}", ["run", "n", *attacks], rows, notes, 1)
 
 
 def _correct(path: Path) -> tuple[str, dict[str, Mask]]:

@@ -11,10 +11,13 @@ import pytest
 from common.errors import FedShieldError
 from server.evaluate import evaluate_run
 from server.stored import read_metrics
+from simulations.centralized import train_centrally
 from simulations.compare import compare_runs, difference
 from simulations.reports.write import write_report
 from simulations.run_figures import read_figures
+from tests.conftest import tiny_config
 from tests.test_cli import fedshield
+from tests.test_data import make_folder
 from tests.test_federation import run
 
 
@@ -50,12 +53,30 @@ def test_an_unfinished_run_is_compared_by_what_it_has(tmp_path: Path) -> None:
     one = run(tmp_path, "one")
     half = shutil.copytree(one, tmp_path / "half")
     (half / "summary.json").unlink()
-    done, results = compare_runs([one, half])  # the predictions that half still has are of an earlier end
+    done, results, pairs = compare_runs([one, half])  # the predictions that half still has are of an earlier end
+    assert not pairs.rows
+    assert pairs.notes == ["half: none, for half has no predictions; fedshield evaluate keeps some"]
     assert ["finished", "True", "False"] in [list(row) for row in done.rows]
     last = read_metrics(half)[-1]["evaluation"]
     assert results.rows[1][2].startswith(f"{100 * last['natural']['value']:.1f} [")
     assert results.header == ["run", "n", "natural %", "pgd-3 %", "fgsm %", "pgd-2 %", "worst %"]
     assert results.rows[0][4:6] == ["–", "–"]
+
+
+def test_image_by_image_only_where_the_images_are_the_same(tmp_path: Path) -> None:
+    def trained(name: str, root: Path) -> Path:
+        changes = {"data__name": "folder", "data__root": str(root), "data__image_size": 32, "centralized__epochs": 1}
+        return train_centrally(tiny_config(results__dir=str(tmp_path / "runs"), results__name=name, **changes))
+
+    pets = make_folder(tmp_path / "pets", 32)
+    same = shutil.copytree(pets, tmp_path / "same")
+    other = shutil.copytree(pets, tmp_path / "other")
+    (other / "test" / "cat" / "0.png").write_bytes((pets / "test" / "dog" / "0.png").read_bytes())
+    runs = [trained(name, root) for name, root in (("pets", pets), ("same", same), ("other", other))]
+    done, _, pairs = compare_runs(runs)
+    assert ["data.root", str(pets), str(same), str(other)] in [list(row) for row in done.rows]
+    assert [row[0] for row in pairs.rows] == ["same"]
+    assert pairs.notes[1:] == ["other: none, for it was measured on other test images than pets"]
 
 
 def test_what_was_measured_of_an_earlier_end_is_not_that_of_an_unfinished_run(tmp_path: Path) -> None:
@@ -84,12 +105,13 @@ def test_damaged_predictions_are_left_out_and_that_is_said(
         np.savez_compressed(path, allow_pickle=False, **arrays)
     logging.getLogger("fedshield").propagate = True
     with caplog.at_level(logging.INFO):
-        _, results = compare_runs([one, two])
+        _, results, pairs = compare_runs([one, two])
+    assert not pairs.rows
     assert f"{path}: damaged; its images are left out; fedshield evaluate {two} keeps them anew" in caplog.text
     assert results.rows[0][1:] == results.rows[1][1:]
     assert "Adversarial examples" not in write_report(two).read_text()
     evaluate_run(two, {})
-    assert len(compare_runs([one, two])) == 3
+    assert compare_runs([one, two])[2].rows
 
 
 def test_each_kind_of_run_tells_what_it_has_done(tmp_path: Path) -> None:
