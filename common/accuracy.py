@@ -118,9 +118,12 @@ class Evaluation:
         return f"n = {self.n} test images{rough}"
 
     def masks(self) -> dict[str, Mask]:
-        """Return which examples are correct: ``natural``, under each attack alone by label, ``worst`` under all."""
+        """Return which examples are correct: ``natural``, under each attack alone by label, ``worst`` under all.
+
+        Without an attack there is no ``worst``: natural accuracy would pass for robust accuracy.
+        """
         found = {label: predicted == self.labels for label, predicted in self.predictions.items()}
-        return {**found, "worst": np.logical_and.reduce(list(found.values()))}
+        return {**found, "worst": np.logical_and.reduce(list(found.values()))} if len(found) > 1 else found
 
     @property
     def natural(self) -> Rate:
@@ -133,9 +136,9 @@ class Evaluation:
         return {label: rate for label, rate in self._rates().items() if label not in ("natural", "worst")}
 
     @property
-    def worst(self) -> Rate:
-        """Robust accuracy under all attacks: an example counts only when no attack breaks it."""
-        return self._rates()["worst"]
+    def worst(self) -> Rate | None:
+        """Robust accuracy under all attacks: an example counts when no attack breaks it. None without an attack."""
+        return self._rates().get("worst")
 
     def _rates(self) -> dict[str, Rate]:
         return {label: Rate(int(mask.sum()), self.n) for label, mask in self.masks().items()}
@@ -181,10 +184,7 @@ class Evaluation:
 
     def values(self) -> dict[str, float]:
         """Return the accuracies alone, in [0, 1]."""
-        return {label: rate.value for label, rate in (*self._ordered().items(), ("worst", self.worst))}
-
-    def _ordered(self) -> dict[str, Rate]:
-        return {"natural": self.natural, **self.robust}
+        return {label: rate.value for label, rate in self._rates().items()}
 
     def as_json(self, details: bool = False, shares: Shares | None = None) -> dict[str, Any]:
         """Return the figures for a results file.
@@ -197,7 +197,7 @@ class Evaluation:
             "n": self.n,
             "natural": self.natural.as_json(),
             "robust": {label: rate.as_json() for label, rate in self.robust.items()},
-            "worst": self.worst.as_json(),
+            "worst": self.worst and self.worst.as_json(),
         }
         if self.distortions:
             figures["distortions"] = {label: found.as_json() for label, found in self.distortions.items()}
@@ -214,9 +214,10 @@ class Evaluation:
 
     def line(self) -> str:
         """One line for the log: percentages with their 95 % intervals."""
-        rates = self._ordered()
-        if len(self.robust) > 1:
-            rates["worst case"] = self.worst
+        rates = self._rates()
+        worst = rates.pop("worst", None)
+        if worst and len(rates) > 2:
+            rates["worst case"] = worst
         return "  ".join(f"{name} {percent(rate)}" for name, rate in rates.items()) + f"  n = {self.n}"
 
 

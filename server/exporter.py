@@ -55,7 +55,8 @@ class Exporter:
             self._refused.labels(client).inc()
         if (evaluation := record["evaluation"]) is not None:
             self._natural.set(evaluation["natural"]["value"])
-            for attack, rate in {**evaluation["robust"], "worst": evaluation["worst"]}.items():
+            robust = evaluation["robust"]
+            for attack, rate in {**robust, **({"worst": evaluation["worst"]} if robust else {})}.items():
                 self._robust.labels(attack).set(rate["value"])
 
     def after_run(self, summary: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ class Figures(Format):
     n: int
     natural: Rate
     robust: dict[str, Rate]
-    worst: Rate
+    worst: Rate | None  # without an attack there is none
     predictions: str = ""
 
 

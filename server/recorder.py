@@ -86,7 +86,7 @@ class Recorder:
         self.run.save_checkpoint(number, state, chosen, momenta)
         line = f"{evaluation.line()}  " if evaluation else ""
         if validation is not None:
-            line += f"validation {100 * validation.worst.value:.1f} %{' (best)' if chosen else ''}  "
+            line += f"validation {100 * validation.values()['worst']:.1f} %{' (best)' if chosen else ''}  "
         line += f"loss {report['loss']:.3f}  {_turnout(report)}{seconds:.1f} s"
         event = {"event": "round", **record}
         log.info("%s %d/%d  %s", self.run.kind.unit, number, self.run.total, line, extra={"event": event})
@@ -106,7 +106,8 @@ class Recorder:
         if self._best is None:
             return True
         before = tuple(self._best[name]["value"] for name in ("worst", "natural"))
-        return (validation.worst.value, validation.natural.value) > before
+        now = validation.values()  # with an attack: the configuration sees to that
+        return (now["worst"], now["natural"]) > before
 
     def finish(self) -> None:
         """Evaluate the best model on validation data, or else the last, with the final attacks; write the summary."""

@@ -27,10 +27,10 @@ def figures(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def accuracies(evaluation: Mapping[str, Any] | None) -> dict[str, float]:
-    """Return natural accuracy and robust accuracy under each attack, ``worst`` among them."""
+    """Return natural accuracy and robust accuracy under each attack, ``worst`` among them where there is an attack."""
     if not evaluation:
         return {}
-    robust = {**evaluation["robust"], "worst": evaluation["worst"]}
+    robust = evaluation["robust"] and {**evaluation["robust"], "worst": evaluation["worst"]}
     return {
         "natural-accuracy": evaluation["natural"]["value"],
         **{f"robust-accuracy/{attack}": rate["value"] for attack, rate in robust.items()},

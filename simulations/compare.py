@@ -19,7 +19,7 @@ from server.stored import (
     read_metrics,
     read_predictions,
 )
-from simulations.run_figures import OF_THE_PLACE, bracket, read_figures, share
+from simulations.run_figures import NO_ATTACK, OF_THE_PLACE, bracket, read_figures, share
 from simulations.study_tables import Sheet, find_results, signed_interval
 
 Record = Mapping[str, Any]
@@ -103,9 +103,10 @@ def _results(paths: Sequence[Path], names: Sequence[str]) -> Sheet:
     for name, figures in zip(names, found, strict=True):
         rates = [figures.get("natural"), *(figures.get("robust", {}).get(attack) for attack in attacks)]
         n = f"{figures['n']:,}" if figures else "–"
-        rows.append([name, n, *map(_cell, [*rates, figures.get("worst")])])
+        rows.append([name, n, *map(_cell, [*rates, figures.get("worst") if figures.get("robust") else None])])
     header = ["run", "n", "natural %", *(f"{attack} %" for attack in attacks), "worst %"]
     notes = ["in brackets: 95 % intervals for the sample of test images; another training seed may differ by more"]
+    notes += [f"{name}: {NO_ATTACK}" for name, each in zip(names, found, strict=True) if each and not each["robust"]]
     return Sheet("Results", header, rows, notes, 1)
 
 

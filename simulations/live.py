@@ -94,7 +94,7 @@ class LiveView:
         evaluation = record["evaluation"]
         if evaluation is not None:
             self._tested = evaluation["n"]
-            for name in ("natural", "worst"):
+            for name in ("natural", *(["worst"] if evaluation["robust"] else [])):
                 trend = self._trends.setdefault(name, deque(maxlen=_TREND))
                 trend.append(100 * evaluation[name]["value"])
 
@@ -103,8 +103,8 @@ class LiveView:
         lines: list[RenderableType] = [self._bar]
         if self._trends:
             grid = Table.grid(padding=(0, 2))
-            for name, label in (("natural", "natural accuracy"), ("worst", "robust accuracy")):
-                trend = self._trends[name]
+            for name, trend in self._trends.items():
+                label = {"natural": "natural accuracy", "worst": "robust accuracy"}[name]
                 grid.add_row(label, f"{trend[-1]:.1f} %", Text(sparks(trend), "cyan"), f"n = {self._tested}")
             lines.append(grid)
         if self._clients:

@@ -6,7 +6,7 @@ from pathlib import Path
 from common.config import RunConfig
 from common.models import MEAN, STD
 from server.stored import read_environment, read_kind
-from simulations.run_figures import bracket, dataset_name, read_figures, share
+from simulations.run_figures import NO_ATTACK, bracket, dataset_name, read_figures, share
 
 _USE = {
     "model.safetensors": """    from common.exported import load_exported
@@ -70,8 +70,12 @@ def _figures(run_dir: Path, config: RunConfig) -> list[str]:
     figures = read_figures(run_dir)
     if not figures:
         return ["Nothing was measured of it.", ""]
-    rows = {"natural": figures["natural"], **figures["robust"], "worst case": figures["worst"]}
+    rows = {"natural": figures["natural"], **figures["robust"]}
     epsilon = figures.get("epsilon-255", config.attack.epsilon_255)
+    against = f"{NO_ATTACK[0].upper()}{NO_ATTACK[1:]}."
+    if figures["robust"]:
+        rows["worst case"] = figures["worst"]
+        against = f"White-box attacks within {epsilon:g}/255 (Linf); a stronger attack may leave less."
     lines = [f"| {name} | {share(rate['value'])} | {bracket(rate['interval'])} |" for name, rate in rows.items()]
     return [
         f"## Accuracy on n = {figures['n']:,} test images",
@@ -80,8 +84,7 @@ def _figures(run_dir: Path, config: RunConfig) -> list[str]:
         "|---|---|---|",
         *lines,
         "",
-        f"White-box attacks within {epsilon:g}/255 (Linf); a stronger attack may leave less. The intervals are of the "
-        "sample of test images; another training seed may differ by more.",
+        f"{against} The intervals are of the sample of test images; another training seed may differ by more.",
         "",
     ]
 

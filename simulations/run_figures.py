@@ -7,6 +7,7 @@ from typing import Any
 from server.checkpoint import chosen
 from server.stored import read_evaluations, read_metrics, read_summary
 
+NO_ATTACK = "no attack was run: robust accuracy was not measured"
 OF_THE_PLACE = ("results.", "data.root")  # keys that say where a run lies, and nothing of what it computes
 
 

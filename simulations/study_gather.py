@@ -79,7 +79,7 @@ def _rates(evaluation: dict[str, Any] | None) -> dict[str, Any]:
     if not evaluation:
         return {"attacks": []}
     robust = {label: rate["value"] for label, rate in evaluation["robust"].items()}
-    worst = evaluation["worst"]["value"]
+    worst = evaluation["worst"]["value"] if robust else None
     rates = {"n": evaluation["n"], "natural": evaluation["natural"]["value"], **robust, "worst": worst}
     return {**rates, "attacks": list(robust)}
 

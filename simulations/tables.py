@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from common.evaluation import Evaluation, Rate
-from simulations.run_figures import bracket, share
+from simulations.run_figures import NO_ATTACK, bracket, share
 
 
 def evaluation_tables(evaluation: Evaluation, record: dict[str, Any]) -> list[Table]:
@@ -37,7 +37,10 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         for part, survivors in evaluation.parts.items() if label == "autoattack" else ():
             table.add_row(f"  after {part}", *_cells(survivors))
         table.add_row(label, *_cells(rate))
-    table.add_row("worst case", *_cells(evaluation.worst))
+    if evaluation.worst:
+        table.add_row("worst case", *_cells(evaluation.worst))
+    else:
+        table.caption = NO_ATTACK
     return table
 
 

@@ -119,7 +119,7 @@ def test_a_run_leaves_everything_a_reader_needs(tmp_path: Path) -> None:
     assert summary(path)["evaluated-round"] == number
     assert summary(path)["selected-by"] == "validation"
     final = evaluate_on(model, splits.test, settings, ("fgsm",), 40)
-    assert summary(path)["final"]["worst"]["value"] == final.worst.value
+    assert summary(path)["final"]["worst"]["value"] == final.values()["worst"]
 
 
 def test_without_a_split_the_last_epoch_counts(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_gradients_that_are_exactly_zero() -> None:
 def test_accuracy_that_a_large_budget_does_not_break() -> None:
     images, labels = data(*(50,) * 40)
     evaluation = evaluate(Masked(), images, labels, ("bim-5",), THREAT, 1)
-    assert evaluation.worst.value == 1
+    assert evaluation.values()["worst"] == 1
     (only,) = doubts(Masked(), images, labels, evaluation, THREAT, 1)
     # Of the random starts, uniform in ±64, those beyond 50 on the other side break an image by themselves.
     assert only.startswith("pgd-20 at epsilon 64/255 leaves")

@@ -5,7 +5,7 @@ from typing import Any
 
 from simulations.reports import charts
 from simulations.reports.page import Block, Chart, Table
-from simulations.run_figures import bracket, share
+from simulations.run_figures import NO_ATTACK, bracket, share
 
 Record = Mapping[str, Any]
 
@@ -19,8 +19,12 @@ def attacks(final: Record) -> list[Block]:
         parts = final.get("parts", {}) if label == "autoattack" else {}
         rows += [[f"after {part}", percent(left), bracket(left["interval"])] for part, left in parts.items()]
         rows.append([label, percent(rate), bracket(rate["interval"])])
-    rows.append(["worst case", percent(final["worst"]), bracket(final["worst"]["interval"])])
-    blocks: list[Block] = [Table(["accuracy", "%", "95 % interval"], rows, notes=[f"n = {final['n']:,} test images"])]
+    notes = [f"n = {final['n']:,} test images"]
+    if final["robust"]:
+        rows.append(["worst case", percent(final["worst"]), bracket(final["worst"]["interval"])])
+    else:
+        notes.append(NO_ATTACK)
+    blocks: list[Block] = [Table(["accuracy", "%", "95 % interval"], rows, notes=notes)]
     if distortions := final.get("distortions"):
         header = ["attack without a budget", "fooled, %", "median L2", "median Linf × 255", "robust within epsilon, %"]
         blocks.append(Table(header, [_distortion(label, found) for label, found in distortions.items()]))

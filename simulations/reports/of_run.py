@@ -19,7 +19,7 @@ from simulations.reports.clients import clients, labels, refusals
 from simulations.reports.measures import Record, attacks, classes, curve, percent, scaled
 from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
 from simulations.reports.pictures import gallery, predictions
-from simulations.run_figures import OF_THE_PLACE, bracket, dataset_name, read_figures
+from simulations.run_figures import NO_ATTACK, OF_THE_PLACE, bracket, dataset_name, read_figures
 from simulations.study_tables import ROUGH
 
 HOW_TO_READ = (
@@ -88,6 +88,8 @@ def _facts(final: Record, epsilon: str, unit: str, summary: Record) -> list[Fact
     if against:
         detail = f"{bracket(final['worst']['interval'])}, worst case of {against} at epsilon {epsilon}"
         facts.append(Fact("robust accuracy", percent(final["worst"]), detail))
+    else:
+        facts.append(Fact("robust accuracy", "–", NO_ATTACK))
     rough = f"{ROUGH:,} or fewer: rough figures" if final["n"] <= ROUGH else ""
     facts.append(Fact("test images", f"n = {final['n']:,}", rough))
     facts.append(Fact("model", f"{unit} {final.get('round', '–')}", chosen if summary else "the last one measured"))
@@ -112,7 +114,7 @@ def _rounds(metrics: Sequence[Record], unit: str) -> list[Block]:
         for name, which in (("evaluation", ""), ("validation", " (validation)")):
             found = line.get(name) or {}
             rates = {"natural": found.get("natural"), **found.get("robust", {})}
-            if len(rates) > 2 or which:
+            if len(rates) > 2 or (which and found.get("robust")):
                 rates["worst case"] = found.get("worst")
             for measure, rate in rates.items():
                 if rate and not (which and measure != "worst case"):
