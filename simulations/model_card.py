@@ -6,7 +6,7 @@ from pathlib import Path
 from common.config import RunConfig
 from common.models import MEAN, STD
 from server.stored import read_environment, read_kind
-from simulations.run_figures import NO_ATTACK, bracket, dataset_name, read_figures, share
+from simulations.run_figures import NO_ATTACK, bracket, dataset_name, read_figures, share, training
 
 _USE = {
     "model.safetensors": """    from common.exported import load_exported
@@ -46,9 +46,8 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
             "---",
             f"# {run_dir.name}",
             "",
-            f"`{config.model.name}` ({config.model.activation}), trained by {who} with {config.loss.name} against "
-            f"{config.attack.name} at epsilon {config.attack.epsilon_255:g}/255 on {dataset_name(config.flat())}, seed "
-            f"{config.seed}; the model after {kind.unit} {number}.",
+            f"`{config.model.name}` ({config.model.activation}): {training(config.flat())}, by {who}, on "
+            f"{dataset_name(config.flat())}, seed {config.seed}; the model after {kind.unit} {number}.",
             "",
             *_figures(run_dir, config),
             "## Use",

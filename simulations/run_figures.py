@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.own import is_own
 from server.checkpoint import chosen
 from server.stored import read_evaluations, read_metrics, read_summary
 
@@ -37,6 +38,16 @@ def read_figures(run_dir: Path) -> dict[str, Any]:
 def dataset_name(config: Mapping[str, Any]) -> str:
     """Return what a flat configuration's dataset is called: an image folder by its own name."""
     return Path(config["data.root"]).name if config["data.name"] == "folder" else str(config["data.name"])
+
+
+def training(config: Mapping[str, Any]) -> str:
+    """Say by which method, and against which attack, the model of a flat configuration was trained."""
+    loss, attack = config["loss.name"], config["attack.name"]
+    if attack != "none":
+        return f"adversarial training with {loss} against {attack} at epsilon {config['attack.epsilon-255']:g}/255"
+    if is_own(loss):  # it may attack by itself
+        return f"training with {loss}"
+    return "natural (standard) training, without an attack"
 
 
 def share(value: float | None) -> str:

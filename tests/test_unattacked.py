@@ -1,4 +1,4 @@
-"""Without an attack there is no robust accuracy, whoever tells of the model."""
+"""Without an attack there is no robust accuracy, and no adversarial training, whoever tells of the model."""
 
 from io import StringIO
 from pathlib import Path
@@ -13,6 +13,7 @@ from simulations.compare import compare_runs
 from simulations.export import export_run
 from simulations.live import LiveView
 from simulations.reports.write import write_report
+from simulations.run_figures import training
 from simulations.tables import evaluation_tables
 from tests.test_federation import run
 
@@ -45,6 +46,16 @@ def test_natural_accuracy_is_not_sold_as_robust(unattacked: tuple[Path, Measured
     _, results, _ = compare_runs([path, path])
     assert results.rows[0][-1] == "–"
     assert f"{path}: {NOT_MEASURED}" in results.notes
+
+
+def test_training_without_an_attack_is_called_so(unattacked: tuple[Path, Measured]) -> None:
+    path, _ = unattacked
+    card, report = export_run(path, "safetensors")[1].read_text(), write_report(path).read_text()
+    for text in (card.replace("`cnn` (relu): natural", "Natural"), report):
+        assert "Natural (standard) training, without an attack" in text
+        assert "dversarial training" not in text
+    own = {"loss.name": "mine.py:loss", "attack.name": "none"}
+    assert training(own) == "training with mine.py:loss"  # which may attack by itself
 
 
 def test_those_who_watch_are_told_of_natural_accuracy_alone(unattacked: tuple[Path, Measured]) -> None:

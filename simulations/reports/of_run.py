@@ -19,7 +19,7 @@ from simulations.reports.clients import clients, labels, refusals
 from simulations.reports.measures import Record, attacks, classes, curve, percent, scaled
 from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
 from simulations.reports.pictures import gallery, predictions
-from simulations.run_figures import NO_ATTACK, OF_THE_PLACE, bracket, dataset_name, read_figures
+from simulations.run_figures import NO_ATTACK, OF_THE_PLACE, bracket, dataset_name, read_figures, training
 from simulations.study_tables import ROUGH
 
 HOW_TO_READ = (
@@ -75,7 +75,8 @@ def _lead(config: Record, kind: Kind, metrics: Sequence[Record], environment: Re
         else "one party with all images"
     )
     device = environment.get("processor" if environment.get("device") == "cpu" else "device", "")
-    what = f"Adversarial training ({config['loss.name']}) of {config['model.name']} on {dataset_name(config)}"
+    how = training(config)
+    what = f"{how[0].upper()}{how[1:]} of {config['model.name']} on {dataset_name(config)}"
     return f"{what}: {who}, {done}, seed {config['seed']}{f', on {device}' if device else ''}."
 
 
