@@ -13,10 +13,13 @@ OF_THE_PLACE = ("results.", "data.root")  # keys that say where a run lies, and 
 
 
 def read_figures(run_dir: Path) -> dict[str, Any]:
-    """Return the last evaluation of the model that stands for a run, with its ``round``.
+    """Return the fullest evaluation of the model that stands for a run, with its ``round``.
 
-    That is what ``fedshield evaluate`` made of it, or else the final one, or, of an unfinished run, that of the last
-    round that was evaluated; nothing where there is none.
+    Of the final one and those that ``fedshield evaluate`` made of it, the fullest is that with the most test images, of
+    these that with the most attacks, of these the last; one without an attack counts only where there is no other. What
+    it lacks of the curve over epsilon and of the distortions comes from the fullest that has it, with its own ``n``;
+    under ``later`` is the last evaluation, if that is another. Without any, that of the last round which was evaluated
+    stands; nothing where there is none.
 
     Args:
         run_dir: absolute.
@@ -26,13 +29,29 @@ def read_figures(run_dir: Path) -> dict[str, Any]:
     """
     summary = read_summary(run_dir)
     number = summary["evaluated-round"] if summary else (chosen(run_dir) or {}).get("round")
+    final = [{**summary["final"], "round": number}] if summary.get("final") else []
     # Those of a round before are of another model: that of an earlier end, or of a best one that was outdone.
-    if evaluations := [record for record in read_evaluations(run_dir) if record["round"] == number]:
-        return evaluations[-1]
-    if summary.get("final"):
-        return {**summary["final"], "round": number}
-    evaluated = [line for line in read_metrics(run_dir) if line.get("evaluation")]
-    return {**evaluated[-1]["evaluation"], "round": evaluated[-1]["round"]} if evaluated else {}
+    if found := final + [record for record in read_evaluations(run_dir) if record["round"] == number]:
+        return _put_together(found)
+    evaluated = [line for line in read_metrics(run_dir) if line["evaluation"]]
+    return _put_together([{**line["evaluation"], "round": line["round"]} for line in evaluated[-1:]])
+
+
+def _put_together(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the fullest of some evaluations, with what others alone have measured; see ``read_figures``."""
+    if not found:
+        return {}
+    figures = dict(best := _fullest(found))
+    for part in ("curve", "distortions"):
+        if having := [record for record in found if record.get(part)]:
+            source = best if best.get(part) else _fullest(having)
+            figures |= {part: source[part], f"{part}-n": source["n"]}
+    return figures if best is found[-1] else {**figures, "later": found[-1]}
+
+
+def _fullest(found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    last_first = reversed(found)  # max takes the first of equals
+    return max(last_first, key=lambda record: (bool(record["robust"]), record["n"], len(record["robust"])))
 
 
 def dataset_name(config: Mapping[str, Any]) -> str:

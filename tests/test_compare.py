@@ -13,6 +13,7 @@ from server.evaluate import evaluate_run
 from server.stored import read_metrics
 from simulations.centralized import train_centrally
 from simulations.compare import compare_runs, difference
+from simulations.export import export_run
 from simulations.reports.write import write_report
 from simulations.run_figures import read_figures
 from tests.conftest import tiny_config
@@ -88,6 +89,27 @@ def test_what_was_measured_of_an_earlier_end_is_not_that_of_an_unfinished_run(tm
     assert read_figures(one) == {**last, "round": 2}
     (one / "evaluations.jsonl").write_text(json.dumps({**earlier, "round": 2}) + "\n")
     assert read_figures(one) == {**earlier, "round": 2}
+
+
+def test_a_smaller_evaluation_does_not_take_the_place_of_a_fuller_one(tmp_path: Path) -> None:
+    one = run(tmp_path, "one")
+    evaluate_run(one, {"evaluate.final-attacks": "", "evaluate.final-examples": 60})
+    evaluate_run(one, {"evaluate.final-attacks": "fgsm,deepfool", "evaluate.final-examples": 20}, (0, 4))
+    final = json.loads((one / "summary.json").read_text())["final"]
+    found = read_figures(one)
+    assert (found["n"], found["robust"], found["worst"]) == (40, final["robust"], final["worst"])
+    assert [point["epsilon-255"] for point in found["curve"]] == [0, 4]
+    assert (found["curve-n"], found["distortions-n"], list(found["distortions"])) == (20, 20, ["deepfool"])
+    report, card = write_report(one).read_text(), export_run(one, "safetensors")[1].read_text()
+    assert "a later evaluation is less full, and not in this table: n = 20, fgsm" in report
+    assert "of n = 40 are classified correctly" in report  # the predictions that are drawn are of the headline's images
+    assert "## Accuracy on n = 40 test images" in card
+    assert compare_runs([one, one])[1].rows[0][1] == "40"
+    evaluate_run(one, {"evaluate.final-attacks": "fgsm,pgd-2", "evaluate.final-examples": 40})  # of as many, more
+    assert list(read_figures(one)["robust"]) == ["fgsm", "pgd-2"]
+    evaluate_run(one, {"evaluate.final-attacks": "fgsm,pgd-3", "evaluate.final-examples": 40})  # as full, and later
+    assert list(read_figures(one)["robust"]) == ["fgsm", "pgd-3"]
+    assert "later" not in read_figures(one)
 
 
 @pytest.mark.parametrize("damage", ["cut", "other"])

@@ -24,10 +24,14 @@ def attacks(final: Record) -> list[Block]:
         rows.append(["worst case", percent(final["worst"]), bracket(final["worst"]["interval"])])
     else:
         notes.append(NO_ATTACK)
+    if later := final.get("later"):
+        against = ", ".join(later["robust"]) or "no attack"
+        notes.append(f"a later evaluation is less full, and not in this table: n = {later['n']:,}, {against}")
     blocks: list[Block] = [Table(["accuracy", "%", "95 % interval"], rows, notes=notes)]
     if distortions := final.get("distortions"):
         header = ["attack without a budget", "fooled, %", "median L2", "median Linf × 255", "robust within epsilon, %"]
-        blocks.append(Table(header, [_distortion(label, found) for label, found in distortions.items()]))
+        notes = [f"n = {final['distortions-n']:,} test images"]
+        blocks.append(Table(header, [_distortion(label, found) for label, found in distortions.items()], notes=notes))
     return blocks
 
 
@@ -66,7 +70,7 @@ def curve(final: Record) -> list[Block]:
     """Return robust accuracy over epsilon, where that was asked for."""
     points = final.get("curve", ())
     rows = [
-        {"epsilon": point["epsilon-255"], "attack": point["attack"], **scaled(point), "n": final["n"]}
+        {"epsilon": point["epsilon-255"], "attack": point["attack"], **scaled(point), "n": final["curve-n"]}
         for point in sorted(points, key=lambda point: float(point["epsilon-255"]))
     ]
     return [Chart(charts.over_epsilon(rows), "Steps of 2.5 epsilon / steps; band: 95 % interval.")] if rows else []

@@ -1,4 +1,4 @@
-"""What a run's last evaluation has kept to be looked at: adversarial images, and who was taken for whom.
+"""What an evaluation has kept to be looked at: adversarial images, and who was taken for whom.
 
 Where nothing is kept, there are no arrays, and nothing is shown.
 """
@@ -17,7 +17,7 @@ from simulations.reports.page import Block, Chart, Gallery, Picture
 
 
 def gallery(arrays: Arrays) -> list[Block]:
-    """Return the adversarial images of the last evaluation; nothing where there are none."""
+    """Return the adversarial images of an evaluation; nothing where there are none."""
     if not arrays or not len(arrays["example_images"]):
         return []
     names = [str(name) for name in arrays["classes"]]
