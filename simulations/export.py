@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from common.files import replace_file
 from common.models import BasicBlock
 from common.own import is_own, own_code
 from common.setup import make_model
-from server.checkpoint import chosen_model, fit_state
+from server.checkpoint import chosen, chosen_model, fit_state
 from server.stored import read_classes, stored_config
 from simulations.model_card import model_card
 
@@ -35,7 +35,8 @@ def export_run(run_dir: Path, kind: str, out: Path | None = None) -> list[Path]:
         The model's file, and the card ``README.md``.
 
     Raises:
-        FedShieldError: there is no model, the format cannot hold it, or what writes it is not installed.
+        FedShieldError: there is no model, the format cannot hold it, what writes it is not installed, or the folder
+            holds another model, which the card would pass off as this one.
     """
     config = stored_config(run_dir, {}, "options")
     classes = list(read_classes(run_dir))
@@ -44,14 +45,27 @@ def export_run(run_dir: Path, kind: str, out: Path | None = None) -> list[Path]:
     fit_state(model, state, run_dir)
     folder = (out.expanduser() if out is not None else run_dir / "export").absolute()
     name, write = FORMATS[kind]
-    there = [file for file, _ in FORMATS.values() if file == name or (folder / file).exists()]
-    text = model_card(run_dir, config, classes, number, there)  # now: it may find a file of the run damaged
+    others = [file for file, _ in FORMATS.values() if file != name and (folder / file).exists()]
+    # Now, before the model is written: it may find a file of the run damaged.
+    text = model_card(run_dir, config, classes, number, [name, *others])
     card = folder / "README.md"
+    _check_same_model(run_dir, folder, others)
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write(model, folder / name, config, classes)
     replace_file(card, text.encode())
     return [folder / name, card]
+
+
+def _check_same_model(run_dir: Path, folder: Path, others: Sequence[str]) -> None:
+    """Refuse a folder with files that are not of the model in question, which the card beside them names."""
+    digest, card = str((chosen(run_dir) or {}).get("sha256")), folder / "README.md"
+    with explain_os_errors(card):
+        told = card.read_text(errors="replace") if others and card.exists() else ""
+    if others and digest not in told:
+        raise FedShieldError(
+            f"{folder / others[0]}: is of another model than {run_dir} has now; remove it, or choose another --out"
+        )
 
 
 def _write_safetensors(model: nn.Module, path: Path, config: RunConfig, classes: list[str]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.config import RunConfig
 from common.models import MEAN, STD
+from server.checkpoint import chosen
 from server.stored import read_environment, read_kind
 from simulations.run_figures import NO_ATTACK, bracket, dataset_name, read_figures, share, training
 
@@ -59,6 +60,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
             "",
             f"    {environment.get('command', 'unknown')}",
             "",
+            f"SHA-256 of the weights in the run directory: {(chosen(run_dir) or {}).get('sha256')}.",
             "The whole configuration and the figures of every round are in the run directory.",
             "",
         ]

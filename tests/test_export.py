@@ -103,6 +103,24 @@ def test_the_card_says_what_the_model_is_and_its_example_runs(
         assert room["logits"].shape == (5, 10)
 
 
+def test_a_folder_holds_one_model_in_several_formats(finished: Path, tmp_path: Path) -> None:
+    other, folder = run(tmp_path, "other", seed=2), tmp_path / "models"
+    for kind in ("torch", "safetensors"):
+        text = export_run(finished, kind, folder)[1].read_text()
+    assert "torch.export.load" in text
+    assert "load_exported" in text
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(
+        FedShieldError, match=rf"models/model\.pt2: is of another model than {other} has now; remove it"
+    ):
+        export_run(other, "safetensors", folder)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    (folder / "model.pt2").unlink()
+    text = export_run(other, "safetensors", folder)[1].read_text()  # in the place of the first one's
+    assert "torch.export.load" not in text
+    assert "seed 2" in text
+
+
 def test_what_cannot_be_exported_or_loaded_is_one_line(finished: Path, tmp_path: Path) -> None:
     assert set(FORMATS) == {kind.value for kind in Format}
     with pytest.raises(FedShieldError, match=r"torchvision: model\.name = cnn; torchvision's resnet18 has resnet18;"):
