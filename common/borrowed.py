@@ -60,16 +60,23 @@ def _torchvision(name: str, classes: int, image_size: int) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     if kind not in known:
         raise FedShieldError(f"model.name = {name}: torchvision has no such classifier{near(kind, known)}")
+    try:
+        options = torchvision_options(name, classes, image_size)
+        model: nn.Module = torchvision.models.get_model(kind, weights=None, **options)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise _unfit(name, image_size, error) from error
+    return model
+
+
+def torchvision_options(name: str, classes: int, image_size: int) -> dict[str, Any]:
+    """Return what ``torchvision.models.get_model`` is given to build ``torchvision:NAME``."""
+    kind = name.removeprefix(TORCHVISION)
     options: dict[str, Any] = {"num_classes": classes}
     if kind.startswith("vit"):
         options["image_size"] = image_size
     if kind in {"googlenet", "inception_v3"}:  # in training they would return three results
         options |= {"aux_logits": False, "init_weights": True}
-    try:
-        model: nn.Module = torchvision.models.get_model(kind, weights=None, **options)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise _unfit(name, image_size, error) from error
-    return model
+    return options
 
 
 def _try(name: str, model: nn.Module, classes: int, image_size: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from common.borrowed import TORCHVISION
 from common.config import RunConfig
 from common.errors import FedShieldError, explain_os_errors
 from common.exported import ARCHITECTURE
@@ -109,6 +110,9 @@ def _program(model: nn.Module, config: RunConfig) -> torch.export.ExportedProgra
 
 
 def _write_torchvision(model: nn.Module, path: Path, config: RunConfig, classes: list[str]) -> None:
+    if config.model.name.startswith(TORCHVISION):  # torchvision's very network, behind the normalisation
+        save_file({name: tensor.contiguous() for name, tensor in model.get_submodule("1").state_dict().items()}, path)
+        return
     wanted = {"model.name": "resnet18", "model.width": 64, "model.activation": "relu", "model.downsample": True}
     found = config.flat()
     for key, value in wanted.items():

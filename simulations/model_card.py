@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.borrowed import TORCHVISION, is_borrowed, torchvision_options
 from common.config import RunConfig
 from common.models import MEAN, STD
 from server.checkpoint import chosen
@@ -38,6 +39,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
     kind, environment = read_kind(run_dir), read_environment(run_dir)
     who = f"a federation of {config.federation.clients} clients" if kind.name == "federation" else "one party"
     side = config.data.side
+    activation = "" if is_borrowed(config.model.name) else f" ({config.model.activation})"
     return "\n".join(
         [
             "---",
@@ -47,7 +49,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
             "---",
             f"# {run_dir.name}",
             "",
-            f"`{config.model.name}` ({config.model.activation}): {training(config.flat())}, by {who}, on "
+            f"`{config.model.name}`{activation}: {training(config.flat())}, by {who}, on "
             f"{dataset_name(config.flat())}, seed {config.seed}; the model after {kind.unit} {number}.",
             "",
             *_figures(run_dir, config),
@@ -55,7 +57,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
             "",
             f"`pixels`: [B, 3, {side}, {side}], in [0, 1]. Logits: [B, {len(classes)}], of {', '.join(classes)}.",
             "",
-            *(f"{_USE.get(name) or torchvision_use(config.model.stem, len(classes))}\n" for name in names),
+            *(f"{_USE.get(name) or torchvision_use(config, len(classes))}\n" for name in names),
             "## Where it comes from",
             "",
             f"    {environment.get('command', 'unknown')}",
@@ -90,15 +92,21 @@ def _figures(run_dir: Path, config: RunConfig) -> list[str]:
     ]
 
 
-def torchvision_use(stem: str, classes: int) -> str:
-    """Return how torchvision's resnet18 takes the weights."""
+def torchvision_use(config: RunConfig, classes: int) -> str:
+    """Return how torchvision's own network takes the weights."""
     small = """
     model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
     model.maxpool = torch.nn.Identity()"""
+    if (name := config.model.name).startswith(TORCHVISION):
+        options = torchvision_options(name, classes, config.data.side)
+        given = "".join(f", {key}={value!r}" for key, value in options.items())
+        network = f'get_model("{name.removeprefix(TORCHVISION)}"{given})'
+    else:
+        network = f"resnet18(num_classes={classes}){small if config.model.stem == 'small' else ''}"
     return f"""    import torch, torchvision
     from safetensors.torch import load_file
 
-    model = torchvision.models.resnet18(num_classes={classes}){small if stem == "small" else ""}
+    model = torchvision.models.{network}
     model.load_state_dict(load_file("model.torchvision.safetensors"))
     normalize = torchvision.transforms.Normalize({MEAN}, {STD})
     logits = model.eval()(normalize(pixels))   # torchvision's has no normalisation inside"""

@@ -70,7 +70,7 @@ def export(
         typer.Option(
             "--format",
             help="safetensors: for FedShield and RobustBench; torch: a program that needs PyTorch alone; onnx; "
-            "torchvision: the names of torchvision's resnet18.",
+            "torchvision: the weights as torchvision's own networks name them.",
         ),
     ] = Format.SAFETENSORS,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="RUN_DIR/export if not given.")] = None,

@@ -21,9 +21,11 @@ from common.setup import make_model
 from common.setup import test_data as read_test
 from server.checkpoint import chosen_model
 from server.stored import stored_config
+from simulations.centralized import train_centrally
 from simulations.export import FORMATS, export_run, torchvision_state
 from simulations.model_card import torchvision_use
 from simulations.result_commands import Format
+from tests.conftest import tiny_config
 from tests.test_cli import fedshield
 from tests.test_federation import run
 
@@ -37,6 +39,12 @@ def own(run_dir: Path) -> nn.Module:
     model = make_model(stored_config(run_dir, {}, "options"), 10)
     model.load_state_dict(chosen_model(run_dir)[1])
     return model.eval()
+
+
+def example(card: Path) -> str:
+    """The code by which a card says that its model is used."""
+    use = card.read_text().split("## Use")[1].split("## Where")[0]
+    return "\n".join(line[4:] for line in use.splitlines() if line.startswith("    "))
 
 
 @pytest.fixture
@@ -79,9 +87,26 @@ def test_torchvisions_resnet18_gives_the_same_logits_used_as_the_card_says(
     save_file(torchvision_state(model), tmp_path / "model.torchvision.safetensors")
     monkeypatch.chdir(tmp_path)
     room = {"pixels": pixels}
-    exec(textwrap.dedent(torchvision_use(stem, 10)), room)
+    exec(textwrap.dedent(torchvision_use(tiny_config(model__name="resnet18", model__stem=stem), 10)), room)
     with torch.no_grad():
         torch.testing.assert_close(room["logits"].detach(), model(pixels), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5"])
+def test_torchvisions_own_networks_give_the_same_logits_used_as_the_card_says(
+    name: str, pixels: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = {"centralized__epochs": 1, "data__max_examples": 20, "evaluate__attacks": "", "evaluate__final_attacks": ""}
+    here = {"results__dir": str(tmp_path), "results__name": "run"}
+    config = tiny_config(model__name=f"torchvision:{name}", **quick, **here)
+    path = train_centrally(config)
+    _, card = export_run(path, "torchvision", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    room = {"pixels": pixels}
+    exec(example(card), room)
+    with torch.no_grad():
+        assert torch.equal(room["logits"], own(path)(pixels))
+    assert f"`torchvision:{name}`: adversarial" in card.read_text()  # and no activation, which is not its own
 
 
 def test_the_card_says_what_the_model_is_and_its_example_runs(
@@ -96,10 +121,8 @@ def test_the_card_says_what_the_model_is_and_its_example_runs(
         )
         assert f"| worst case | {100 * final['worst']['value']:.1f} | [" in text
         monkeypatch.chdir(tmp_path / kind)
-        use = text.split("## Use")[1].split("## Where")[0]
-        code = "\n".join(line[4:] for line in use.splitlines() if line.startswith("    "))
         room = {"pixels": pixels.numpy() if kind == "onnx" else pixels}
-        exec(code, room)
+        exec(example(card), room)
         assert room["logits"].shape == (5, 10)
 
 
