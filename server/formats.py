@@ -29,6 +29,12 @@ class Figures(Format):
     worst: Rate | None  # without an attack there is none
     predictions: str = ""
 
+    @model_validator(mode="after")
+    def _with_a_worst_case(self) -> Self:
+        if self.robust and self.worst is None:
+            raise ValueError("attacks without a worst case")
+        return self
+
 
 class Round(Format):
     """A line of ``metrics.jsonl``."""

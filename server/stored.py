@@ -59,6 +59,7 @@ _MAY_CHANGE = (
 )
 
 
+# What an evaluation keeps beside its figures.
 _KEPT = (
     *("classes", "images", "labels", "attacks", "predictions"),
     *(f"example_{name}" for name in ("images", "adversarial", "labels", "natural", "attacked", "attack")),

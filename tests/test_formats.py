@@ -22,6 +22,8 @@ from tests.test_federation import run
 RATE = {"value": 0.5, "interval": [0.4, 0.6]}
 FIGURES = {"n": 9, "natural": RATE, "robust": {"fgsm": {"value": 0.5}}, "worst": RATE}
 
+WHOLE = {"round": 2, "n": 9, "natural": RATE, "robust": {"fgsm": RATE}, "worst": RATE}
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -57,6 +59,7 @@ COMMANDS: dict[str, Callable[[Path], object]] = {
         ),
         ("summary.json", {"final": {"accuracy": 0.5}}, "* (evaluated-round: field", "report compare export"),
         ("evaluations.jsonl", {"round": 2, "natural": 0.5}, "line 1: * (n: field", "report compare export"),
+        ("evaluations.jsonl", {**WHOLE, "worst": None}, "line 1: * (attacks without a worst", "report compare export"),
         ("partition.json", {}, "* (classes: field required)", "report export evaluate attack"),
         ("partition.json", {"classes": 3, "clients": []}, "* (classes: input should be a valid list)", "attack export"),
         ("partition.json", {"classes": ["a"], "clients": [[1, 2]]}, "* (clients do not count 1 class", "evaluate"),
