@@ -18,8 +18,8 @@ def read_figures(run_dir: Path) -> dict[str, Any]:
     Of the final one and those that ``fedshield evaluate`` made of it, the fullest is that with the most test images, of
     these that with the most attacks, of these the last; one without an attack counts only where there is no other. What
     it lacks of the curve over epsilon and of the distortions comes from the fullest that has it, with its own ``n``;
-    under ``later`` is the last evaluation, if that is another. Without any, that of the last round which was evaluated
-    stands; nothing where there is none.
+    under ``others`` are the evaluations of the same model that are less full, which may have stronger attacks. Without
+    any, that of the last round which was evaluated stands; nothing where there is none.
 
     Args:
         run_dir: absolute.
@@ -46,7 +46,8 @@ def _put_together(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if having := [record for record in found if record.get(part)]:
             source = best if best.get(part) else _fullest(having)
             figures |= {part: source[part], f"{part}-n": source["n"]}
-    return figures if best is found[-1] else {**figures, "later": found[-1]}
+    others = [record for record in found if record is not best]
+    return {**figures, "others": others} if others else figures
 
 
 def _fullest(found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -24,15 +24,22 @@ def attacks(final: Record) -> list[Block]:
         rows.append(["worst case", percent(final["worst"]), bracket(final["worst"]["interval"])])
     else:
         notes.append(NO_ATTACK)
-    if later := final.get("later"):
-        against = ", ".join(later["robust"]) or "no attack"
-        notes.append(f"a later evaluation is less full, and not in this table: n = {later['n']:,}, {against}")
     blocks: list[Block] = [Table(["accuracy", "%", "95 % interval"], rows, notes=notes)]
+    if others := [_other(record) for record in final.get("others", ()) if record["robust"]]:
+        notes = ["less full than that above; a stronger attack on fewer images may still tell more"]
+        blocks.append(
+            Table(["another evaluation of this model, worst case", "n", "%", "95 % interval"], others, notes=notes)
+        )
     if distortions := final.get("distortions"):
         header = ["attack without a budget", "fooled, %", "median L2", "median Linf × 255", "robust within epsilon, %"]
         notes = [f"n = {final['distortions-n']:,} test images"]
         blocks.append(Table(header, [_distortion(label, found) for label, found in distortions.items()], notes=notes))
     return blocks
+
+
+def _other(record: Record) -> list[str]:
+    worst = record["worst"]
+    return [", ".join(record["robust"]), f"{record['n']:,}", percent(worst), bracket(worst["interval"])]
 
 
 def _distortion(label: str, found: Record) -> list[str]:
