@@ -50,8 +50,8 @@ class Roster:
         """Wait until all clients are there and ready; go on without some if ``federation.min-fraction`` allows it.
 
         The question also makes every client load its data, so that a lack shows before the first round. Nodes that are
-        not there yet are waited for ``federation.node-wait-seconds``; those that are there and silent, which may be
-        loading, as long as well, or ``federation.client-timeout-seconds`` if the run cannot begin without them.
+        not there yet are waited for ``federation.node-wait-seconds``; so are those that are there and silent, which may
+        be loading, or for ``federation.client-timeout-seconds``, if that is more and the run cannot begin without them.
 
         Raises:
             FedShieldError: too few clients.
@@ -65,9 +65,10 @@ class Roster:
             found = self._meet(min(self._federation.client_timeout_seconds, _ASK_SECONDS), insist=True)
             missing = [client for client in range(wanted) if client not in self._present]
             begin = wanted - len(missing) >= enough
-            short, long = self._federation.node_wait_seconds, self._federation.client_timeout_seconds
             silent = any(self._silences.values())
-            patience = long if silent and not begin else short if silent or found < wanted else 0
+            patience = self._federation.node_wait_seconds if silent or found < wanted else 0
+            if silent and not begin:
+                patience = max(patience, self._federation.client_timeout_seconds)
             if not missing or time.monotonic() - start >= patience:
                 break
             time.sleep(_POLL_SECONDS)

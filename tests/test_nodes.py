@@ -137,8 +137,9 @@ def test_a_node_that_never_answers_holds_up_neither_the_start_nor_each_round() -
     assert found.node(4) is not None
 
 
-def test_a_run_that_cannot_begin_without_a_silent_client_waits_for_it() -> None:
-    config = tiny_config(federation__node_wait_seconds=0, federation__client_timeout_seconds=3)
+@pytest.mark.parametrize(("wait", "timeout"), [(0, 3), (3, 1)])
+def test_a_run_that_cannot_begin_without_a_silent_client_waits_for_it(wait: int, timeout: int) -> None:
+    config = tiny_config(federation__node_wait_seconds=wait, federation__client_timeout_seconds=timeout)
     grid = Deaf(config, InProcess())
     grid.deaf = list(grid.get_node_ids())[4]
     with pytest.raises(FedShieldError, match=r"^client 4 of 10 is missing: a client that was asked who it is did not"):
