@@ -301,13 +301,13 @@ def test_fifty_rounds_leave_nothing_behind(bench: Bench) -> None:
     assert bench.finish(started, 600) == "finished:completed"
     print(json.dumps(seen))
     for name in bench.processes:
-        early, late = (
-            [max(values) for values in zip(*(seen[number][name] for number in numbers), strict=True)]
+        early, late = (  # the least: at some moment a process for a message is there, with its descriptors
+            [min(values) for values in zip(*(seen[number][name] for number in numbers), strict=True)]
             for numbers in ((10, 15, 20), (35, 40, 45))
         )
         assert late[0] <= early[0] * 1.1 + 20, (name, "MB", early, late)
         assert late[1] <= early[1] + 5, (name, "file descriptors", early, late)
-        assert late[2] <= early[2] + 1, (name, "processes", early, late)
+        assert late[2] <= early[2], (name, "processes", early, late)
 
 
 def _held(found: list[int]) -> list[int]:
