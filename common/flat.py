@@ -1,6 +1,7 @@
 """Configurations as Flower carries them: dotted keys in kebab case, scalar values."""
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,14 @@ def default_config() -> Flat:
     if path is None:
         raise FedShieldError(f"{places[1]}: the file with the defaults is missing; install fedshield again")
     return flatten(tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"])
+
+
+def toml_lines(table: Mapping[str, Any]) -> list[str]:
+    """Return a TOML file's lines for keys, dotted or not, whose values are scalars or lists of them."""
+    # JSON writes these as TOML does, but for one letter.
+    return [
+        f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f") for key, value in table.items()
+    ]
 
 
 def read_toml(path: Path) -> Flat:

@@ -12,7 +12,7 @@ from typing import Any
 
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError, explain_os_errors
-from common.flat import Flat, Scalar, default_config, merge, near, read_toml
+from common.flat import Flat, Scalar, default_config, merge, near, read_toml, toml_lines
 from simulations.options import PRESETS, SWEEPS
 from simulations.study_checks import (
     check_changes,
@@ -158,8 +158,7 @@ def points(study: Study) -> list[Point]:
 
 def study_toml(study: Study) -> str:
     """Return the study as a file that needs no other."""
-    lines = [f"{key} = {_toml(getattr(study, key))}" for key in ("title", "command")]
-    lines.append(f"seeds = {_toml(study.seeds)}")
+    lines = toml_lines({"title": study.title, "command": study.command, "seeds": study.seeds})
     settings = {key: value for key, value in study.settings.items() if not chosen_by_sweep(key)}
     tables: list[tuple[str, Mapping[str, Any]]] = [("[set]", settings)]
     if study.reference:
@@ -168,22 +167,13 @@ def study_toml(study: Study) -> str:
         tables.append(("[grid]", study.grid))
     tables += [("[[case]]", {"name": name, **changes}) for name, changes in study.cases.items()]
     for heading, table in tables:
-        lines += ["", heading, *_toml_lines(table)]
+        lines += ["", heading, *toml_lines(table)]
     return "\n".join(lines) + "\n"
 
 
 def config_toml(config: RunConfig) -> str:
     """Return a complete configuration file."""
-    return "\n".join(_toml_lines(config.flat())) + "\n"
-
-
-def _toml_lines(table: Mapping[str, Any]) -> list[str]:
-    return [f"{key} = {_toml(value)}" for key, value in table.items()]
-
-
-def _toml(value: Any) -> str:
-    """Return a scalar, or a list of them; JSON writes these as TOML does."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return "\n".join(toml_lines(config.flat())) + "\n"
 
 
 def _name(varied: Flat, seed: int) -> str:

@@ -18,7 +18,7 @@ from cryptography.x509 import load_pem_x509_certificate
 from rich.console import Console
 
 from common.errors import FedShieldError
-from common.flat import Flat
+from common.flat import Flat, toml_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 _POLL_SECONDS = 2.0
@@ -98,7 +98,7 @@ class Control:
             FedShieldError: Flower refuses it.
         """
         values = Path(self._home.name) / "run.toml"  # not key=value on the command line, which takes no quotes
-        values.write_text(_toml(settings))
+        values.write_text("\n".join(toml_lines(settings)))
         told = self._call("run", str(app), "it", "--run-config", str(values))
         found = re.search(r"Successfully started run (\d+)", told)
         if found is None:
@@ -222,10 +222,6 @@ def submit(settings: Flat, control: Control, app: Path, console: Console, patien
             raise
     if status != "finished:completed":
         raise FedShieldError(f"run {run}: {status}; the reason is in the log above")
-
-
-def _toml(settings: Flat) -> str:
-    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in settings.items())
 
 
 def _lines(stream: Iterable[str], silence: float) -> Iterator[str]:

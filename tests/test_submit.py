@@ -11,7 +11,7 @@ from flwr.common.config import parse_config_args
 from rich.console import Console
 
 from common.errors import FedShieldError
-from common.flat import default_config
+from common.flat import default_config, toml_lines
 from simulations import submit
 from simulations.certs import make_certs
 from simulations.submit import Control
@@ -77,9 +77,9 @@ def test_what_flower_refuses_is_told_whole(tmp_path: Path) -> None:
 
 
 def test_every_value_reaches_flower_as_it_is(tmp_path: Path) -> None:
-    settings = {**default_config(), "data.root": "a b/\"c\" 'd' \\e=f/ü 🙂\t", "attack.epsilon-255": 1.5e-7}
+    settings = {**default_config(), "data.root": "a b/\"c\" 'd' \\e=f/ü 🙂\t\x7f", "attack.epsilon-255": 1.5e-7}
     path = tmp_path / "run.toml"
-    path.write_text(submit._toml(settings))
+    path.write_text("\n".join(toml_lines(settings)))
     assert parse_config_args([str(path)]) == settings
 
 
