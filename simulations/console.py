@@ -65,6 +65,11 @@ def interrupt_once() -> None:
         signal.signal(signal.SIGINT, _first)
 
 
+def interrupt_when_terminated() -> None:
+    """Let a polite kill be as good as Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def _first(number: int, frame: FrameType | None) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     console.show_cursor()  # the second one leaves no time for it

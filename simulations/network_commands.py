@@ -1,6 +1,5 @@
 """Commands for real clients over a network: divide the data, make certificates, let clients in, start a run."""
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from common.config import parse_config
 from common.flat import default_config
-from simulations.console import console, log_to
+from simulations.console import console, interrupt_when_terminated, log_to
 from simulations.options import AuthorityOption, FileArgument, SetOption, SuperlinkOption, WaitOption, resolve
 
 network = typer.Typer()
@@ -97,5 +96,5 @@ def submit(
     from simulations.submit import submit as run_there
 
     settings = parse_config(resolve(file, set_ or [], default_config())).flat()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is as good as Ctrl-C
+    interrupt_when_terminated()
     run_there(settings, Control(superlink, ca), (app_ or ROOT).expanduser().absolute(), console, wait)

@@ -1,6 +1,5 @@
 """Running a study: each point in a process of its own, with its log; finished ones are passed over."""
 
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from rich.console import Console
 from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file, replace_json
 from common.flat import Flat
+from simulations.console import interrupt_when_terminated
 from simulations.study import Point, Study, load_study, points, study_toml
 from simulations.study_gather import gather, is_finished, note_code
 from simulations.sweep_checks import check_data, check_directory, claim
@@ -34,7 +34,7 @@ def run_study(file: Path, changes: Flat, results: Path | None, jobs: int | None,
     todo = points(study)  # parses the configuration of every point: a mistake in the last one shows now
     directory = (results or Path(str(study.settings["results.dir"])) / study.name).expanduser().absolute()
     claim(directory)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is as good as Ctrl-C
+    interrupt_when_terminated()
     lock = FileLock(directory / ".lock")
     with explain_os_errors(directory):
         try:
