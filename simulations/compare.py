@@ -11,14 +11,7 @@ from numpy.typing import NDArray
 from common.accuracy import Evaluation
 from common.errors import FedShieldError
 from common.flat import Flat
-from server.stored import (
-    read_config,
-    read_division,
-    read_environment,
-    read_kind,
-    read_metrics,
-    read_predictions,
-)
+from server.stored import read_config, read_division, read_environment, read_kind, read_metrics, read_predictions
 from simulations.run_figures import NO_ATTACK, OF_THE_PLACE, bracket, read_figures, share
 from simulations.study_tables import Sheet, find_results, signed_interval
 
@@ -41,7 +34,9 @@ def compare_runs(runs: Sequence[Path]) -> list[Sheet]:
         raise FedShieldError(f"compare: {len(runs)} run given; name two or more")
     paths = [find_results(run) for run in runs]
     names = _names(paths)
-    return [_configurations(paths, names), _results(paths, names), _pairs(paths, names)]
+    done = _configurations(paths, names)
+    found = [read_figures(path) for path in paths]
+    return [done, _results(found, names), _pairs(paths, found, names)]
 
 
 def difference(first: Mask, second: Mask) -> tuple[float, float, float]:
@@ -96,8 +91,7 @@ def _done(path: Path) -> dict[str, str]:
     }
 
 
-def _results(paths: Sequence[Path], names: Sequence[str]) -> Sheet:
-    found = [read_figures(path) for path in paths]
+def _results(found: Sequence[Record], names: Sequence[str]) -> Sheet:
     attacks = list(dict.fromkeys(attack for figures in found for attack in figures.get("robust", {})))
     rows = []
     for name, figures in zip(names, found, strict=True):
@@ -110,10 +104,10 @@ def _results(paths: Sequence[Path], names: Sequence[str]) -> Sheet:
     return Sheet("Results", header, rows, notes, 1)
 
 
-def _pairs(paths: Sequence[Path], names: Sequence[str]) -> Sheet:
+def _pairs(paths: Sequence[Path], found: Sequence[Record], names: Sequence[str]) -> Sheet:
     """Return the differences from the first run, where both have kept their predictions for the very same images."""
     base, *others = names
-    kept = {name: _correct(path) for name, path in zip(names, paths, strict=True)}
+    kept = {name: _correct(path, figures) for name, path, figures in zip(names, paths, found, strict=True)}
     images, first = kept[base]
     paired = {name: kept[name][1] for name in others if images and kept[name][0] == images}
     attacks = [attack for attack in first if paired and all(attack in masks for masks in paired.values())]
@@ -130,12 +124,12 @@ def _pairs(paths: Sequence[Path], names: Sequence[str]) -> Sheet:
     return Sheet(f"Difference from {base}", ["run", "n", *attacks], rows, notes, 1)
 
 
-def _correct(path: Path) -> tuple[str, dict[str, Mask]]:
+def _correct(path: Path, figures: Record) -> tuple[str, dict[str, Mask]]:
     """Return which images a run's figures are of, and which of them were correct, as of ``Evaluation.masks``.
 
     Nothing where no predictions are kept.
     """
-    if not (arrays := read_predictions(path, read_figures(path))):
+    if not (arrays := read_predictions(path, figures)):
         return "", {}
     return str(arrays["images"]), Evaluation.from_arrays(arrays, len(arrays["classes"])).masks()
 
