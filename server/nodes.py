@@ -59,8 +59,6 @@ class Roster:
         wanted = self._federation.clients
         enough = math.ceil(self._federation.min_fraction * wanted - 1e-9)
         start = time.monotonic()
-        missing = list(range(wanted))
-        found = 0
         while True:
             found = self._meet(min(self._federation.client_timeout_seconds, _ASK_SECONDS), insist=True)
             missing = [client for client in range(wanted) if client not in self._present]

@@ -150,21 +150,11 @@ def test_a_run_that_cannot_begin_without_a_silent_client_waits_for_it(wait: int,
 @pytest.mark.parametrize("words", ["broken\nround 1/8  natural 99.0 %", "broken\x1b[2J\x07", "b" * 10_000])
 def test_what_a_client_says_is_one_short_line_of_letters(words: str) -> None:
     config = tiny_config()
-    grid = LocalGrid(config, Failing(words))
+    grid = LocalGrid(config, Answering(Error(0, words)))
     with pytest.raises(FedShieldError) as caught:
         roster(grid, config).gather()
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 600
-
-
-class Failing(InProcess):
-    def __init__(self, words: str) -> None:
-        super().__init__()
-        self.words = words
-
-    def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
-        for job in jobs:
-            yield Message(Error(0, self.words), reply_to=job.message), job.context.state
 
 
 def test_a_run_begins_without_a_client_and_takes_it_when_it_comes(caplog: pytest.LogCaptureFixture) -> None:
@@ -212,7 +202,7 @@ def test_the_first_of_two_nodes_that_claim_one_number_keeps_it(caplog: pytest.Lo
 @pytest.mark.parametrize("content", [RecordDict(), RecordDict({"metrics": MetricRecord({"partition-id": math.inf})})])
 def test_answers_that_cannot_be_read_are_no_clients(content: RecordDict) -> None:
     config = tiny_config(federation__node_wait_seconds=0)
-    grid = LocalGrid(config, Garbled(content))
+    grid = LocalGrid(config, Answering(content))
     expected = (
         r"^client 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 of 10 is missing: "
         r"a client that was asked who it is gave no answer that can be read"
@@ -221,11 +211,13 @@ def test_answers_that_cannot_be_read_are_no_clients(content: RecordDict) -> None
         roster(grid, config).gather()
 
 
-class Garbled(InProcess):
-    def __init__(self, content: RecordDict) -> None:
+class Answering(InProcess):
+    """Clients that all give the same answer."""
+
+    def __init__(self, answer: RecordDict | Error) -> None:
         super().__init__()
-        self.content = content
+        self.answer = answer
 
     def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
         for job in jobs:
-            yield Message(self.content, reply_to=job.message), job.context.state
+            yield Message(self.answer, reply_to=job.message), job.context.state
