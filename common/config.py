@@ -275,6 +275,7 @@ class ResultsConfig(_Table):
     name: str
     resume: str
     prometheus_port: Annotated[int, Field(ge=0, le=65535)]
+    prometheus_host: Annotated[str, Field(min_length=1)]
     trackers: Trackers
 
 

@@ -19,4 +19,5 @@ touch /tmp/ready
 # shellcheck disable=SC2086  # a preset, and keys
 exec fedshield submit $link "$@" --app /app --set threads=1 --set federation.min-fraction=0.5 \
     --set federation.node-wait-seconds=300 $FEDSHIELD_RUN \
-    --set data.name=split --set data.root=/federation --set results.dir=/runs --set results.prometheus-port=9464
+    --set data.name=split --set data.root=/federation --set results.dir=/runs --set results.prometheus-port=9464 \
+    --set results.prometheus-host=0.0.0.0

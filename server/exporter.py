@@ -10,13 +10,17 @@ if TYPE_CHECKING:
 
 
 class Exporter:
-    """Serves metrics at ``http://HOST:port/metrics`` for as long as this process lives.
+    """Serves metrics at ``http://HOST:PORT/metrics`` for as long as this process lives.
+
+    Args:
+        port: to listen on.
+        host: address to listen on; nobody is asked for a password there.
 
     Raises:
-        FedShieldError: prometheus-client is not installed, or the port is taken.
+        FedShieldError: prometheus-client is not installed, the port is taken, or the address is none of this machine's.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str) -> None:
         try:
             from prometheus_client import CollectorRegistry, Gauge, start_http_server
         except ImportError as error:
@@ -37,10 +41,11 @@ class Exporter:
         self._client_seconds = gauge("client_seconds", "How long a client trained in the last round", "client")
         self._refused = gauge("client_refused_rounds", "Rounds that a client was left out of", "client")
         try:
-            start_http_server(port, registry=registry)
+            start_http_server(port, host, registry)
         except OSError as error:
             raise FedShieldError(
-                f"results.prometheus-port = {port}: {error.strerror or error}; choose another, or 0 for none"
+                f"results.prometheus-port = {port}, results.prometheus-host = {host}: {error.strerror or error}; choose "
+                "others, or port 0 for none"
             ) from error
 
     def after_round(self, record: Mapping[str, Any]) -> None:

@@ -75,8 +75,8 @@ def watching(config: RunConfig, run: RunDir) -> Iterator[Watchers]:
     """
     watchers, finished = Watchers(), False
     try:
-        if config.results.prometheus_port:
-            watchers.add("prometheus", Exporter(config.results.prometheus_port))
+        if port := config.results.prometheus_port:
+            watchers.add("prometheus", Exporter(port, config.results.prometheus_host))
         for name in config.results.trackers:
             watchers.add(name, _start(name, config, run))
         yield watchers

@@ -4,6 +4,7 @@ import socket
 from pathlib import Path
 from urllib.request import urlopen
 
+import psutil
 import pytest
 
 from benchmarks.flower import free_ports
@@ -32,7 +33,7 @@ def test_prometheus_reads_the_last_round_of_a_run(tmp_path: Path) -> None:
 
 def test_refusals_are_counted_by_client() -> None:
     (port,) = free_ports(1)
-    exporter = Exporter(port)
+    exporter = Exporter(port, "127.0.0.1")
     round_ = {"seconds": 1.0, "loss": 2.0, "evaluation": None}
     for number, refused in enumerate(({"3": "no reply in time"}, {}, {"3": "died", "4": "died"}), 1):
         clients = {client: {"seconds": 1.5} for client in {"3", "4", "5"} - refused.keys()}
@@ -46,7 +47,21 @@ def test_refusals_are_counted_by_client() -> None:
 
 
 def test_a_port_that_is_taken_is_one_line() -> None:
-    with socket.create_server(("0.0.0.0", 0)) as taken:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(FedShieldError, match=f"results.prometheus-port = {port}: Address already in use"):
-            Exporter(port)
+        with pytest.raises(FedShieldError, match=rf"results.prometheus-port = {port}, .*: Address already in use"):
+            Exporter(port, "127.0.0.1")
+
+
+def test_an_address_that_is_none_of_this_machines_is_one_line() -> None:
+    (port,) = free_ports(1)
+    for host in ("203.0.113.1", "no.such.host.invalid"):
+        with pytest.raises(FedShieldError, match=rf"results.prometheus-host = {host}: .*choose others, or port 0"):
+            Exporter(port, host)
+
+
+def test_only_this_machine_reads_it_unless_told_otherwise(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    run(tmp_path, "run", results__prometheus_port=port)
+    listening = [c.laddr.ip for c in psutil.Process().net_connections() if c.laddr and c.laddr.port == port]
+    assert set(listening) == {"127.0.0.1"}
