@@ -119,6 +119,14 @@ ModelName = Annotated[str, AfterValidator(partial(_check_name, _MODELS)), WithJs
 AttackName = Annotated[str, AfterValidator(partial(_check_name, _ATTACKS)), WithJsonSchema({"enum": _ATTACKS})]
 LossName = Annotated[str, AfterValidator(partial(_check_name, _LOSSES)), WithJsonSchema({"enum": _LOSSES})]
 
+
+def _check_limit(limit: float) -> float:
+    """Refuse a limit that half of all honest clients break."""
+    if 0 < limit < 1:
+        raise ValueError("allowed: 0 for none, or a number from 1")
+    return limit
+
+
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -188,7 +196,7 @@ class StrategyConfig(_Table):
 
     name: Literal["fedavg", "krum", "multi-krum", "bulyan", "trimmed-mean", "median"]
     malicious: Natural
-    update_limit: Annotated[float, Field(ge=0)]
+    update_limit: Annotated[float, Field(ge=0), AfterValidator(_check_limit)]
 
 
 class ByzantineConfig(_Table):

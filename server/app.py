@@ -71,7 +71,10 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         )
         shared = shared_record(holdings.shared) if len(holdings.shared.labels) else None
         usual = rounds[-1].get("update-norm") if (rounds := run.metrics()) else None
-        strategy = SharedDataFedAvg(cohort, roster, config.strategy, shared, run.done, usual)
+        weights = [name for name, _ in recorder.model.named_parameters()]
+        strategy = SharedDataFedAvg(
+            *(cohort, roster, config.strategy, shared, run.done, usual), weights=weights, engine=not deployed
+        )
         if (state := run.load_checkpoint()) is not None:
             fit_state(recorder.model, state, run.path)
 

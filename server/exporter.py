@@ -44,8 +44,8 @@ class Exporter:
             start_http_server(port, host, registry)
         except OSError as error:
             raise FedShieldError(
-                f"results.prometheus-port = {port}, results.prometheus-host = {host}: {error.strerror or error}; choose "
-                "others, or port 0 for none"
+                f"results.prometheus-port = {port}, results.prometheus-host = {host}: {error.strerror or error}; "
+                "choose others, or port 0 for none"
             ) from error
 
     def after_round(self, record: Mapping[str, Any]) -> None:

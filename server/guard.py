@@ -1,21 +1,45 @@
 """Checks every reply before it may touch the model: a client can be broken, or can lie."""
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
 from common.records import ENGINE_RECORD
 
-_METRICS = {"num-examples", "loss", "seconds"}
-_LARGEST_METRIC = 1e12  # beyond it one client's loss would be the round's
+_METRICS = ("num-examples", "loss", "seconds")
+_LARGEST_METRIC = 1e12
+_COUNTS_PER_IMAGE = 1000  # more than any training method counts up a counter; far below what an integer holds
 
 
 class RefusedError(Exception):
     """A reply that must not be aggregated; the message says why, in a few words."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A reply that is well formed; ``server.jury`` compares it with the others of its round.
+
+    Attributes:
+        arrays: the client's model, in the order of the global one: what comes after may go by place or by name.
+        metrics: ``num-examples``, ``loss`` and ``seconds``.
+        update: L2 norm of what the client has added to the weights.
+        shifts: L2 norm of the change of each other floating-point array, such as the statistics of batch normalization.
+    """
+
+    arrays: ArrayRecord
+    metrics: MetricRecord
+    update: float
+    shifts: Mapping[str, float]
+
+    @property
+    def loss(self) -> float:
+        """The client's training loss."""
+        return float(self.metrics["loss"])  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -24,18 +48,22 @@ class Guard:
 
     Attributes:
         reference: the global model; a reply must have its keys, shapes and types.
-        limit: L2 norm of the longest update that is accepted; an update is what a client has added to the model.
+        weights: names of the arrays that are trained; the others are statistics and counters.
+        engine: the replies have come through FedShield's own engine, which may have left a note in them; over a
+            network such a note would be the client's own words.
     """
 
     reference: ArrayRecord
-    limit: float = math.inf
+    weights: Collection[str]
+    engine: bool = False
 
-    def check(self, reply: Message, examples: int) -> float:
-        """Return the L2 norm of a reply's update, over the model's weights and its other floating-point values.
+    def check(self, reply: Message, examples: int, patience: float = math.inf) -> Checked:
+        """Return what a reply holds, once it is what it should be.
 
         Args:
             reply: of one client.
             examples: number of images that this client trains on; FedAvg weighs by it, so it is not taken on trust.
+            patience: more seconds than these it cannot have trained.
 
         Raises:
             RefusedError: the reply must not be aggregated.
@@ -45,34 +73,33 @@ class Guard:
         arrays, metrics = reply.content.array_records, reply.content.metric_records
         if len(arrays) != 1 or len(metrics) != 1:
             raise RefusedError(f"{len(arrays)} array records and {len(metrics)} metric records, expected one of each")
-        if odd := sorted(reply.content.config_records.keys() - {ENGINE_RECORD}):
+        if odd := sorted(reply.content.config_records.keys() - ({ENGINE_RECORD} if self.engine else set())):
             raise RefusedError(f"an unexpected config record {odd[0]!r}")
-        _check_metrics(dict(next(iter(metrics.values()))), examples)
-        norm = self._check_arrays(next(iter(arrays.values())))
-        if norm > self.limit:
-            raise RefusedError(f"the norm of its update is {norm:.3g}, strategy.update-limit allows {self.limit:.3g}")
-        return norm
+        checked = _check_metrics(next(iter(metrics.values())), examples, patience)
+        return self._check_arrays(next(iter(arrays.values())), checked, examples)
 
-    def _check_arrays(self, arrays: ArrayRecord) -> float:
+    def _check_arrays(self, arrays: ArrayRecord, metrics: MetricRecord, examples: int) -> Checked:
         if set(arrays) != set(self.reference):
             odd = sorted(set(arrays) ^ set(self.reference))
             raise RefusedError(f"array keys differ from the model's, first at {odd[0]}")
-        squares = 0.0
+        squares, shifts = 0.0, {}
         for name, expected in self.reference.items():
             try:
-                values = _read(arrays[name], expected)
-                squares += _squared_change(values, expected.numpy())
+                values, before = _read(arrays[name], expected), expected.numpy()
+                if np.issubdtype(values.dtype, np.integer):
+                    _check_counter(values, before, examples)
+                elif np.issubdtype(values.dtype, np.floating):
+                    change = _squared_change(values, before)
+                    if name in self.weights:
+                        squares += change
+                    else:
+                        shifts[name] = math.sqrt(change)
                 if name.endswith("running_var") and values.min() < 0:  # its root would be no number
                     raise RefusedError("has a negative variance")
             except RefusedError as error:
                 raise RefusedError(f"array {name} {error}") from error
-        return math.sqrt(squares)
-
-
-def norm_of(arrays: ArrayRecord) -> float:
-    """Return the L2 norm of all floating-point values."""
-    values = (array.numpy() for array in arrays.values())
-    return math.sqrt(sum(_squared_change(value, np.zeros_like(value)) for value in values))
+        ordered = ArrayRecord({name: arrays[name] for name in self.reference})
+        return Checked(ordered, metrics, math.sqrt(squares), shifts)
 
 
 def _read(found: Array, expected: Array) -> NDArray[Any]:
@@ -91,9 +118,7 @@ def _read(found: Array, expected: Array) -> NDArray[Any]:
 
 
 def _squared_change(values: NDArray[Any], before: NDArray[Any]) -> float:
-    """Return the sum of the squared changes, 0 for integers, which are counters."""
-    if not np.issubdtype(values.dtype, np.floating):
-        return 0.0
+    """Return the sum of the squared changes."""
     with np.errstate(over="ignore", invalid="ignore"):
         change = np.subtract(values, before).ravel()
         squares = float(np.dot(change, change))
@@ -105,11 +130,22 @@ def _squared_change(values: NDArray[Any], before: NDArray[Any]) -> float:
     return squares
 
 
-def _check_metrics(metrics: dict[str, object], examples: int) -> None:
-    if set(metrics) != _METRICS:
+def _check_counter(values: NDArray[Any], before: NDArray[Any], examples: int) -> None:
+    """Refuse an integer that training on so many images cannot have counted up to."""
+    change = values.astype(np.float64) - before.astype(np.float64)  # as integers they could overflow
+    if change.size and (change.min() < 0 or change.max() > _COUNTS_PER_IMAGE * examples):
+        raise RefusedError(f"has counted from {before.ravel()[0]} to {values.ravel()[0]} over {examples} images")
+
+
+def _check_metrics(metrics: MetricRecord, examples: int, patience: float) -> MetricRecord:
+    if set(metrics) != set(_METRICS):
         raise RefusedError(f"metrics are {sorted(metrics)}, expected {sorted(_METRICS)}")
     for name, value in metrics.items():
         if not isinstance(value, int | float) or not abs(value) < _LARGEST_METRIC:
             raise RefusedError(f"metric {name} is {value}, expected a finite number below {_LARGEST_METRIC:g}")
-    if metrics["num-examples"] != examples:
+    count, loss, seconds = (float(metrics[name]) for name in _METRICS)  # type: ignore[arg-type]
+    if count != examples:
         raise RefusedError(f"num-examples is {metrics['num-examples']}, expected {examples}")
+    if not 0 <= seconds <= patience:
+        raise RefusedError(f"metric seconds is {seconds:g}, though it was asked {patience:.0f} s ago at the most")
+    return MetricRecord({"num-examples": examples, "loss": loss, "seconds": seconds})

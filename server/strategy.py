@@ -1,9 +1,9 @@
 """FedAvg that distributes shared data, checks replies, and gives the same run for the same seed."""
 
-import math
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
@@ -14,7 +14,8 @@ from common.config import StrategyConfig
 from common.records import first_failure, shared_digest
 from common.seeding import rng_for
 from server.average import RunningMean
-from server.guard import Guard, RefusedError, norm_of
+from server.guard import Checked, Guard, RefusedError
+from server.jury import outliers
 from server.nodes import Roster
 from server.robust import RobustMean
 from server.tally import Tally
@@ -58,6 +59,8 @@ class SharedDataFedAvg(FedAvg):
         shared: images and labels for every client, or None.
         done: rounds of an earlier part of the run; Flower counts from 1 again, this strategy goes on from there.
         usual: median L2 norm of the last round's updates, where there was one.
+        weights: names of the arrays that are trained.
+        engine: the clients run in FedShield's own engine, and not on a network.
     """
 
     def __init__(
@@ -68,6 +71,8 @@ class SharedDataFedAvg(FedAvg):
         shared: ArrayRecord | None,
         done: int = 0,
         usual: float | None = None,
+        weights: Collection[str] = (),
+        engine: bool = True,
     ) -> None:
         super().__init__(min_train_nodes=1, min_available_nodes=1)
         self.cohort = cohort
@@ -80,7 +85,8 @@ class SharedDataFedAvg(FedAvg):
         self._holders: set[int] = set()
         self._sent: dict[int, Message] = {}
         self._usual = usual
-        self._guard = Guard(ArrayRecord())
+        self._guard = Guard(ArrayRecord(), frozenset(weights), engine)
+        self._asked_at = 0.0
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -88,7 +94,7 @@ class SharedDataFedAvg(FedAvg):
         """Address the round's clients that are there; those that do not hold the shared data yet get it along."""
         server_round += self.done
         self.roster.meet()
-        self._guard = Guard(arrays, self._longest(arrays))
+        self._guard = replace(self._guard, reference=arrays)
         config["server-round"] = server_round
         if self._digest is not None:
             config["shared-digest"] = self._digest
@@ -102,6 +108,7 @@ class SharedDataFedAvg(FedAvg):
             else:
                 content = record if client in self._holders else with_shared
                 self._sent[client] = Message(content, node, MessageType.TRAIN)
+        self._asked_at = time.monotonic()
         return list(self._sent.values())
 
     def aggregate_train(
@@ -112,15 +119,9 @@ class SharedDataFedAvg(FedAvg):
         asked = self.cohort.sample(server_round)
         tally = Tally(server_round)
         mean = self._new_mean(asked)
-        for client, reply in self._in_order(asked, replies):
-            examples = self.cohort.examples[client]
-            try:
-                norm = self._guard.check(reply, examples)
-            except RefusedError as reason:
-                tally.refuse(client, str(reason))
-                continue
-            tally.take(client, next(iter(reply.content.metric_records.values())), norm, first_failure(reply))
-            mean.add(next(iter(reply.content.array_records.values())), examples)
+        for client, reply in self._believed(self._checked(asked, replies, tally), tally):
+            tally.take(client, reply.metrics, reply.update)
+            mean.add(reply.arrays, self.cohort.examples[client])
         # A client that failed may have lost the shared data, or never have had it: it is sent again.
         self._holders = (self._holders | tally.metrics.keys()) - tally.refused.keys()
         tally.require(self.cohort.min_replies, self.cohort.size)
@@ -131,11 +132,29 @@ class SharedDataFedAvg(FedAvg):
         self.report = tally.report(together["loss"])
         return mean.result(), together
 
-    def _longest(self, arrays: ArrayRecord) -> float:
-        """Return the L2 norm of the longest update that is believed in this round."""
-        if self.settings.update_limit == 0:
-            return math.inf
-        return self.settings.update_limit * (self._usual or norm_of(arrays))
+    def _checked(self, asked: list[int], replies: Iterable[Message], tally: Tally) -> Iterator[tuple[int, Checked]]:
+        """Yield the replies that are well formed, in client order."""
+        for client, reply in self._in_order(asked, replies):
+            try:
+                # Twice as long as the server has waited, and a minute: clocks differ, machines sleep.
+                patience = 2 * (time.monotonic() - self._asked_at) + 60
+                checked = self._guard.check(reply, self.cohort.examples[client], patience)
+            except RefusedError as reason:
+                tally.refuse(client, str(reason))
+                continue
+            if self._guard.engine and (failure := first_failure(reply)) is not None:
+                tally.retry(client, failure)
+            yield client, checked
+
+    def _believed(self, replies: Iterator[tuple[int, Checked]], tally: Tally) -> Iterable[tuple[int, Checked]]:
+        """Return those replies that do not stand out from the others; for that all of them have to be there."""
+        if (limit := self.settings.update_limit) == 0:
+            return replies
+        together = dict(replies)
+        for client, reason in outliers(together, self._guard.reference, limit, self._usual).items():
+            tally.refuse(client, reason)
+            del together[client]
+        return together.items()
 
     def _new_mean(self, asked: list[int]) -> RunningMean | RobustMean:
         """Return what takes the valid replies of a round, one by one in client order."""

@@ -1,7 +1,7 @@
 """What has come of a round's messages, client by client."""
 
 import logging
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 from flwr.app import MetricRecord
@@ -25,13 +25,15 @@ class Tally:
         self._retried: dict[int, str] = {}
         self._round = server_round
 
-    def take(self, client: int, metrics: MetricRecord, norm: float, first_failure: str | None) -> None:
-        """Note a valid reply, the L2 norm of its update, and why the client had to run again, if it had to."""
+    def take(self, client: int, metrics: MetricRecord, norm: float) -> None:
+        """Note a valid reply and the L2 norm of its update."""
         self.metrics[client] = metrics
         self._norms[client] = norm
-        if first_failure is not None:
-            self._retried[client] = in_one_line(first_failure)
-            log.warning("round %d: client %d ran again: %s", self._round, client, self._retried[client])
+
+    def retry(self, client: int, failure: str) -> None:
+        """Note that a client had to run again, and why."""
+        self._retried[client] = in_one_line(failure)
+        log.warning("round %d: client %d ran again: %s", self._round, client, self._retried[client])
 
     def refuse(self, client: int, reason: str) -> None:
         """Note that a client is left out."""
@@ -55,8 +57,8 @@ class Tally:
             )
 
     def usual_norm(self) -> float:
-        """Return the median L2 norm of the updates."""
-        return median(self._norms.values())
+        """Return the median L2 norm of the updates; of two in the middle the smaller, which is no liar's to raise."""
+        return median_low(self._norms.values())
 
     def report(self, loss: Any) -> dict[str, Any]:
         """Return the round's part of ``metrics.jsonl``."""

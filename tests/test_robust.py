@@ -127,7 +127,7 @@ def test_too_few_replies_even_without_a_liar_end_the_run() -> None:
 
 def test_a_strategy_that_cannot_stand_so_many_liars_is_refused_at_once() -> None:
     def settings(name: str, malicious: int) -> StrategyConfig:
-        return StrategyConfig.model_validate({"name": name, "malicious": malicious, "update-limit": 30.0})
+        return StrategyConfig.model_validate({"name": name, "malicious": malicious, "update-limit": 5.0})
 
     for name, most in (("krum", 3), ("multi-krum", 3), ("bulyan", 1), ("trimmed-mean", 4), ("median", 4)):
         check_strategy(settings(name, most), 10)

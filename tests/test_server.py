@@ -26,8 +26,10 @@ from common.records import (
     to_record,
     to_state,
 )
-from server.guard import Guard, RefusedError, norm_of
+from server.guard import Checked, Guard, RefusedError
+from server.jury import outliers
 from server.nodes import Roster
+from server.robust import RobustMean
 from server.strategy import Cohort, SharedDataFedAvg
 from simulations.executors import InProcess
 from simulations.grid import LocalGrid
@@ -35,7 +37,9 @@ from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.usefixtures("speaking")
 
-STATE = build_model("cnn", 10, 2, "relu", True, 1).state_dict()
+MODEL = build_model("cnn", 10, 2, "relu", True, 1)
+STATE = MODEL.state_dict()
+WEIGHTS = frozenset(name for name, _ in MODEL.named_parameters())
 GLOBAL = to_record(STATE)
 NODES = (70, 50, 60, 40)  # as random as Flower's: their order is not the clients'
 EXAMPLES = (10, 30, 20, 40)
@@ -53,9 +57,10 @@ class Seated(Roster):
 
 
 def strategy_of(
-    clients: Cohort, shared: ArrayRecord | None = None, done: int = 0, absent: int = -1
+    clients: Cohort, shared: ArrayRecord | None = None, done: int = 0, absent: int = -1, **given: object
 ) -> SharedDataFedAvg:
-    return SharedDataFedAvg(clients, Seated(absent), tiny_config().strategy, shared, done)
+    settings = tiny_config(strategy__update_limit=given.pop("limit", 0.0)).strategy
+    return SharedDataFedAvg(clients, Seated(absent), settings, shared, done, weights=WEIGHTS, **given)  # type: ignore[arg-type]
 
 
 def cohort(**changes: object) -> Cohort:
@@ -149,8 +154,15 @@ def test_shared_data_is_kept_by_digest_and_damage_is_noticed(cache) -> None:
 # --- guard
 
 
+def check(message: Message, examples: int = 10, engine: bool = False, patience: float = 100.0) -> Checked:
+    return Guard(GLOBAL, WEIGHTS, engine).check(message, examples, patience)
+
+
 def test_guard_lets_a_good_reply_pass() -> None:
-    assert Guard(GLOBAL).check(reply(0), 10) == 0
+    found = check(reply(0))
+    assert found.update == 0
+    assert dict(found.metrics) == {"num-examples": 10, "loss": 1.0, "seconds": 2.0}
+    assert set(found.shifts) == {name for name in STATE if "running_" in name}
 
 
 def with_array(name: str, array: Array | None) -> Message:
@@ -163,12 +175,19 @@ def with_array(name: str, array: Array | None) -> Message:
     return message
 
 
+def with_config(name: str) -> Message:
+    message = reply(0)
+    message.content[name] = ConfigRecord({"first-failure": "the server is on fire"})
+    return message
+
+
 def holding(data: bytes) -> Array:
     return Array(dtype="float32", shape=(2, 3, 3, 3), stype="numpy.ndarray", data=data)
 
 
 KEY = "1.weight"
 VARIANCE = next(name for name in STATE if name.endswith("running_var"))
+COUNTER = next(name for name, tensor in STATE.items() if not tensor.is_floating_point())
 NAN = STATE[KEY].numpy().copy()
 NAN[0, 0, 0, 0] = np.nan
 GOOD = {"num-examples": 10, "loss": 1.0, "seconds": 2.0}
@@ -213,13 +232,22 @@ ARCHIVE, HUGE = _archive.getvalue(), _huge.getvalue()
             "metric loss is 1e+300, expected a finite number below 1e+12",
         ),
         (lambda: reply(0, metrics={**GOOD, "loss": float("inf")}), "metric loss is inf, expected a finite number"),
+        (
+            lambda: reply(0, metrics={**GOOD, "seconds": -1e9}),
+            "metric seconds is -1e+09, though it was asked 100 s ago",
+        ),
+        (lambda: reply(0, metrics={**GOOD, "seconds": 101.0}), "metric seconds is 101, though it was asked 100 s ago"),
+        (lambda: with_array(COUNTER, Array(np.array(2**63 - 1))), "has counted from 0 to 9223372036854775807 over 10"),
+        (lambda: with_array(COUNTER, Array(np.array(-(2**63)))), "has counted from 0 to -9223372036854775808 over 10"),
+        (lambda: with_array(COUNTER, Array(np.array(-1))), f"array {COUNTER} has counted from 0 to -1 over 10 images"),
+        (lambda: with_config("engine"), "an unexpected config record 'engine'"),
         (lambda: reply(0, metrics={**GOOD, "extra": 1}), "metrics are ['extra', 'loss', 'num-examples', 'seconds']"),
         (lambda: reply(0, metrics={"loss": 1.0}), "metrics are ['loss'], expected"),
     ],
 )
 def test_guard_refuses_and_says_why(make, reason: str) -> None:
     with pytest.raises(RefusedError) as caught:
-        Guard(GLOBAL).check(make(), 10)
+        check(make())
     assert reason in str(caught.value)
 
 
@@ -227,37 +255,124 @@ def test_guard_refuses_a_reply_with_too_many_records() -> None:
     message = reply(0)
     message.content["more"] = to_record(STATE)
     with pytest.raises(RefusedError, match=r"^2 array records and 1 metric records, expected one of each$"):
-        Guard(GLOBAL).check(message, 10)
+        check(message)
 
 
-def moved(by: float) -> dict[str, torch.Tensor]:
-    """The model with one array of 54 values moved."""
-    return {**STATE, KEY: STATE[KEY] + by}
+def moved(by: float, name: str = KEY) -> dict[str, torch.Tensor]:
+    """The model with one array moved; the usual one has 54 values."""
+    return {**STATE, name: STATE[name] + by}
 
 
-def test_guard_measures_the_update_and_refuses_one_that_is_too_long() -> None:
-    guard = Guard(GLOBAL, limit=30.0)
-    assert guard.check(reply(0, moved(2.0)), 10) == pytest.approx(2 * 54**0.5)
+def test_guard_measures_weights_and_statistics_apart() -> None:
+    assert check(reply(0, moved(2.0))).update == pytest.approx(2 * 54**0.5)
     counted = {name: tensor + 7 if not tensor.is_floating_point() else tensor for name, tensor in STATE.items()}
-    assert guard.check(reply(0, counted), 10) == 0  # counters are no update
-    with pytest.raises(RefusedError, match=r"^the norm of its update is 36\.7, strategy\.update-limit allows 30$"):
-        guard.check(reply(0, moved(5.0)), 10)
+    assert check(reply(0, counted)).update == 0  # counters are no update
+    found = check(reply(0, moved(3.0, VARIANCE)))
+    assert found.update == 0
+    assert found.shifts[VARIANCE] == pytest.approx(3 * STATE[VARIANCE].numel() ** 0.5)
+    assert {name for name, shift in found.shifts.items() if shift} == {VARIANCE}
     # So long that its square is no float32 any more, which is not the same as not finite.
-    assert Guard(GLOBAL).check(reply(0, moved(1e25)), 10) == pytest.approx(1e25 * 54**0.5)
+    assert check(reply(0, moved(1e25))).update == pytest.approx(1e25 * 54**0.5)
 
 
-def test_an_update_a_thousand_times_too_large_is_refused_in_every_round() -> None:
-    strategy = strategy_of(cohort(min_replies=3))
-    size = norm_of(GLOBAL)
+def test_a_checked_reply_has_the_models_order_whatever_the_clients() -> None:
+    message = reply(0, noisy_state(3))
+    arrays = message.content.array_records["arrays"]
+    message.content.array_records["arrays"] = ArrayRecord({name: arrays[name] for name in reversed(list(arrays))})
+    message.content.metric_records["metrics"] = MetricRecord({"seconds": 2.0, "loss": 1.0, "num-examples": 10})
+    found = check(message)
+    assert list(found.arrays) == list(STATE)
+    assert all(np.array_equal(found.arrays[name].numpy(), arrays[name].numpy()) for name in STATE)
+    assert list(found.metrics) == ["num-examples", "loss", "seconds"]
+
+
+# --- jury: which replies stand out from the others
+
+
+def judged(updates: list[float], limit: float, before: float | None = None, **losses: float) -> dict[int, str]:
+    replies = {}
+    for client, update in enumerate(updates):
+        metrics = {**GOOD, "loss": losses.get(f"loss{client}", 1.0)}
+        replies[client] = check(reply(0, moved(update / 54**0.5), metrics))
+    return outliers(replies, GLOBAL, limit, before)
+
+
+def test_an_update_is_compared_with_the_median_of_its_round() -> None:
+    assert judged([1, 2, 3, 8.9], 4.5, before=2) == {}  # votes 1, 2, 2, 3, 8.9
+    assert judged([1, 2, 3, 9.1], 4.5, before=2) == {3: "the norm of its update is 9.1, strategy.update-limit allows 9"}
+    assert judged([1, 2, 4, 9], 4) == {3: "the norm of its update is 9, strategy.update-limit allows 8"}  # 2, not 3
+    assert set(judged([100, 100, 100, 1], 2, before=1)) == set()  # what all have grown to is no lie
+    assert set(judged([100, 1], 5)) == {0}
+    # Of two replies the last round says which is the liar, whatever the liar sends.
+    assert set(judged([1, 1000], 5, before=1.1)) == {1}
+    assert set(judged([1, 0.001], 5, before=1.1)) == set()
+    assert judged([7], 5, before=1) == {}
+    assert outliers({}, GLOBAL, 5) == {}
+
+
+def test_a_loss_is_compared_with_the_median_of_its_round() -> None:
+    assert judged([1, 1, 1], 5, loss0=11.0) == {}
+    assert judged([1, 1, 1], 5, loss0=9e11) == {0: "its loss is 9e+11, the median of this round is 1"}
+    assert set(judged([1, 1, 1], 5, loss0=-9.1)) == {0}
+    assert set(judged([1, 1, 1], 5, loss0=30.0, loss1=31.0, loss2=300.0)) == set()  # 31 ± 310
+
+
+def test_statistics_are_compared_array_by_array_however_large_another_is() -> None:
+    size = STATE[VARIANCE].numel() ** 0.5
+
+    def with_statistics(own: float) -> Checked:
+        mean = VARIANCE.replace("running_var", "running_mean")
+        return check(reply(0, {**moved(own, VARIANCE), mean: STATE[mean] + 1000}))
+
+    usual = {client: with_statistics(2.0) for client in range(3)}
+    # Twice the limit times the others' change, which is more than the norm of the variances: they are ones.
+    assert outliers({**usual, 3: with_statistics(11.9)}, GLOBAL, 3) == {}
+    assert outliers({**usual, 3: with_statistics(12.1)}, GLOBAL, 3) == {
+        3: f"array {VARIANCE} has changed by {12.1 * size:.3g}, strategy.update-limit allows {12 * size:.3g}"
+    }
+    # Where the others hardly change, what is shorter than the array itself does no harm.
+    still = {client: with_statistics(0.01) for client in range(3)}
+    assert outliers({**still, 3: with_statistics(0.99)}, GLOBAL, 3) == {}
+    assert set(outliers({**still, 3: with_statistics(1.01)}, GLOBAL, 3)) == {3}
+
+
+def test_the_size_of_a_network_does_not_decide_what_its_first_round_may_do() -> None:
+    """Statistics of batch norm can move by thousands in the first round; honest clients all do."""
+    shared = {name: tensor + 4000 if name.endswith("running_var") else tensor for name, tensor in STATE.items()}
+    replies = {client: check(reply(0, {**shared, KEY: STATE[KEY] + 0.1})) for client in range(4)}
+    assert outliers(replies, GLOBAL, 3) == {}
+
+
+def test_an_update_many_times_too_large_is_refused_in_every_round() -> None:
+    strategy = strategy_of(cohort(min_replies=3), limit=5.0)
     for server_round in range(1, 7):  # honest updates shrink as training goes on
-        honest = 0.3**server_round * size
+        honest = 20 * 0.3**server_round
         started(strategy, server_round)
         states = [moved(sign * honest / 54**0.5) for sign in (1, -1, 1)]
         replies = [reply(client, state) for client, state in enumerate(states)]
-        strategy.aggregate_train(server_round, [*replies, reply(3, moved(1000 * honest / 54**0.5))])
+        strategy.aggregate_train(server_round, [*replies, reply(3, moved(6 * honest / 54**0.5))])
         assert list(strategy.report["clients"]) == ["0", "1", "2"]
         assert strategy.report["refused"]["3"].startswith("the norm of its update is ")
         assert strategy.report["update-norm"] == pytest.approx(honest, rel=1e-3)
+
+
+def test_krum_is_not_deceived_by_a_reply_whose_names_have_changed_places() -> None:
+    """Krum measures by place. A liar puts honest values in honest places, but under the names of their neighbours."""
+    one, other = (name for name, tensor in STATE.items() if name in WEIGHTS and tensor.shape == (2,))
+    honest = [{n: t + 0.01 * (c + 1) if n in WEIGHTS else t for n, t in STATE.items()} for c in range(4)]
+    middle = {n: t + 0.025 if n in WEIGHTS else t for n, t in STATE.items()}
+    swapped = {{one: other, other: one}.get(name, name): tensor for name, tensor in middle.items()}
+
+    def chosen(arrays: list[ArrayRecord]) -> dict[str, torch.Tensor]:
+        mean = RobustMean("krum", 1, 50)
+        for each in arrays:
+            mean.add(each, 10)
+        return to_state(mean.result())
+
+    raw = [to_record(state) for state in [*honest, swapped]]
+    assert torch.equal(chosen(raw)[one], middle[other])  # as it comes, the lie is the one in the middle
+    found = chosen([check(reply(0, state)).arrays for state in [*honest, swapped]])
+    assert any(torch.equal(found[one], state[one]) for state in honest)
 
 
 # --- strategy
