@@ -25,6 +25,23 @@ def _examples(number: int) -> Lie:
     return lie
 
 
+def _metric(name: str, value: float) -> Lie:
+    def lie(content: RecordDict) -> None:
+        content.metric_records["metrics"][name] = value
+
+    return lie
+
+
+def _count(content: RecordDict) -> None:
+    arrays = content.array_records["arrays"]
+    name = next(name for name, array in arrays.items() if array.dtype == "int64")
+    arrays[name] = Array(np.full_like(arrays[name].numpy(), 2**63 - 1))
+
+
+def _note(content: RecordDict) -> None:
+    content["engine"] = ConfigRecord({"first-failure": "the server is on fire"})
+
+
 def _thousandfold(content: RecordDict) -> None:
     arrays = content.array_records["arrays"]
     for name, array in list(arrays.items()):
@@ -56,6 +73,10 @@ LIES: list[tuple[Lie, str]] = [
     (_examples(-1), "num-examples is -1"),
     (_examples(0), "num-examples is 0"),
     (_thousandfold, "strategy.update-limit"),
+    (_metric("loss", 9e11), "its loss is 9e+11"),
+    (_metric("seconds", -1e9), "metric seconds is -1e+09"),
+    (_count, "has counted from"),
+    (_note, "unexpected config record 'engine'"),
     (_ballast, "unexpected config record 'ballast'"),
     (
         _values(lambda _: np.random.default_rng(0).random(2**28, dtype=np.float32)),
