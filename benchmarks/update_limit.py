@@ -16,7 +16,6 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, Message, MessageType
 
@@ -27,7 +26,7 @@ from common.records import State, to_record, to_state
 from common.setup import make_model
 from server.app import run_federation
 from server.guard import Checked, Guard
-from server.jury import STATISTICS, outliers
+from server.jury import STATISTICS, judge
 from server.stored import read_metrics
 from simulations.executors import Executor, InProcess, Job, Outcome
 from simulations.grid import LocalGrid
@@ -81,8 +80,8 @@ class Onlooker:
         self._lying_round = config.federation.rounds - 1 if limit else 0
         self._limit = limit
         self._default = config.strategy.update_limit
-        self.replies = self.refused = 0
-        self.needs: dict[str, list[float]] = {"update": [], "statistics": []}
+        self.replies = self.refused = self.shortened = 0
+        self.needed = 0.0
 
     def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
         """Yield the outcomes, the liar's last."""
@@ -110,15 +109,11 @@ class Onlooker:
             images = next(iter(reply.content.metric_records.values()))["num-examples"]
             checked[client] = guard.check(reply, int(images))  # type: ignore[arg-type]
         self.replies += len(checked)
-        self.refused += len(outliers(checked, model, self._default))
+        verdict = judge(checked, model, self._default)
+        self.refused += len(verdict.refused)
+        self.shortened += len(verdict.shortened)
         updates = [reply.update for reply in checked.values()]
-        self.needs["update"].append(max(updates) / median_low(updates))
-        needed = [0.0]
-        for name in checked[0].shifts:
-            shifts = [reply.shifts[name] for reply in checked.values()]
-            if max(shifts) > np.linalg.norm(model[name].numpy()):
-                needed.append(max(shifts) / median_low(shifts) / STATISTICS)
-        self.needs["statistics"].append(max(needed))
+        self.needed = max(self.needed, max(updates) / median_low(updates))
 
     def _lie(self, before: State, honest: Sequence[State]) -> State:
         changes = [{name: state[name] - value for name, value in before.items()} for state in honest]
@@ -155,11 +150,10 @@ def honest(images: str) -> None:
     for name, (preset, changes) in SETTINGS.items():
         place = {"data.root": images} if changes.get("data.name") == "folder" else {}
         onlooker, _ = observe(preset, {**changes, **place})
-        rows.append(
-            [name, onlooker.replies, onlooker.refused, max(onlooker.needs["update"]), max(onlooker.needs["statistics"])]
-        )
+        rows.append([name, onlooker.replies, onlooker.refused, onlooker.needed, onlooker.shortened])
         print(rows[-1], flush=True)  # noqa: T201
-    report("update_limit_honest", ["setting", "replies", "refused", "limit needed: updates", "statistics"], rows)
+    columns = ["setting", "replies", "refused", "limit at which none is", "replies with shortened statistics"]
+    report("update_limit_honest", columns, rows)
 
 
 def liar() -> None:

@@ -1,58 +1,92 @@
 """Compares the replies of a round with one another: a lie that is well formed shows beside what the others send."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from statistics import median, median_low
 
 import numpy as np
 from flwr.app import ArrayRecord
 
+from common.records import LiveArray
 from server.guard import Checked
 
 STATISTICS = 2  # times the limit of updates: honest clients differ more in what they see than in what they learn
 _LOSS_LIMIT = 10  # a loss may be so many times as far from the others' median as that is from zero
 
 
-def outliers(
-    replies: Mapping[int, Checked], model: ArrayRecord, limit: float, before: float | None = None
-) -> dict[int, str]:
-    """Return the clients whose replies must not be aggregated, with the reasons.
+@dataclass(frozen=True)
+class Verdict:
+    """What came of the comparison.
+
+    Attributes:
+        believed: the replies to aggregate, by client number.
+        refused: client -> why its reply must not be aggregated.
+        shortened: client -> the arrays of statistics whose change was too long, and stands shortened in ``believed``.
+    """
+
+    believed: dict[int, Checked]
+    refused: dict[int, str]
+    shortened: dict[int, list[str]]
+
+
+def judge(replies: Mapping[int, Checked], model: ArrayRecord, limit: float, before: float | None = None) -> Verdict:
+    """Refuse replies whose update or loss stands out, and bound what the others say of their statistics.
 
     What is usual is the median over the replies of this round, so an honest majority decides it. The first round is
     judged like any other, and a learning rate that rises or falls moves the bounds at once.
 
+    Statistics are not trained but seen: with small batches an honest client's can be far from the others'. So the
+    change of such an array is shortened to its bound, and the reply is kept.
+
     Args:
         replies: by client number.
         model: the global model that they were trained from.
-        limit: an update that is more than so many times as long (L2) as the usual one is refused. So is the change of
-            an array of statistics, at twice the limit, unless it is shorter than that array was.
+        limit: an update that is more than so many times as long (L2) as the usual one is refused. The change of an
+            array of statistics is bounded at twice the limit, or at the array's own length if that is more.
         before: the usual length of the last round's updates. It has a vote where the number of replies is even, so that
             of two replies neither decides alone.
     """
     if not replies:
-        return {}
+        return Verdict({}, {}, {})
+    refused = _stand_out(replies, limit, before)
+    believed = {client: reply for client, reply in replies.items() if client not in refused}
+    bounds = {
+        name: max(STATISTICS * limit * median_low(reply.shifts[name] for reply in replies.values()), _norm(model, name))
+        for name in next(iter(replies.values())).shifts
+    }
+    shortened = {}
+    for client, reply in believed.items():
+        if long := [name for name, bound in bounds.items() if reply.shifts[name] > bound]:
+            shortened[client] = long
+            believed[client] = _shorten(reply, model, {name: bounds[name] for name in long})
+    return Verdict(believed, refused, shortened)
+
+
+def _stand_out(replies: Mapping[int, Checked], limit: float, before: float | None) -> dict[int, str]:
+    """Return the clients whose update or loss is too far from the others', with the reasons."""
     updates = [reply.update for reply in replies.values()]
     # Of two in the middle the smaller one: the larger may be a liar's.
     longest = limit * median_low(updates if before is None or len(updates) % 2 else [*updates, before])
-    loss = median(reply.loss for reply in replies.values())
-    furthest = _LOSS_LIMIT * max(1.0, abs(loss))
-    shifts = {
-        name: max(
-            STATISTICS * limit * median_low([reply.shifts[name] for reply in replies.values()]), _norm(model, name)
-        )
-        for name in next(iter(replies.values())).shifts
-    }
-
-    def reason(reply: Checked) -> str | None:
+    usual_loss = median(reply.loss for reply in replies.values())
+    reasons = {}
+    for client, reply in replies.items():
         if reply.update > longest:
-            return f"the norm of its update is {reply.update:.3g}, strategy.update-limit allows {longest:.3g}"
-        if abs(reply.loss - loss) > furthest:
-            return f"its loss is {reply.loss:.3g}, the median of this round is {loss:.3g}"
-        for name, most in shifts.items():
-            if reply.shifts[name] > most:
-                return f"array {name} has changed by {reply.shifts[name]:.3g}, strategy.update-limit allows {most:.3g}"
-        return None
+            reasons[client] = (
+                f"the norm of its update is {reply.update:.3g}, strategy.update-limit allows {longest:.3g}"
+            )
+        elif abs(reply.loss - usual_loss) > _LOSS_LIMIT * max(1.0, abs(usual_loss)):
+            reasons[client] = f"its loss is {reply.loss:.3g}, the median of this round is {usual_loss:.3g}"
+    return reasons
 
-    return {client: told for client, reply in replies.items() if (told := reason(reply)) is not None}
+
+def _shorten(reply: Checked, model: ArrayRecord, bounds: Mapping[str, float]) -> Checked:
+    """Return a reply whose changes of these arrays are as long as their bounds."""
+    arrays = ArrayRecord(dict(reply.arrays.items()))
+    for name, bound in bounds.items():
+        old = model[name].numpy().astype(np.float64)
+        change = reply.arrays[name].numpy().astype(np.float64) - old
+        arrays[name] = LiveArray((old + change * (bound / reply.shifts[name])).astype(reply.arrays[name].dtype))
+    return replace(reply, arrays=arrays)
 
 
 def _norm(model: ArrayRecord, name: str) -> float:

@@ -15,7 +15,7 @@ from common.records import first_failure, shared_digest
 from common.seeding import rng_for
 from server.average import RunningMean
 from server.guard import Checked, Guard, RefusedError
-from server.jury import outliers
+from server.jury import judge
 from server.nodes import Roster
 from server.robust import RobustMean
 from server.tally import Tally
@@ -147,14 +147,14 @@ class SharedDataFedAvg(FedAvg):
             yield client, checked
 
     def _believed(self, replies: Iterator[tuple[int, Checked]], tally: Tally) -> Iterable[tuple[int, Checked]]:
-        """Return those replies that do not stand out from the others; for that all of them have to be there."""
+        """Return the replies that bear comparison with the others; for that all of them have to be there."""
         if (limit := self.settings.update_limit) == 0:
             return replies
-        together = dict(replies)
-        for client, reason in outliers(together, self._guard.reference, limit, self._usual).items():
+        verdict = judge(dict(replies), self._guard.reference, limit, self._usual)
+        for client, reason in verdict.refused.items():
             tally.refuse(client, reason)
-            del together[client]
-        return together.items()
+        tally.shorten(verdict.shortened)
+        return verdict.believed.items()
 
     def _new_mean(self, asked: list[int]) -> RunningMean | RobustMean:
         """Return what takes the valid replies of a round, one by one in client order."""

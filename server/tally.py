@@ -23,6 +23,7 @@ class Tally:
         self.refused: dict[int, str] = {}
         self._norms: dict[int, float] = {}
         self._retried: dict[int, str] = {}
+        self._shortened: dict[int, list[str]] = {}
         self._round = server_round
 
     def take(self, client: int, metrics: MetricRecord, norm: float) -> None:
@@ -34,6 +35,13 @@ class Tally:
         """Note that a client had to run again, and why."""
         self._retried[client] = in_one_line(failure)
         log.warning("round %d: client %d ran again: %s", self._round, client, self._retried[client])
+
+    def shorten(self, arrays: dict[int, list[str]]) -> None:
+        """Note which clients' statistics were too far from the others'; ``server.jury`` has shortened their changes."""
+        self._shortened = arrays
+        if arrays:
+            told = "; ".join(f"client {client}: {len(names)}, {names[0]} first" for client, names in arrays.items())
+            log.info("round %d: statistics far from the others' shortened (%s)", self._round, told)
 
     def refuse(self, client: int, reason: str) -> None:
         """Note that a client is left out."""
@@ -69,5 +77,6 @@ class Tally:
                 str(client): {**record, "update-norm": self._norms[client]} for client, record in self.metrics.items()
             },
             "refused": {str(client): reason for client, reason in self.refused.items()},
+            "shortened": {str(client): ", ".join(names) for client, names in self._shortened.items()},
             "retried": {str(client): reason for client, reason in self._retried.items()},
         }

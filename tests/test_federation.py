@@ -36,7 +36,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-REPLIES = ("clients", "refused", "retried")
+REPLIES = ("clients", "refused", "shortened", "retried")
 
 
 def figures(run_dir: Path) -> list[tuple]:

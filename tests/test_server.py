@@ -27,7 +27,7 @@ from common.records import (
     to_state,
 )
 from server.guard import Checked, Guard, RefusedError
-from server.jury import outliers
+from server.jury import judge
 from server.nodes import Roster
 from server.robust import RobustMean
 from server.strategy import Cohort, SharedDataFedAvg
@@ -294,7 +294,7 @@ def judged(updates: list[float], limit: float, before: float | None = None, **lo
     for client, update in enumerate(updates):
         metrics = {**GOOD, "loss": losses.get(f"loss{client}", 1.0)}
         replies[client] = check(reply(0, moved(update / 54**0.5), metrics))
-    return outliers(replies, GLOBAL, limit, before)
+    return judge(replies, GLOBAL, limit, before).refused
 
 
 def test_an_update_is_compared_with_the_median_of_its_round() -> None:
@@ -307,7 +307,7 @@ def test_an_update_is_compared_with_the_median_of_its_round() -> None:
     assert set(judged([1, 1000], 5, before=1.1)) == {1}
     assert set(judged([1, 0.001], 5, before=1.1)) == set()
     assert judged([7], 5, before=1) == {}
-    assert outliers({}, GLOBAL, 5) == {}
+    assert judge({}, GLOBAL, 5).believed == {}
 
 
 def test_a_loss_is_compared_with_the_median_of_its_round() -> None:
@@ -317,30 +317,47 @@ def test_a_loss_is_compared_with_the_median_of_its_round() -> None:
     assert set(judged([1, 1, 1], 5, loss0=30.0, loss1=31.0, loss2=300.0)) == set()  # 31 ± 310
 
 
-def test_statistics_are_compared_array_by_array_however_large_another_is() -> None:
-    size = STATE[VARIANCE].numel() ** 0.5
+def test_statistics_are_bounded_array_by_array_however_large_another_is() -> None:
+    mean = VARIANCE.replace("running_var", "running_mean")
 
     def with_statistics(own: float) -> Checked:
-        mean = VARIANCE.replace("running_var", "running_mean")
         return check(reply(0, {**moved(own, VARIANCE), mean: STATE[mean] + 1000}))
 
-    usual = {client: with_statistics(2.0) for client in range(3)}
-    # Twice the limit times the others' change, which is more than the norm of the variances: they are ones.
-    assert outliers({**usual, 3: with_statistics(11.9)}, GLOBAL, 3) == {}
-    assert outliers({**usual, 3: with_statistics(12.1)}, GLOBAL, 3) == {
-        3: f"array {VARIANCE} has changed by {12.1 * size:.3g}, strategy.update-limit allows {12 * size:.3g}"
-    }
-    # Where the others hardly change, what is shorter than the array itself does no harm.
-    still = {client: with_statistics(0.01) for client in range(3)}
-    assert outliers({**still, 3: with_statistics(0.99)}, GLOBAL, 3) == {}
-    assert set(outliers({**still, 3: with_statistics(1.01)}, GLOBAL, 3)) == {3}
+    def variances(usual: float, own: float) -> list[float]:
+        found = judge({**{c: with_statistics(usual) for c in range(3)}, 3: with_statistics(own)}, GLOBAL, 3)
+        assert found.refused == {}
+        assert set(found.shortened) == ({3} if found.shortened else set())
+        assert found.shortened.get(3, [VARIANCE]) == [VARIANCE]
+        assert np.array_equal(found.believed[3].arrays[mean].numpy(), STATE[mean].numpy() + 1000)
+        assert list(found.believed[3].arrays) == list(STATE)
+        return found.believed[3].arrays[VARIANCE].numpy().tolist()  # they were ones
+
+    # Twice the limit times the others' change, which is more than the norm of the variances.
+    assert variances(2.0, 11.9) == pytest.approx([12.9, 12.9])
+    assert variances(2.0, 1e6) == pytest.approx([13, 13])
+    # Where the others hardly change, what is no longer than the array itself does no harm.
+    assert variances(0.01, 0.99) == pytest.approx([1.99, 1.99])
+    assert variances(0.01, 30.0) == pytest.approx([2, 2])
+
+
+def test_shortened_statistics_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("fedshield").propagate = True
+    caplog.set_level(logging.INFO, "fedshield")
+    strategy = strategy_of(cohort(), limit=5.0)
+    started(strategy)
+    arrays, _ = strategy.aggregate_train(1, [*(reply(client) for client in range(3)), reply(3, moved(99.0, VARIANCE))])
+    assert arrays is not None
+    assert arrays[VARIANCE].numpy().tolist() == pytest.approx([1.4, 1.4])  # client 3, of weight 0.4, may add 1
+    assert strategy.report["shortened"] == {"3": VARIANCE}
+    assert f"round 1: statistics far from the others' shortened (client 3: 1, {VARIANCE} first)" in caplog.text
 
 
 def test_the_size_of_a_network_does_not_decide_what_its_first_round_may_do() -> None:
     """Statistics of batch norm can move by thousands in the first round; honest clients all do."""
     shared = {name: tensor + 4000 if name.endswith("running_var") else tensor for name, tensor in STATE.items()}
     replies = {client: check(reply(0, {**shared, KEY: STATE[KEY] + 0.1})) for client in range(4)}
-    assert outliers(replies, GLOBAL, 3) == {}
+    found = judge(replies, GLOBAL, 3)
+    assert (found.refused, found.shortened, found.believed) == ({}, {}, replies)
 
 
 def test_an_update_many_times_too_large_is_refused_in_every_round() -> None:

@@ -49,11 +49,11 @@ def clients(metrics: Sequence[Record], partition: Record, final: Record) -> list
 
 
 def refusals(metrics: Sequence[Record]) -> list[Block]:
-    """Return the replies that were not taken and the clients that ran again, with the reasons."""
+    """Return the replies that were not taken, or not whole, and the clients that ran again, with the reasons."""
     rows = [
         [str(line["round"]), client, what, reason]
         for line in metrics
-        for key, what in (("refused", "left out"), ("retried", "ran again"))
+        for key, what in (("refused", "left out"), ("shortened", "statistics shortened"), ("retried", "ran again"))
         for client, reason in line.get(key, {}).items()
     ]
     return (
