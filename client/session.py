@@ -11,7 +11,7 @@ from common.data import Dataset
 from common.flat import Flat
 from common.records import to_record, to_state
 from common.seeding import seed_for
-from common.setup import client_data, make_loss, make_model, prepare_torch, schedule_of
+from common.setup import check_batches, client_data, make_loss, make_model, prepare_torch, schedule_of
 from common.training import FitResult, Trainer
 
 Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -39,6 +39,8 @@ class Session:
         own = client_data(self.config, client, self._place)
         if self._trainer is None:
             self._trainer = Trainer(make_model(self.config, len(own.classes)).to(self._device))
+        alone = len(own.labels) == 1 and self.config.sharing.fraction == 0
+        check_batches(self.config, self._trainer.model, alone)
         return own, self._trainer
 
     def train(

@@ -95,9 +95,14 @@ def _own(name: str, model: nn.Module, threat: Threat, classes: int, key: str) ->
         attack = make(model, threat, classes)
 
     def perturb(images: Tensor, labels: Tensor) -> Tensor:
-        with attack_mode(model), _frozen(model), explain_own(key, name):
-            adversarial: Tensor = attack(images, labels).detach()
-            furthest = (adversarial - images).abs().max()
+        with attack_mode(model), _frozen(model), _untouched(model, key, name), explain_own(key, name):
+            # Copies: what it writes into is not what its result is compared with.
+            adversarial = attack(images.clone(), labels.clone())
+        if not isinstance(adversarial, Tensor) or adversarial.shape != images.shape:
+            what = tuple(adversarial.shape) if isinstance(adversarial, Tensor) else type(adversarial).__name__
+            raise FedShieldError(f"{key} = {name}: returns {what} for images {tuple(images.shape)}; return such images")
+        adversarial = adversarial.detach().to(images)
+        furthest = (adversarial - images).abs().max()
         outside = (adversarial - adversarial.clamp(0, 1)).abs().max()
         if not (furthest <= threat.epsilon + _ROUNDING and outside <= _ROUNDING):  # also where either is not a number
             raise FedShieldError(
@@ -107,6 +112,22 @@ def _own(name: str, model: nn.Module, threat: Threat, classes: int, key: str) ->
         return adversarial
 
     return perturb
+
+
+@contextmanager
+def _untouched(model: nn.Module, key: str, name: str) -> Iterator[None]:
+    """See that a user's attack leaves weights and statistics as they are: it would measure another model.
+
+    Raises:
+        FedShieldError: it has changed one.
+    """
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    yield
+    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    if changed:
+        raise FedShieldError(
+            f"{key} = {name}: changes the model ({changed[0]}); attack a copy of it, or leave it as it is"
+        )
 
 
 def check_classes(labels: Iterable[str], classes: int) -> None:

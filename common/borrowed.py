@@ -80,19 +80,52 @@ def torchvision_options(name: str, classes: int, image_size: int) -> dict[str, A
 
 
 def _try(name: str, model: nn.Module, classes: int, image_size: int) -> None:
-    """See that a network makes logits [2, classes] of two images."""
-    model.eval()
-    try:
-        with torch.no_grad(), explain_own("model.name", name):
-            logits = model(torch.zeros(2, 3, image_size, image_size))
-    except FedShieldError as error:
-        raise error if is_own(name) else _unfit(name, image_size, error.__cause__) from error
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if shape != (2, classes):
-        raise FedShieldError(f"model.name = {name}: makes {shape} of 2 images; logits must be (2, {classes})")
-    if not any(weight.requires_grad for weight in model.parameters()):
+    """See that a network makes logits [2, classes] of two images, in eval mode and in training, and can be trained.
+
+    Its statistics are put back afterwards.
+    """
+    images = torch.rand(2, 3, image_size, image_size)
+    given = images.clone()
+    statistics = [buffer.clone() for buffer in model.buffers()]
+    for training in (False, True):
+        model.train(training)
+        mode = "in training mode" if training else "in eval mode"
+        try:
+            with torch.set_grad_enabled(training), explain_own("model.name", name):
+                logits = model(images)
+        except FedShieldError as error:
+            raise error if is_own(name) else _unfit(name, image_size, error.__cause__) from error
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if shape != (2, classes):
+            raise FedShieldError(
+                f"model.name = {name}: {mode} makes {shape} of 2 images; logits must be (2, {classes})"
+            )
+        if logits.dtype != torch.float32:
+            raise FedShieldError(f"model.name = {name}: {mode} makes logits of {logits.dtype}; return float32")
+        if not torch.equal(images, given):
+            raise FedShieldError(f"model.name = {name}: writes into the images that it is given; take a copy of them")
+    _try_gradient(name, model, logits)
+    with torch.no_grad():
+        for buffer, before in zip(model.buffers(), statistics, strict=True):
+            buffer.copy_(before)
+
+
+def _try_gradient(name: str, model: nn.Module, logits: Tensor) -> None:
+    """See that every weight that wants a gradient gets one."""
+    weights = {key: weight for key, weight in model.named_parameters() if weight.requires_grad}
+    if not weights:
         raise FedShieldError(f"model.name = {name}: has no weight to train")
-    model.train()
+    if not logits.requires_grad:
+        raise FedShieldError(
+            f"model.name = {name}: its logits have no gradient; leave detach and no_grad out of forward"
+        )
+    gradients = torch.autograd.grad(logits.sum(), list(weights.values()), allow_unused=True)
+    if unused := [key for key, gradient in zip(weights, gradients, strict=True) if gradient is None]:
+        these = ", ".join(unused[:3]) + (" ..." if unused[3:] else "")
+        raise FedShieldError(
+            f"model.name = {name}: forward does not use {these}; remove what is not used, or set its "
+            "requires_grad to False"
+        )
 
 
 def _unfit(name: str, image_size: int, error: BaseException | None) -> FedShieldError:

@@ -184,13 +184,24 @@ def build_loss(name: str, model: nn.Module, context: LossContext) -> Loss:
         own = make(model, context)
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
+        before = _state_of(model)
         with explain_own("loss.name", name):
             value = own(images, labels)
+        if _state_of(model) != before:
+            raise FedShieldError(
+                f"loss.name = {name}: leaves a part of the model in another mode, or with other requires_grad, than it "
+                "found it in; put them back before it returns"
+            )
         if not isinstance(value, Tensor) or value.dim() or not value.requires_grad:
             raise FedShieldError(f"loss.name = {name}: must return the batch's loss, a scalar with a gradient")
         return value
 
     return loss
+
+
+def _state_of(model: nn.Module) -> list[bool]:
+    """Return the mode of each module, and whether each weight wants a gradient."""
+    return [part.training for part in model.modules()] + [weight.requires_grad for weight in model.parameters()]
 
 
 LOSSES: dict[str, Callable[[nn.Module, LossContext], Loss]] = {

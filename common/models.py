@@ -191,6 +191,27 @@ def build_model(
     return model
 
 
+def trains_on_one(model: nn.Module, image_size: int) -> bool:
+    """Tell whether a network in training mode takes a batch of one image; its statistics stay as they are.
+
+    Batch normalization cannot where its feature maps are of one pixel: it would have one value to normalize.
+    """
+    statistics, training = [buffer.clone() for buffer in model.buffers()], model.training
+    device = next(model.parameters()).device
+    model.train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            model(torch.zeros(1, 3, image_size, image_size, device=device))
+    except ValueError:  # "Expected more than 1 value per channel when training"
+        return False
+    finally:
+        model.train(training)
+        with torch.no_grad():
+            for buffer, before in zip(model.buffers(), statistics, strict=True):
+                buffer.copy_(before)
+    return True
+
+
 MODELS: dict[str, Callable[[int, int, MakeActivation, bool, str], nn.Module]] = {
     "cnn": cnn,
     "cnn2": cnn2,

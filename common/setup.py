@@ -13,10 +13,11 @@ from torch import nn
 from common.attacks import Threat, parse_label
 from common.config import DataConfig, PartitionConfig, RunConfig, SharingConfig
 from common.data import Dataset, Splits, load_data
+from common.errors import FedShieldError
 from common.holdings import Holdings, take_holdings
 from common.losses import Loss, LossContext, build_loss
 from common.machine import available_cores
-from common.models import build_model
+from common.models import build_model, trains_on_one
 from common.own import is_own, load_own
 from common.partition import Partition, SchemeParameters, kept_partition, undivided
 from common.schedule import learning_rate
@@ -118,6 +119,27 @@ def _prepare_data(
 def make_model(config: RunConfig, classes: int) -> nn.Module:
     """Build the run's network with its initial weights, on the CPU."""
     return build_model(**config.model.model_dump(), classes=classes, seed=config.seed, image_size=config.data.side)
+
+
+def check_batches(config: RunConfig, model: nn.Module, alone: bool = False) -> None:
+    """See that the network can be trained on the smallest batch that will come.
+
+    Args:
+        config: of the run.
+        model: its network.
+        alone: whether there is a single image to train on.
+
+    Raises:
+        FedShieldError: a batch will have one image, and the network takes two.
+    """
+    if (alone or config.train.batch_size == 1) and not trains_on_one(model, config.data.side):
+        what = "there is one image to train on" if alone else "train.batch-size = 1"
+        side = config.data.side
+        raise FedShieldError(
+            f"{what}: model.name = {config.model.name} takes two or more at {side}×{side} pixels, since batch "
+            "normalization has one value to normalize there; set train.batch-size=2 or more and give each client two "
+            "images, or take another network"
+        )
 
 
 def check_own(config: RunConfig) -> None:

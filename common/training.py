@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
+from common.errors import FedShieldError
 from common.losses import Loss
 from common.seeding import seed_for
 
@@ -24,7 +25,7 @@ class Schedule:
 
     Attributes:
         epochs: passes over the data; 0 leaves the model as it is.
-        batch_size: images a step; the last batch of an epoch may be smaller.
+        batch_size: images a step; the last batch of an epoch may be smaller, or larger by one, see ``_batch_sizes``.
         learning_rate: of SGD, > 0, constant within one call.
         momentum: of SGD, in [0, 1).
         weight_decay: L2 penalty of SGD, >= 0.
@@ -92,6 +93,19 @@ def augment(images: Tensor, crops: Tensor) -> Tensor:
     return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
+def _batch_sizes(count: int, most: int) -> list[int]:
+    """Return how many images each batch of an epoch has; one image that is left over joins the batch before it.
+
+    Batch normalization over a single value is not defined, and that is what one image is on feature maps of one pixel.
+    """
+    sizes = [most] * (count // most)
+    if rest := count % most:
+        sizes.append(rest)
+    if rest == 1 and len(sizes) > 1:
+        sizes[-2:] = [most + 1]
+    return sizes
+
+
 class Trainer:
     """Trains one network, as often as it is asked to; its buffers are made once.
 
@@ -107,7 +121,9 @@ class Trainer:
         # A GPU's convolutions are made for channels last; on a CPU this would change the last bits of every figure.
         self._layout = torch.channels_last if self._device.type == "cuda" else torch.contiguous_format
         model.to(memory_format=self._layout)
-        self._weights: list[Tensor] = [weight for weight in model.parameters() if weight.requires_grad]
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self._names = list(trained)
+        self._weights: list[Tensor] = [*trained.values()]
         self.momenta = [torch.zeros_like(weight) for weight in self._weights]
 
     def fit(
@@ -161,11 +177,12 @@ class Trainer:
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield the rows of each batch and its crops, on the device where the data is."""
         order = torch.randperm(count, generator=generator)
-        batches = torch.split(order.to(home), schedule.batch_size)
+        sizes = _batch_sizes(count, schedule.batch_size)
+        batches = torch.split(order.to(home), sizes)
         if not schedule.augment:
             return zip(batches, [None] * len(batches), strict=True)
-        crops = torch.cat([draw_crops(len(batch), generator) for batch in batches])
-        return zip(batches, torch.split(crops.to(home), schedule.batch_size), strict=True)
+        crops = torch.cat([draw_crops(size, generator) for size in sizes])
+        return zip(batches, torch.split(crops.to(home), sizes), strict=True)
 
     def _step(self, images: Tensor, labels: Tensor, crops: Tensor | None, loss: Loss, schedule: Schedule) -> Tensor:
         """Train on one batch; return its mean loss."""
@@ -173,7 +190,12 @@ class Trainer:
         chosen = chosen.contiguous(memory_format=self._layout)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
             value = loss(pixels(chosen, self._device), labels.to(self._device))
-        gradients = torch.autograd.grad(value, self._weights)
+        gradients = torch.autograd.grad(value, self._weights, allow_unused=True)
+        if unused := [name for name, gradient in zip(self._names, gradients, strict=True) if gradient is None]:
+            raise FedShieldError(
+                f"{unused[0]}: the loss does not depend on this weight of the network; let network and loss use it, or "
+                "set its requires_grad to False"
+            )
         with torch.no_grad():
             # What torch.optim.SGD calls; the class itself would import torch's compiler, some seconds in each process.
             sgd(

@@ -14,7 +14,7 @@ from common.data import Dataset
 from common.errors import FedShieldError
 from common.holdings import take_holdings
 from common.seeding import seed_for
-from common.setup import check_own, make_loss, make_model, prepare_data, prepare_torch, schedule_of
+from common.setup import check_batches, check_own, make_loss, make_model, prepare_data, prepare_torch, schedule_of
 from common.training import Trainer
 from server.checkpoint import fit_state
 from server.environment import describe_environment
@@ -80,6 +80,7 @@ def _train(
     as one round of a federation of one client.
     """
     model = make_model(config, len(data.classes)).to(device)
+    check_batches(config, model, len(data.labels) == 1)
     trainer = Trainer(model)
     momenta = trainer.momenta
     if (state := run.load_checkpoint()) is not None:

@@ -334,3 +334,125 @@ def test_a_file_beside_the_app_is_found_from_anywhere(tmp_path: Path, monkeypatc
     assert load_own("key", "mine.py:it")() == "of the app"
     write(tmp_path, "def it():\n    return 'of the folder'\n")
     assert load_own("key", "mine.py:it")() == "of the folder"
+
+
+# --- what a user's code may change under us
+
+
+def test_an_attack_that_writes_into_its_images_does_not_escape_the_ball(tmp_path: Path) -> None:
+    code = "def it(model, threat, classes):\n    return lambda images, labels: images.add_(0.4).clamp_(0, 1)\n"
+    images, labels = torch.full((2, 3, 32, 32), 0.5), torch.tensor([0, 1])
+    build = build_attack(write(tmp_path, code), Threshold(), THREAT, 2)
+    with pytest.raises(FedShieldError, match=r"a pixel moves by 102/255 .*; epsilon is 8/255"):
+        build(images, labels)
+    assert images.unique().tolist() == [0.5]
+    code = "def it(model, threat, classes):\n    return lambda images, labels: images + 0 * labels.fill_(1).sum()\n"
+    build_attack(write(tmp_path, code), Threshold(), THREAT, 2)(images, labels)
+    assert labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        ("images[:1]", r"returns \(1, 3, 32, 32\) for images \(2, 3, 32, 32\)"),
+        ("images[:, :1]", r"returns \(2, 1, 32, 32\) for images"),
+        ("[images]", "returns list for images"),
+        ("None", "returns NoneType for images"),
+    ],
+)
+def test_an_attack_must_return_images_of_the_same_shape(tmp_path: Path, returned: str, told: str) -> None:
+    code = f"def it(model, threat, classes):\n    return lambda images, labels: {returned}\n"
+    with pytest.raises(FedShieldError, match=told):
+        build_attack(write(tmp_path, code), Threshold(), THREAT, 2)(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+
+
+def test_an_attack_in_double_precision_gives_images_in_single(tmp_path: Path) -> None:
+    reference = write(tmp_path, PUSH.format(1).replace("images +", "images.double() +"))
+    found = build_attack(reference, Threshold(), THREAT, 2)(torch.full((2, 3, 32, 32), 0.5), torch.tensor([0, 1]))
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, torch.tensor(0.5 + 8 / 255))
+
+
+@pytest.mark.parametrize(
+    "change", ["next(model.parameters()).data.zero_()", "model.train(); model(images)", "model[1].weight.data *= 2"]
+)
+def test_an_attack_that_changes_the_model_is_refused(tmp_path: Path, change: str) -> None:
+    attack = f"    def attack(images, labels):\n        {change}\n        return images\n"
+    code = f"def it(model, *rest):\n{attack}    return attack\n"
+    model = build_model("cnn", 10, 2, "relu", True, 1)
+    perturb = build_attack(reference := write(tmp_path, code), model, THREAT)
+    with pytest.raises(FedShieldError, match=rf"attack.name = {reference}: changes the model \("):
+        perturb(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("change", ["model.eval()", "model[1].weight.requires_grad_(False)"])
+def test_a_loss_that_leaves_the_model_in_another_mode_is_refused(tmp_path: Path, change: str) -> None:
+    loss = f"    def loss(images, labels):\n        {change}\n        return model(images).sum()\n"
+    code = f"def it(model, context):\n{loss}    return loss\n"
+    model = build_model("cnn", 10, 2, "relu", True, 1).train()
+    built = build_loss(write(tmp_path, code), model, LossContext("none", THREAT, 0, 0))
+    with pytest.raises(FedShieldError, match="leaves a part of the model in another mode, or with other requires_grad"):
+        built(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+
+
+def test_a_loss_that_trains_a_part_of_the_network_names_the_rest(tmp_path: Path) -> None:
+    code = "def it(model, context):\n    return lambda images, labels: model[-1].weight.square().sum()\n"
+    with pytest.raises(FedShieldError, match=r"client 0.*: 1.weight: the loss does not depend on this weight"):
+        run(tmp_path, "run", loss__name=write(tmp_path, code))
+
+
+NETWORK = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+        self.norm = nn.BatchNorm1d(10)
+        self.spare = {spare}
+
+    def forward(self, images):
+        logits = self.norm(self.body(images))
+        return {returned}
+
+def it():
+    return Net()
+"""
+
+
+@pytest.mark.parametrize(
+    ("spare", "returned", "told"),
+    [
+        ("nn.Linear(3, 3)", "logits", "forward does not use spare.weight, spare.bias; remove what is not used"),
+        ("None", "(logits, logits) if self.training else logits", r"in training mode makes tuple of 2 images; logits"),
+        ("None", "logits.detach()", "its logits have no gradient; leave detach and no_grad out"),
+        ("None", "logits.double()", "in eval mode makes logits of torch.float64; return float32"),
+        ("None", "logits.bfloat16()", "in eval mode makes logits of torch.bfloat16; return float32"),
+        ("None", "logits + images.mul_(2).sum()", "writes into the images that it is given; take a copy"),
+        ("None", "logits if not self.training else self.nothing(logits)", "line 14: AttributeError: 'Net' object has"),
+    ],
+)
+def test_a_network_is_tried_in_training_too(tmp_path: Path, spare: str, returned: str, told: str) -> None:
+    reference = write(tmp_path, NETWORK.format(spare=spare, returned=returned))
+    with pytest.raises(FedShieldError, match=f"model.name = {reference}: .*{told}"):
+        build_model(reference, 10, 8, "relu", True, 1)
+
+
+def test_a_trial_leaves_no_trace_in_the_statistics(tmp_path: Path) -> None:
+    model = build_model(write(tmp_path, NETWORK.format(spare="None", returned="logits")), 10, 8, "relu", True, 1)
+    assert model.training
+    assert model.norm.running_mean.tolist() == [0] * 10
+    assert model.norm.num_batches_tracked == 0
+
+
+def test_a_batch_of_one_that_a_network_cannot_take_is_told_before_the_first_round(tmp_path: Path) -> None:
+    reference = write(tmp_path, NETWORK.format(spare="None", returned="logits"))
+    told = "train.batch-size = 1: model.name = .* takes two or more at 32×32 pixels.*; set train.batch-size=2"
+    with pytest.raises(FedShieldError, match=told):
+        run(tmp_path, "run", model__name=reference, train__batch_size=1)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(FedShieldError, match=told):
+        run(tmp_path, "run", model__name="resnet18", model__width=2, model__stem="imagenet", train__batch_size=1)
+    # An odd image at the end of an epoch is no reason to end a run.
+    run(tmp_path, "odd", model__name=reference, train__batch_size=3, federation__rounds=1)

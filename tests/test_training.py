@@ -4,8 +4,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
 
 from common.attacks import Threat
 from common.losses import LOSSES, LossContext
@@ -158,3 +160,31 @@ def test_training_does_not_import_torchs_compiler_or_the_partitioners() -> None:
     prepare_data(tiny_config(partition__scheme="iid"))
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    [
+        (8, 4, [4, 4]),
+        (10, 4, [4, 4, 2]),
+        (9, 4, [4, 5]),
+        (5, 4, [5]),
+        (1, 4, [1]),
+        (3, 4, [3]),
+        (3, 1, [1, 1, 1]),
+        (3, 2, [3]),
+    ],
+)
+def test_one_image_that_is_left_over_joins_the_batch_before_it(count: int, most: int, expected: list[int]) -> None:
+    seen: list[int] = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        seen.append(len(images))
+        return F.cross_entropy(model(images), labels)
+
+    images, labels = np.zeros((count, 3, 32, 32), np.uint8), np.arange(count) % 10
+    for moved in (False, True):
+        seen.clear()
+        Trainer(model).fit(images, labels, loss, Schedule(1, most, 0.01, 0.9, 0.0, moved, "float32"), 1)
+        assert seen == expected
