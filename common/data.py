@@ -1,7 +1,7 @@
 """Image sets by name, decoded once into uint8 arrays on disk that every process maps into memory."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -170,7 +170,8 @@ def _published(name: str, root: Path, image_size: int) -> Source:
 
 def _folder(root: Path, image_size: int) -> Source:
     """Any image folder: ``train/<class>/*`` and ``test/<class>/*``."""
-    files = {part: _whole_part(root / part) for part in ("train", "test")}
+    left_out: list[str] = []
+    files = {part: _whole_part(root / part, left_out) for part in ("train", "test")}
     classes = tuple(sorted(files["train"]))
     if set(files["test"]) != set(classes):
         odd = ", ".join(sorted(set(files["test"]) ^ set(classes)))
@@ -180,20 +181,27 @@ def _folder(root: Path, image_size: int) -> Source:
     def decode() -> Splits:
         count = sum(len(entries) for group in files.values() for entries in group.values())
         log.info("Decoding %d images of %s into %s (once)", count, root, cache_dir())
+        tell_left_out(left_out)
         train, test = (_decode_part(files[part], classes, image_size) for part in ("train", "test"))
         return Splits(train, test)
 
     return Source(f"folder-{key}", decode)
 
 
-def _whole_part(folder: Path) -> dict[str, list[ImageFile]]:
+def tell_left_out(paths: Sequence[str]) -> None:
+    """Say how many files beside the images are none."""
+    if paths:
+        log.info("%d files beside them are left out: no image by their names (%s first)", len(paths), paths[0])
+
+
+def _whole_part(folder: Path, left_out: list[str]) -> dict[str, list[ImageFile]]:
     """List the images of each class; every class must have some."""
     if not folder.is_dir():
         raise FedShieldError(
             f"data.root: no folder {folder}; an image folder has train/<class>/* and test/<class>/* "
             "(data.name = cifar10 downloads CIFAR-10 instead)"
         )
-    groups = list_images(folder)
+    groups = list_images(folder, left_out)
     empty = [name for name, entries in groups.items() if not entries]
     if empty or not groups:
         raise FedShieldError(f"{folder / empty[0] if empty else folder}: no images in it; put some there or remove it")

@@ -2,8 +2,9 @@
 
 import hashlib
 import os
+import stat
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:  # for a run without image files
     from PIL.Image import Image as Picture
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-_DECODING = 2  # what is in the cache was decoded so; 1: neither orientation nor 16 bits were heeded
+_DECODING = 3  # what is in the cache was decoded so; 2: grey images of 32 bits were cut; 1: orientation, 16 bits too
 
 
 class ImageFile(NamedTuple):
@@ -27,18 +28,64 @@ class ImageFile(NamedTuple):
     changed: int
 
 
-def list_images(folder: Path) -> dict[str, list[ImageFile]]:
-    """Return the image files of each class, sorted; none for a subfolder without images."""
+def list_images(folder: Path, left_out: list[str] | None = None) -> dict[str, list[ImageFile]]:
+    """Return the image files of each class, sorted; none for a subfolder without images.
+
+    As in torchvision's ImageFolder, the folders within a class's folder count too. What an operating system leaves
+    behind (hidden files, ``__MACOSX``) does not.
+
+    Args:
+        folder: one subfolder a class.
+        left_out: takes the paths of files that are no images by their names.
+
+    Raises:
+        FedShieldError: a folder cannot be read, or something with the name of an image is no file.
+    """
+    groups: dict[str, list[ImageFile]] = {}
     with explain_os_errors(folder):
-        return {
-            entry.name: sorted(
-                ImageFile(file.path, file.stat().st_size, file.stat().st_mtime_ns)
-                for file in os.scandir(entry.path)
-                if Path(file.name).suffix.lower() in _SUFFIXES
-            )
-            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
-            if entry.is_dir() and not entry.name.startswith(".")
-        }
+        classes = [entry for entry in os.scandir(folder) if entry.is_dir() and not _is_litter(entry.name)]
+    for entry in classes:
+        files = []
+        for path in _walk(Path(entry.path), frozenset()):
+            if path.suffix.lower() in _SUFFIXES:
+                files.append(_image_file(path))
+            elif left_out is not None:
+                left_out.append(str(path))
+        groups[entry.name] = sorted(files)
+    return dict(sorted(groups.items()))
+
+
+def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    """Yield everything below a folder that is no folder; a link back to a folder above is not followed for ever."""
+    with explain_os_errors(folder):
+        status = folder.stat()
+        here = status.st_dev, status.st_ino
+        entries = [] if here in above else sorted(os.scandir(folder), key=lambda entry: entry.name)
+        parts = [(Path(entry.path), entry.is_dir()) for entry in entries if not _is_litter(entry.name)]
+    for path, is_folder in parts:
+        if is_folder:
+            yield from _walk(path, above | {here})
+        else:
+            yield path
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _image_file(path: Path) -> ImageFile:
+    _check_file(path)
+    status = path.stat()
+    return ImageFile(str(path), status.st_size, status.st_mtime_ns)
+
+
+def _check_file(path: Path) -> None:
+    """See that there is a file: to open a pipe would wait for ever."""
+    if path.is_symlink() and not path.exists():
+        raise FedShieldError(f"{path}: a link to {os.readlink(path)}, which is not there; mend or remove it")
+    with explain_os_errors(path):
+        if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
+            raise FedShieldError(f"{path}: not a file but a pipe, a socket or a device; remove it")
 
 
 def listing_digest(what: str, groups: Iterable[Sequence[ImageFile]]) -> str:
@@ -60,9 +107,10 @@ def decode_images(paths: Sequence[str], size: int) -> NDArray[np.uint8]:
 
     images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
     for row, path in enumerate(paths):
+        _check_file(Path(path))
         try:
             with Image.open(path) as file:
-                image = _eight_bits(_upright(file)).convert("RGB")
+                image = _eight_bits(_upright(file), file.format).convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise FedShieldError(f"{path}: {_complaint(error)}") from error
         if image.size != (size, size):
@@ -81,13 +129,30 @@ def _upright(image: "Picture") -> "Picture":
         return image
 
 
-def _eight_bits(image: "Picture") -> "Picture":
-    """Return a grey image of 16 bits by its upper bytes, as Pillow itself takes one in colour; others as they are."""
+def _eight_bits(image: "Picture", kind: str | None) -> "Picture":
+    """Return a grey image of more than 8 bits with 8; others as they are.
+
+    Of 16 bits the upper ones stay, as Pillow itself does in colour. With 32 bits a file does not say which value is
+    white: integers must lie in 0 to 255, floats in 0 to 1.
+
+    Args:
+        image: any.
+        kind: the format of its file, as Pillow names it.
+
+    Raises:
+        ValueError: they do not.
+    """
     from PIL import Image
 
-    if not image.mode.startswith("I"):
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
         return image
-    return Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
+    values = np.asarray(image)
+    if image.mode.startswith("I;") or kind == "PPM":  # a PGM of 16 bits comes as 32
+        return Image.fromarray((values.clip(0, 65535) // 256).astype(np.uint8))
+    white, what = (1, "floats") if image.mode == "F" else (255, "integers of 32 bits")
+    if not (values.min() >= 0 and values.max() <= white):  # also where one is not a number
+        raise ValueError(f"grey {what} from {values.min():g} to {values.max():g}, expected 0 to {white}")
+    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
 
 def _complaint(error: Exception) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from common.cache import Arrays, cache_dir, find_arrays, keep_arrays
-from common.data import Dataset, Splits
+from common.data import Dataset, Splits, tell_left_out
 from common.errors import FedShieldError, explain_os_errors
 from common.files import read_json, replace_file, replace_json
 from common.holdings import Holdings, describe_partition
@@ -205,7 +205,8 @@ def _is_counts(row: object, classes: int) -> bool:
 
 def _read_part(folder: Path, classes: tuple[str, ...], size: int) -> Dataset:
     """Return the images of a part, in the order of their file names; none where there is no such folder."""
-    groups = list_images(folder) if folder.is_dir() else {}
+    left_out: list[str] = []
+    groups = list_images(folder, left_out) if folder.is_dir() else {}
     if unknown := sorted(set(groups) - set(classes)):
         raise FedShieldError(f"{folder / unknown[0]}: not one of the classes in {MANIFEST}; rename or remove it")
     found = [(Path(file.path).name, file.path, classes.index(name)) for name, files in groups.items() for file in files]
@@ -214,6 +215,7 @@ def _read_part(folder: Path, classes: tuple[str, ...], size: int) -> Dataset:
     place = cache_dir() / "parts" / key
 
     def decode() -> Arrays:
+        tell_left_out(left_out)
         images = decode_images([path for path, _ in entries], size)
         return {"images": images, "labels": np.array([label for _, label in entries], dtype=np.int64)}
 

@@ -1,7 +1,9 @@
 """Datasets: decoded rightly, decoded once, and every damage named."""
 
+import logging
 import multiprocessing
 import os
+import tempfile
 import threading
 from pathlib import Path
 
@@ -96,6 +98,79 @@ def test_images_of_16_bits_keep_their_upper_ones(tmp_path: Path, suffix: str) ->
         Image.fromarray(257 * grey).save(path)
     (image,) = decode_images([str(path)], 16)
     assert np.array_equal(image, np.stack([grey] * 3))
+
+
+def test_grey_images_of_32_bits_are_taken_by_a_stated_rule_or_refused(tmp_path: Path) -> None:
+    grey = np.arange(256).reshape(16, 16)
+
+    def decoded(values: np.ndarray) -> np.ndarray:
+        Image.fromarray(values).save(tmp_path / "x-ray.tif")
+        return decode_images([str(tmp_path / "x-ray.tif")], 16)[0, 0]
+
+    assert np.array_equal(decoded(grey.astype(np.int32)), grey)
+    assert np.array_equal(decoded((grey / 255).astype(np.float32)), grey)
+    assert np.array_equal(decoded(np.full((16, 16), 0.5, np.float32)), np.full((16, 16), 128))
+    for values, told in (
+        (257 * grey, "integers of 32 bits from 0 to 65535, expected 0 to 255"),
+        (grey - 1, "integers of 32 bits from -1 to 254"),
+        (grey.astype(np.float32), "floats from 0 to 255, expected 0 to 1"),
+        (np.full((16, 16), np.nan, np.float32), "floats from nan to nan"),
+    ):
+        with pytest.raises(FedShieldError, match=rf"x-ray\.tif: not a readable image \(grey {told}"):
+            decoded(values if values.dtype == np.float32 else values.astype(np.int32))
+
+
+def test_folders_within_a_class_count_and_what_is_no_image_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, speaking: None
+) -> None:
+    logging.getLogger("fedshield").propagate = True
+    caplog.set_level(logging.INFO, "fedshield")
+    root = make_folder(tmp_path / "pets")
+    deeper = root / "train" / "cat" / "2024" / "spring"
+    deeper.mkdir(parents=True)
+    (root / "train" / "cat" / "0.png").rename(deeper / "0.png")
+    (root / "train" / "cat" / "loop").symlink_to(root / "train" / "cat")
+    (root / "train" / "dog" / "0.png").rename(tmp_path / "far.png")
+    (root / "train" / "dog" / "0.png").symlink_to(tmp_path / "far.png")
+    for junk in ("train/__MACOSX/._0.png", "train/cat/._000.png", "train/cat/.DS_Store", "test/dog/__MACOSX/1.png"):
+        (root / junk).parent.mkdir(exist_ok=True)
+        (root / junk).write_bytes(b"junk")
+    for note in ("train/cat/notes.txt", "test/dog/labels.csv", "train/readme"):
+        (root / note).write_text("x")
+    splits = load_data("folder", str(root), 16)
+    assert splits.train.classes == ("cat", "dog")
+    assert splits.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert "2 files beside them are left out: no image by their names" in caplog.text
+    assert "notes.txt first" in caplog.text
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets")
+    pipe = root / "train" / "cat" / "x.png"
+    os.mkfifo(pipe)
+    for read in (lambda: load_data("folder", str(root), 16), lambda: decode_images([str(pipe)], 16)):
+        with pytest.raises(FedShieldError, match=r"cat/x\.png: not a file but a pipe, a socket or a device; remove it"):
+            read()
+    pipe.unlink()
+    pipe.symlink_to(tmp_path / "gone.png")
+    with pytest.raises(FedShieldError, match=r"cat/x\.png: a link to .*/gone\.png, which is not there; mend or remove"):
+        load_data("folder", str(root), 16)
+
+
+def test_a_folder_that_may_not_be_read_is_named() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = make_folder(Path(folder) / "pets")
+        Path(folder).chmod(0o755)
+        (root / "train" / "dog").chmod(0)
+        user = os.geteuid()
+        try:
+            if user == 0:  # who may read everything
+                os.seteuid(65534)
+            with pytest.raises(FedShieldError, match=r"train/dog: Permission denied; check the permissions"):
+                load_data("folder", str(root), 16)
+        finally:
+            os.seteuid(user)
+            (root / "train" / "dog").chmod(0o700)
 
 
 def test_second_load_reads_the_cache_alone_and_a_change_is_noticed(tmp_path: Path) -> None:
