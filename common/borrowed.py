@@ -12,6 +12,8 @@ from common.flat import near
 from common.own import explain_own, is_own, load_own
 
 TORCHVISION = "torchvision:"
+_INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool}
+_TYPES = _INTEGERS | {torch.float16, torch.float32, torch.float64}
 
 
 def is_borrowed(name: str) -> bool:
@@ -84,6 +86,7 @@ def _try(name: str, model: nn.Module, classes: int, image_size: int) -> None:
 
     Its statistics are put back afterwards.
     """
+    _check_types(name, model)
     images = torch.rand(2, 3, image_size, image_size)
     given = images.clone()
     statistics = [buffer.clone() for buffer in model.buffers()]
@@ -108,6 +111,17 @@ def _try(name: str, model: nn.Module, classes: int, image_size: int) -> None:
     with torch.no_grad():
         for buffer, before in zip(model.buffers(), statistics, strict=True):
             buffer.copy_(before)
+
+
+def _check_types(name: str, model: nn.Module) -> None:
+    """See that what the clients send can be averaged: a mean of complex numbers or of bfloat16 is not written."""
+    for key, value in model.state_dict().items():
+        if not isinstance(value, Tensor) or value.dtype not in _TYPES:
+            what = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise FedShieldError(
+                f"model.name = {name}: {key} is {what}, which cannot be averaged over the clients; use float32, "
+                "float64 or float16"
+            )
 
 
 def _try_gradient(name: str, model: nn.Module, logits: Tensor) -> None:

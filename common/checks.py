@@ -71,6 +71,8 @@ def sign_test(first: int, second: int) -> float:
 
 def _tail(least: int, draws: int, chance: float) -> float:
     """Return the probability of ``least`` or more successes in ``draws``, by logarithms: the factors are huge."""
+    if chance == 1:  # all images are of one class
+        return 1.0
 
     def term(hits: int) -> float:
         ways = math.lgamma(draws + 1) - math.lgamma(hits + 1) - math.lgamma(draws - hits + 1)

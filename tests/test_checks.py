@@ -135,3 +135,10 @@ def test_nothing_to_doubt() -> None:
     assert found(Masked(), evaluate(Masked(), images, labels, ("deepfool",), THREAT, 1)) == ()
     none_correct = evaluate(Threshold(), images, 1 - labels, ("fgsm", "pgd-5", "square-5"), THREAT, 1)
     assert doubts(Threshold(), images, 1 - labels, none_correct, THREAT, 1) == ()
+
+
+def test_images_of_a_single_class_leave_nothing_to_doubt_a_large_budget_by() -> None:
+    for count in (1, 3):
+        images, labels = data(*(50,) * count)
+        evaluation = evaluate(Masked(), images, labels * 0 + labels[0], ("bim-5",), THREAT, 1)
+        assert doubts(Masked(), images, labels * 0 + labels[0], evaluation, THREAT, 1) == ()

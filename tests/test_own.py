@@ -439,6 +439,14 @@ def test_a_network_is_tried_in_training_too(tmp_path: Path, spare: str, returned
         build_model(reference, 10, 8, "relu", True, 1)
 
 
+@pytest.mark.parametrize("kind", ["complex64", "bfloat16"])
+def test_weights_that_cannot_be_averaged_are_refused_at_the_start(tmp_path: Path, kind: str) -> None:
+    spare = f"nn.Parameter(torch.ones(2, dtype=torch.{kind}))"
+    reference = write(tmp_path, NETWORK.format(spare=spare, returned="logits + self.spare.abs().sum().float()"))
+    with pytest.raises(FedShieldError, match=f"{reference}: spare is torch.{kind}, which cannot be averaged over the"):
+        build_model(reference, 10, 8, "relu", True, 1)
+
+
 def test_a_trial_leaves_no_trace_in_the_statistics(tmp_path: Path) -> None:
     model = build_model(write(tmp_path, NETWORK.format(spare="None", returned="logits")), 10, 8, "relu", True, 1)
     assert model.training
