@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from common.config import RunConfig, parse_config
 from common.data import Dataset
 from common.flat import Flat
+from common.models import load_state
 from common.records import to_record, to_state
 from common.seeding import seed_for
 from common.setup import check_batches, client_data, make_loss, make_model, prepare_torch, schedule_of
@@ -58,7 +59,7 @@ class Session:
             The trained weights, and what was done.
         """
         own, trainer = self.prepare(client)
-        trainer.model.load_state_dict(to_state(arrays))
+        load_state(trainer.model, to_state(arrays))
         schedule = schedule_of(self.config, self.config.train.local_epochs, server_round, self.config.federation.rounds)
         images, labels = own.images, own.labels
         if shared is not None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from common.errors import FedShieldError
-from common.models import build_model
+from common.models import build_model, load_state
 from common.own import is_own
 
 ARCHITECTURE = "fedshield"  # key of what builds the network again, in the metadata of a safetensors file
@@ -53,7 +53,7 @@ def read_exported(path: Path | str) -> Exported:
         if is_own(network["name"]):
             network["name"] = f"{Path(path).parent / network['name']}"
         model = build_model(**network, classes=len(told["classes"]), seed=0, image_size=told["image-size"])
-        model.load_state_dict(load_file(path))
+        load_state(model, load_file(path))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise FedShieldError(f"{path}: damaged, or not written by fedshield export --format safetensors") from error
     return Exported(model.eval(), tuple(told["classes"]), told["image-size"])

@@ -1,6 +1,7 @@
 """Networks from pixels in [0, 1] to logits. Normalisation is a layer, so that an attack always works on pixels."""
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -189,6 +190,20 @@ def build_model(
                 if isinstance(layer, nn.Conv2d):
                     layer.weight.data *= kind.gain / ACTIVATIONS["relu"].gain
     return model
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load weights that have travelled or been stored, as ``load_state_dict`` does.
+
+    On the way they lose what PyTorch notes of the version of each module. One that reads it, such as torchvision's
+    MNASNet, would take them for weights of its first version.
+
+    Raises:
+        RuntimeError: they are not this network's.
+    """
+    whole = OrderedDict(state)
+    whole._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(whole)
 
 
 def trains_on_one(model: nn.Module, image_size: int) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from common.errors import FedShieldError, explain_os_errors
 from common.files import read_json, replace_file, replace_json
+from common.models import load_state
 from common.records import State
 from server.formats import Checkpoint, check_format
 
@@ -130,7 +131,7 @@ def fit_state(model: nn.Module, state: State, run_dir: Path) -> None:
         FedShieldError: the network, which ``config.json`` and the classes of the data decide, is another one.
     """
     try:
-        model.load_state_dict(state)
+        load_state(model, state)
     except RuntimeError as error:
         raise FedShieldError(
             f"{run_dir}: its checkpoint is of another network than its config.json and its classes tell of; restore "

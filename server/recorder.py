@@ -12,6 +12,7 @@ from common.attacks import check_classes
 from common.config import RunConfig
 from common.evaluation import Evaluation
 from common.holdings import Holdings
+from common.models import load_state
 from common.records import State
 from common.setup import make_model
 from server.checkpoint import chosen_model, read_checkpoint
@@ -70,7 +71,7 @@ class Recorder:
             The figures on the test set, in rounds with an evaluation. They are for the reader alone: nothing is chosen
             by them.
         """
-        self.model.load_state_dict(state)
+        load_state(self.model, state)
         evaluation = validation = None
         if number % self.config.evaluate.every == 0 or number == self.run.total:
             evaluation, validation = self._evaluate()
@@ -113,7 +114,7 @@ class Recorder:
         """Evaluate the best model on validation data, or else the last, with the final attacks; write the summary."""
         self.run.wait()
         number, state = chosen_model(self.run.path)
-        self.model.load_state_dict(state)
+        load_state(self.model, state)
         final = figures = None
         if self.config.evaluate.final_attacks:
             kept_dir = self.run.path / "evaluations"

@@ -16,8 +16,9 @@ from common.evaluation import evaluate
 from common.exported import load_exported
 from common.kept import Kept
 from common.losses import LossContext, build_loss
-from common.models import build_model
+from common.models import build_model, load_state
 from common.own import load_own
+from common.records import to_record, to_state
 from common.setup import make_model
 from server.evaluate import evaluate_run
 from server.stored import read_metrics
@@ -464,3 +465,19 @@ def test_a_batch_of_one_that_a_network_cannot_take_is_told_before_the_first_roun
         run(tmp_path, "run", model__name="resnet18", model__width=2, model__stem="imagenet", train__batch_size=1)
     # An odd image at the end of an epoch is no reason to end a run.
     run(tmp_path, "odd", model__name=reference, train__batch_size=3, federation__rounds=1)
+
+
+def test_weights_that_have_travelled_fit_a_network_that_reads_their_version() -> None:
+    one, other = (build_model("torchvision:mnasnet0_5", 10, 8, "relu", True, seed) for seed in (1, 2))
+    load_state(other, to_state(to_record(one.state_dict())))
+    assert same(one.state_dict(), other.state_dict())
+
+
+@pytest.mark.slow
+def test_a_network_that_reads_the_version_of_its_weights_trains_and_is_exported(tmp_path: Path) -> None:
+    """torchvision's MNASNet takes weights without a version for those of another network."""
+    small = {"federation__rounds": 2, "attack__name": "none", "evaluate__attacks": "fgsm", "data__max_examples": 100}
+    path = run(tmp_path, "run", model__name="torchvision:mnasnet0_5", **small)
+    done = type_in(["fedshield", "export", str(path)], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert load_exported(path / "export" / "model.safetensors")(torch.rand(2, 3, 32, 32)).shape == (2, 10)
