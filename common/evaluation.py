@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -167,12 +168,13 @@ class _Work:
         attack, limits = parse_label(label, self.threat)
         run = build_attack("none" if label == "natural" else attack, self.model, limits, self.classes, OF_EVALUATION)
         place = f"{name}.{own_digest(attack)}" if is_own(attack) else name  # as the file is now
-        found = (self.kept and self.kept.load(place)) or {
+        fresh = {
             "done": np.array(0),
             "predictions": self.labels.astype(np.int16),
             "l2": np.zeros(count, np.float32),
             "linf": np.zeros(count, np.float32),
         }
+        found = (self.kept and self.kept.load(place, fits=partial(_goes_on, fresh, self.classes))) or fresh
         for start in range(int(found["done"]), count, self.batch_size):
             end = min(start + self.batch_size, count)
             chosen = np.arange(start, end) if rows is None else start + np.flatnonzero(rows[start:end])
@@ -198,6 +200,14 @@ class _Work:
         if time.monotonic() - self._spoke > _SILENCE:
             self._spoke = time.monotonic()
             log.info("evaluating: %s, %d of %d images", name, done, len(self.labels))
+
+
+def _goes_on(fresh: Mapping[str, NDArray[Any]], classes: int, found: Mapping[str, NDArray[Any]]) -> bool:
+    """Tell whether these are results of an interrupted pass of this evaluation."""
+    same = all(found[name].shape == array.shape and found[name].dtype == array.dtype for name, array in fresh.items())
+    known = np.isin(found["predictions"], range(classes)).all()
+    finite = np.isfinite(found["l2"]).all() and np.isfinite(found["linf"]).all()
+    return bool(same and known and finite and found["done"] >= 0)
 
 
 def _predict(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FedShieldError, explain_os_errors
+from common.parsing import parse_toml
 
 Scalar = bool | int | float | str
 Flat = dict[str, Scalar]
@@ -37,8 +38,8 @@ def read_toml(path: Path) -> Flat:
     with explain_os_errors(path):
         text = path.read_bytes()
     try:
-        return flatten(tomllib.loads(text.decode()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return flatten(parse_toml(text))
+    except ValueError as error:
         raise FedShieldError(f"{path}: not valid TOML: {error}") from error
 
 

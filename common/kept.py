@@ -2,10 +2,9 @@
 
 import hashlib
 import logging
-import os
+import math
 import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import explain_os_errors
+from common.files import clear_leftovers, writing
+
+Arrays = dict[str, NDArray[Any]]
 
 log = logging.getLogger("fedshield")
 
@@ -28,6 +30,7 @@ _CODE = (
     "seeding.py",
     "training.py",
 )  # what changes figures
+_LARGEST = 2**28  # bytes of a group; eight examples of 512×512 pixels have an eighth of it
 
 
 class Kept:
@@ -43,48 +46,61 @@ class Kept:
         self.folder = folder
 
     def load(
-        self, name: str, without: str = "its figures are computed again", wanted: Sequence[str] = ()
-    ) -> dict[str, NDArray[Any]] | None:
+        self, name: str, without: str = "its figures are computed again", fits: Callable[[Arrays], bool] = bool
+    ) -> Arrays | None:
         """Return a group of arrays, or None when it is not there or is damaged.
 
         Args:
             name: of the group.
             without: what the caller does without a damaged one, for the log.
-            wanted: arrays without which it is damaged; it is all of them that come back.
+            fits: tells whether the arrays are such as the caller can use; others are damaged.
         """
         path = self._path(name)
         try:
+            _check_sizes(path)
             with np.load(path, allow_pickle=False) as file:
-                return {key: file[key] for key in wanted or file.files}
+                arrays = {key: file[key] for key in file.files}
+            if fits(arrays):
+                return arrays
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
-            log.info("%s: damaged; %s", path, without)
-            return None
+        except Exception as error:  # there is nothing that an archive made to do harm could not raise
+            log.debug("%s: %s", path, error)
+        log.info("%s: damaged; %s", path, without)
+        return None
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{quote(name, safe='')}.npz"  # a user's attack has a path in its name
 
-    def save(self, name: str, arrays: dict[str, NDArray[Any]]) -> None:
+    def save(self, name: str, arrays: Arrays) -> None:
         """Replace a group of arrays.
 
         Raises:
             FedShieldError: the folder cannot be written.
         """
-        path = self._path(name)
-        partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")  # two processes may evaluate the same model
-        with explain_os_errors(path):
+        with explain_os_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("wb") as file:
-                    np.savez_compressed(file, allow_pickle=False, **arrays)
-                partial.replace(path)
-            except OSError:
-                partial.unlink(missing_ok=True)
-                raise
+        clear_leftovers(self.folder)
+        with writing(self._path(name)) as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def digest_of(decided: object, arrays: dict[str, NDArray[Any]]) -> str:
+def _check_sizes(path: Path) -> None:
+    """See that arrays are as large as their file says, and not too large, before there is memory for any of them."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > _LARGEST:
+            raise ValueError(f"unpacks to more than {_LARGEST} bytes")
+        for member in members:
+            with archive.open(member) as file:
+                if np.lib.format.read_magic(file) != (1, 0):
+                    raise ValueError("not as NumPy writes it here")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+                    raise ValueError(f"{member.filename} is not as large as its header says")
+
+
+def digest_of(decided: object, arrays: Arrays) -> str:
     """Return a name for everything that decides the figures of an evaluation: what is given, the code, the libraries.
 
     Args:

@@ -10,6 +10,7 @@ directories sees the same images in the same order as a simulation that divides 
 """
 
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from PIL import Image
 from common.cache import Arrays, cache_dir, find_arrays, keep_arrays
 from common.data import Dataset, Splits, tell_left_out
 from common.errors import FedShieldError, explain_os_errors
-from common.files import read_json, replace_file, replace_json
+from common.files import create_file, read_json, replace_file, replace_json
 from common.holdings import Holdings, describe_partition
 from common.images import decode_images, list_images, listing_digest
 from common.partition import Indices, Partition, balanced_part
@@ -59,7 +60,7 @@ def _begin(places: list[Path], content: str) -> bool:
     """Tell whether there is something to write; what begins is marked, so that it can be told from others' data."""
     server = places[0]
     if (server / _BEGUN).exists():
-        if (server / _BEGUN).read_text() != content:
+        if (server / _BEGUN).read_bytes() != content.encode():
             raise _foreign(server, "a part of other data")
         return True
     if there := [place for place in places if (place / MANIFEST).exists()]:
@@ -88,7 +89,7 @@ def _write_parties(splits: Splits, division: Partition, places: list[Path]) -> N
         _write_part(splits.train, rows, place / "train")
         replace_json(place / MANIFEST, {"holder": "client", "client": client, "classes": classes})
     counts = describe_partition(splits.train, division)["clients"]
-    content = (server / _BEGUN).read_text()
+    content = (server / _BEGUN).read_bytes().decode()
     replace_json(server / MANIFEST, {"holder": "server", "classes": classes, "clients": counts, "content": content})
     (server / _BEGUN).unlink()
 
@@ -105,8 +106,9 @@ def _write_part(data: Dataset, rows: Indices, folder: Path) -> None:
     for name in data.classes:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for row in rows.tolist():
-        image = Image.fromarray(data.images[row].transpose(1, 2, 0))
-        image.save(folder / data.classes[data.labels[row]] / f"{row:08d}.png")
+        content = io.BytesIO()
+        Image.fromarray(data.images[row].transpose(1, 2, 0)).save(content, "PNG")
+        create_file(folder / data.classes[data.labels[row]] / f"{row:08d}.png", content.getvalue())
 
 
 def server_holdings(root: Path, image_size: int, clients: int, shared_fraction: float, seed: int) -> Holdings:
@@ -198,7 +200,7 @@ def _is_counts(row: object, classes: int) -> bool:
     return (
         isinstance(row, list)
         and len(row) == classes
-        and all(type(count) is int and count >= 0 for count in row)
+        and all(type(count) is int and 0 <= count < 10**15 for count in row)
         and sum(row) > 0
     )
 

@@ -17,6 +17,7 @@ from common.attacks import MINIMAL, Threat, attack_mode, build_attack, check_cla
 from common.errors import FedShieldError, explain_os_errors
 from common.evaluation import passes
 from common.exported import Exported, read_exported
+from common.files import writing
 from common.flat import near
 from common.images import decode_images
 from common.seeding import seed_for
@@ -168,7 +169,8 @@ def write_pictures(found: Attacked, attack: str, folder: Path) -> list[Path]:
             names[path.stem] += 1
             again = f"-{names[path.stem]}" if names[path.stem] > 1 else ""
             written.append(folder / f"{path.stem}{again}-attacked.png")
-            Image.fromarray(image.transpose(1, 2, 0)).save(written[-1])
+            with writing(written[-1]) as file:
+                Image.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
     few = slice(_DRAWN)
     arrays = {
         "classes": np.array(found.classes),

@@ -13,7 +13,6 @@ Each holder has its own folder, and needs no other; see docs/deployment.md.
 """
 
 import ipaddress
-import os
 import re
 import secrets
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file
 
 _CA_DAYS, _SERVER_DAYS = 3650, 397  # the longest that browsers, and so other clients one day, accept of a server
+_PRIVATE = 0o600
 _CLOCK_SKEW = timedelta(hours=1)
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"({_LABEL}\.)*(?!\d+$){_LABEL}")
@@ -83,7 +83,7 @@ def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateK
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA384())
     )
-    _write_private(private, _pem(key))
+    replace_file(private, _pem(key), _PRIVATE)
     replace_file(certificate, made.public_bytes(Encoding.PEM))
     return made, key
 
@@ -120,7 +120,7 @@ def _server(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         .sign(authority_key, hashes.SHA384())
     )
-    _write_private(folder / "server.key", _pem(key))
+    replace_file(folder / "server.key", _pem(key), _PRIVATE)
     replace_file(folder / "server.crt", made.public_bytes(Encoding.PEM))
     return [folder / "server.crt", folder / "server.key"]
 
@@ -144,7 +144,7 @@ def _secret(folder: Path) -> list[Path]:
     there = [path.read_bytes() for path in files if path.exists()]
     known = next(filter(None, there), secrets.token_hex(32).encode())
     for path in files:
-        _write_private(path, known)
+        replace_file(path, known, _PRIVATE)
     return files
 
 
@@ -156,7 +156,7 @@ def _client(folder: Path, client: int) -> list[Path]:
     private, public = folder / f"client-{client}" / "client.key", folder / "operator" / "clients" / f"{client}.pub"
     if not public.exists():
         key = ec.generate_private_key(ec.SECP384R1())
-        _write_private(private, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+        replace_file(private, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()), _PRIVATE)
         replace_file(public, key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b"\n")
     return [path for path in (private, public) if path.exists()]
 
@@ -202,12 +202,3 @@ def _general_name(host: str) -> x509.GeneralName:
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Write a file that was never readable by others, not even for a moment, and is whole or not there."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-    partial.replace(path)

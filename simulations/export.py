@@ -1,19 +1,20 @@
 """A run's model in files that other programs read, with a card that says what it is."""
 
 import json
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from common.borrowed import TORCHVISION
 from common.config import RunConfig
 from common.errors import FedShieldError, explain_os_errors
 from common.exported import ARCHITECTURE
-from common.files import replace_file
+from common.files import replace_file, writing
 from common.models import BasicBlock
 from common.own import is_own, own_code
 from common.setup import make_model
@@ -75,11 +76,17 @@ def _write_safetensors(model: nn.Module, path: Path, config: RunConfig, classes:
         network["name"] = f"model.py:{config.model.name.rpartition(':')[2]}"
         replace_file(path.parent / "model.py", own_code("model.name", config.model.name))
     told = json.dumps({"network": network, "classes": classes, "image-size": config.data.side})
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path, {ARCHITECTURE: told})
+    _save(path, model.state_dict(), {ARCHITECTURE: told})
+
+
+def _save(path: Path, state: Mapping[str, Tensor], told: dict[str, str] | None = None) -> None:
+    replace_file(path, save({name: tensor.contiguous() for name, tensor in state.items()}, told))
 
 
 def _write_torch(model: nn.Module, path: Path, config: RunConfig, classes: list[str]) -> None:
-    torch.export.save(_program(model, config), path)
+    program = _program(model, config)
+    with writing(path) as file:
+        torch.export.save(program, file)
 
 
 def _write_onnx(model: nn.Module, path: Path, config: RunConfig, classes: list[str]) -> None:
@@ -98,7 +105,11 @@ def _write_onnx(model: nn.Module, path: Path, config: RunConfig, classes: list[s
         )
     if done is None:
         raise FedShieldError("--format onnx: torch has made no program of this network; take another format")
-    done.save(path)
+    # It takes a place alone, and puts what is too large for one file beside it.
+    with tempfile.TemporaryDirectory() as place:
+        done.save(Path(place, path.name))
+        for file in Path(place).iterdir():
+            replace_file(path.with_name(file.name), file.read_bytes())
 
 
 def _program(model: nn.Module, config: RunConfig) -> torch.export.ExportedProgram:
@@ -111,7 +122,7 @@ def _program(model: nn.Module, config: RunConfig) -> torch.export.ExportedProgra
 
 def _write_torchvision(model: nn.Module, path: Path, config: RunConfig, classes: list[str]) -> None:
     if config.model.name.startswith(TORCHVISION):  # torchvision's very network, behind the normalisation
-        save_file({name: tensor.contiguous() for name, tensor in model.get_submodule("1").state_dict().items()}, path)
+        _save(path, model.get_submodule("1").state_dict())
         return
     wanted = {"model.name": "resnet18", "model.width": 64, "model.activation": "relu", "model.downsample": True}
     found = config.flat()
@@ -120,7 +131,7 @@ def _write_torchvision(model: nn.Module, path: Path, config: RunConfig, classes:
             raise FedShieldError(
                 f"--format torchvision: {key} = {found[key]}; torchvision's resnet18 has {value}; take another format"
             )
-    save_file(torchvision_state(model), path)
+    _save(path, torchvision_state(model))
 
 
 def torchvision_state(model: nn.Module) -> dict[str, Tensor]:
@@ -137,11 +148,7 @@ def torchvision_state(model: nn.Module) -> dict[str, Tensor]:
         parts |= {f"{prefix}.{name}": part for name, part in zip(names, block.body, strict=True) if name}
         if isinstance(block.shortcut, nn.Sequential):
             parts[f"{prefix}.downsample"] = block.shortcut
-    return {
-        f"{prefix}.{name}": tensor.contiguous()
-        for prefix, part in parts.items()
-        for name, tensor in part.state_dict().items()
-    }
+    return {f"{prefix}.{name}": tensor for prefix, part in parts.items() for name, tensor in part.state_dict().items()}
 
 
 Write = Callable[[nn.Module, Path, RunConfig, list[str]], None]

@@ -92,7 +92,7 @@ def parse_assignment(text: str) -> Flat:
         raise FedShieldError(f"--set {text}: write key=value, as in --set federation.rounds=20")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         parsed = value.strip()
     return flatten({key.strip(): parsed})
 

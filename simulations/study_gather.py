@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FedShieldError, explain_os_errors
-from common.files import read_json, read_json_lines
+from common.files import read_json, read_json_lines, replace_file
 from simulations.study import Point, Study
 from simulations.study_results import DIVIDED, write_csv
 
@@ -28,8 +28,8 @@ def code_version() -> str:
 def note_code(runs: Path, name: str, *, begun: bool = False) -> None:
     """Note with which sources a run is started, beside those that it has ``begun`` with."""
     path = runs / f"{name}.code"
-    with explain_os_errors(path), path.open("a" if begun else "w") as file:
-        file.write(code_version() + "\n")
+    before = _versions(path) if begun else []
+    replace_file(path, "".join(f"{version}\n" for version in [*before, code_version()]).encode())
 
 
 def is_finished(study: Study, run: Path) -> bool:
@@ -85,8 +85,13 @@ def _rates(evaluation: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _code(point: Point, runs: Path) -> str:
-    path = runs / f"{point.name}.code"
-    return "+".join(dict.fromkeys(path.read_text().split())) if path.exists() else ""
+    return "+".join(dict.fromkeys(_versions(runs / f"{point.name}.code")))
+
+
+def _versions(path: Path) -> list[str]:
+    """Return with which sources a run was started, in turn."""
+    with explain_os_errors(path):
+        return path.read_text(errors="replace").split() if path.exists() else []
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from common.errors import explain_os_errors
-from common.files import replace_file
+from common.files import open_to_append, replace_file, unshare
 from common.machine import available_cores
 from simulations.study import Point, config_toml
 from simulations.study_gather import ROOT, note_code
@@ -117,8 +117,6 @@ def _start(command: str, point: Point, runs: Path, slot: int, devices: Sequence[
     replace_file(runs / f"{point.name}.toml", config_toml(point.config).encode())
     begun = (run / "config.json").exists() and any((run / x).exists() for x in ("metrics.jsonl", "checkpoint"))
     note_code(runs, point.name, begun=begun)
-    for partial in [] if begun else run.glob("*.partial"):  # of a run that was killed as it began
-        partial.unlink()
     place = ["--resume", str(run)] if begun else ["--results", str(runs), "--name", point.name]
     child = "from simulations.sweep_jobs import child; child()"
     arguments = [str(os.getpid()), command, str(runs / f"{point.name}.toml"), *place]
@@ -127,16 +125,18 @@ def _start(command: str, point: Point, runs: Path, slot: int, devices: Sequence[
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     if devices:
         environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
-    with explain_os_errors(path), path.open("ab") as log:
-        begin = log.tell()
-        process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-P", "-c", child, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # the terminal's Ctrl-C is ours to pass on, once
-        )
+    with explain_os_errors(path):
+        unshare(path)
+        with open_to_append(path) as log:
+            begin = log.seek(0, os.SEEK_END)
+            process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-P", "-c", child, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # the terminal's Ctrl-C is ours to pass on, once
+            )
         return Job(point, process, path, begin, slot)
 
 

@@ -14,7 +14,7 @@ ALLOWED = {
 # Rooms of `common`, each with the rooms it may use. Those not named may be used by all and use nothing.
 LEAVES = {
     "config": {"errors", "flat", "own"},
-    "flat": {"errors"},
+    "flat": {"errors", "parsing"},
     "own": {"errors"},
     "borrowed": {"errors", "flat", "own"},
     "published": {"errors"},
@@ -23,7 +23,9 @@ LEAVES = {
     "data": {"cache", "errors", "images", "published", "seeding", "shapes"},
     "holdings": {"data", "partition"},
     "images": {"errors"},
-    "files": {"errors"},
+    "files": {"errors", "parsing"},
+    "parsing": {"errors"},
+    "links": {"errors"},
     "split": {"cache", "data", "errors", "files", "holdings", "images", "partition"},
     "partition": {"cache", "data", "errors", "seeding"},
     "models": {"activations", "borrowed", "seeding"},
@@ -33,7 +35,7 @@ LEAVES = {
     "losses": {"attacks", "errors", "mixture", "own"},
     "training": {"losses", "seeding"},
     "evaluation": {"accuracy", "attacks", "errors", "kept", "own", "seeding", "training"},
-    "kept": {"errors"},
+    "kept": {"errors", "files"},
     "examples": {"accuracy", "attacks", "seeding", "training"},
     "checks": {"accuracy", "attacks", "evaluation", "seeding", "training"},
     "records": {"cache", "data", "errors"},

@@ -419,7 +419,7 @@ ENVIRONMENT = {"processor": "CPU", "device": "cpu", "threads": 1}
         ("partition.json", "{}", "damaged; delete"),
         ("partition.json", '{"clients": [[1, 2]], "classes": ["a"]}', "damaged; delete"),
         ("metrics.jsonl", "{}\n", "damaged; delete"),
-        ("metrics.jsonl", "\u00e9", "line 1 is damaged; remove that line"),
+        ("metrics.jsonl", "\u00e9", "line 1 is damaged (not valid JSON); remove that line"),
         ("metrics.jsonl", "[]\n", "line 1 is damaged; remove that line"),
     ],
 )

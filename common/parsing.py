@@ -1,0 +1,71 @@
+"""JSON and TOML that somebody may have written to do harm: what fails later is refused when it is read."""
+
+import json
+import math
+import tomllib
+from typing import Any, NoReturn
+
+from common.errors import is_text
+
+_DEEPEST = 100
+_MOST_DIGITS = 300  # numbers with more cannot be computed with
+_TOO_DEEP = "nested too deep"
+
+
+def parse_json(text: bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: it is no JSON, or not such as can be worked with; the message says in a few words what it is.
+    """
+    try:
+        content = json.loads(text.decode("utf-8-sig"), parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError("not valid JSON") from error
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    _look_through(content, 0)
+    return content
+
+
+def parse_toml(text: bytes) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises:
+        ValueError: as of ``parse_json``.
+    """
+    try:
+        content = tomllib.loads(text.decode())
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    _look_through(content, 0)
+    return content
+
+
+def _refuse(number: str) -> NoReturn:
+    raise ValueError(f"holds {number}")
+
+
+def _finite(number: str) -> float:
+    found = float(number)
+    return found if math.isfinite(found) else _refuse(number[:20])
+
+
+def _whole(number: str) -> int:
+    return int(number) if len(number) <= _MOST_DIGITS else _refuse(f"a number of {len(number)} digits")
+
+
+def _look_through(content: object, depth: int) -> None:
+    """Refuse what would fail later: what is nested too deep to be written, and text that cannot be printed."""
+    if depth > _DEEPEST:
+        raise ValueError(_TOO_DEEP)
+    if isinstance(content, str):
+        if not is_text(content):
+            raise ValueError("holds half of a character")
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            _look_through(key, depth)
+            _look_through(value, depth + 1)
+    elif isinstance(content, list):
+        for value in content:
+            _look_through(value, depth + 1)
