@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from common.errors import FedShieldError, explain_os_errors
-from common.files import read_json, replace_file, replace_json
+from common.files import clear_leftovers, read_json, replace_file, replace_json
 from common.models import load_state
 from common.records import State
 from server.formats import Checkpoint, check_format
@@ -46,6 +47,7 @@ def write_checkpoint(
         FedShieldError: a file cannot be written; the checkpoint before is still whole.
     """
     folder = run_dir / "checkpoint"
+    clear_leftovers(folder)
     old = read_checkpoint(run_dir) or {}
     model = f"model-{number:04}.safetensors"
     named = {"round": number, "model": model, "sha256": _write(folder / model, state)}
@@ -70,6 +72,14 @@ def write_checkpoint(
 def read_checkpoint(run_dir: Path) -> dict[str, Any] | None:
     """Return what ``checkpoint.json`` holds, or None when there is no checkpoint."""
     return _read_json(run_dir / "checkpoint" / _LAST)
+
+
+def rounds_done(run_dir: Path) -> int:
+    """Return how many rounds, or epochs, a run has finished, as its checkpoint says; 0 where that is damaged."""
+    try:
+        return int((read_checkpoint(run_dir) or {"round": 0})["round"])
+    except FedShieldError:  # whoever goes on says so, or goes on from the one before it
+        return 0
 
 
 def restore_checkpoint(run_dir: Path) -> dict[str, Any] | None:
@@ -144,8 +154,12 @@ def load_momenta(run_dir: Path, checkpoint: dict[str, Any]) -> list[Tensor]:
     stored = checkpoint.get("optimizer")
     if stored is None:
         return []
-    buffers = _read(run_dir / "checkpoint" / stored["file"], stored["sha256"])
-    return [buffers[str(place)] for place in range(len(buffers))]
+    path = run_dir / "checkpoint" / stored["file"]
+    buffers = _read(path, stored["sha256"])
+    try:
+        return [buffers[str(place)] for place in range(len(buffers))]
+    except KeyError as error:
+        raise FedShieldError(f"{path}: damaged (no momentum {error}); start a new run, or restore the file") from error
 
 
 def chosen(run_dir: Path) -> dict[str, Any] | None:
@@ -176,7 +190,10 @@ def _write(path: Path, tensors: State) -> str:
 
 
 def _read(path: Path, digest: str) -> State:
-    state: State = load(_read_checked(path, digest))
+    try:
+        state: State = load(_read_checked(path, digest))
+    except SafetensorError as error:
+        raise FedShieldError(f"{path}: damaged ({error}); start a new run, or restore the file") from error
     return state
 
 

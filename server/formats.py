@@ -13,21 +13,52 @@ class Format(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Length = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+# Of a file in the same folder, whatever else somebody may have written there.
+FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+
+
 class Rate(Format):
     """A share of images, with its 95 % interval."""
 
-    value: float
-    interval: Annotated[list[float], Field(min_length=2, max_length=2)]
+    value: Share
+    interval: Annotated[list[Share], Field(min_length=2, max_length=2)]
+
+
+class Distortion(Format):
+    """What an attack without a budget needed."""
+
+    success: Rate | None
+    robust: Rate = Field(alias="robust-within-epsilon")
+    l2: Length | None = Field(None, alias="median-l2")
+    linf: Length | None = Field(None, alias="median-linf")
+
+
+class Point(Rate):
+    """A point of the curve over epsilon."""
+
+    epsilon: Length = Field(alias="epsilon-255")
+    attack: str
 
 
 class Figures(Format):
-    """An evaluation."""
+    """An evaluation, as far as it was made in detail."""
 
-    n: int
+    n: Annotated[Count, Field(ge=1)]
     natural: Rate
     robust: dict[str, Rate]
     worst: Rate | None  # without an attack there is none
     predictions: str = ""
+    warnings: list[str] = []
+    parts: dict[str, Rate] = {}
+    distortions: dict[str, Distortion] = {}
+    curve: list[Point] = []
+    classes: list[str] = []
+    examples: list[Count] = Field([], alias="class-examples")
+    per_class: dict[str, list[Rate | None]] = Field({}, alias="per-class")
+    per_client: dict[str, list[float | None]] = Field({}, alias="per-client")
 
     @model_validator(mode="after")
     def _with_a_worst_case(self) -> Self:
@@ -35,34 +66,53 @@ class Figures(Format):
             raise ValueError("attacks without a worst case")
         return self
 
+    @model_validator(mode="after")
+    def _of_all_classes(self) -> Self:
+        lists: list[list[Any]] = [self.examples, *self.per_class.values()]
+        if any(each and len(each) != len(self.classes) for each in lists):
+            raise ValueError(f"figures of each class, but not of {len(self.classes)} classes")
+        return self
+
+
+class Client(Format):
+    """What a client did in a round."""
+
+    loss: float
+    seconds: float
+
 
 class Round(Format):
     """A line of ``metrics.jsonl``."""
 
-    round: int
-    seconds: float
+    round: Annotated[Count, Field(ge=1)]
+    seconds: Length
     evaluation: Figures | None
     validation: Figures | None = None
+    clients: dict[str, Client] = {}
+    refused: dict[str, str] = {}
+    retried: dict[str, str] = {}
 
 
 class Summary(Format):
     """``summary.json``."""
 
-    evaluated: int = Field(alias="evaluated-round")
+    rounds: Count = 0
+    evaluated: Count = Field(alias="evaluated-round")
     final: Figures | None
 
 
 class Evaluated(Figures):
     """A line of ``evaluations.jsonl``."""
 
-    round: int
+    round: Count
+    epsilon: Length = Field(0.0, alias="epsilon-255")
 
 
 class Division(Format):
     """``partition.json``."""
 
     classes: Annotated[list[str], Field(min_length=1)]
-    clients: list[list[int]]
+    clients: list[list[Count]]
 
     @model_validator(mode="after")
     def _of_the_same_classes(self) -> Self:
@@ -80,22 +130,22 @@ class Environment(Format):
 class Named(Format):
     """A model that is kept."""
 
-    round: int
-    model: str
+    round: Count
+    model: FileName
     sha256: str
 
 
 class Stored(Format):
     """A file, and its digest."""
 
-    file: str
+    file: FileName
     sha256: str
 
 
 class Value(Format):
     """A share of images."""
 
-    value: float
+    value: Share
 
 
 class Validation(Format):

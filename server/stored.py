@@ -1,18 +1,22 @@
 """What a run directory tells its readers: the configuration, the kind of run, the finished rounds, their figures."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
 from common.files import read_json, read_json_lines
 from common.flat import Flat, default_config, flatten, merge
-from common.kept import Kept
+from common.kept import Arrays, Kept
+from common.links import refuse_links
 from common.own import is_own
 from server.formats import Division, Environment, Evaluated, Format, Round, Summary, check_format
 
@@ -59,15 +63,10 @@ _MAY_CHANGE = (
 )
 
 
-# What an evaluation keeps beside its figures.
-_KEPT = (
-    *("classes", "images", "labels", "attacks", "predictions"),
-    *(f"example_{name}" for name in ("images", "adversarial", "labels", "natural", "attacked", "attack")),
-)
-
-
 def read_config(run_dir: Path, kind: Kind | None = None, hint: str = "is this a run directory?") -> Flat:
     """Return the stored configuration of a run, flat; a key that is newer than the run had the effect of its default.
+
+    It is read before all else of a run, which may be another's: what leads out of the directory is refused.
 
     Args:
         run_dir: absolute.
@@ -75,8 +74,9 @@ def read_config(run_dir: Path, kind: Kind | None = None, hint: str = "is this a 
         hint: what to do where it is not there or damaged.
 
     Raises:
-        FedShieldError: there is no run, its files are damaged, or it is of another kind.
+        FedShieldError: there is no run, its files are damaged or lead elsewhere, or it is of another kind.
     """
+    refuse_links(run_dir)
     stored = {**default_config(), **flatten(read_json(run_dir / "config.json", hint))}
     if kind is not None and (found := read_kind(run_dir)).name != kind.name:
         raise FedShieldError(f"{run_dir}: belongs to {found.command}; continue it with: {found.again(run_dir)}")
@@ -131,6 +131,34 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     return _read_lines(run_dir / "metrics.jsonl", Round)
 
 
+def odd_rounds(metrics: Sequence[Mapping[str, Any]], unit: str, done: int = 0) -> str:
+    """Say which rounds are not where they belong in ``metrics.jsonl``; nothing where it has 1, 2, 3, ... in turn.
+
+    Args:
+        metrics: its lines.
+        unit: of the run.
+        done: finished ones, as far as another file tells of them.
+    """
+    times = Counter(record["round"] for record in metrics)
+    ends = pairwise([0, *sorted(times), max([done, *times]) + 1])
+    gaps = [str(low + 1) if low + 2 == high else f"{low + 1} to {high - 1}" for low, high in ends if low + 1 < high]
+    twice = [str(number) for number, count in sorted(times.items()) if count > 1]
+    told = [f"has no line for {unit} {_some(gaps)}"] if gaps else []
+    told += [f"has several lines for {unit} {_some(twice)}"] if twice else []
+    told += ["is not in order"] if list(times) != sorted(times) else []
+    return f"metrics.jsonl {', '.join(told)}" if told else ""
+
+
+def lost_rounds(run_dir: Path) -> str:
+    """Say what ``odd_rounds`` says, of a run that is read."""
+    metrics, unit = read_metrics(run_dir), read_kind(run_dir).unit
+    return odd_rounds(metrics, unit, read_summary(run_dir).get("rounds", 0))
+
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join(words[:10]) + ("" if len(words) <= 10 else f" and {len(words) - 10} more")
+
+
 def read_evaluations(run_dir: Path) -> list[dict[str, Any]]:
     """Return what ``fedshield evaluate`` has measured, in its order."""
     return _read_lines(run_dir / "evaluations.jsonl", Evaluated)
@@ -151,7 +179,24 @@ def read_predictions(run_dir: Path, figures: Mapping[str, Any]) -> dict[str, NDA
     if not (name := figures.get("predictions")):
         return {}
     without = f"its images are left out; fedshield evaluate {run_dir} keeps them anew"
-    return Kept(run_dir / "evaluations").load(name, without, _KEPT) or {}
+    return Kept(run_dir / "evaluations").load(name, without, _can_be_shown) or {}
+
+
+def _can_be_shown(arrays: Arrays) -> bool:
+    """Tell whether arrays are what an evaluation keeps beside its figures, in the shapes that readers count on."""
+    classes, attacks, labels, predictions = (arrays[x] for x in ("classes", "attacks", "labels", "predictions"))
+    images, adversarial = arrays["example_images"], arrays["example_adversarial"]
+    shown = [arrays[f"example_{name}"] for name in ("labels", "natural", "attacked")]
+    whole = [
+        *(classes.ndim == 1, attacks[0] == "natural", labels.shape == (max(1, labels.size),)),
+        *(predictions.shape == attacks.shape + labels.shape, all(each.shape == images.shape[:1] for each in shown)),
+        *(images.shape == adversarial.shape, images.shape[1] == 3, images.ndim == 4),
+        *(images.dtype == np.uint8, adversarial.dtype == np.float32, np.isfinite(adversarial).all()),
+        *(arrays["images"].shape == (), arrays["example_attack"].shape == ()),
+        *(each.dtype.kind == "i" for each in (labels, predictions, *shown)),
+        *(np.isin(each, range(len(classes))).all() for each in (labels, predictions, *shown)),
+    ]
+    return all(whole)
 
 
 def read_environment(run_dir: Path) -> dict[str, Any]:

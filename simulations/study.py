@@ -2,7 +2,6 @@
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,6 +12,7 @@ from typing import Any
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.flat import Flat, Scalar, default_config, merge, near, read_toml, toml_lines
+from common.parsing import parse_toml
 from simulations.options import PRESETS, SWEEPS
 from simulations.study_checks import (
     check_changes,
@@ -102,8 +102,8 @@ def load_study(file: Path, changes: Flat | None = None) -> Study:
     with explain_os_errors(path):
         content = path.read_bytes()
     try:
-        tables = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        tables = parse_toml(content)
+    except ValueError as error:
         raise FedShieldError(f"{path}: not valid TOML: {error}") from error
     for key in tables:
         if key not in _KEYS:

@@ -1,6 +1,5 @@
 """Figures of a study, from its CSV files alone: over rounds, over a numeric key, for each point, and who has what."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from common.errors import explain_os_errors
 from simulations.panels import (
     Values,
     divisions,
@@ -105,7 +103,7 @@ def study_figures(study_dir: Path) -> dict[str, Figure]:
         finished = {row["run"] for row in rows}
         over_rounds = measured([row for row in rounds if row["run"] in finished])
         if over_rounds.measures and len({row["round"] for row in rounds}) > 1:
-            figures["rounds"] = _draw_rounds(over_rounds, heading.title, unit_of(study_dir), classes)
+            figures["rounds"] = _draw_rounds(over_rounds, heading.title, heading.unit, classes)
         results = measured(rows)
         if results.measures and (numeric := results.numeric()):
             figures[f"over-{numeric[0]}"] = _draw_over(results, numeric[0], heading.title, classes)
@@ -256,11 +254,3 @@ def _rates(rows: Sequence[Row], x: str, column: str) -> dict[float, list[float]]
 def _mean(rows: Sequence[Row], column: str) -> float:
     rates = [rate for row in rows if (rate := number(row, column)) is not None]
     return sum(rates) / len(rates) if rates else 0.0
-
-
-def unit_of(study_dir: Path) -> str:
-    """Return what the runs are counted in."""
-    path = study_dir / "study.toml"
-    with explain_os_errors(path):
-        command = tomllib.loads(path.read_text()).get("command") if path.exists() else None
-    return "epoch" if command == "centralized" else "round"

@@ -10,7 +10,6 @@ In all three, the columns between the first and ``seed`` are what the study vari
 import csv
 import io
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import Any
 from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file
 from common.flat import Scalar, flatten
+from common.links import refuse_links
+from common.parsing import parse_toml
 
 Row = dict[str, str]
 
@@ -40,19 +41,23 @@ class Heading:
         title: of tables and figures.
         reference: the point against which differences are given: varied column -> value, as in the CSV files.
         recipe: the settings of all points, dotted keys; empty where there is no ``study.toml``.
+        unit: what the runs are counted in.
     """
 
     title: str
     reference: Mapping[str, str] = field(default_factory=dict)
     recipe: Mapping[str, Scalar] = field(default_factory=dict)
+    unit: str = "round"
 
 
 def read_results(study_dir: Path) -> list[Row]:
     """Return the rows of ``results.csv``, every cell as text; ``number`` turns one into a float.
 
     Raises:
-        FedShieldError: there is none, or it is not one that ``fedshield sweep`` wrote.
+        FedShieldError: there is none, it is not one that ``fedshield sweep`` wrote, or the directory, which may be
+            another's, leads elsewhere.
     """
+    refuse_links(study_dir)
     path = study_dir / "results.csv"
     rows = _read(path, (TRAINED, DIVIDED))
     if not rows:
@@ -104,7 +109,7 @@ def number(row: Row, column: str) -> float | None:
 
 
 def read_heading(study_dir: Path) -> Heading:
-    """Return title and reference from ``study.toml``; without that file, the folder's name and no reference."""
+    """Return what ``study.toml`` says of a study; without that file, the folder's name as its title."""
     path = study_dir / "study.toml"
     title = study_dir.absolute().name
     if not path.exists():
@@ -112,10 +117,11 @@ def read_heading(study_dir: Path) -> Heading:
     with explain_os_errors(path):
         content = path.read_bytes()
     try:
-        tables = tomllib.loads(content.decode())
+        tables = parse_toml(content)
         reference = {key: cell(value) for key, value in flatten(tables.get("reference", {})).items()}
-        return Heading(str(tables.get("title", title)), reference, flatten(tables.get("set", {})))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as error:
+        unit = "epoch" if tables.get("command") == "centralized" else "round"
+        return Heading(str(tables.get("title", title)), reference, flatten(tables.get("set", {})), unit)
+    except (ValueError, AttributeError) as error:
         raise FedShieldError(f"{path}: not valid TOML: {error}; start the sweep again, which writes it anew") from error
 
 

@@ -1,12 +1,14 @@
 """Before a sweep starts: whether its directory is this study's, and whether its data is there."""
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.config import RunConfig
 from common.data import data_key
 from common.errors import FedShieldError, explain_os_errors
+from common.files import clear_leftovers
+from common.links import refuse_links
+from common.parsing import parse_toml
 from server.stored import KINDS, changed_keys, read_config
 from simulations.study import Point, Study
 from simulations.study_gather import HINT
@@ -17,8 +19,9 @@ def claim(directory: Path) -> None:
     """Make the study's directory; one that holds something else is left as it is."""
     with explain_os_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        # What a sweep that was killed as it began has left is no other's.
-        present = {entry.name for entry in directory.iterdir()} - {".lock", "runs", "study.toml.partial"}
+        refuse_links(directory)
+        clear_leftovers(directory, "study.toml")  # of a sweep that was killed as it began
+        present = {entry.name for entry in directory.iterdir()} - {".lock", "runs"}
         whole = (directory / "study.toml").is_file() and (directory / "runs").is_dir()
         if present and not whole:
             raise FedShieldError(f"{directory}: holds other files than a study's; choose another --results")
@@ -58,8 +61,8 @@ def _check_command(study: Study, directory: Path) -> None:
     with explain_os_errors(path):
         content = path.read_bytes()
     try:
-        stored = str(tomllib.loads(content.decode()).get("command", study.command))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):  # is written anew
+        stored = str(parse_toml(content).get("command", study.command))
+    except ValueError:  # is written anew
         return
     with explain_os_errors(directory):
         begun = stored != study.command and any(_begun(stored, run) for run in (directory / "runs").iterdir())

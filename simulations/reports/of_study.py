@@ -9,7 +9,7 @@ from simulations.panels import divisions, name_group, name_point
 from simulations.reports import charts
 from simulations.reports.of_run import HOW_TO_READ, difference_table
 from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
-from simulations.study_plots import Measured, measured, unit_of
+from simulations.study_plots import Measured, measured
 from simulations.study_results import (
     Row,
     read_heading,
@@ -46,7 +46,7 @@ def study_page(study_dir: Path) -> Page:
     if tested:
         detail = f"95 % interval of a figure: ± {sampling_error(tested[0]):.1f} points at most"
         facts.append(Fact("test images", f"n = {tested[0]:,}", detail))
-    unit, finished = unit_of(study_dir), {row["run"] for row in rows}
+    unit, finished = heading.unit, {row["run"] for row in rows}
     over_rounds = measured([row for row in rounds if row["run"] in finished])
     return Page(
         title=heading.title,

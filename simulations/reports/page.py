@@ -133,6 +133,8 @@ def render(page: Page) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    # A browser reads no NaN, and would draw nothing.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False}
     sections = [section for section in page.sections if section.blocks]
     charts = any(block.kind == "chart" for section in sections for block in section.blocks)
     return environment.get_template("page.html").render(

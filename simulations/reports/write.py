@@ -30,12 +30,12 @@ def write_report(run_or_study: Path, out: Path | None = None) -> Path:
     else:
         raise FedShieldError(f"{path}: neither a run nor a study: no config.json, study.toml or results.csv in it")
     try:
-        text = render(gather(path))
+        content = render(gather(path)).encode()
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise FedShieldError(f"{path}: not what this version writes ({what}); use the one that wrote it") from error
     target = (out.expanduser() if out is not None else path / "report.html").absolute()
     if target.is_dir():
         raise FedShieldError(f"--out {target}: is a directory; name a file")
-    replace_file(target, text.encode())
+    replace_file(target, content)
     return target

@@ -1,0 +1,46 @@
+"""Folders that may have come from somebody else: nothing in them leads out of them."""
+
+import os
+from pathlib import Path
+
+from common.errors import FedShieldError, explain_os_errors, in_one_line, is_text
+
+
+def refuse_links(folder: Path) -> None:
+    """See that a folder holds files and folders of its own, before anything in it is read or written.
+
+    A link to a file of the reader's would have that file overwritten, or shown in a report that is sent on.
+
+    Args:
+        folder: may be a link itself; nothing is said of one that is not there.
+
+    Raises:
+        FedShieldError: a link in it leads out of it, or something is neither file nor folder, or its path is no text.
+    """
+    if not folder.is_dir():
+        return
+    if not is_text(str(folder)):
+        raise FedShieldError(f"{str(folder)!r}: this path is not UTF-8; rename the folder, or move what is in it")
+    home = Path(os.path.realpath(folder))
+    waiting = [str(folder)]
+    with explain_os_errors(folder):
+        while waiting:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    else:
+                        _check(entry, folder, home)
+
+
+def _check(entry: "os.DirEntry[str]", folder: Path, home: Path) -> None:
+    place = f"{folder}: {in_one_line(os.path.relpath(entry.path, folder))}"
+    if entry.is_symlink():
+        target = os.path.realpath(entry.path)
+        if not Path(target).is_relative_to(home):
+            raise FedShieldError(
+                f"{place} is a link to {in_one_line(target)}, which could be read or overwritten through it; remove "
+                "the link, or put there what it leads to"
+            )
+    elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):  # a run that goes on removes files
+        raise FedShieldError(f"{place} is neither a file nor a folder; remove it")
