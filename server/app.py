@@ -19,7 +19,7 @@ from server.environment import describe_environment
 from server.nodes import Roster
 from server.recorder import Recorder
 from server.robust import check_strategy
-from server.rundir import RunDir
+from server.rundir import RunDir, finished_run
 from server.stored import DEPLOYED, FEDERATION
 from server.strategy import Cohort, SharedDataFedAvg
 from server.watchers import watching
@@ -43,11 +43,14 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     Raises:
         FedShieldError: with one line that says what the user can do.
     """
+    deployed = isinstance(grid, HttpGrid | InMemoryGrid)
+    kind = DEPLOYED if deployed else FEDERATION
+    if (finished := finished_run(config, kind)) is not None:
+        return finished
     check_strategy(config.strategy, config.federation.cohort)
     check_own(config)
     device = prepare_torch(config.threads)
     holdings = server_data(config)
-    deployed = isinstance(grid, HttpGrid | InMemoryGrid)
     if deployed and config.byzantine.clients:
         raise FedShieldError(
             f"byzantine.clients = {config.byzantine.clients}: only fedshield run can make clients lie; use it, or set "
@@ -58,7 +61,6 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     own = tuple(holdings.counts.sum(axis=1).tolist())
     roster = Roster(grid, config.federation, own)
     roster.gather()
-    kind = DEPLOYED if deployed else FEDERATION
     with RunDir.open(config, kind) as run, watching(config, run) as watchers:
         recorder = Recorder(config, run, holdings, device, watchers)
         run.write_environment(describe_environment(device, recorder.model, holdings.test.images.shape[-1]))

@@ -18,14 +18,25 @@ from torch import Tensor
 
 from common.config import RunConfig
 from common.errors import FedShieldError, explain_os_errors
-from common.files import append_json_line, read_json, replace_file, replace_json
+from common.files import append_json_line, clear_leftovers, read_json, replace_file, replace_json
 from common.flat import Flat
+from common.links import refuse_links
 from common.own import is_own, own_code
 from common.records import State
-from server.checkpoint import load_model, load_momenta, read_checkpoint, restore_checkpoint, write_checkpoint
-from server.stored import FEDERATION, Kind, changed_keys, own_copies, read_config, read_metrics
+from server.checkpoint import (
+    load_model,
+    load_momenta,
+    read_checkpoint,
+    restore_checkpoint,
+    rounds_done,
+    write_checkpoint,
+)
+from server.stored import FEDERATION, Kind, changed_keys, odd_rounds, own_copies, read_config, read_metrics
 
 log = logging.getLogger("fedshield")
+
+# What a run may have left that was killed before its first round.
+_BEGUN = ("config.json", "environment.json", "partition.json", "own", "trackers.json", "tensorboard")
 
 
 class RunDir:
@@ -36,6 +47,7 @@ class RunDir:
         kind: of the run.
         total: rounds of the whole run (epochs, where there is no federation).
         done: finished ones.
+        finished: that nothing is left to compute.
     """
 
     def __init__(self, path: Path, kind: Kind, config: RunConfig) -> None:
@@ -43,6 +55,7 @@ class RunDir:
         self.kind = kind
         self.total = int(config.flat()[kind.length])
         self.done = 0
+        self.finished = False
         self._lock = FileLock(path / ".lock")
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
@@ -62,16 +75,11 @@ class RunDir:
         run = cls(Path(config.results.dir).expanduser().absolute() / name, kind, config)
         with explain_os_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
+            refuse_links(run.path)
             run._acquire()
-            # A run that ended before its first round left nothing to lose, and may start again.
-            present = {entry.name for entry in run.path.iterdir()} - {".lock"}
-            if present & {"metrics.jsonl", "checkpoint", "summary.json"}:
-                raise FedShieldError(
-                    f"{run.path}: holds another run; choose another results.name, or continue it with: "
-                    f"{kind.again(run.path)}"
-                )
-            if present - {"config.json", "environment.json", "partition.json", "own"}:
-                raise FedShieldError(f"{run.path}: holds other files; choose another results.name")
+            run._check_empty()
+            # Trackers begin anew with the run.
+            (run.path / "trackers.json").unlink(missing_ok=True)
         run._keep_own(config)
         run.write_environment({})  # before config.json, without which nothing is continued: the kind is always known
         run.write_json("config.json", config.model_dump(by_alias=True))
@@ -96,13 +104,32 @@ class RunDir:
             raise
         return run
 
+    def _check_empty(self) -> None:
+        """Refuse a directory of anything else; a run that ended before its first round left nothing to lose."""
+        for name in (*_BEGUN, "metrics.jsonl"):
+            clear_leftovers(self.path, name)
+        present = {entry.name for entry in self.path.iterdir()} - {".lock"}
+        if present & {"metrics.jsonl", "checkpoint", "summary.json"}:
+            raise FedShieldError(
+                f"{self.path}: holds another run; choose another results.name, or continue it with: "
+                f"{self.kind.again(self.path)}"
+            )
+        if present - set(_BEGUN):
+            raise FedShieldError(f"{self.path}: holds other files; choose another results.name")
+
     def _go_on(self, config: RunConfig, stored: Flat) -> None:
-        """Find the last finished round, and drop what came after it."""
+        """Find the last finished round, and drop what came after it; of a finished run, nothing is changed."""
         checkpoint = restore_checkpoint(self.path)
         self.done = checkpoint["round"] if checkpoint else 0
+        self._check_length(stored, config)
+        if self.finished:
+            return
         self._keep_own(config)
-        self._check_length(stored, config.train.schedule)
-        lines = "".join(json.dumps(record) + "\n" for record in self.metrics() if record["round"] <= self.done)
+        metrics = [record for record in self.metrics() if record["round"] <= self.done]
+        if odd := odd_rounds(metrics, self.kind.unit, self.done):
+            log.warning("%s: %s; the model is whole, and goes on with the lines that are there", self.path, odd)
+        by_round = {record["round"]: record for record in metrics}  # of several lines, the last
+        lines = "".join(json.dumps(by_round[number]) + "\n" for number in sorted(by_round))
         replace_file(self.path / "metrics.jsonl", lines.encode())
         (self.path / "summary.json").unlink(missing_ok=True)
         self.write_json("config.json", config.model_dump(by_alias=True))
@@ -121,8 +148,9 @@ class RunDir:
                     copy.parent.mkdir(exist_ok=True)
                 replace_file(copy, code)
 
-    def _check_length(self, stored: Flat, schedule: str) -> None:
-        key, unit, path = self.kind.length, self.kind.unit, self.path
+    def _check_length(self, stored: Flat, config: RunConfig) -> None:
+        """See how long the run is, and whether it is finished."""
+        key, unit, path, schedule = self.kind.length, self.kind.unit, self.path, config.train.schedule
         # Milestones stay where they are when a run is made longer; the other schedules end at its last round.
         stretches = schedule != "milestones"
         if stretches and self.done and stored[key] != self.total:
@@ -130,11 +158,15 @@ class RunDir:
                 f"{path}: {key} = {stored[key]} there, {self.total} now: with train.schedule = {schedule} the {unit}s "
                 f"done so far would have had other learning rates; resume with {key}={stored[key]}, or start a new run"
             )
-        if self.done >= self.total and (path / "summary.json").exists():
-            longer = "" if stretches else f"raise {key} to go on, or "
-            raise FedShieldError(
-                f"{path}: all {self.done} {unit}s are done; {longer}evaluate it with: fedshield evaluate {path}"
-            )
+        self.finished = self.done >= self.total and (path / "summary.json").exists()
+        if not self.finished:
+            return
+        longer = "" if stretches else f"raise {key} to go on, or "
+        told = f"all {self.done} {unit}s are done; {longer}evaluate it with: fedshield evaluate {path}"
+        now = config.flat()
+        if other := [key for key in now if key.startswith("evaluate.final-") and now[key] != stored[key]]:
+            raise FedShieldError(f"{path}: {other[0]} = {now[other[0]]!r}: {told}")
+        log.info("%s%s", told[0].upper(), told[1:])
 
     def _acquire(self) -> None:
         try:
@@ -240,3 +272,19 @@ class RunDir:
     def load_momenta(self) -> list[Tensor]:
         """Return SGD's momentum buffers after epoch ``done``; none where none were stored."""
         return load_momenta(self.path, read_checkpoint(self.path) or {})
+
+
+def finished_run(config: RunConfig, kind: Kind = FEDERATION) -> Path | None:
+    """Return the directory of the run that ``results.resume`` names where nothing of it is left to compute; else None.
+
+    Raises:
+        FedShieldError: as ``RunDir.open`` does for such a run.
+    """
+    if not config.results.resume:
+        return None
+    path = Path(config.results.resume).expanduser().absolute()
+    read_config(path, kind)
+    if rounds_done(path) < int(config.flat()[kind.length]) or not (path / "summary.json").exists():
+        return None
+    with RunDir.open(config, kind) as run:
+        return run.path if run.finished else None

@@ -19,13 +19,13 @@ from common.training import Trainer
 from server.checkpoint import fit_state
 from server.environment import describe_environment
 from server.recorder import Recorder
-from server.rundir import RunDir
+from server.rundir import RunDir, finished_run
 from server.stored import CENTRALIZED
 from server.watchers import watching
 from simulations.console import Output, log_to
 from simulations.live import LiveView
 from simulations.plots import plot_run
-from simulations.session import finished
+from simulations.session import complete, rounds_before
 
 OnBatch = Callable[[int, int, int], None]
 
@@ -33,8 +33,10 @@ OnBatch = Callable[[int, int, int], None]
 def run_centrally(config: RunConfig, console: Console, output: Output = Output.PLAIN) -> Path:
     """Train as ``train_centrally`` does, under a live view; draw the figures and return the run directory."""
     log_to(console, output)
+    if (finished := finished_run(config, CENTRALIZED)) is not None:
+        return complete(finished)
     total, quiet = config.centralized.epochs, output is not Output.PLAIN
-    view = LiveView(console, CENTRALIZED.unit, total, finished(config), "loading the data", quiet=quiet)
+    view = LiveView(console, CENTRALIZED.unit, total, rounds_before(config), "loading the data", quiet=quiet)
 
     def on_batch(epoch: int, images: int, seen: int) -> None:
         view.show(epoch, seen / images, f"image {seen}/{images}")
@@ -86,6 +88,10 @@ def _train(
     if (state := run.load_checkpoint()) is not None:
         fit_state(model, state, run.path)
         momenta = run.load_momenta()
+        if [momentum.shape for momentum in momenta] != [momentum.shape for momentum in trainer.momenta]:
+            raise FedShieldError(
+                f"{run.path}: its checkpoint has no momentum that fits its model; restore the files, or start a new run"
+            )
     for epoch in range(run.done + 1, run.total + 1):
         schedule = schedule_of(config, 1, epoch, run.total)
         loss = make_loss(config, model, data.labels, len(data.classes))

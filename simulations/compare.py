@@ -11,8 +11,16 @@ from numpy.typing import NDArray
 from common.accuracy import Evaluation
 from common.errors import FedShieldError
 from common.flat import Flat
-from server.stored import read_config, read_division, read_environment, read_kind, read_metrics, read_predictions
-from simulations.run_figures import NO_ATTACK, OF_THE_PLACE, bracket, read_figures, share
+from server.stored import (
+    lost_rounds,
+    read_config,
+    read_division,
+    read_environment,
+    read_kind,
+    read_metrics,
+    read_predictions,
+)
+from simulations.run_figures import NO_ATTACK, OF_THE_PLACE, bracket, last_round, read_figures, share
 from simulations.study_tables import Sheet, find_results, signed_interval
 
 Record = Mapping[str, Any]
@@ -69,6 +77,9 @@ def _configurations(paths: Sequence[Path], names: Sequence[str]) -> Sheet:
         if len({str(each.get(key)) for each in told}) > 1
     ]
     notes = [] if rows else ["nothing: the same configuration, seed and all"]
+    for name, path in zip(names, paths, strict=True):
+        if odd := lost_rounds(path):
+            notes.append(f"{name}: {odd}: its minutes are not those of the whole run")
     return Sheet("What differs in what was done", ["key", *names], rows, notes, len(names) + 1)
 
 
@@ -82,7 +93,7 @@ def _done(path: Path) -> dict[str, str]:
     kind, metrics, environment = read_kind(path), read_metrics(path), read_environment(path)
     return {
         "kind": kind.name,
-        f"{kind.unit}s done": str(len(metrics)),
+        f"{kind.unit}s done": str(last_round(metrics)),
         "finished": str((path / "summary.json").exists()),
         "classes": ", ".join(read_division(path).get("classes", ())),
         "minutes": f"{sum(line['seconds'] for line in metrics) / 60:.1f}",

@@ -3,6 +3,7 @@
 Several runs beside each other: ``python -m simulations.plots STEM TITLE=RUN_DIR ...``
 """
 
+import io
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
@@ -19,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from common.errors import explain_os_errors
+from common.files import replace_file
+from common.links import refuse_links
 from server.stored import read_division, read_kind, read_metrics
 
 # Okabe and Ito's palette, with a grey and a brown of our own that colour-blind readers can tell from the others too.
@@ -47,13 +50,18 @@ mpl.rcParams.update(
 
 
 def plot_run(run_dir: Path) -> None:
-    """Draw a run's accuracy over rounds and its label distribution, if it has clients, into ``figures/``."""
+    """Draw a run's accuracy over rounds and its label distribution, if it has one, into ``figures/``."""
     folder = run_dir / "figures"
-    with explain_os_errors(folder):
-        folder.mkdir(exist_ok=True)
     plot_accuracy({run_dir.name: run_dir}, folder / "accuracy")
     if division := read_division(run_dir):
         plot_partition(division, folder / "partition")
+
+
+def missing_figures(run_dir: Path) -> list[Path]:
+    """Return what ``plot_run`` would draw and is not there."""
+    stems = ["accuracy", *(["partition"] if (run_dir / "partition.json").exists() else [])]
+    files = [file for stem in stems for file in _files(run_dir / "figures" / stem)]
+    return [file for file in files if not file.exists()]
 
 
 def plot_accuracy(runs: dict[str, Path], stem: Path) -> None:
@@ -167,18 +175,23 @@ def save_all(figures: Mapping[str, Figure], folder: Path, patterns: Iterable[str
 
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write a figure as PNG and SVG, the same bytes for the same figure, and close it; return the two paths."""
-    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg")]
+    paths = _files(stem)
     try:
         for path, unwanted in zip(paths, ("Software", "Date"), strict=True):
-            with explain_os_errors(path):
-                figure.savefig(path, dpi=150, metadata={unwanted: None})
+            content = io.BytesIO()
+            figure.savefig(content, format=path.suffix[1:], dpi=150, metadata={unwanted: None})
+            replace_file(path, content.getvalue())
     finally:
         plt.close(figure)
     return paths
 
 
+def _files(stem: Path) -> list[Path]:
+    return [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg")]
+
+
 if __name__ == "__main__":
-    plot_accuracy(
-        {title: Path(run_dir) for title, _, run_dir in (given.partition("=") for given in sys.argv[2:])},
-        Path(sys.argv[1]),
-    )
+    given = {title: Path(run_dir) for title, _, run_dir in (word.partition("=") for word in sys.argv[2:])}
+    for path in given.values():
+        refuse_links(path)
+    plot_accuracy(given, Path(sys.argv[1]))

@@ -37,6 +37,11 @@ def read_figures(run_dir: Path) -> dict[str, Any]:
     return _put_together([{**line["evaluation"], "round": line["round"]} for line in evaluated[-1:]])
 
 
+def last_round(metrics: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many rounds, or epochs, a run has done, from the lines of its ``metrics.jsonl``."""
+    return max((line["round"] for line in metrics), default=0)
+
+
 def _put_together(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the fullest of some evaluations, with what others alone have measured; see ``read_figures``."""
     if not found:

@@ -12,15 +12,28 @@ from simulations.executors import Executor, make_executor
 from simulations.grid import LocalGrid, Reply, run_server
 from simulations.live import LiveView
 
+log = logging.getLogger("fedshield")
 
-def finished(config: RunConfig) -> int:
+
+def rounds_before(config: RunConfig) -> int:
     """Return how many rounds, or epochs, an earlier part of this run has finished."""
     if not config.results.resume:
         return 0
-    from server.checkpoint import read_checkpoint
+    from server.checkpoint import rounds_done
 
-    checkpoint = read_checkpoint(Path(config.results.resume).expanduser())
-    return int(checkpoint["round"]) if checkpoint else 0
+    return rounds_done(Path(config.results.resume).expanduser())
+
+
+def complete(run_dir: Path) -> Path:
+    """Draw what is missing of a finished run's figures, and say what that was; return its directory."""
+    from simulations.plots import missing_figures, plot_run
+
+    if missing := missing_figures(run_dir):
+        plot_run(run_dir)
+        log.info("Drawn, since it was not there: %s", ", ".join(str(path.relative_to(run_dir)) for path in missing))
+    else:
+        log.info("Nothing of it is missing.")
+    return run_dir
 
 
 def run_locally(
@@ -33,6 +46,11 @@ def run_locally(
 ) -> Path:
     """Run a federation with LocalGrid, draw its figures, and return its run directory."""
     log_to(console, output)
+    if config.results.resume:
+        from server.rundir import finished_run
+
+        if (finished := finished_run(config)) is not None:
+            return complete(finished)
     config.check_division()  # before Ray starts
     # Flower tells at length what the live view and the round lines tell here.
     logging.getLogger("flwr").setLevel(logging.WARNING)
@@ -48,7 +66,7 @@ def run_locally(
 
         federation, quiet = config.federation, output is not Output.PLAIN
         first = "clients load their data"
-        view = LiveView(console, "round", federation.rounds, finished(config), first, federation.clients, quiet)
+        view = LiveView(console, "round", federation.rounds, rounds_before(config), first, federation.clients, quiet)
 
         def on_reply(reply: Reply) -> None:
             if reply.message.metadata.message_type == MessageType.TRAIN:

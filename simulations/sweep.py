@@ -10,6 +10,7 @@ from rich.console import Console
 from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file, replace_json
 from common.flat import Flat
+from server.stored import lost_rounds
 from simulations.console import interrupt_when_terminated
 from simulations.study import Point, Study, load_study, points, study_toml
 from simulations.study_gather import gather, is_finished, note_code
@@ -68,6 +69,7 @@ class _Progress:
         jobs = jobs or default_jobs([point.config.threads for point in self.points])
         self._say(f"Study: {self.study.title}: {len(self.points)} runs, {len(done)} of them finished: {self.directory}")
         self.finished = len(done)
+        self._draw([point for point in self.points if point.name in done])
         try:
             if self.study.command == "partitions":
                 self._divide(missing)
@@ -79,6 +81,15 @@ class _Progress:
             self._say(f"Stopped with {self.finished} of {len(self.points)} runs finished; go on with the same command")
             raise
         self._conclude()
+
+    def _draw(self, done: Sequence[Point]) -> None:
+        """Draw the figures of runs that were stopped when all else of them was done."""
+        for point in done if self.study.command != "partitions" else ():
+            from simulations.plots import missing_figures, plot_run
+
+            if missing_figures(run := self.runs / point.name):
+                plot_run(run)
+                self._say(f"Drawn, since they were not there: the figures of {point.name}")
 
     def _ended(self, job: Job) -> None:
         """Tell of a run that has ended, and gather it."""
@@ -121,6 +132,9 @@ class _Progress:
             self._tell(point, gather(self.study, self.points, self.directory)[point.name])
 
     def _conclude(self) -> None:
+        for point in self.points if self.study.command != "partitions" else ():
+            if is_finished(self.study, run := self.runs / point.name) and (odd := lost_rounds(run)):
+                self._say(f"{point.name}: {odd}: rounds.csv and its seconds are not those of the whole run")
         self._say(f"Results: {self.directory}/results.csv; tables and figures with: fedshield tables {self.directory}")
         if self.failed:
             raise FedShieldError(

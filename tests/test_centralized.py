@@ -1,5 +1,6 @@
 """Centralised adversarial training: what it computes, which checkpoint it chooses, and how it goes on."""
 
+import io
 import json
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from PIL import Image
+from rich.console import Console
 
 from common.config import RunConfig
 from common.data import load_data
@@ -20,7 +22,7 @@ from server.app import run_federation
 from server.checkpoint import chosen_model, load_momenta, read_checkpoint
 from server.evaluate import evaluate_on, evaluate_run
 from server.stored import CENTRALIZED, read_kind, read_metrics, stored_config
-from simulations.centralized import train_centrally
+from simulations.centralized import run_centrally, train_centrally
 from simulations.executors import InProcess
 from simulations.grid import LocalGrid
 from tests.conftest import tiny_config
@@ -205,6 +207,32 @@ def test_what_it_does_not_use_cannot_stop_it(tmp_path: Path) -> None:
 def test_training_that_diverges_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(FedShieldError, match=r"^epoch [12]: the training loss is (nan|inf); start a new run"):
         train_centrally(config(tmp_path, "run", train__learning_rate=1e20))
+
+
+def test_a_finished_run_that_is_resumed_is_given_what_is_missing(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=500)
+    path = run_centrally(config(tmp_path, "run"), console)
+    again = config(tmp_path, "run", results__resume=str(path))
+    files = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    (path / "figures" / "accuracy.png").unlink()
+    assert run_centrally(again, console) == path
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == files
+    assert run_centrally(again, console) == path
+    lines = console.file.getvalue().splitlines()
+    assert sum(line.startswith("epoch") for line in lines) == 3
+    assert sum(line.startswith("All 3 epochs are done; raise centralized.epochs") for line in lines) == 2
+    assert lines.count("Drawn, since it was not there: figures/accuracy.png") == 1
+    assert lines[-1] == "Nothing of it is missing."
+
+
+def test_momenta_of_another_network_are_one_line(tmp_path: Path) -> None:
+    path = train_centrally(config(tmp_path, "run", centralized__epochs=1))
+    file = path / "checkpoint" / "checkpoint.json"
+    checkpoint = json.loads(file.read_text())
+    for optimizer in ({"file": checkpoint["model"], "sha256": checkpoint["sha256"]}, None):
+        file.write_text(json.dumps({**checkpoint, "optimizer": optimizer}))
+        with pytest.raises(FedShieldError, match=r"damaged \(no momentum '0'\)|has no momentum that fits its model"):
+            train_centrally(config(tmp_path, "", centralized__epochs=2, results__resume=str(path)))
 
 
 EPOCHS = 10  # so many that a signal sent after the second one arrives before the last

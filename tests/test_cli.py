@@ -1,5 +1,6 @@
 """The command line as a user meets it: real processes, real exit statuses, one line for every mistake."""
 
+import json
 import logging
 import os
 import re
@@ -78,11 +79,50 @@ def test_evaluate_measures_the_checkpoint_anew(finished: tuple[Path, str]) -> No
     assert len((path / "evaluations.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_finished_run_is_not_resumed(finished: tuple[Path, str]) -> None:
-    path, _ = finished
+def test_a_finished_run_that_is_resumed_is_given_what_is_missing(finished: tuple[Path, str], tmp_path: Path) -> None:
+    path = shutil.copytree(finished[0], tmp_path / "whole")
+    for file in (path / "figures").iterdir():  # of an evaluation
+        if not file.name.startswith(("accuracy", "partition")):
+            file.unlink()
+    whole = {file.name: file.read_bytes() for file in (path / "figures").iterdir()}
+    assert sorted(whole) == ["accuracy.png", "accuracy.svg", "partition.png", "partition.svg"]
     done = fedshield("run", "--resume", str(path))
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"fedshield: {path}: all {ROUNDS} rounds are done; raise federation.rounds")
+    assert done.returncode == 0, done.stderr
+    advice = f"raise federation.rounds to go on, or evaluate it with: fedshield evaluate {path}"
+    place = f"Run directory: {path}"
+    assert done.stdout.splitlines() == [
+        *(f"All {ROUNDS} rounds are done; {advice}", place, place, "Nothing of it is missing.")
+    ]
+    shutil.rmtree(path / "figures")
+    (path / "figures").write_text("")  # as on a full disk, nothing can be drawn
+    failed = fedshield("run", "--resume", str(path))
+    assert failed.returncode == 1
+    assert (
+        failed.stderr
+        == f"fedshield: {path}/figures/accuracy.png: File exists; check the path and the free disk space\n"
+    )
+    (path / "figures").unlink()
+    mended = fedshield("run", "--resume", str(path), "--json")
+    assert mended.returncode == 0, mended.stderr
+    assert [json.loads(line)["event"] for line in mended.stdout.splitlines()] == ["start", "end"]
+    files = ", ".join(f"figures/{name}" for name in sorted(whole))
+    assert mended.stderr.splitlines()[-1] == f"Drawn, since it was not there: {files}"
+    assert {file.name: file.read_bytes() for file in (path / "figures").iterdir()} == whole
+
+
+def test_a_command_goes_on_from_the_checkpoint_before_a_damaged_one(finished: tuple[Path, str], tmp_path: Path) -> None:
+    path = shutil.copytree(finished[0], tmp_path / "whole")
+    (path / "summary.json").unlink()
+    (path / "checkpoint" / "checkpoint.json").write_text('{"rou')
+    done = fedshield("run", "--resume", str(path))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith(f"going on from the one before it, number {ROUNDS - 1}")
+    assert next(line for line in lines if line.startswith("round")).startswith(f"round {ROUNDS}/{ROUNDS}")
+
+
+def test_a_finished_run_is_not_gone_on_with_otherwise(finished: tuple[Path, str]) -> None:
+    path, _ = finished
     other = fedshield("run", "--resume", str(path), "--set", "seed=2", "--set", f"federation.rounds={ROUNDS + 1}")
     assert other.returncode == 1
     assert "belongs to another configuration: seed = 1 there, 2 now" in other.stderr
@@ -99,8 +139,7 @@ def test_a_run_is_found_by_its_name_in_the_usual_folder(
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, done
     assert (tmp_path / "runs" / "whole" / "export" / "model.safetensors").exists()
-    told = CliRunner().invoke(app, ["run", "--resume", "whole"]).exception
-    assert str(told).startswith(f"{tmp_path}/runs/whole: all {ROUNDS} rounds are done")
+    assert f"Run directory: {tmp_path}/runs/whole\n" in CliRunner().invoke(app, ["run", "--resume", "whole"]).output
     assert "whole/config.json: not there" in str(CliRunner().invoke(app, ["export", "here/whole"]).exception)
 
 

@@ -16,7 +16,7 @@ from simulations.compare import compare_runs
 from simulations.export import export_run
 from simulations.options import new_or_stored
 from simulations.reports.write import write_report
-from simulations.session import finished as rounds_done
+from simulations.session import rounds_before
 from tests.test_federation import run
 
 RATE = {"value": 0.5, "interval": [0.4, 0.6]}
@@ -32,7 +32,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def resume(run_dir: Path) -> None:
     config = new_or_stored(None, ["federation.rounds=3"], None, None, run_dir, FEDERATION.name)
-    rounds_done(config)
+    rounds_before(config)
     RunDir.open(config).close()
 
 
@@ -64,7 +64,7 @@ COMMANDS: dict[str, Callable[[Path], object]] = {
         ("partition.json", {"classes": 3, "clients": []}, "* (classes: input should be a valid list)", "attack export"),
         ("partition.json", {"classes": ["a"], "clients": [[1, 2]]}, "* (clients do not count 1 class", "evaluate"),
         ("environment.json", {"packages": None}, "* (packages: input should be a valid dict", "report compare export"),
-        ("checkpoint/checkpoint.json", {"round": "x"}, "* (round: input should be", "export evaluate attack resume"),
+        ("checkpoint/checkpoint.json", {"round": "x"}, "* (round: input should be", "export evaluate attack"),
         ("config.json", {"model": {"depth": 3}}, "* (unknown key model.depth", "export evaluate attack resume"),
     ],
 )

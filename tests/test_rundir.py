@@ -3,8 +3,11 @@
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,10 +17,11 @@ from common.config import RunConfig
 from common.errors import FedShieldError
 from common.files import append_json_line, read_json_lines
 from server.checkpoint import chosen_model, load_model, read_checkpoint
-from server.rundir import RunDir
+from server.rundir import RunDir, finished_run
 from server.stored import CENTRALIZED, FEDERATION, Kind, read_kind, read_metrics, stored_config
 from tests.conftest import tiny_config
 
+ROOT = Path(__file__).parents[1]
 ROUND = {"seconds": 1.0, "evaluation": None}
 STATE = {"weight": torch.arange(6.0).view(2, 3), "count": torch.tensor(3)}
 
@@ -37,6 +41,23 @@ def with_rounds(tmp_path: Path, rounds: int) -> Path:
 
 def resumed(tmp_path: Path, **changes: object) -> RunDir:
     return RunDir.open(config(tmp_path, results__resume=str(tmp_path / "run"), federation__rounds=9, **changes))
+
+
+def listen(caplog: pytest.LogCaptureFixture) -> None:
+    """Hear what is logged, whatever another test has done to the log."""
+    logging.getLogger("fedshield").propagate = True
+    caplog.set_level(logging.INFO, "fedshield")
+
+
+@contextmanager
+def no_space(size: int) -> Iterator[None]:
+    """Let no file become larger than so many bytes: as a full disk, but for the error's number."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_checkpoint_gives_the_same_tensors_back_and_only_the_last_two_are_kept(tmp_path: Path) -> None:
@@ -62,6 +83,45 @@ def test_rounds_after_the_checkpoint_and_a_half_line_are_dropped_on_resume(tmp_p
     assert [json.loads(line)["round"] for line in (path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
 
+def test_a_rounds_line_is_on_the_disk_before_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, sync = list[str](), os.fsync
+
+    def note(number: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{number}")).name.partition(".")[0])
+        sync(number)
+
+    run = RunDir.open(config(tmp_path))
+    monkeypatch.setattr(os, "fsync", note)
+    save(run, 1)
+    assert synced == ["metrics", "run", "model-0001", "checkpoint", "checkpoint", "checkpoint"]  # files and folders
+
+
+@pytest.mark.parametrize(
+    ("rounds", "told", "left"),
+    [
+        ([1, 2, 3, 6], "has no line for round 4 to 5", [1, 2, 3, 6]),
+        ([2, 3, 4], "has no line for round 1, 5 to 6", [2, 3, 4]),
+        ([1, 2, 2, 3, 4, 5, 6], "has several lines for round 2", [1, 2, 3, 4, 5, 6]),
+        ([1, 3, 2, 4, 6, 5, 7], "is not in order", [1, 2, 3, 4, 5, 6]),
+        ([], "has no line for round 1 to 6", []),
+    ],
+)
+def test_rounds_that_are_not_where_they_belong_are_told_on_resume(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rounds: list[int], told: str, left: list[int]
+) -> None:
+    path = with_rounds(tmp_path, 6)
+    lines = [{"round": number, **ROUND, "seconds": float(place)} for place, number in enumerate(rounds)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    listen(caplog)
+    run = resumed(tmp_path)
+    assert f"{path}: metrics.jsonl {told}; the model is whole" in caplog.text
+    found = run.metrics()
+    assert [line["round"] for line in found] == left
+    assert run.done == 6
+    if rounds.count(2) == 2:
+        assert found[1]["seconds"] == 2  # the last of them
+
+
 def test_a_checkpoint_cut_short_while_it_is_written_leaves_the_last_one(tmp_path: Path) -> None:
     path = with_rounds(tmp_path, 1)
     (path / "checkpoint" / "model-0002.safetensors.partial").write_bytes(b"half")
@@ -85,6 +145,69 @@ def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
 def test_a_run_that_ended_before_its_first_round_may_start_again(tmp_path: Path) -> None:
     RunDir.open(config(tmp_path)).close()
     assert RunDir.open(config(tmp_path, seed=2)).done == 0
+
+
+# Begins as a run does, in one process after another, each of which ends, without a word, before the first, the second,
+# the third ... operation on files in its directory; after each of them the same command runs, through its first round.
+KILLED = """
+import os, shutil, sys
+from pathlib import Path
+from server.rundir import RunDir
+from server.watchers import watching
+from tests.test_rundir import ROUND, STATE, config
+import torch.utils.tensorboard
+
+place = Path(sys.argv[1])
+given = config(place.parent, results__trackers="tensorboard", model__name=f"{place.parent}/own.py:network")
+
+def kill_after(left):
+    def hook(event, arguments):
+        nonlocal left
+        changes = event in ("os.mkdir", "os.rename", "os.remove") or (
+            event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        )
+        if changes and str(arguments[0]).startswith(str(place)):
+            left -= 1
+            if left < 0:
+                os._exit(9)
+    sys.addaudithook(hook)
+
+def begin(left):
+    if left is not None:
+        kill_after(left)
+    with RunDir.open(given) as run, watching(given, run):
+        run.write_environment({"packages": {}})
+        run.write_partition({"classes": ["cat"], "clients": [[1]]})
+        if left is None:
+            run.append_metrics({"round": 1, **ROUND})
+            run.save_checkpoint(1, STATE)
+
+def in_a_process(left):
+    if not (child := os.fork()):
+        begin(left)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+for left in range(99):
+    code = in_a_process(left)
+    print(code, *(path.relative_to(place) for path in place.rglob("*")), flush=True)
+    assert in_a_process(None) == 0
+    assert not list(place.rglob("*partial"))
+    shutil.rmtree(place)
+    if code == 0:
+        break
+"""
+
+
+def test_a_run_that_is_killed_as_it_begins_starts_again_by_the_same_command(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def network(classes):\n    ...\n")
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "run")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    codes = [line.split()[0] for line in done.stdout.splitlines()]
+    assert len(codes) > 15
+    assert codes == ["9"] * (len(codes) - 1) + ["0"]
+    assert any(".partial" in line for line in done.stdout.splitlines())
 
 
 def test_a_folder_with_other_files_is_not_written_into(tmp_path: Path) -> None:
@@ -113,14 +236,24 @@ def test_other_data_is_not_continued_with(tmp_path: Path) -> None:
         run.write_partition({"classes": ["cat", "dog"], "clients": [[2, 1]]})
 
 
-def test_a_finished_run_says_so_and_can_be_made_longer(tmp_path: Path) -> None:
+def test_a_finished_run_says_so_and_can_be_made_longer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    listen(caplog)
     path = with_rounds(tmp_path, 2)
     done = config(tmp_path, results__resume=str(tmp_path / "run"))
     run = RunDir.open(done)  # its final evaluation is still missing
+    assert finished_run(done) is None
     run.write_json("summary.json", {})
     run.close()
-    with pytest.raises(FedShieldError, match=r"all 2 rounds are done; raise federation\.rounds to go on"):
-        RunDir.open(done)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert finished_run(done) == path
+    advice = f"raise federation.rounds to go on, or evaluate it with: fedshield evaluate {path}"
+    assert f"All 2 rounds are done; {advice}" in caplog.text
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    other = config(tmp_path, results__resume=str(path), evaluate__final_attacks="fgsm")
+    with pytest.raises(FedShieldError, match=r"evaluate\.final-attacks = 'fgsm': all 2 rounds are done; .*evaluate it"):
+        finished_run(other)
+    longer = config(tmp_path, results__resume=str(path), federation__rounds=9)
+    assert finished_run(longer) is None
     assert resumed(tmp_path).done == 2
     assert not (path / "summary.json").exists()
 
@@ -150,7 +283,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, missing: bool
 ) -> None:
-    logging.getLogger("fedshield").propagate = True
+    listen(caplog)
     run = RunDir.open(config(tmp_path))
     for number in (1, 2, 3):
         save(run, number)
@@ -186,14 +319,14 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
     path = with_rounds(tmp_path, 1)
     run = resumed(tmp_path)
-    (path / "metrics.jsonl").unlink()
-    (path / "metrics.jsonl").symlink_to("/dev/full")  # the kernel answers every write with "no space left"
-    with pytest.raises(FedShieldError, match=r"metrics\.jsonl: No space left on device; free some disk space"):
-        run.append_metrics({"round": 2})
-    (path / "checkpoint" / "model-0002.safetensors.partial").symlink_to("/dev/full")
-    run.save_checkpoint(2, STATE)
-    with pytest.raises(FedShieldError, match=r"model-0002\.safetensors: No space left on device"):
-        run.save_checkpoint(3, STATE)
+    lines = (path / "metrics.jsonl").read_bytes()
+    with no_space(len(lines) + 9):
+        with pytest.raises(FedShieldError, match=r"metrics\.jsonl: File too large; free some disk space"):
+            run.append_metrics({"round": 2})
+        run.save_checkpoint(2, STATE)
+        with pytest.raises(FedShieldError, match=r"model-0002\.safetensors: File too large; free some disk space"):
+            run.save_checkpoint(3, STATE)
+    assert [record["round"] for record in read_metrics(path)] == [1]  # but for half a line
     assert run.done == 1
     assert json.loads((path / "checkpoint" / "checkpoint.json").read_text())["round"] == 1
     assert not list(path.rglob("*.partial"))
@@ -305,7 +438,7 @@ def test_a_federation_and_centralised_training_do_not_continue_each_other(tmp_pa
 @pytest.mark.parametrize("schedule", ["milestones", "cosine", "cyclic"])
 @pytest.mark.parametrize(("kind", "key"), [(FEDERATION, "federation__rounds"), (CENTRALIZED, "centralized__epochs")])
 def test_the_length_may_change_only_where_the_rates_before_stay_the_same(
-    tmp_path: Path, kind: Kind, key: str, schedule: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: Kind, key: str, schedule: str
 ) -> None:
     def opened(length: int, resume: bool = True) -> RunDir:
         place = {"results__resume": str(tmp_path / "run")} if resume else {}
@@ -327,10 +460,10 @@ def test_the_length_may_change_only_where_the_rates_before_stay_the_same(
     save(run, 2)
     run.write_json("summary.json", {})
     run.close()
-    with pytest.raises(FedShieldError) as caught:
-        opened(2)
+    listen(caplog)
+    assert opened(2).finished
     advice = f"raise {dotted} to go on, or " if schedule == "milestones" else ""
-    assert f"all 2 {kind.unit}s are done; {advice}evaluate it with: fedshield evaluate" in str(caught.value)
+    assert f"All 2 {kind.unit}s are done; {advice}evaluate it with: fedshield evaluate" in caplog.text
 
 
 def test_a_line_that_was_cut_short_does_not_take_the_next_one_with_it(tmp_path: Path) -> None:

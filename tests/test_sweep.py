@@ -85,6 +85,25 @@ def test_finished_runs_are_passed_over(whole: tuple[Path, Path, str]) -> None:
     assert all(summary.stat().st_mtime < started for summary in out.glob("runs/*/summary.json"))
 
 
+def test_figures_that_are_missing_are_drawn_and_lost_rounds_told(whole: tuple[Path, Path, str], tmp_path: Path) -> None:
+    path, out, _ = whole
+    copy = shutil.copytree(out, tmp_path / "out")
+    first, second = (copy / "runs" / f"sharing.fraction={share}-seed1" for share in ("0.0", "0.4"))
+    shutil.rmtree(first / "figures")
+    lines = (second / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (second / "metrics.jsonl").write_text("".join(lines[:-2]))
+    done = fedshield("sweep", str(path), "--results", str(copy))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:-1] == [
+        f"Study: tiny: 2 runs, 2 of them finished: {copy}",
+        f"Drawn, since they were not there: the figures of {first.name}",
+        f"{second.name}: metrics.jsonl has no line for round {ROUNDS - 1} to {ROUNDS}: rounds.csv and its seconds are "
+        "not those of the whole run",
+    ]
+    for file in (out / "runs" / first.name / "figures").iterdir():
+        assert (first / "figures" / file.name).read_bytes() == file.read_bytes()
+
+
 def test_tables_and_figures_come_from_the_results_alone(whole: tuple[Path, Path, str], tmp_path: Path) -> None:
     _, out, _ = whole
     for name in ("results.csv", "rounds.csv", "labels.csv"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from common.flat import default_config
 from server.stored import (
     Kind,
+    lost_rounds,
     read_config,
     read_division,
     read_environment,
@@ -19,7 +20,15 @@ from simulations.reports.clients import clients, labels, refusals
 from simulations.reports.measures import Record, attacks, classes, curve, percent, scaled
 from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
 from simulations.reports.pictures import gallery, predictions
-from simulations.run_figures import NO_ATTACK, OF_THE_PLACE, bracket, dataset_name, read_figures, training
+from simulations.run_figures import (
+    NO_ATTACK,
+    OF_THE_PLACE,
+    bracket,
+    dataset_name,
+    last_round,
+    read_figures,
+    training,
+)
 from simulations.study_tables import ROUGH
 
 HOW_TO_READ = (
@@ -39,7 +48,7 @@ def run_page(run_dir: Path) -> Page:
     Raises:
         FedShieldError: a file is damaged, or there is no run.
     """
-    kind, config = read_kind(run_dir), read_config(run_dir)
+    config, kind = read_config(run_dir), read_kind(run_dir)
     metrics, summary, final = read_metrics(run_dir), read_summary(run_dir), read_figures(run_dir)
     partition = read_division(run_dir) if kind.name == "federation" else {}
     environment = read_environment(run_dir)
@@ -50,7 +59,11 @@ def run_page(run_dir: Path) -> Page:
         title=run_dir.name,
         lead=_lead(config, kind, metrics, environment),
         facts=_facts(final, f"{epsilon:g}/255", unit, summary),
-        warnings=[*_unfinished(run_dir, config, kind, metrics, summary, final), *final.get("warnings", ())],
+        warnings=[
+            *_unfinished(run_dir, config, kind, metrics, summary, final),
+            *_lost(lost_rounds(run_dir)),
+            *final.get("warnings", ()),
+        ],
         sections=[
             Section(f"Accuracy over {unit}s", _rounds(metrics, unit)),
             Section("Accuracy per attack", attacks(final)),
@@ -68,7 +81,8 @@ def run_page(run_dir: Path) -> Page:
 
 
 def _lead(config: Record, kind: Kind, metrics: Sequence[Record], environment: Record) -> str:
-    done = f"{len(metrics)} {kind.unit}{'' if len(metrics) == 1 else 's'}"
+    number = last_round(metrics)
+    done = f"{number} {kind.unit}{'' if number == 1 else 's'}"
     who = (
         f"{config['federation.clients']} clients, partition {config['partition.scheme']}"
         if kind.name == "federation"
@@ -103,10 +117,12 @@ def _unfinished(
     if summary:
         return []
     figures = f"the figures are those of {kind.unit} {final['round']}" if final else "nothing was evaluated yet"
-    total, again = config[kind.length], kind.again(run_dir)
-    return [
-        f"This run is unfinished, {len(metrics)} of {total} {kind.unit}s are done: {figures}. Continue with: {again}"
-    ]
+    done, total, again = last_round(metrics), config[kind.length], kind.again(run_dir)
+    return [f"This run is unfinished, {done} of {total} {kind.unit}s are done: {figures}. Continue with: {again}"]
+
+
+def _lost(odd: str) -> list[str]:
+    return [f"{odd}: the curves, the clients' work and the time are not those of the whole run."] if odd else []
 
 
 def _rounds(metrics: Sequence[Record], unit: str) -> list[Block]:
