@@ -2,8 +2,8 @@
 
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from common.errors import FedShieldError, explain_os_errors
 
 Arrays = dict[str, NDArray[Any]]
+
+_PARTIAL = ".partial"
 
 
 def cache_dir() -> Path:
@@ -44,8 +46,9 @@ def keep_arrays(place: Path, make: Callable[[], Arrays], find: Callable[[], Arra
     Raises:
         FedShieldError: the folder cannot be written.
     """
-    with explain_os_errors(place):
+    with explain_os_errors(place), _explain_owner(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(place.parent)
         with FileLock(f"{place}.lock"):
             if (found := find()) is None:
                 _write(place, make())
@@ -55,14 +58,49 @@ def keep_arrays(place: Path, make: Callable[[], Arrays], find: Callable[[], Arra
     return found
 
 
+@contextmanager
+def _explain_owner(folder: Path) -> Iterator[None]:
+    """Say what to do where a folder of the cache belongs to another user."""
+    try:
+        yield
+    except PermissionError as error:
+        place = Path(str(error.filename))
+        if not (place.is_relative_to(folder) or folder.is_relative_to(place)):  # of what was to be kept there
+            raise
+        raise FedShieldError(
+            f"{place}: {error.strerror}: this cache belongs to another user; set FEDSHIELD_CACHE to a folder "
+            "of your own, or let its owner open it to you"
+        ) from error
+
+
 def _write(place: Path, arrays: Arrays) -> None:
-    """Write into a temporary folder, then rename: a reader finds all of the arrays or none."""
-    building = Path(tempfile.mkdtemp(dir=place.parent))
+    """Write into another folder, then rename: a reader finds all of the arrays or none; ``place`` is locked."""
+    building = _building(place)
+    _remove(building)
+    building.mkdir()
     try:
         for name, array in arrays.items():
             np.save(building / f"{name}.npy", array)
-        if place.exists():
-            shutil.rmtree(place)
+        _remove(place)
         building.rename(place)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _building(place: Path) -> Path:
+    return place.with_name(f"{place.name}{_PARTIAL}")
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left half built; who still builds holds the lock of the place."""
+    for building in folder.glob(f"*{_PARTIAL}"):
+        with suppress(OSError), FileLock(f"{str(building).removesuffix(_PARTIAL)}.lock", timeout=0):
+            shutil.rmtree(building)
+
+
+def _remove(place: Path) -> None:
+    """Remove a folder, or whatever else stands in its place."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import FedShieldError, explain_os_errors
+from common.errors import FedShieldError, explain_os_errors, is_text
 
 if TYPE_CHECKING:  # for a run without image files
     from PIL.Image import Image as Picture
@@ -39,12 +39,15 @@ def list_images(folder: Path, left_out: list[str] | None = None) -> dict[str, li
         left_out: takes the paths of files that are no images by their names.
 
     Raises:
-        FedShieldError: a folder cannot be read, or something with the name of an image is no file.
+        FedShieldError: a folder cannot be read, or has a name that is no text; something with the name of an image is no
+            file.
     """
     groups: dict[str, list[ImageFile]] = {}
     with explain_os_errors(folder):
         classes = [entry for entry in os.scandir(folder) if entry.is_dir() and not _is_litter(entry.name)]
     for entry in classes:
+        if not is_text(entry.name):
+            raise FedShieldError(f"{folder}: the folder {entry.name!r} is not named in UTF-8; rename it")
         files = []
         for path in _walk(Path(entry.path), frozenset()):
             if path.suffix.lower() in _SUFFIXES:
@@ -93,7 +96,7 @@ def listing_digest(what: str, groups: Iterable[Sequence[ImageFile]]) -> str:
     listing = hashlib.sha256(f"{_DECODING} {what}".encode())
     for entries in groups:
         for path, size, changed in entries:
-            listing.update(f"{path} {size} {changed}\n".encode())
+            listing.update(f"{path} {size} {changed}\n".encode(errors="surrogateescape"))
     return listing.hexdigest()[:16]
 
 

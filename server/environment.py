@@ -32,7 +32,7 @@ def describe_environment(device: torch.device, model: nn.Module, image_size: int
     """Return hardware, versions, the command line, and the network's weights and FLOPs for one image."""
     return {
         "command": _command(),
-        "folder": os.getcwd(),
+        "folder": _text(os.getcwd()),
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": processor(),
@@ -47,7 +47,12 @@ def describe_environment(device: torch.device, model: nn.Module, image_size: int
 def _command() -> str:
     """Return the command line where it is FedShield's own; Flower's launchers have tokens among their arguments."""
     program = Path(sys.argv[0]).name
-    return shlex.join([program, *sys.argv[1:]]) if program == "fedshield" else program
+    return _text(shlex.join([program, *sys.argv[1:]])) if program == "fedshield" else program
+
+
+def _text(words: str) -> str:
+    """Return words of the system without the bytes in them that are no letters."""
+    return os.fsencode(words).decode(errors="replace")
 
 
 def installed(name: str) -> str | None:

@@ -3,6 +3,8 @@
 import logging
 import multiprocessing
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -19,7 +21,8 @@ from common.data import adopt_data, balanced_subset, data_key, load_data
 from common.errors import FedShieldError
 from common.images import decode_images
 
-REAL_CIFAR10 = Path(__file__).parents[1] / "data" / "cifar10-jpeg"
+ROOT = Path(__file__).parents[1]
+REAL_CIFAR10 = ROOT / "data" / "cifar10-jpeg"
 
 
 def make_folder(root: Path, size: int = 16, suffix: str = "png", images: int = 3) -> Path:
@@ -221,7 +224,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, cache: Path) -> None:
             images.write_bytes(damaged)
         load_data("folder", str(root), 16)
         assert images.read_bytes() == content
-    assert not [entry for entry in place.parent.iterdir() if entry.name.startswith("tmp")]
+    assert not list(place.parent.glob("*.partial"))
 
 
 def keep_together(place: str, barrier: threading.Barrier) -> None:
@@ -244,6 +247,105 @@ def test_processes_that_keep_the_same_arrays_do_not_disturb_each_other(tmp_path:
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0] * 4
+
+
+# Makes arrays in a place of the cache, and stands still before the second of them is written.
+STANDS_STILL = """
+import sys
+from pathlib import Path
+import numpy as np
+from common import cache
+save = np.save
+
+def wait(path, array):
+    if "second" in str(path):
+        print("half", flush=True)
+        sys.stdin.readline()
+    save(path, array)
+
+np.save = wait
+place, arrays = Path(sys.argv[1]), {"first": np.arange(9), "second": np.arange(9)}
+cache.keep_arrays(place, lambda: arrays, lambda: cache.find_arrays(place, tuple(arrays)))
+"""
+
+
+def test_what_a_killed_process_has_left_in_the_cache_is_cleared_by_the_next_one(tmp_path: Path) -> None:
+    def begin(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", STANDS_STILL, str(tmp_path / name)]
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half\n"
+        return process
+
+    killed, living = begin("killed"), begin("living")
+    killed.kill()
+    killed.wait(60)
+    assert len([entry for entry in tmp_path.iterdir() if entry.is_dir()]) == 2
+    arrays = {"rows": np.arange(3)}
+    keep_arrays(tmp_path / "ours", lambda: arrays, lambda: find_arrays(tmp_path / "ours", ("rows",)))
+    assert sorted(entry.name for entry in tmp_path.iterdir() if entry.is_dir()) == ["living.partial", "ours"]
+    living.communicate("\n", timeout=60)
+    assert living.returncode == 0
+    assert find_arrays(tmp_path / "living", ("first", "second")) is not None
+    assert sorted(entry.name for entry in tmp_path.iterdir() if entry.is_dir()) == ["living", "ours"]
+
+
+# Two users, one after the other; a test that is not run by root takes the second one's rights away instead.
+TWO_USERS = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from common.cache import find_arrays, keep_arrays
+from common.errors import FedShieldError
+
+def keep(user, umask, name):
+    if os.fork() == 0:
+        os.umask(umask)
+        if os.getuid() == 0:
+            os.setgid(1000)
+            os.setuid(user)
+        elif user == 1002:
+            os.chmod(cache, 0o755 if umask == 0o002 else 0o555)
+        place, arrays = cache / name, {"rows": np.arange(9)}
+        find = lambda: find_arrays(place, ("rows",))
+        try:
+            print(user, name, (find() or keep_arrays(place, lambda: arrays, find))["rows"].sum(), flush=True)
+        except FedShieldError as error:
+            print(user, name, error, flush=True)
+        os._exit(0)
+    os.wait()
+
+top = Path(sys.argv[1])
+keep_arrays(top / "first", lambda: {"rows": np.arange(9)}, lambda: find_arrays(top / "first", ("rows",)))  # imports
+for umask in (0o022, 0o002):
+    cache = top / oct(umask) / "parts"
+    keep(1001, umask, "one")
+    keep(1002, umask, "one")
+    keep(1002, umask, "other")
+"""
+
+
+def test_two_users_share_a_cache_or_are_told_why_not() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        command = [sys.executable, "-c", TWO_USERS, folder]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        place = f"{folder}/0o22/parts/other"
+        assert done.stdout.splitlines() == [
+            *("1001 one 36", "1002 one 36"),
+            f"1002 other {place}.lock: Permission denied: this cache belongs to another user; set FEDSHIELD_CACHE to a "
+            "folder of your own, or let its owner open it to you",
+            *("1001 one 36", "1002 one 36", "1002 other 36"),
+        ]
+
+
+def test_a_class_that_is_not_named_in_utf_8_is_named(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets")
+    for part in ("train", "test"):
+        (root / part / "dog").rename(root / part / os.fsdecode(b"ch\xedo"))
+    with pytest.raises(FedShieldError, match=r"train: the folder 'ch\\udcedo' is not named in UTF-8; rename it"):
+        load_data("folder", str(root), 16)
 
 
 def test_a_process_can_use_what_another_has_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
