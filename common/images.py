@@ -39,8 +39,7 @@ def list_images(folder: Path, left_out: list[str] | None = None) -> dict[str, li
         left_out: takes the paths of files that are no images by their names.
 
     Raises:
-        FedShieldError: a folder cannot be read, or has a name that is no text; something with the name of an image is no
-            file.
+        FedShieldError: a folder cannot be read or has a name that is no text, or what is named as an image is no file.
     """
     groups: dict[str, list[ImageFile]] = {}
     with explain_os_errors(folder):
