@@ -22,6 +22,7 @@ from client.ended import forget_messages_of_ended_runs
 from client.handover import ORIGINAL, PLACE
 from client.resident import lives, paths
 from common.errors import FedShieldError
+from common.words import visible
 
 _COMMAND = "flwr-clientapp"
 _POLL_SECONDS = 1.0
@@ -34,7 +35,7 @@ def supernode() -> None:
     try:
         check_arguments(sys.argv[1:])
     except FedShieldError as error:
-        sys.exit(f"fedshield-supernode: {error}")
+        sys.exit(f"fedshield-supernode: {visible(str(error))}")
     forget_messages_of_ended_runs()
     ours, original = shutil.which("fedshield-clientapp"), shutil.which(_COMMAND)
     if sys.platform != "linux" or ours is None or original is None:

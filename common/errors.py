@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_LONGEST = 500  # letters of what somebody else has said
-
 
 class FedShieldError(Exception):
     """A mistake or a lack that the user can mend.
@@ -41,9 +39,3 @@ def is_text(words: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def in_one_line(words: str) -> str:
-    """Return what somebody else has said as a log takes it that is read by lines, and a terminal that obeys escapes."""
-    shown = " ".join("".join(letter if letter.isprintable() else " " for letter in words).split())
-    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} ..."

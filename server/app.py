@@ -13,6 +13,7 @@ from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
 from common.records import shared_record, to_record, to_state
 from common.setup import check_own, prepare_torch, server_data
+from common.words import visible
 from server.checkpoint import fit_state
 from server.delivery import PromptGrid
 from server.environment import describe_environment
@@ -101,12 +102,19 @@ def _speak_plainly() -> None:
     """Give the log a way out where no command line has set one up, and keep tracebacks out of the user's mistakes."""
     if not log.hasHandlers():
         handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Lines())
         log.addHandler(handler)
         log.setLevel(logging.INFO)
     flower = logging.getLogger("flwr")
     if not any(isinstance(known, _OneLine) for known in flower.filters):
         flower.addFilter(_OneLine())
+
+
+class _Lines(logging.Formatter):
+    """What clients and files say reaches a terminal, or a log that is read by lines, as one line of letters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 class _OneLine(logging.Filter):
@@ -115,5 +123,5 @@ class _OneLine(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, FedShieldError):
-            record.msg, record.args, record.exc_info = str(error), (), None
+            record.msg, record.args, record.exc_info = visible(str(error)), (), None
         return True

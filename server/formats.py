@@ -59,6 +59,7 @@ class Figures(Format):
     examples: list[Count] = Field([], alias="class-examples")
     per_class: dict[str, list[Rate | None]] = Field({}, alias="per-class")
     per_client: dict[str, list[float | None]] = Field({}, alias="per-client")
+    epsilon: float | None = Field(None, alias="epsilon-255")
 
     @model_validator(mode="after")
     def _with_a_worst_case(self) -> Self:

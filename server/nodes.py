@@ -9,7 +9,8 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from common.config import FederationConfig
-from common.errors import FedShieldError, in_one_line
+from common.errors import FedShieldError
+from common.words import in_one_line
 
 log = logging.getLogger("fedshield")
 

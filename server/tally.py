@@ -6,7 +6,8 @@ from typing import Any
 
 from flwr.app import MetricRecord
 
-from common.errors import FedShieldError, in_one_line
+from common.errors import FedShieldError
+from common.words import in_one_line
 
 log = logging.getLogger("fedshield")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from common.config import RunConfig
 from common.files import read_json
+from common.words import markdown
 from server.rundir import RunDir
 
 _PROJECT = "fedshield"
@@ -60,7 +61,7 @@ class TensorBoardTracker:
 
         # What an interrupted run has written of rounds that it will do again is to be passed over.
         self._writer: Any = SummaryWriter(str(run.path / "tensorboard"), purge_step=run.done + 1)
-        rows = "\n".join(f"| {key} | {value} |" for key, value in config.flat().items())
+        rows = "\n".join(f"| {key} | {markdown(str(value))} |" for key, value in config.flat().items())
         self._writer.add_text("configuration", f"| key | value |\n|---|---|\n{rows}", run.done)
         self._last = run.done
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.markup import escape
 from rich.table import Column, Table
 from torch import Tensor, nn
 
@@ -140,7 +139,7 @@ def _perturb(
 def table(found: Attacked) -> Table:
     """Return one row for each picture."""
     headings = "its class", "taken for", "under attack", "moved by, 1/255"
-    sheet = Table(Column("picture", overflow="fold"), *headings, title=escape(found.how))
+    sheet = Table(Column("picture", overflow="fold"), *headings, title=found.how)
     moved = np.abs(found.adversarial.astype(int) - found.images.astype(int)).reshape(len(found.images), -1).max(1)
     for place, path in enumerate(found.paths):
         own = "as taken" if found.guessed[place] else found.classes[found.labels[place]]
@@ -150,7 +149,7 @@ def table(found: Attacked) -> Table:
         ]
         wrong = found.before[place].argmax() != found.labels[place]
         sheet.add_row(
-            escape(str(Path(*path.parts[-2:]))),
+            str(Path(*path.parts[-2:])),
             own,
             views[0],
             "wrong before" if wrong else views[1],

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from common.config import RunConfig
@@ -22,7 +21,7 @@ from server.recorder import Recorder
 from server.rundir import RunDir, finished_run
 from server.stored import CENTRALIZED
 from server.watchers import watching
-from simulations.console import Output, log_to
+from simulations.console import Output, Terminal
 from simulations.live import LiveView
 from simulations.plots import plot_run
 from simulations.session import complete, rounds_before
@@ -30,9 +29,8 @@ from simulations.session import complete, rounds_before
 OnBatch = Callable[[int, int, int], None]
 
 
-def run_centrally(config: RunConfig, console: Console, output: Output = Output.PLAIN) -> Path:
+def run_centrally(config: RunConfig, console: Terminal, output: Output = Output.PLAIN) -> Path:
     """Train as ``train_centrally`` does, under a live view; draw the figures and return the run directory."""
-    log_to(console, output)
     if (finished := finished_run(config, CENTRALIZED)) is not None:
         return complete(finished)
     total, quiet = config.centralized.epochs, output is not Output.PLAIN

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from common.config import parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.flat import Flat, default_config
+from common.words import visible
 from simulations.console import console, interrupt_once, log_to
 from simulations.network_commands import network
 from simulations.options import (
@@ -99,6 +100,7 @@ def run(
     fedshield run --json | jq 'select(.event == "round").evaluation.worst.value'
     """
     output = output_of(quiet, json)
+    log_to(console, output)
     config = new_or_stored(file, set_, results, name, resume, "federation")
 
     from simulations.session import run_locally
@@ -125,6 +127,7 @@ def centralized(
     fedshield centralized --resume runs/NAME
     """
     output = output_of(quiet, json)
+    log_to(console, output)
     config = new_or_stored(file, set_, results, name, resume, "centralized")
 
     from simulations.centralized import run_centrally
@@ -169,7 +172,7 @@ def evaluate(
     path = find_results(run_dir)
     found = evaluate_run(path, changes, radii)
     which = f"after {read_kind(path).unit} {found.round}, epsilon {found.config.attack.epsilon_255:g}/255"
-    console.print(f"{path}: {which}", markup=False)
+    console.print(f"{path}: {which}")
     from simulations.tables import evaluation_tables
 
     for table in evaluation_tables(found.evaluation, found.record):
@@ -255,7 +258,7 @@ def tables(
     sheets = make_tables(path)
     for sheet in sheets:
         console.print(sheet.rich(console.width))
-    console.print(f"Tables: {write_tables(path, sheets)}", markup=False)
+    console.print(f"Tables: {write_tables(path, sheets)}")
     _tell_figures(plot_study(path))
 
 
@@ -280,7 +283,7 @@ app.add_typer(network)
 def _tell_figures(paths: list[Path]) -> None:
     for path in paths:
         if path.suffix == ".png":
-            console.print(f"Figure: {path} (and .svg)", markup=False)
+            console.print(f"Figure: {path} (and .svg)")
 
 
 def main() -> None:
@@ -288,5 +291,5 @@ def main() -> None:
     try:
         app()
     except FedShieldError as error:
-        print(f"fedshield: {error}", file=sys.stderr)  # noqa: T201
+        print(f"fedshield: {visible(str(error))}", file=sys.stderr)  # noqa: T201
         sys.exit(1)

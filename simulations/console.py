@@ -1,16 +1,46 @@
-"""Where the log goes: to people, to programs, or nowhere."""
+"""Where the log goes: to people, to programs, or nowhere; and the one border between what is printed and a terminal."""
 
 import json
 import logging
 import signal
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.protocol import is_renderable
+from rich.segment import Segment
+from rich.text import Text
 
-console = Console(soft_wrap=True, highlight=False)
+from common.words import visible
+
+
+class Terminal(Console):
+    """A console on which text is text: what is in it moves no cursor, sets no colour and has no markup.
+
+    Names of classes, runs and files come from others. Only what rich itself draws, as a live view, has colours.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(soft_wrap=True, highlight=False, markup=False, emoji=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print objects, a path too, as rich does."""
+        super().print(*(each if is_renderable(each) else str(each) for each in objects), **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Take what is printed, or stands in a table, as one line; only a ``Text`` of rich may have several."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Return what is drawn of anything; all text goes through here, and only rich's own commands stay commands."""
+        for part in super().render(renderable, options):
+            yield part if part.control else part._replace(text=visible(part.text, "\n"))
+
+
+console = Terminal()
 
 
 class Output(StrEnum):
@@ -29,14 +59,14 @@ class Output(StrEnum):
 
 
 class _ConsoleHandler(logging.Handler):
-    """Prints log lines above a live view, without wrapping or markup."""
+    """Prints log lines above a live view, without wrapping."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.console.print(self.format(record), markup=False)
+        self.console.print(self.format(record))
 
 
 class _JsonHandler(logging.Handler):
@@ -53,7 +83,7 @@ def log_to(console: Console, output: Output = Output.PLAIN) -> None:
     if output is Output.PLAIN:
         log.handlers = [_ConsoleHandler(console)]
     else:
-        stderr = _ConsoleHandler(Console(stderr=True, soft_wrap=True, highlight=False))
+        stderr = _ConsoleHandler(Terminal(stderr=True))
         log.handlers = [stderr, *([_JsonHandler()] if output is Output.JSON else [])]
     log.setLevel(logging.WARNING if output is Output.QUIET else logging.INFO)
     log.propagate = False

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from common.cache import cache_dir
 from common.config import RunConfig
@@ -20,12 +19,13 @@ from common.machine import available_cores
 from common.published import PUBLISHED
 from common.setup import make_model, server_data
 from server.environment import PACKAGES, installed, processor
+from simulations.console import Terminal
 
 _NEEDED_GB = 2.0
 _USUAL_CLASSES = 10  # as shapes10 has
 
 
-def examine(config: RunConfig, console: Console) -> list[str]:
+def examine(config: RunConfig, console: Terminal) -> list[str]:
     """Print one line for each finding; return those for which a run with this configuration would not work here."""
     data, classes = _data(config)
     findings = [
@@ -37,9 +37,9 @@ def examine(config: RunConfig, console: Console) -> list[str]:
         _disk("results.dir", Path(config.results.dir).expanduser().absolute()),
         _model(config, classes),
     ]
-    console.print(f"{processor()}, {available_cores()} cores, Python {platform.python_version()}", markup=False)
+    console.print(f"{processor()}, {available_cores()} cores, Python {platform.python_version()}")
     for grade, text in findings:
-        console.print(f"{grade:>7}  {text}", markup=False)
+        console.print(f"{grade:>7}  {text}")
     return [text for grade, text in findings if grade == "missing"]
 
 

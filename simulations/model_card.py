@@ -6,6 +6,7 @@ from pathlib import Path
 from common.borrowed import TORCHVISION, is_borrowed, torchvision_options
 from common.config import RunConfig
 from common.models import MEAN, STD
+from common.words import markdown, visible
 from server.checkpoint import chosen
 from server.stored import read_environment, read_kind
 from simulations.run_figures import NO_ATTACK, bracket, dataset_name, read_figures, share, training
@@ -40,6 +41,8 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
     who = f"a federation of {config.federation.clients} clients" if kind.name == "federation" else "one party"
     side = config.data.side
     activation = "" if is_borrowed(config.model.name) else f" ({config.model.activation})"
+    network = visible(config.model.name).replace("`", "'")
+    data, how = markdown(dataset_name(config.flat())), markdown(training(config.flat()))
     return "\n".join(
         [
             "---",
@@ -47,22 +50,23 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
             "pipeline_tag: image-classification",
             "tags: [adversarial-robustness, federated-learning, fedshield]",
             "---",
-            f"# {run_dir.name}",
+            f"# {markdown(run_dir.name)}",
             "",
-            f"`{config.model.name}`{activation}: {training(config.flat())}, by {who}, on "
-            f"{dataset_name(config.flat())}, seed {config.seed}; the model after {kind.unit} {number}.",
+            f"`{network}`{activation}: {how}, by {who}, on {data}, seed {config.seed}; the model after {kind.unit} "
+            f"{number}.",
             "",
             *_figures(run_dir, config),
             "## Use",
             "",
-            f"`pixels`: [B, 3, {side}, {side}], in [0, 1]. Logits: [B, {len(classes)}], of {', '.join(classes)}.",
+            f"`pixels`: [B, 3, {side}, {side}], in [0, 1]. Logits: [B, {len(classes)}], of "
+            f"{', '.join(map(markdown, classes))}.",
             "",
             *(f"{_USE.get(name) or torchvision_use(config, len(classes))}\n" for name in names),
             "## Where it comes from",
             "",
-            f"    {environment.get('command', 'unknown')}",
+            f"    {visible(str(environment.get('command', 'unknown')))}",
             "",
-            f"SHA-256 of the weights in the run directory: {(chosen(run_dir) or {}).get('sha256')}.",
+            f"SHA-256 of the weights in the run directory: {markdown(str((chosen(run_dir) or {}).get('sha256')))}.",
             "The whole configuration and the figures of every round are in the run directory.",
             "",
         ]
@@ -79,13 +83,13 @@ def _figures(run_dir: Path, config: RunConfig) -> list[str]:
     if figures["robust"]:
         rows["worst case"] = figures["worst"]
         against = f"White-box attacks within {epsilon:g}/255 (Linf); a stronger attack may leave less."
-    lines = [f"| {name} | {share(rate['value'])} | {bracket(rate['interval'])} |" for name, rate in rows.items()]
+    cells = [(markdown(name), share(rate["value"]), bracket(rate["interval"])) for name, rate in rows.items()]
     return [
         f"## Accuracy on n = {figures['n']:,} test images",
         "",
         "| attack | % | 95 % interval |",
         "|---|---|---|",
-        *lines,
+        *(f"| {' | '.join(row)} |" for row in cells),
         "",
         f"{against} The intervals are of the sample of test images; another training seed may differ by more.",
         "",

@@ -32,7 +32,7 @@ def split_data(
     from common.split import write_split
 
     for place in write_split(*prepare_data(config), out.expanduser().absolute()):
-        console.print(place, markup=False)
+        console.print(place)
 
 
 @network.command()
@@ -54,7 +54,7 @@ def certs(
 
     hosts = list(dict.fromkeys([*(host or []), "superlink", "gateway", "localhost", "127.0.0.1"]))
     for path in make_certs(out.expanduser().absolute(), clients, hosts):
-        console.print(path, markup=False)
+        console.print(path)
 
 
 @network.command()
@@ -72,7 +72,7 @@ def register(
     from simulations.submit import register as register_there
 
     for key in register_there(Control(superlink, ca), keys.expanduser().absolute(), wait):
-        console.print(key, markup=False)
+        console.print(key)
 
 
 @network.command()

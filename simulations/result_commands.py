@@ -40,7 +40,7 @@ def report(
     from simulations.reports.write import write_report
 
     path = write_report(run_or_study, out)
-    console.print(f"Report: {path}", markup=False)
+    console.print(f"Report: {path}")
     if browse and not webbrowser.open(path.as_uri()):
         console.print("--open: no browser found here; open that file in one")
 
@@ -124,4 +124,4 @@ def attack(
     found = attack_pictures(find_results(checkpoint), images, name, epsilon, label)
     console.print(table(found))
     for path in write_pictures(found, name, out.expanduser().absolute()):
-        console.print(path, markup=False)
+        console.print(path)

@@ -4,10 +4,9 @@ import logging
 from pathlib import Path
 
 from flwr.app import MessageType
-from rich.console import Console
 
 from common.config import RunConfig
-from simulations.console import Output, log_to
+from simulations.console import Output, Terminal
 from simulations.executors import Executor, make_executor
 from simulations.grid import LocalGrid, Reply, run_server
 from simulations.live import LiveView
@@ -41,11 +40,10 @@ def run_locally(
     engine: str | None,
     workers: int | None,
     address: str | None,
-    console: Console,
+    console: Terminal,
     output: Output = Output.PLAIN,
 ) -> Path:
     """Run a federation with LocalGrid, draw its figures, and return its run directory."""
-    log_to(console, output)
     if config.results.resume:
         from server.rundir import finished_run
 

@@ -145,7 +145,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, An
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([cell(row.get(column)) for column in columns] for row in rows)
-    replace_file(path, text.getvalue().encode())
+    replace_file(path, text.getvalue().encode(errors="backslashreplace"))
 
 
 def _read(path: Path, kinds: Sequence[Sequence[str]], hint: str = _HINT) -> list[Row]:

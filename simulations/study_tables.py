@@ -7,12 +7,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
 from common.files import replace_file
 from common.flat import default_config
+from common.words import markdown, visible
+from simulations.console import Terminal
 from simulations.study_results import (
     Row,
     attack_columns,
@@ -55,7 +56,7 @@ class Sheet:
 
     def rich(self, width: int) -> Table:
         """Return the table for a terminal of so many columns."""
-        drawn = [[stacked(x) if i >= self.names else x for i, x in enumerate(row)] for row in self.rows]
+        drawn = [[stacked(x) if i >= self.names else x for i, x in enumerate(map(visible, row))] for row in self.rows]
         columns = []
         for i, name in enumerate(self.header):
             widest = max(len(line) for row in [self.header, *drawn] for line in row[i].split("\n"))
@@ -64,25 +65,25 @@ class Sheet:
             number = Column(name, justify="right", no_wrap=True, min_width=widest)
             label = Column(name, overflow="fold", min_width=min(widest, _LABEL))
             columns.append(label if i < self.names else number)
-        table = Table(*columns, title=Text(self.title), box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-        table.caption = Text("\n".join(self.notes))
+        table = Table(*columns, title=self.title, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+        table.caption = Text("\n".join(map(visible, self.notes)))
         table.title_justify = table.caption_justify = "left"
         for row in drawn:
             table.add_row(*map(Text, row))
         # Rich would make columns narrower than their least, and takes a name's longest word for its least.
         words = (max(len(word) for row in [self.header, *drawn] for word in row[i].split()) for i in range(self.names))
         foldable = sum(max(0, longest - _LABEL) for longest in words)
-        least = Console(width=10_000).measure(table).minimum - foldable
+        least = Terminal(width=10_000).measure(table).minimum - foldable
         table.width = least if width < least else None
         return table
 
     def markdown(self, level: int) -> str:
         """Return the table as Markdown, under a heading of this level."""
         rule = ["---" if i < self.names else "---:" for i in range(len(self.header))]
-        lines = [
-            "| " + " | ".join(x.replace("|", "\\|") for x in row) + " |" for row in (self.header, rule, *self.rows)
-        ]
-        return "\n".join([f"{level * '#'} {self.title}", "", *lines, "", *(f"- {note}" for note in self.notes)]) + "\n"
+        header, *rows = ("| " + " | ".join(map(markdown, row)) + " |" for row in (self.header, *self.rows))
+        notes = [f"- {markdown(note)}" for note in self.notes]
+        heading = f"{level * '#'} {markdown(self.title)}"
+        return "\n".join([heading, "", header, f"| {' | '.join(rule)} |", *rows, "", *notes]) + "\n"
 
 
 def make_tables(study_dir: Path) -> list[Sheet]:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Self
 
 from cryptography.x509 import load_pem_x509_certificate
-from rich.console import Console
 
 from common.errors import FedShieldError
 from common.flat import Flat, toml_lines
+from simulations.console import Terminal
 
 ROOT = Path(__file__).resolve().parents[1]
 _POLL_SECONDS = 2.0
@@ -112,7 +112,7 @@ class Control:
         except (ValueError, LookupError, TypeError):
             return ""
 
-    def follow(self, run: str, console: Console, patience: float) -> str:
+    def follow(self, run: str, console: Terminal, patience: float) -> str:
         """Print what the ServerApp logs until the run ends, also over restarts of the SuperLink; return its status.
 
         Raises:
@@ -135,7 +135,7 @@ class Control:
                 )
             time.sleep(_POLL_SECONDS)
 
-    def _stream(self, run: str, printed: int, console: Console) -> tuple[int, bool]:
+    def _stream(self, run: str, printed: int, console: Terminal) -> tuple[int, bool]:
         """Print the lines of a log after the first ``printed``, until it ends or is silent for long.
 
         Returns:
@@ -145,7 +145,12 @@ class Control:
         seen = 0
         ended = True
         with subprocess.Popen(  # noqa: S603
-            command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
         ) as process:
             try:
                 for line in _lines(process.stdout or (), _SILENCE_SECONDS):
@@ -153,7 +158,7 @@ class Control:
                         continue
                     seen += 1
                     if seen > printed:
-                        console.print(line.rstrip("\n"), markup=False)
+                        console.print(_COLOUR.sub("", line.rstrip("\n")))
             except queue.Empty:
                 ended = False
             finally:
@@ -168,6 +173,7 @@ class Control:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
+                errors="replace",
                 timeout=_COMMAND_SECONDS,
                 check=False,
             )
@@ -177,6 +183,7 @@ class Control:
 
 
 _FLWR = [sys.executable, "-c", "from flwr.cli.app import app; app()"]
+_COLOUR = re.compile(r"\x1b\[\d+m")  # of Flower's word "WARNING" or "ERROR"
 _FLOWERS_OWN = re.compile(r"\x1b\[\d+m(INFO|DEBUG) |Using SuperLink: |Successfully installed ")
 
 
@@ -196,7 +203,7 @@ def register(control: Control, keys: Path, patience: float) -> list[Path]:
     return found
 
 
-def submit(settings: Flat, control: Control, app: Path, console: Console, patience: float) -> None:
+def submit(settings: Flat, control: Control, app: Path, console: Terminal, patience: float) -> None:
     """Start a run and follow it to its end.
 
     Args:
@@ -214,11 +221,11 @@ def submit(settings: Flat, control: Control, app: Path, console: Console, patien
     with control:
         control.wait(patience)
         run = control.start(app, settings)
-        console.print(f"Run {run} at {control.address}", markup=False)
+        console.print(f"Run {run} at {control.address}")
         try:
             status = control.follow(run, console, max(patience, _LOST_SECONDS))
         except KeyboardInterrupt:
-            console.print(f"Run {run} goes on at {control.address}; flwr stop {run} ends it there", markup=False)
+            console.print(f"Run {run} goes on at {control.address}; flwr stop {run} ends it there")
             raise
     if status != "finished:completed":
         raise FedShieldError(f"run {run}: {status}; the reason is in the log above")

@@ -5,20 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 
 from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file, replace_json
 from common.flat import Flat
 from server.stored import lost_rounds
-from simulations.console import interrupt_when_terminated
+from simulations.console import Terminal, interrupt_when_terminated
 from simulations.study import Point, Study, load_study, points, study_toml
 from simulations.study_gather import gather, is_finished, note_code
 from simulations.sweep_checks import check_data, check_directory, claim
 from simulations.sweep_jobs import Job, await_orphans, default_jobs, run_jobs
 
 
-def run_study(file: Path, changes: Flat, results: Path | None, jobs: int | None, console: Console) -> Path:
+def run_study(file: Path, changes: Flat, results: Path | None, jobs: int | None, console: Terminal) -> Path:
     """Run what is missing of a study, and gather the results; return the study's directory.
 
     Args:
@@ -50,7 +49,7 @@ def run_study(file: Path, changes: Flat, results: Path | None, jobs: int | None,
 
 
 class _Progress:
-    def __init__(self, study: Study, todo: Sequence[Point], directory: Path, console: Console) -> None:
+    def __init__(self, study: Study, todo: Sequence[Point], directory: Path, console: Terminal) -> None:
         self.study = study
         self.points = todo
         self.directory = directory
@@ -143,4 +142,4 @@ class _Progress:
             )
 
     def _say(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(line)

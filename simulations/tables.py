@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.markup import escape
 from rich.table import Column, Table
 
 from common.evaluation import Evaluation, Rate
@@ -69,7 +68,7 @@ def class_table(evaluation: Evaluation, classes: Sequence[str]) -> Table:
     for number, name in enumerate(classes):
         own = [each[number] for each in rates.values()]
         count = str(own[0].n if own[0] else 0)
-        table.add_row(escape(name), count, *(share(rate.value if rate else None) for rate in own))
+        table.add_row(name, count, *(share(rate.value if rate else None) for rate in own))
     return table
 
 
@@ -87,7 +86,7 @@ def curve_table(evaluation: Evaluation, curve: Sequence[dict[str, Any]]) -> Tabl
     title = f"{curve[0]['attack']} with steps of 2.5 epsilon / steps, {evaluation.caption}"
     table = Table("epsilon × 255", "%", "95 % interval", title=title)
     for point in curve:
-        table.add_row(f"{point['epsilon-255']:g}", share(point["value"]), escape(bracket(point["interval"])))
+        table.add_row(f"{point['epsilon-255']:g}", share(point["value"]), bracket(point["interval"]))
     return table
 
 
@@ -96,7 +95,7 @@ def _columns(labels: Iterable[str]) -> list[Column]:
 
 
 def _cells(rate: Rate) -> tuple[str, str]:
-    return share(rate.value), escape(bracket(rate.interval))
+    return share(rate.value), bracket(rate.interval)
 
 
 def partition_table(described: dict[str, Any]) -> Table:

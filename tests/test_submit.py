@@ -8,12 +8,12 @@ from pathlib import Path
 import psutil
 import pytest
 from flwr.common.config import parse_config_args
-from rich.console import Console
 
 from common.errors import FedShieldError
 from common.flat import default_config, toml_lines
 from simulations import submit
 from simulations.certs import make_certs
+from simulations.console import Terminal
 from simulations.submit import Control
 from tests.bench import ROOT
 
@@ -25,8 +25,10 @@ times = int(count.read_text())
 count.write_text(str(times + 1))
 print("Using SuperLink: it (localhost:1)")
 print("\\x1b[92mINFO \\x1b[0m:  Flower's own")
-for number in range(2 if times == 0 else 4):
+for number in range(2 if times == 0 else 3):
     print("line", number)
+if times:
+    print("\\x1b[93mWARNING \\x1b[0m:  a client says \\x1b[2J[/bold]")
 if times == 0:
     print("a box about the connection", file=sys.stderr)
     sys.stdout.flush()
@@ -92,9 +94,10 @@ def test_a_log_that_falls_silent_is_asked_for_again_and_no_line_comes_twice(
     monkeypatch.setattr(submit, "_SILENCE_SECONDS", 3)
     out = StringIO()
     with Control("localhost:1", None) as control:
-        printed, ended = control._stream("1", 0, Console(file=out))
+        printed, ended = control._stream("1", 0, Terminal(file=out))
         assert (printed, ended) == (2, False)
-        assert control._stream("1", printed, Console(file=out)) == (4, True)
-    assert out.getvalue().splitlines() == ["line 0", "line 1", "line 2", "line 3"]
+        assert control._stream("1", printed, Terminal(file=out)) == (4, True)
+    warning = "WARNING :  a client says \\x1b[2J[/bold]"
+    assert out.getvalue().splitlines() == ["line 0", "line 1", "line 2", warning]
     assert not [child for child in psutil.Process().children() if TALKER[:40] in " ".join(child.cmdline())]
     assert not list(Path(tempfile.gettempdir()).glob(f"{Path(control._home.name).name}*"))

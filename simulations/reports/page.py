@@ -137,13 +137,14 @@ def render(page: Page) -> str:
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False}
     sections = [section for section in page.sections if section.blocks]
     charts = any(block.kind == "chart" for section in sections for block in section.blocks)
-    return environment.get_template("page.html").render(
+    text = environment.get_template("page.html").render(
         page=page,
         sections=sections,
         style=(HERE / "page.css").read_text(),
         script=(HERE / "page.js").read_text(),
         vega=_vega() if charts else "",
     )
+    return text.encode(errors="backslashreplace").decode()  # a name of a file may have bytes that are no letters
 
 
 @functools.cache
