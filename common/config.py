@@ -25,6 +25,7 @@ from pydantic import (
 from common.errors import FedShieldError, is_text
 from common.flat import Flat, default_config, flatten, near, nest
 from common.own import is_own
+from common.words import visible
 
 # Family -> whether steps and restarts may follow (pgd-20x5), and the steps that a bare name means.
 _FAMILIES = {"bim": 10, "pgd": 10, "cw": 30, "apgd-ce": None, "apgd-t": None, "fab-t": None, "square": None}
@@ -102,6 +103,17 @@ def _check_name(allowed: Sequence[str], name: str) -> str:
     raise ValueError(f"unknown; allowed: {', '.join(allowed)}{near(name, list(allowed))}")
 
 
+def _check_folder_name(name: str) -> str:
+    """Pass on what names one folder in ``results.dir``, also to a shell; nothing at all means a name is made up."""
+    outside = name in {".", ".."} or set(name) & {"/", "\\"}
+    if outside or name[:1] in {"-", "~"} or name != name.strip() or visible(name) != name or len(name.encode()) > 200:
+        raise ValueError(
+            "must be one folder's name: no / and no \\, not . or .., no - or ~ in front, no blank at its ends, no "
+            "control character, 200 bytes at most"
+        )
+    return name
+
+
 def _join(value: tuple[object, ...]) -> str:
     return ",".join(map(str, value))
 
@@ -119,6 +131,7 @@ ModelName = Annotated[str, AfterValidator(partial(_check_name, _MODELS)), WithJs
 AttackName = Annotated[str, AfterValidator(partial(_check_name, _ATTACKS)), WithJsonSchema({"enum": _ATTACKS})]
 LossName = Annotated[str, AfterValidator(partial(_check_name, _LOSSES)), WithJsonSchema({"enum": _LOSSES})]
 
+FolderName = Annotated[str, AfterValidator(_check_folder_name)]
 
 def _check_limit(limit: float) -> float:
     """Refuse a limit that half of all honest clients break."""
@@ -280,7 +293,7 @@ class ResultsConfig(_Table):
     """Where the run directory goes; see ``server.rundir``."""
 
     dir: str
-    name: str
+    name: FolderName
     resume: str
     prometheus_port: Annotated[int, Field(ge=0, le=65535)]
     prometheus_host: Annotated[str, Field(min_length=1)]

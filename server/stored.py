@@ -111,9 +111,12 @@ def stored_config(run_dir: Path, override: Flat, source: str) -> RunConfig:
 
 
 def parse_stored(run_dir: Path, stored: Flat) -> RunConfig:
-    """Check the configuration that a run has stored; a mistake in it is not the user's, so it names the file."""
+    """Check the configuration that a run has stored; a mistake in it is not the user's, so it names the file.
+
+    What it was called says nothing any more: the directory may have another name now.
+    """
     try:
-        return parse_config(stored)
+        return parse_config({**stored, "results.name": ""})
     except FedShieldError as error:
         raise FedShieldError(
             f"{run_dir / 'config.json'}: damaged, or of another version of FedShield ({error}); use that "

@@ -104,6 +104,8 @@ def new_or_stored(
     options: Flat = {}
     if results is not None:
         options["results.dir"] = str(results)
+    if name == "":
+        raise FedShieldError("--name '': is empty; give the name of a folder, or leave --name out")
     if name is not None:
         options["results.name"] = name
     base = default_config()

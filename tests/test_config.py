@@ -22,7 +22,7 @@ from common.losses import LOSSES
 from common.models import MODELS
 from common.partition import SCHEMES
 from common.setup import prepare_data
-from simulations.options import PRESETS, resolve
+from simulations.options import PRESETS, new_or_stored, resolve
 
 
 def test_defaults_are_valid_and_survive_the_way_through_flower() -> None:
@@ -176,3 +176,42 @@ def test_a_mixture_survives_the_way_through_flower(mixture: str) -> None:
     config = parse_config({**default_config(), "attack.mixture": mixture})
     assert config.flat()["attack.mixture"] == mixture
     assert parse_config(config.flat()) == config
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "/abs",
+        "a/b",
+        "a\\b",
+        ".",
+        "..",
+        "-rf",
+        "~root",
+        " x",
+        "x ",
+        "a\nb",
+        "\x1b[2J",
+        "\u202egnp",
+        "\udcff",
+        "ä" * 101,
+    ],
+)
+def test_a_runs_name_is_one_folder_in_the_folder_of_results(name: str, tmp_path: Path) -> None:
+    for config in (
+        lambda: parse_config({**default_config(), "results.name": name}),  # flwr run, and fedshield submit
+        lambda: new_or_stored(None, None, tmp_path, name, None, "federation"),
+    ):
+        with pytest.raises(
+            FedShieldError, match=r"^results\.name = '.*': must be one folder's name: no / and no"
+        ) as caught:
+            config()
+        assert str(caught.value).isprintable()
+
+
+def test_names_of_all_languages_are_taken_and_an_empty_option_is_not(tmp_path: Path) -> None:
+    for name in ("first", "20261125-shapes10-seed1", "Käfer 甲虫", "seed=1,alpha=0.5", ".hidden", ""):
+        assert parse_config({**default_config(), "results.name": name}).results.name == name
+    with pytest.raises(FedShieldError, match=r"^--name '': is empty; give the name of a folder, or leave --name out"):
+        new_or_stored(None, None, tmp_path, "", None, "federation")

@@ -13,7 +13,7 @@ ALLOWED = {
 }
 # Rooms of `common`, each with the rooms it may use. Those not named may be used by all and use nothing.
 LEAVES = {
-    "config": {"errors", "flat", "own"},
+    "config": {"errors", "flat", "own", "words"},
     "flat": {"errors", "parsing"},
     "own": {"errors"},
     "borrowed": {"errors", "flat", "own"},
