@@ -29,10 +29,11 @@ from common.words import visible
 
 # Family -> whether steps and restarts may follow (pgd-20x5), and the steps that a bare name means.
 _FAMILIES = {"bim": 10, "pgd": 10, "cw": 30, "apgd-ce": None, "apgd-t": None, "fab-t": None, "square": None}
+OWN_KEYS = ("model.name", "loss.name", "attack.name", "evaluate.attacks", "evaluate.final-attacks")  # FILE.py:NAME
 _TRACKERS = ["tensorboard", "mlflow", "wandb"]
 _WHOLE = ("fgsm", "autoattack", "cw-l2", "deepfool")
 _LABEL = re.compile(rf"({'|'.join(_FAMILIES)})(?:-([1-9]\d*))?(?:x([1-9]\d*))?")
-_OWN_LABEL = re.compile(r".+\.py:[A-Za-z_]\w*(?:-[1-9]\d*(?:x[1-9]\d*)?)?")
+_OWN_LABEL = re.compile(r"(.+\.py:[A-Za-z_]\w*)(?:-[1-9]\d*(?:x[1-9]\d*)?)?")
 
 
 def _attack_label(text: str) -> str:
@@ -371,6 +372,14 @@ class RunConfig(_Table):
                 f"sharing.fraction = {self.sharing.fraction}: there is no pool to share; "
                 "set sharing.pool-fraction above 0, or sharing.fraction=0"
             )
+
+    def own_references(self) -> list[tuple[str, str]]:
+        """Return the user's code that is named here: key and ``FILE.py:NAME``, without an attack's steps."""
+        named = [("model.name", self.model.name), ("loss.name", self.loss.name), ("attack.name", self.attack.name)]
+        measured = {"evaluate.attacks": self.evaluate.attacks, "evaluate.final-attacks": self.evaluate.final_attacks}
+        for key, labels in measured.items():
+            named += [(key, match[1]) for label in labels if (match := _OWN_LABEL.fullmatch(label))]
+        return [(key, name) for key, name in named if is_own(name)]
 
     def flat(self) -> Flat:
         """Return the configuration as Flower carries it: dotted keys, scalar values."""

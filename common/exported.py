@@ -11,8 +11,11 @@ from torch import nn
 from common.errors import FedShieldError
 from common.models import build_model, load_state
 from common.own import is_own
+from common.trust import require_trust
 
 ARCHITECTURE = "fedshield"  # key of what builds the network again, in the metadata of a safetensors file
+CODE = "model.py"  # beside it, where the network is a user's own
+_LARGEST, _WIDEST = 512, 1024  # data.image-size and model.width, as the configuration allows them
 
 
 @dataclass(frozen=True)
@@ -30,30 +33,57 @@ class Exported:
     image_size: int
 
 
-def load_exported(path: Path | str) -> nn.Module:
+def load_exported(path: Path | str, trust_code: bool = False) -> nn.Module:
     """Return a model from ``model.safetensors``, in eval mode, as RobustBench and AutoAttack take one.
 
-    A network of the user's own is built by ``model.py`` in the same folder, which is run. The model takes pixels
-    [B,3,H,W] in [0, 1], normalises them itself, and returns logits [B, classes].
+    The model takes pixels [B,3,H,W] in [0, 1], normalises them itself, and returns logits [B, classes].
+
+    Args:
+        path: of the file.
+        trust_code: a network of somebody's own is built by ``model.py`` in the same folder; run it, also where this
+            user has not run that code on this machine before.
 
     Raises:
-        FedShieldError: the file is not there, damaged, or not one that ``fedshield export`` wrote.
+        FedShieldError: the file is not there, damaged, or not one that ``fedshield export`` wrote; or its code is not
+            to be run unasked.
     """
-    return read_exported(path).model
+    return read_exported(path, trust_code).model
 
 
-def read_exported(path: Path | str) -> Exported:
+def read_exported(path: Path | str, trust_code: bool = False) -> Exported:
     """Return a model as ``load_exported`` does, with its classes and the size of its images."""
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise FedShieldError(f"{path}: not there; give a file that fedshield export has written")
     try:
         with safe_open(path, "pt") as file:
             told = json.loads((file.metadata() or {})[ARCHITECTURE])
-        network = told["network"]
+        network, classes, side = told["network"], told["classes"], told["image-size"]
+        if not _plain(classes, side, network["width"]):
+            raise TypeError
         if is_own(network["name"]):
-            network["name"] = f"{Path(path).parent / network['name']}"
-        model = build_model(**network, classes=len(told["classes"]), seed=0, image_size=told["image-size"])
+            network["name"] = _beside(path, network["name"], trust_code)
+        model = build_model(**network, classes=len(classes), seed=0, image_size=side)
         load_state(model, load_file(path))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise FedShieldError(f"{path}: damaged, or not written by fedshield export --format safetensors") from error
-    return Exported(model.eval(), tuple(told["classes"]), told["image-size"])
+    return Exported(model.eval(), tuple(classes), side)
+
+
+def _plain(classes: object, side: object, width: object) -> bool:
+    """Tell whether what decides how much memory is taken is what a run can have."""
+    named = isinstance(classes, list) and bool(classes) and all(isinstance(name, str) for name in classes)
+    sized = type(side) is int and 0 < side <= _LARGEST and type(width) is int and 0 < width <= _WIDEST
+    return named and sized
+
+
+def _beside(path: Path, name: str, trust_code: bool) -> str:
+    """Return where the code of a network is: ``model.py`` beside it, and nowhere else on this machine."""
+    file, _, function = name.rpartition(":")
+    if file != CODE:
+        raise FedShieldError(
+            f"{path}: wants to run {file}; only {CODE} beside it may be run, as fedshield export has it"
+        )
+    code = path.absolute().with_name(CODE)
+    require_trust(code, code.parent, trust_code)
+    return f"{code}:{function}"

@@ -1,6 +1,7 @@
 """A user's own network, training method or attack: ``FILE.py:NAME`` in the configuration."""
 
 import hashlib
+import os
 import re
 import sys
 import traceback
@@ -28,9 +29,10 @@ def own_file(reference: str) -> Path:
     A relative path is looked for in the working directory and then beside ``common``: an app that Flower has sent to
     a client brings its files there, and runs anywhere.
     """
-    path = Path(reference.rpartition(":")[0]).expanduser()
+    path = Path(os.path.expanduser(reference.rpartition(":")[0]))
     beside = _APP / path
-    return path.absolute() if path.exists() or not beside.exists() else beside
+    # os.path raises nothing, whatever a configuration from elsewhere names.
+    return path.absolute() if os.path.exists(path) or not os.path.exists(beside) else beside
 
 
 def own_code(key: str, reference: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from common.attacks import Threat, parse_label
-from common.config import DataConfig, PartitionConfig, RunConfig, SharingConfig
+from common.attacks import Threat
+from common.config import OWN_KEYS, DataConfig, PartitionConfig, RunConfig, SharingConfig
 from common.data import Dataset, Splits, load_data
 from common.errors import FedShieldError
 from common.holdings import Holdings, take_holdings
 from common.losses import Loss, LossContext, build_loss
 from common.machine import available_cores
 from common.models import build_model, trains_on_one
-from common.own import is_own, load_own
+from common.own import load_own
 from common.partition import Partition, SchemeParameters, kept_partition, undivided
 from common.schedule import learning_rate
 from common.split import client_images, server_holdings, server_test
@@ -142,19 +143,19 @@ def check_batches(config: RunConfig, model: nn.Module, alone: bool = False) -> N
         )
 
 
-def check_own(config: RunConfig) -> None:
+def check_own(config: RunConfig, keys: Collection[str] = OWN_KEYS) -> None:
     """See that what the configuration takes from a user's files is there, before anything is computed.
+
+    Args:
+        config: of the run.
+        keys: whose code is about to run.
 
     Raises:
         FedShieldError: a file is missing, raises, or has no such function.
     """
-    named = [("model.name", config.model.name), ("loss.name", config.loss.name), ("attack.name", config.attack.name)]
-    measured = {"evaluate.attacks": config.evaluate.attacks, "evaluate.final-attacks": config.evaluate.final_attacks}
-    for key, labels in measured.items():
-        named += [(key, parse_label(label, threat_of(config))[0]) for label in labels]
-    for key, name in named:
-        if is_own(name):
-            load_own(key, name)
+    for key, reference in config.own_references():
+        if key in keys:
+            load_own(key, reference)
 
 
 def threat_of(config: RunConfig) -> Threat:

@@ -31,6 +31,7 @@ log = logging.getLogger("fedshield")
 
 _BATCH = 500
 _CURVE = "pgd-20"
+_RUNS = ("model.name", "evaluate.final-attacks")  # what of the user's code an evaluation runs
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def evaluate_finally(
     return evaluation, figures
 
 
-def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = ()) -> Measured:
+def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = (), trust_code: bool = False) -> Measured:
     """Evaluate a run's model with its final attacks, and append the result to its ``evaluations.jsonl``.
 
     What was measured before, by a command that was interrupted or that named fewer attacks, is not measured again.
@@ -101,10 +102,11 @@ def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = ()) -
         run_dir: absolute.
         changes: keys of the stored configuration to change, such as ``evaluate.final-attacks``.
         epsilons: radii of the curve of robust accuracy, in 1/255; none for no curve.
+        trust_code: run code of the run's that has not been run on this machine before.
     """
-    config = stored_config(run_dir, changes, "options")
+    config = stored_config(run_dir, changes, "options", trust_code, _RUNS)
     number, state = chosen_model(run_dir)
-    check_own(config)
+    check_own(config, _RUNS)
     device = prepare_torch(config.threads)
     test = test_data(config)
     counts = _counts(run_dir, test)

@@ -21,8 +21,9 @@ from common.errors import FedShieldError, explain_os_errors
 from common.files import append_json_line, clear_leftovers, read_json, replace_file, replace_json
 from common.flat import Flat
 from common.links import refuse_links
-from common.own import is_own, own_code
+from common.own import own_code, own_file
 from common.records import State
+from common.trust import trust
 from server.checkpoint import (
     load_model,
     load_momenta,
@@ -31,7 +32,17 @@ from server.checkpoint import (
     rounds_done,
     write_checkpoint,
 )
-from server.stored import FEDERATION, Kind, changed_keys, odd_rounds, own_copies, read_config, read_metrics
+from server.stored import (
+    FEDERATION,
+    Kind,
+    changed_code,
+    changed_keys,
+    odd_rounds,
+    own_copies,
+    read_config,
+    read_metrics,
+    with_copies,
+)
 
 log = logging.getLogger("fedshield")
 
@@ -88,7 +99,7 @@ class RunDir:
     @classmethod
     def _resume(cls, config: RunConfig, kind: Kind) -> Self:
         run = cls(Path(config.results.resume).expanduser().absolute(), kind, config)
-        stored = read_config(run.path, kind)
+        stored = with_copies(run.path, read_config(run.path, kind), config)
         if changed := changed_keys(stored, config):
             key, value = next(iter(changed.items()))
             raise FedShieldError(
@@ -136,17 +147,16 @@ class RunDir:
 
     def _keep_own(self, config: RunConfig) -> None:
         """Copy the user's code beside the results that it gave; a run that goes on must go on with the same."""
-        for key, copy in own_copies(self.path).items():
-            if is_own(reference := str(config.flat()[key])):
-                code = own_code(key, reference)
+        copies = own_copies(self.path)
+        for key, reference in config.own_references():
+            code = own_code(key, reference)
+            if (copy := copies.get(key)) is not None:
                 if self.done and copy.exists() and copy.read_bytes() != code:
-                    raise FedShieldError(
-                        f"{key} = {reference}: has changed since the run began with what is kept as {copy}; take that, "
-                        "or start a new run"
-                    )
+                    raise changed_code(key, reference, copy)
                 with explain_os_errors(copy):
                     copy.parent.mkdir(exist_ok=True)
                 replace_file(copy, code)
+            trust(code, own_file(reference))
 
     def _check_length(self, stored: Flat, config: RunConfig) -> None:
         """See how long the run is, and whether it is finished."""

@@ -59,7 +59,13 @@ class Attacked:
 
 
 def attack_pictures(
-    checkpoint: Path, paths: Sequence[Path], attack: str, epsilon: float | None, label: str | None, seed: int = 1
+    checkpoint: Path,
+    paths: Sequence[Path],
+    attack: str,
+    epsilon: float | None,
+    label: str | None,
+    seed: int = 1,
+    trust_code: bool = False,
 ) -> Attacked:
     """Attack pictures; everything that is told of them is of 8-bit pixels, as a file can hold them.
 
@@ -73,6 +79,7 @@ def attack_pictures(
         epsilon: in 1/255; the usual one if not given. An attack without a budget takes none.
         label: the class of all pictures.
         seed: of what the attack draws.
+        trust_code: run code of the run or model that has not been run on this machine before.
 
     Raises:
         FedShieldError: no model there, no such class, or a file that is not an image.
@@ -83,7 +90,7 @@ def attack_pictures(
         )
     radius = _EPSILON if epsilon is None else epsilon
     how = f"{attack}, " + ("the smallest change it finds" if attack in MINIMAL else f"epsilon {radius:g}/255")
-    found = _read(checkpoint)
+    found = _read(checkpoint, trust_code)
     check_classes([attack], len(found.classes))
     if label is not None and label not in found.classes:
         known = f"; the model's classes are {', '.join(found.classes)}" if len(found.classes) <= 20 else ""
@@ -104,11 +111,11 @@ def attack_pictures(
     return Attacked(paths, how, found.classes, labels, guessed, images, changed, before, after)
 
 
-def _read(checkpoint: Path) -> Exported:
+def _read(checkpoint: Path, trust_code: bool) -> Exported:
     """Return the model of a run, or an exported one."""
     if not checkpoint.is_dir():
-        return read_exported(checkpoint)
-    config = stored_config(checkpoint, {}, "options")
+        return read_exported(checkpoint, trust_code)
+    config = stored_config(checkpoint, {}, "options", trust_code)
     classes = read_classes(checkpoint)
     model = make_model(config, len(classes)).eval()
     fit_state(model, chosen_model(checkpoint)[1], checkpoint)

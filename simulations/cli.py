@@ -24,6 +24,7 @@ from simulations.options import (
     ResumeOption,
     RunArgument,
     SetOption,
+    TrustOption,
     complete_study,
     new_or_stored,
     output_of,
@@ -86,6 +87,7 @@ def run(
     results: ResultsOption = None,
     name: NameOption = None,
     resume: ResumeOption = None,
+    trust_code: TrustOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -101,7 +103,7 @@ def run(
     """
     output = output_of(quiet, json)
     log_to(console, output)
-    config = new_or_stored(file, set_, results, name, resume, "federation")
+    config = new_or_stored(file, set_, results, name, resume, "federation", trust_code)
 
     from simulations.session import run_locally
 
@@ -115,6 +117,7 @@ def centralized(
     results: ResultsOption = None,
     name: NameOption = None,
     resume: ResumeOption = None,
+    trust_code: TrustOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -128,7 +131,7 @@ def centralized(
     """
     output = output_of(quiet, json)
     log_to(console, output)
-    config = new_or_stored(file, set_, results, name, resume, "centralized")
+    config = new_or_stored(file, set_, results, name, resume, "centralized", trust_code)
 
     from simulations.centralized import run_centrally
 
@@ -149,6 +152,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="0,2,4,8,16", help="Robust accuracy under PGD at each of these too, in 1/255."),
     ] = None,
+    trust_code: TrustOption = False,
 ) -> None:
     """Measure a run's model on the test set, with other attacks or more images, and doubt what comes out.
 
@@ -170,7 +174,7 @@ def evaluate(
     from simulations.study_tables import find_results
 
     path = find_results(run_dir)
-    found = evaluate_run(path, changes, radii)
+    found = evaluate_run(path, changes, radii, trust_code)
     which = f"after {read_kind(path).unit} {found.round}, epsilon {found.config.attack.epsilon_255:g}/255"
     console.print(f"{path}: {which}")
     from simulations.tables import evaluation_tables

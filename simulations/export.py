@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from common.borrowed import TORCHVISION
 from common.config import RunConfig
 from common.errors import FedShieldError, explain_os_errors
-from common.exported import ARCHITECTURE
+from common.exported import ARCHITECTURE, CODE
 from common.files import replace_file, writing
 from common.models import BasicBlock
 from common.own import is_own, own_code
@@ -25,13 +25,14 @@ from simulations.model_card import model_card
 _OPSET = 18
 
 
-def export_run(run_dir: Path, kind: str, out: Path | None = None) -> list[Path]:
+def export_run(run_dir: Path, kind: str, out: Path | None = None, trust_code: bool = False) -> list[Path]:
     """Write the model that stands for a run, and its card.
 
     Args:
         run_dir: absolute.
         kind: a key of ``FORMATS``.
         out: folder; ``export`` in the run directory if not given.
+        trust_code: run code of the run's that has not been run on this machine before.
 
     Returns:
         The model's file, and the card ``README.md``.
@@ -40,7 +41,7 @@ def export_run(run_dir: Path, kind: str, out: Path | None = None) -> list[Path]:
         FedShieldError: there is no model, the format cannot hold it, what writes it is not installed, or the folder
             holds another model, which the card would pass off as this one.
     """
-    config = stored_config(run_dir, {}, "options")
+    config = stored_config(run_dir, {}, "options", trust_code)
     classes = list(read_classes(run_dir))
     number, state = chosen_model(run_dir)
     model = make_model(config, len(classes)).eval()
@@ -73,8 +74,8 @@ def _check_same_model(run_dir: Path, folder: Path, others: Sequence[str]) -> Non
 def _write_safetensors(model: nn.Module, path: Path, config: RunConfig, classes: list[str]) -> None:
     network = config.model.model_dump()
     if is_own(config.model.name):  # the code goes along
-        network["name"] = f"model.py:{config.model.name.rpartition(':')[2]}"
-        replace_file(path.parent / "model.py", own_code("model.name", config.model.name))
+        network["name"] = f"{CODE}:{config.model.name.rpartition(':')[2]}"
+        replace_file(path.parent / CODE, own_code("model.name", config.model.name))
     told = json.dumps({"network": network, "classes": classes, "image-size": config.data.side})
     _save(path, model.state_dict(), {ARCHITECTURE: told})
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from common.borrowed import TORCHVISION, is_borrowed, torchvision_options
 from common.config import RunConfig
+from common.exported import CODE
 from common.models import MEAN, STD
+from common.own import is_own
 from common.words import markdown, visible
 from server.checkpoint import chosen
 from server.stored import read_environment, read_kind
@@ -61,7 +63,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
             f"`pixels`: [B, 3, {side}, {side}], in [0, 1]. Logits: [B, {len(classes)}], of "
             f"{', '.join(map(markdown, classes))}.",
             "",
-            *(f"{_USE.get(name) or torchvision_use(config, len(classes))}\n" for name in names),
+            *(f"{_use(name, config, len(classes))}\n" for name in names),
             "## Where it comes from",
             "",
             f"    {visible(str(environment.get('command', 'unknown')))}",
@@ -94,6 +96,15 @@ def _figures(run_dir: Path, config: RunConfig) -> list[str]:
         f"{against} The intervals are of the sample of test images; another training seed may differ by more.",
         "",
     ]
+
+
+def _use(name: str, config: RunConfig, classes: int) -> str:
+    """Return how a file is used; a network of the user's own is built by its code, which others will be asked about."""
+    text = _USE.get(name) or torchvision_use(config, classes)
+    if name == "model.safetensors" and is_own(config.model.name):
+        text += f"\n\nThis runs `{CODE}` beside it. Where you have not run that code before, read it, and add "
+        text += "`trust_code=True`."
+    return text
 
 
 def torchvision_use(config: RunConfig, classes: int) -> str:

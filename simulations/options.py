@@ -63,12 +63,20 @@ AuthorityOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="ca.crt of fedshield certs; without it, no TLS.")
 ]
 WaitOption = Annotated[int, typer.Option(min=0, help="Seconds to wait for the SuperLink.")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-code", help="Run Python code that has come with the run or model, as it stands there.")
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, or its name in results.dir.")]
 
 
 def resolve(file: Path | None, assignments: list[str], base: Flat) -> Flat:
     """Lay a file, or a preset named without ``.toml``, and then ``--set`` assignments over ``base``."""
-    flat = base
+    return {**base, **given(file, assignments)}
+
+
+def given(file: Path | None, assignments: list[str]) -> Flat:
+    """Return the keys that a file, or a preset named without ``.toml``, and ``--set`` assignments set."""
+    found: Flat = {}
     if file is not None:
         path = file.expanduser()
         preset = PRESETS / f"{file}.toml"
@@ -79,10 +87,15 @@ def resolve(file: Path | None, assignments: list[str], base: Flat) -> Flat:
                     f"{path.absolute()}: no such file; give a TOML file, or one of the presets: {known}"
                 )
             path = preset
-        flat = merge(flat, read_toml(path), str(path))
+        found |= _known(read_toml(path), str(path))
     for assignment in assignments:
-        flat = merge(flat, parse_assignment(assignment), f"--set {assignment}")
-    return flat
+        found |= _known(parse_assignment(assignment), f"--set {assignment}")
+    return found
+
+
+def _known(keys: Flat, source: str) -> Flat:
+    merge(default_config(), keys, source)
+    return keys
 
 
 def parse_assignment(text: str) -> Flat:
@@ -98,10 +111,16 @@ def parse_assignment(text: str) -> Flat:
 
 
 def new_or_stored(
-    file: Path | None, set_: list[str] | None, results: Path | None, name: str | None, resume: Path | None, kind: str
+    file: Path | None,
+    set_: list[str] | None,
+    results: Path | None,
+    name: str | None,
+    resume: Path | None,
+    kind: str,
+    trust_code: bool = False,
 ) -> RunConfig:
     """Return the configuration of a new run, or of one to be continued, which must be of this kind."""
-    options: Flat = {}
+    options = given(file, set_ or [])
     if results is not None:
         options["results.dir"] = str(results)
     if name == "":
@@ -110,13 +129,13 @@ def new_or_stored(
         options["results.name"] = name
     base = default_config()
     if resume is not None:
-        from server.stored import KINDS, parse_stored, read_config
+        from server.stored import KINDS, resumed_config
         from simulations.study_tables import find_results
 
         path = find_results(resume)
-        base = parse_stored(path, read_config(path, KINDS[kind])).flat()
+        base = resumed_config(path, KINDS[kind], options, trust_code)
         options["results.resume"] = str(path)
-    return parse_config(merge(resolve(file, set_ or [], base), options, "options"))
+    return parse_config({**base, **options})
 
 
 def output_of(quiet: bool, json: bool) -> Output:

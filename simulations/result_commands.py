@@ -9,7 +9,7 @@ import typer
 
 from common.errors import FedShieldError
 from simulations.console import console, log_to
-from simulations.options import RunArgument, finite, parse_attacks
+from simulations.options import RunArgument, TrustOption, finite, parse_attacks
 
 results = typer.Typer()
 
@@ -74,6 +74,7 @@ def export(
         ),
     ] = Format.SAFETENSORS,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="RUN_DIR/export if not given.")] = None,
+    trust_code: TrustOption = False,
 ) -> None:
     """Write a run's model in a file that other programs read, with a card that says what it is.
 
@@ -84,8 +85,8 @@ def export(
     from simulations.export import export_run
     from simulations.study_tables import find_results
 
-    for path in export_run(find_results(run_dir), format_.value, out):
-        console.print(path, markup=False)
+    for path in export_run(find_results(run_dir), format_.value, out, trust_code):
+        console.print(path)
 
 
 @results.command()
@@ -108,6 +109,7 @@ def attack(
         typer.Option(help="The pictures' class; else the name of their folder, or what the model takes them for."),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the attacked pictures go.")] = Path("attacked"),
+    trust_code: TrustOption = False,
 ) -> None:
     """Show what an attack does to pictures of your own.
 
@@ -121,7 +123,7 @@ def attack(
     if len(names := parse_attacks("--attack", attack_)) != 1:
         raise FedShieldError(f"--attack {attack_}: give one attack, as in --attack pgd-20x5")
     (name,) = names
-    found = attack_pictures(find_results(checkpoint), images, name, epsilon, label)
+    found = attack_pictures(find_results(checkpoint), images, name, epsilon, label, trust_code=trust_code)
     console.print(table(found))
     for path in write_pictures(found, name, out.expanduser().absolute()):
         console.print(path)

@@ -35,6 +35,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     logging.getLogger("flwr").setLevel(logging.WARNING)  # a failing test should show its own reason
     folder = tmp_path_factory.mktemp("cache")
     os.environ["FEDSHIELD_CACHE"] = str(folder)
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))  # whose code has run here
     return folder
 
 
