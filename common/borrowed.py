@@ -133,7 +133,9 @@ def _try_gradient(name: str, model: nn.Module, logits: Tensor) -> None:
         raise FedShieldError(
             f"model.name = {name}: its logits have no gradient; leave detach and no_grad out of forward"
         )
-    gradients = torch.autograd.grad(logits.sum(), list(weights.values()), allow_unused=True)
+    with torch.enable_grad():  # whoever builds the network may want none
+        total = logits.sum()
+    gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
     if unused := [key for key, gradient in zip(weights, gradients, strict=True) if gradient is None]:
         these = ", ".join(unused[:3]) + (" ..." if unused[3:] else "")
         raise FedShieldError(

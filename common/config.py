@@ -134,6 +134,7 @@ LossName = Annotated[str, AfterValidator(partial(_check_name, _LOSSES)), WithJso
 
 FolderName = Annotated[str, AfterValidator(_check_folder_name)]
 
+
 def _check_limit(limit: float) -> float:
     """Refuse a limit that half of all honest clients break."""
     if 0 < limit < 1:

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from common.errors import FedShieldError, explain_os_errors, in_one_line, is_text
+from common.errors import FedShieldError, explain_os_errors, is_text
+from common.words import in_one_line
 
 
 def refuse_links(folder: Path) -> None:
