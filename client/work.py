@@ -1,5 +1,6 @@
 """What a client does with a message: from content to content, in whichever process."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from common.flat import Flat
 from common.records import find_shared, keep_shared, shared_digest
 
 NodeConfig = Mapping[str, Any]
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def enlist(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> RecordDict:
@@ -43,6 +45,8 @@ def _place(node_config: NodeConfig) -> str:
 
 def _shared_data(received: ArrayRecord | None, digest: str) -> Examples:
     """Take the shared data from the message, or from where an earlier message was kept."""
+    if not _DIGEST.fullmatch(digest):  # it becomes the name of a folder
+        raise FedShieldError("the server names the shared data by what is no SHA-256")
     if received is not None:
         if shared_digest(received) != digest:
             raise FedShieldError("the shared data did not arrive as it was sent (wrong digest); it will be sent again")
