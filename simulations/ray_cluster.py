@@ -3,10 +3,16 @@
 import logging
 import math
 import os
+import secrets
 import socket
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
-from common.errors import FedShieldError
+from common.errors import FedShieldError, explain_os_errors
+
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
 
 
 def gpu_share(workers: int, gpus: int) -> float:
@@ -39,17 +45,92 @@ def _no_cluster(address: str, error: Exception) -> FedShieldError:
     )
 
 
-def start_ray(address: str | None, workers: int, gpus: int | None) -> Any:
-    """Start Ray on this machine, or join the cluster at ``address``; return the module ``ray``.
+def _lets_in(address: str) -> bool:
+    """Tell whether a cluster takes this process's token: Ray would try for 20 seconds, and not say what is wrong."""
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.exceptions import AuthenticationError
+
+    with init_grpc_channel(address) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=5)
+        except AuthenticationError:
+            return False
+        except grpc.RpcError as error:
+            return error.code() is not grpc.StatusCode.UNAUTHENTICATED
+    return True
+
+
+def _use_token(alone: bool) -> None:
+    """Let Ray ask for the user's token, and on this machine alone for one that nobody else can know.
+
+    It is in the environment of Ray's processes, which other users cannot read, as they can a command line.
+    """
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if alone and not given:
+        given = os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if given:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def private_folder() -> tempfile.TemporaryDirectory[str]:
+    """Make the folder around Ray's own, into which Ray lets every user write.
+
+    Its name is short, since Ray's sockets are in it: a socket's path has 107 letters at most.
+    """
+    place = os.environ.get("RAY_TMPDIR") or ("/tmp" if sys.platform == "darwin" else tempfile.gettempdir())  # noqa: S108
+    with explain_os_errors(Path(place)):
+        return tempfile.TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True)
+
+
+def start_ray(workers: int, gpus: int | None, folder: str) -> Any:
+    """Start Ray on this machine, for nobody but this process; return the module ``ray``.
 
     Args:
-        address: HOST:PORT of a head node, or None.
-        workers: processes that Ray starts in advance on this machine.
-        gpus: number of GPUs of this machine; None: those that Ray finds.
+        workers: processes that Ray starts in advance.
+        gpus: number of GPUs; None: those that Ray finds.
+        folder: for Ray's files, a ``private_folder``.
 
     Raises:
-        FedShieldError: there is no cluster at ``address``, or Ray does not start.
+        FedShieldError: Ray does not start.
     """
+    _use_token(alone=True)
+    # Ray then listens on the loopback alone, as it does by default on Windows and macOS.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray = _import_ray()
+    files = os.path.join(folder, "r")
+    try:  # "local": whatever RAY_ADDRESS says
+        ray.init(address="local", num_cpus=workers, num_gpus=gpus, include_dashboard=False, _temp_dir=files, **_QUIET)
+    except Exception as error:  # Ray raises whatever it likes here
+        reason = " ".join(str(error).split())[:200]
+        raise FedShieldError(f"--engine ray: Ray does not start on this machine: {reason}") from error
+    return ray
+
+
+def join_ray(address: str) -> Any:
+    """Join the cluster whose head node is at ``address``, HOST:PORT; return the module ``ray``.
+
+    Raises:
+        FedShieldError: there is no cluster, or it does not let this user in.
+    """
+    _use_token(alone=False)
+    _probe(address)
+    ray = _import_ray()
+    try:
+        if not _lets_in(address):
+            raise FedShieldError(
+                f"--ray-address {address}: the cluster asks for another token; set RAY_AUTH_TOKEN or "
+                "RAY_AUTH_TOKEN_PATH to the one that its machines were started with"
+            )
+        ray.init(address=address, **_QUIET)
+    except FedShieldError:
+        raise
+    except Exception as error:  # Ray raises whatever it likes here
+        raise _no_cluster(address, error) from error
+    return ray
+
+
+def _import_ray() -> Any:
     # Under `uv run` Ray would start its workers through uv, in an environment of their own.
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     # Ray's workers step back behind everything else on the machine (nice 15); here they do the main work.
@@ -58,17 +139,4 @@ def start_ray(address: str | None, workers: int, gpus: int | None) -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    if address is not None:
-        _probe(address)
-    try:
-        if address is None:  # "local": whatever RAY_ADDRESS says
-            ray.init(address="local", num_cpus=workers, num_gpus=gpus, include_dashboard=False, **quiet)
-        else:
-            ray.init(address=address, **quiet)
-    except Exception as error:  # Ray raises whatever it likes here
-        if address is not None:
-            raise _no_cluster(address, error) from error
-        reason = " ".join(str(error).split())[:200]
-        raise FedShieldError(f"--engine ray: Ray does not start on this machine: {reason}") from error
     return ray

@@ -17,7 +17,7 @@ from common.config import RunConfig
 from common.errors import FedShieldError
 from common.machine import available_cores
 from simulations.executors import Job, Outcome, failure, run_client
-from simulations.ray_cluster import default_workers, gpu_share, start_ray
+from simulations.ray_cluster import default_workers, gpu_share, join_ray, private_folder, start_ray
 
 if TYPE_CHECKING:  # it imports torch, and Ray should be starting by then
     from simulations.ray_supply import Supplies, Supply
@@ -73,7 +73,8 @@ class RayActors:
         self, config: RunConfig, workers: int | None = None, address: str | None = None, gpus: int | None = None
     ) -> None:
         self._config = config
-        self._ray = start_ray(address, workers or 1, gpus)
+        self._files = private_folder()  # stays empty where a cluster is joined
+        self._ray = start_ray(workers or 1, gpus, self._files.name) if address is None else join_ray(address)
         resources = self._ray.cluster_resources()
         found = int(resources.get("GPU", 0))
         nodes = sum(node["Alive"] for node in self._ray.nodes())
@@ -204,6 +205,7 @@ class RayActors:
     def close(self) -> None:
         """Leave Ray; what was started on this machine ends."""
         self._ray.shutdown()
+        self._files.cleanup()
 
 
 def _fail_all(jobs: Sequence[Job], reason: str) -> Iterator[Outcome]:
