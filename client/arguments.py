@@ -2,6 +2,9 @@
 
 import argparse
 import math
+import os
+import re
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,26 +12,75 @@ from typing import Any
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from common.errors import FedShieldError
+from common.split import check_client_place
+
+_PAIR = r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)"  # as Flower reads one
+_KEYS = ("partition-id", "num-partitions", "data-path")
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Look at the files and the number of the client in a SuperNode's command line.
+    """Look at the files, the port and the client in a SuperNode's command line.
 
     Raises:
         FedShieldError: one line with the option, what was found and what to do.
     """
     from cryptography.hazmat.primitives.serialization import load_ssh_private_key
     from cryptography.x509 import load_pem_x509_certificate
+    from flwr.supercore.constant import SUPERNODE_UVICORN_DEFAULT_PORT, UVICORN_DEFAULT_HOST
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in ("--root-certificates", "--auth-supernode-private-key", "--node-config"):
         parser.add_argument(option)
+    parser.add_argument("--isolation")
+    parser.add_argument("--host", default=UVICORN_DEFAULT_HOST)
+    parser.add_argument("--port", default=str(SUPERNODE_UVICORN_DEFAULT_PORT))
     given, _ = parser.parse_known_args(arguments)
     _load("--root-certificates", given.root_certificates, load_pem_x509_certificate, "ca.crt")
     key = given.auth_supernode_private_key
     _load("--auth-supernode-private-key", key, lambda content: load_ssh_private_key(content, None), "client.key")
     if not {"-h", "--help", "-V", "--version"} & set(arguments):
-        client_number({} if given.node_config is None else _node_config(given.node_config))
+        node_config = {} if given.node_config is None else _node_config(given.node_config)
+        check_node_config(node_config)
+        if given.isolation != "process":  # or the images are where the SuperExec is
+            check_place(node_config)
+        if given.port.isdecimal():
+            _check_port(given.host, int(given.port))
+
+
+def check_node_config(node_config: Mapping[str, Any]) -> None:
+    """Look at the keys of a node, and at which client of how many is on it.
+
+    Raises:
+        FedShieldError: a key is unknown, or has no such value.
+    """
+    if unknown := sorted(set(node_config) - set(_KEYS)):
+        raise FedShieldError(
+            f"--node-config: {unknown[0]} is not a key that a client knows; it knows {', '.join(_KEYS)}"
+        )
+    number, parts = client_number(node_config), node_config.get("num-partitions")
+    if parts is not None and (type(parts) is not int or parts <= number):
+        raise FedShieldError(
+            f"--node-config: num-partitions = {parts!r} with partition-id = {number}; give the number of clients: they "
+            "are numbered from 0"
+        )
+
+
+def check_place(node_config: Mapping[str, Any]) -> None:
+    """Look at the folder of a client's own images, if the node has one.
+
+    Raises:
+        FedShieldError: it cannot be read, or is another client's.
+    """
+    if (place := node_config.get("data-path")) is None:
+        return
+    try:
+        os.listdir(f"{Path(place).expanduser()}/." if place else "")  # which also needs the right to open files in it
+    except (OSError, TypeError, RuntimeError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or "not a path"
+        raise FedShieldError(
+            f"--node-config: data-path = {place!r}: cannot be read ({reason}); give the folder of this client's images"
+        ) from error
+    check_client_place(Path(place).expanduser(), client_number(node_config))
 
 
 def client_number(node_config: Mapping[str, Any], clients: float = math.inf) -> int:
@@ -46,6 +98,18 @@ def client_number(node_config: Mapping[str, Any], clients: float = math.inf) -> 
     return number
 
 
+def _check_port(host: str, port: int) -> None:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FedShieldError(
+            f"--port {port}: cannot be opened on --host {host} ({reason}); each client of a machine needs its own"
+        ) from error
+
+
 def _load(option: str, name: str | None, read: Callable[[bytes], object], file: str) -> None:
     if name is None:
         return
@@ -61,6 +125,8 @@ def _node_config(text: str) -> Mapping[str, Any]:
     from flwr.common.config import parse_config_args
 
     try:
+        if not text.endswith(".toml") and re.sub(_PAIR, "", text).strip():
+            raise ValueError("words that Flower passes over")
         return parse_config_args([text])
     except Exception as error:  # of Flower's command line
         raise FedShieldError(

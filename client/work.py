@@ -6,7 +6,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 
-from client.arguments import client_number
+from client.arguments import check_node_config, check_place, client_number
 from client.session import Examples, session_for
 from common.errors import FedShieldError
 from common.flat import Flat
@@ -18,6 +18,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 def enlist(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> RecordDict:
     """Tell which client this is, and how many images it has, once they are ready."""
+    check_node_config(node_config)
+    check_place(node_config)
     client = client_number(node_config, int(run_config["federation.clients"]))
     own, _ = session_for(run_config, _place(node_config)).prepare(client)
     return RecordDict({"metrics": MetricRecord({"partition-id": client, "num-examples": len(own.labels)})})

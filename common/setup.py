@@ -76,10 +76,18 @@ def client_data(config: RunConfig, client: int, place: str = "") -> Dataset:
         config: of the run.
         client: its number.
         place: the client's directory, where it is not at ``data.root``; for data that is divided already.
+
+    Raises:
+        FedShieldError: the data is not there or damaged, or ``place`` has no part in this run.
     """
     if config.data.name == "split":
         root = Path(place).expanduser().absolute() if place else _root(config.data)
         return client_images(root, config.data.image_size, client)
+    if place:
+        raise FedShieldError(
+            f"data.name = {config.data.name!r}: this client's own images, at data-path = {place!r}, would not be used; "
+            "set data.name=split, or start the client without data-path"
+        )
     splits, division = prepare_data(config)
     return splits.train.take(division.shards[client])
 

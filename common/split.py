@@ -172,16 +172,26 @@ def client_images(root: Path, image_size: int, client: int) -> Dataset:
     Raises:
         FedShieldError: the directory is missing, damaged, empty or another client's; the message names the file.
     """
+    place, manifest = check_client_place(root, client)
+    own = _read_part(place / "train", _classes(place, manifest), image_size)
+    if len(own.labels) == 0:
+        raise FedShieldError(f"{place / 'train'}: no images in it; this client has nothing to train on")
+    return own
+
+
+def check_client_place(root: Path, client: int) -> tuple[Path, dict[str, Any]]:
+    """Return a client's directory and its manifest; the arguments are those of ``client_images``.
+
+    Raises:
+        FedShieldError: there is no manifest, or it is another client's.
+    """
     place, manifest = _manifest(root, f"client-{client}")
     if manifest.get("client") != client:
         raise FedShieldError(
             f"{place / MANIFEST}: client = {manifest.get('client')!r}, but this node's partition-id is {client}; give "
             "it its own directory"
         )
-    own = _read_part(place / "train", _classes(place, manifest), image_size)
-    if len(own.labels) == 0:
-        raise FedShieldError(f"{place / 'train'}: no images in it; this client has nothing to train on")
-    return own
+    return place, manifest
 
 
 def _manifest(root: Path, holder: str) -> tuple[Path, dict[str, Any]]:

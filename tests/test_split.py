@@ -74,6 +74,13 @@ def test_each_directory_is_enough_for_its_holder(folder: Path) -> None:
     assert np.array_equal(held.test.images, server_data(expected).test.images)
 
 
+def test_images_of_a_clients_own_are_not_passed_over(folder: Path) -> None:
+    with pytest.raises(
+        FedShieldError, match=r"^data\.name = 'shapes10': .*/client-3', would not be used; set data\.name="
+    ):
+        client_data(tiny_config(**SETTINGS), 3, str(folder / "client-3"))
+
+
 def test_no_image_is_in_two_directories(original: Path) -> None:
     rows = [path.name for path in original.rglob("*.png") if "test" not in path.parts]
     assert len(rows) == len(set(rows)) == 200
