@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -23,10 +24,11 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord, RecordDict
 
-from common.errors import FedShieldError, explain_os_errors
+from common.errors import FedShieldError
 
 log = logging.getLogger("fedshield")
 
+FOLDER = "FEDSHIELD_SUPERNODE"  # where fedshield-supernode tells its processes of a folder that is theirs alone
 _START_SECONDS = 300.0  # for imports, on a machine that is busy
 _IDLE_SECONDS = 900.0
 _POLL_SECONDS = 1.0
@@ -53,8 +55,9 @@ def ask(
         FedShieldError: what the task has raised, or no result within ``federation.client-timeout-seconds``.
     """
     place = _place(os.getppid())
-    connection = _connect(place) or _start(place)
-    if connection is None:
+    connection = None if place is None else _connect(place) or _start(place)
+    if place is None or connection is None:
+        log.warning("no process that stays from message to message could be started: this one does the work itself")
         return None
     patience = float(run_config["federation.client-timeout-seconds"])
     with connection:
@@ -86,17 +89,40 @@ def _send(connection: Connection, message: object, patience: float) -> bool:
     return True
 
 
-def _place(supernode: int) -> Path:
-    """Return the socket of a SuperNode's resident process, in a folder that no other user can enter."""
-    folder = Path(tempfile.gettempdir()) / f"fedshield-{os.getuid()}"
-    with explain_os_errors(folder):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.stat()
-    if found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise FedShieldError(f"{folder}: open to other users; remove it")
+def _private_folder() -> Path | None:
+    """Return a folder that no other user can enter: the SuperNode's, the user's own, or one in the temporary folder.
+
+    Who gets into it is sent the model, and answers what is unpickled. In the temporary folder another user may have
+    been first, with a folder or a link of that name.
+    """
+    for given in (os.environ.get(FOLDER), os.environ.get("XDG_RUNTIME_DIR")):
+        if given and _is_private(Path(given)):
+            return Path(given)
+    made = Path(tempfile.gettempdir()) / f"fedshield-{os.getuid()}"
+    with contextlib.suppress(OSError):
+        made.mkdir(mode=0o700)
+    if _is_private(made):
+        return made
+    log.warning("%s: no folder that this user alone can enter; remove it", made)
+    return None
+
+
+def _is_private(folder: Path) -> bool:
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+
+
+def _place(supernode: int) -> Path | None:
+    """Return the socket of a SuperNode's resident process, or None where no folder is safe."""
+    if (folder := _private_folder()) is None:
+        return None
     # Another version of the app has a place of its own, and so has a SuperNode with the number of an earlier process.
     born = _stat(supernode)[19:20]
-    return folder / hashlib.sha256(f"{Path(__file__).resolve()} {supernode} {born}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{Path(__file__).resolve()} {supernode} {born}".encode()).hexdigest()[:16]
+    return folder / f"fedshield-{name}"
 
 
 def _stat(process: int) -> list[str]:
@@ -118,7 +144,7 @@ def _connect(place: Path) -> Connection | None:
 
 
 def _start(place: Path) -> Connection | None:
-    """Start the process; None, and a warning, when it does not come up."""
+    """Start the process; None when it does not come up."""
     place.unlink(missing_ok=True)
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "client.resident", str(place), str(os.getppid())],
@@ -132,7 +158,6 @@ def _start(place: Path) -> Connection | None:
         if (connection := _connect(place)) is not None:
             return connection
         time.sleep(0.05)
-    log.warning("no process that stays from message to message could be started: this one does the work itself")
     return None
 
 

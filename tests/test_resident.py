@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from client.resident import FOLDER
 from common.flat import Flat, default_config
 from tests.conftest import TINY, lives, until
 
@@ -31,6 +33,9 @@ name, run_config, node_config = json.loads(sys.argv[1])
 try:
     model = RecordDict({"bulk": ConfigRecord({"bulk": bytes(node_config.get("bulk", 0))})})
     content = resident.ask(name, model, run_config, node_config)
+    if content is None:
+        from client.work import TASKS
+        content = TASKS[name](model, run_config, node_config)
     found = dict(content.metric_records["metrics"])
 except FedShieldError as error:
     found = {"mistake": str(error)}
@@ -46,13 +51,14 @@ def temp(tmp_path: Path) -> Path:
     return tmp_path / "temp"
 
 
-def supernode(temp: Path, tasks: list[tuple[str, Flat, Flat]]) -> subprocess.Popen[str]:
+def supernode(temp: Path, tasks: list[tuple[str, Flat, Flat]], **environment: str) -> subprocess.Popen[str]:
+    kept = {name: value for name, value in os.environ.items() if name not in (FOLDER, "XDG_RUNTIME_DIR")}
     return subprocess.Popen(
         [sys.executable, "-c", SUPERNODE, json.dumps(tasks), MESSAGE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": str(temp)},
+        env={**kept, "TMPDIR": str(temp), **environment},
         cwd=Path(__file__).parents[1],
     )
 
@@ -68,7 +74,7 @@ def answer(process: subprocess.Popen[str]) -> dict[str, object]:
 
 
 def residents(temp: Path) -> list[int]:
-    return [int(path.read_text()) for path in temp.glob("fedshield-*/*.pid")]
+    return [int(path.read_text()) for path in temp.glob("**/fedshield-*.pid")]
 
 
 def until_gone(pid: int) -> None:
@@ -94,7 +100,7 @@ def test_one_process_serves_all_messages_and_ends_with_its_supernode(temp: Path)
     assert last == {"partition-id": 5, "num-examples": 16, "torch": False}
     (pid,) = residents(temp)
     assert lives(pid)
-    assert {path.stat().st_mode & 0o077 for path in temp.glob("fedshield-*")} == {0}
+    assert [path.stat().st_mode & 0o777 for path in temp.iterdir()] == [0o700]
     process.communicate("\n")
     until_gone(pid)
     assert list(temp.glob("fedshield-*/*")) == []
@@ -125,3 +131,47 @@ def test_a_process_that_dies_is_told_and_replaced(temp: Path) -> None:
     os.kill(pid, signal.SIGKILL)
     assert answer(process)["num-examples"] == 16  # between two messages nobody notices
     process.communicate("\n")
+
+
+@pytest.mark.parametrize("variable", [FOLDER, "XDG_RUNTIME_DIR"])
+def test_a_folder_of_the_users_own_is_taken_before_one_that_others_may_make(temp: Path, variable: str) -> None:
+    own = temp.parent / "own"
+    own.mkdir(mode=0o700)
+    process = supernode(temp, [("enlist", CONFIG, {"partition-id": 3})], **{variable: str(own)})
+    assert answer(process)["num-examples"] == 16
+    assert len(residents(own)) == 1
+    assert list(temp.iterdir()) == []
+    process.communicate("\n")
+
+
+def plant(how: str, place: Path) -> Path:
+    """Be first at the client's place, as another user may; return the folder to which it leads."""
+    if how == "another user's folder":
+        subprocess.run(["mkdir", "-m", "700", str(place)], user=65534, check=True)
+        return place
+    if how == "a folder open to others":
+        place.mkdir()
+        place.chmod(0o777)
+        return place
+    target = place.parent / "target"
+    target.mkdir(mode=0o700)
+    place.symlink_to(target)
+    return target
+
+
+NOBODY_ELSE = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+
+
+@pytest.mark.parametrize(
+    "how", ["a link", "a folder open to others", pytest.param("another user's folder", marks=NOBODY_ELSE)]
+)
+def test_who_was_first_in_the_temporary_folder_stops_no_client_and_sees_nothing(how: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        shared = Path(name)
+        shared.chmod(0o1777)
+        target = plant(how, shared / f"fedshield-{os.getuid()}")
+        process = supernode(shared, [("enlist", CONFIG, {"partition-id": 3})])
+        # The process for this message does the work itself.
+        assert answer(process) == {"partition-id": 3, "num-examples": 16, "torch": True}
+        assert list(target.iterdir()) == []
+        process.communicate("\n")
