@@ -1,8 +1,8 @@
 """Flower's SuperNode, whose processes start at once: ``fedshield-supernode``, with the options of flower-supernode.
 
 Flower starts the command ``flwr-clientapp`` for each message, and that imports for seconds before it does anything.
-Here what stands first in the path under that name hands its arguments to a process that has imported everything, and
-forks. Without it, or where fork is not safe, all is as with Flower's own.
+Here a process has imported everything, and forks for each message. Without it, or where fork is not safe, Flower's
+command is started.
 """
 
 import gc
@@ -19,12 +19,11 @@ from pathlib import Path
 
 from client.arguments import check_arguments
 from client.ended import forget_messages_of_ended_runs
-from client.handover import ORIGINAL, PLACE
-from client.resident import lives, paths
+from client.resident import FOLDER, lives, paths
+from client.superexec import forge_socket, keep_others_out
 from common.errors import FedShieldError
 from common.words import visible
 
-_COMMAND = "flwr-clientapp"
 _POLL_SECONDS = 1.0
 
 
@@ -34,24 +33,29 @@ def supernode() -> None:
 
     try:
         check_arguments(sys.argv[1:])
+        superexec = _own_superexec()
     except FedShieldError as error:
         sys.exit(f"fedshield-supernode: {visible(str(error))}")
     forget_messages_of_ended_runs()
-    ours, original = shutil.which("fedshield-clientapp"), shutil.which(_COMMAND)
-    if sys.platform != "linux" or ours is None or original is None:
+    with tempfile.TemporaryDirectory(prefix="fedshield-supernode-") as name:  # no other user can enter it
+        folder = Path(name)
+        (folder / "flower-superexec").symlink_to(superexec)  # a link: nothing can be executed in many a /tmp
+        os.environ |= {"PATH": os.pathsep.join([name, os.environ["PATH"]]), FOLDER: name}
+        keep_others_out(folder)
+        if sys.platform == "linux":
+            command = [sys.executable, "-m", "client.forge", str(forge_socket(folder)), str(os.getpid())]
+            subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths()}, stdin=subprocess.DEVNULL)  # noqa: S603
         flower_supernode()
-        return
-    with tempfile.TemporaryDirectory(prefix="fedshield-supernode-") as folder:
-        (Path(folder) / _COMMAND).symlink_to(ours)  # a link, since nothing can be executed in many a /tmp
-        place = str(Path(folder) / "socket")
-        os.environ |= {
-            "PATH": os.pathsep.join([folder, os.environ["PATH"]]),
-            PLACE: place,
-            ORIGINAL: original,
-        }
-        command = [sys.executable, "-m", "client.forge", place, str(os.getpid())]
-        subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths()}, stdin=subprocess.DEVNULL)  # noqa: S603
-        flower_supernode()
+
+
+def _own_superexec() -> str:
+    where = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    found = shutil.which("fedshield-superexec", path=where)
+    if found is None:
+        raise FedShieldError(
+            "fedshield-superexec, which comes with this command, is not there; install FedShield again"
+        )
+    return found
 
 
 def serve(place: Path, parent: int, prepare: Callable[[], object]) -> list[str] | None:

@@ -1,9 +1,11 @@
 """Real processes over TLS with keys and data of their own: the numbers of the simulation, and nothing for strangers."""
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,9 +33,35 @@ def submit(bench: Bench, **settings: object) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@contextlib.contextmanager
+def watching_command_lines() -> Iterator[set[str]]:
+    """Note every command line on this machine, as each of its users may."""
+    seen: set[str] = set()
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.02):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+
+
 def test_a_federation_over_tls_gives_the_numbers_of_the_simulation(bench: Bench, tmp_path: Path) -> None:
-    status, told, complaint = submit(bench)
+    with watching_command_lines() as seen:
+        status, told, complaint = submit(bench)
     assert status == 0, complaint + told
+    # Who knows a message's token can take the message, and answer it.
+    ports = tuple(f"127.0.0.1:{port} " for port in bench.client_ports)
+    assert any("flower-superexec" in line and any(port in line for port in ports) for line in seen)
+    assert [line for line in seen if "--token" in line and any(port in line for port in ports)] == []
     lines = told.splitlines()
     assert lines[0].startswith("Run ")
     assert [line.split()[1] for line in lines if line.startswith("round ")] == ["1/2", "2/2"]

@@ -4,11 +4,19 @@ import os
 import socket
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from client.handover import ORIGINAL, PLACE
+from benchmarks.flower import free_ports
+from client.resident import FOLDER
+from client.superexec import forge_socket
 from tests.bench import BIN, ROOT
 from tests.conftest import until
+
+# Flower's SuperExec, for one message.
+SUPEREXEC = "import sys; from client.superexec import _hand_over; _hand_over(sys.argv[1:])"
 
 FORGE = """
 import os, sys
@@ -27,13 +35,24 @@ note(f"{os.getpid()} {installed if command else bool(installed)} {command}")
 """
 
 
+def hand_over(folder: Path, *command: str) -> str:
+    """Start Flower's command for a message as a SuperNode with this folder does; return what it prints."""
+    environment = {**os.environ, FOLDER: str(folder), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        [sys.executable, "-c", SUPEREXEC, *command],
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout
+
+
 def test_each_command_gets_a_process_of_its_own_until_the_supernode_ends(tmp_path: Path) -> None:
-    log, place, code = tmp_path / "log", tmp_path / "socket", tmp_path / "forge.py"
+    log, place, code = tmp_path / "log", forge_socket(tmp_path), tmp_path / "forge.py"
     log.touch()
     code.write_text(FORGE)
-    # A link of Flower's name, as the SuperNode's path has it first.
-    command = tmp_path / "flwr-clientapp"
-    command.symlink_to(BIN / "fedshield-clientapp")
 
     def lines() -> list[str]:
         return log.read_text().splitlines()
@@ -48,17 +67,16 @@ def test_each_command_gets_a_process_of_its_own_until_the_supernode_ends(tmp_pat
             with socket.socket(socket.AF_UNIX) as ended:  # before it has said anything
                 ended.connect(str(place))
             for token in ("one", "two words"):
-                subprocess.run(
-                    [command, "--token", token], env={**os.environ, PLACE: str(place)}, check=True, timeout=60
-                )
+                hand_over(tmp_path, "flwr-clientapp", "--token", token)
             until(lambda: len(lines()) == 3)
             first, *others = lines()
             assert first == "imported"
             told = dict(line.split(" ", 1) for line in others)
             assert str(forge.pid) not in told
             assert sorted(told.values()) == [
-                f"0 ['{command}', '--token', 'one']",  # the app that the run has brought is the one that is imported
-                f"0 ['{command}', '--token', 'two words']",
+                # 0: the app that the run has brought is the one that is imported.
+                "0 ['flwr-clientapp', '--token', 'one']",
+                "0 ['flwr-clientapp', '--token', 'two words']",
             ]
         finally:
             supernode.kill()
@@ -78,16 +96,67 @@ def test_a_supernode_that_has_ended_before_leaves_no_complaint(tmp_path: Path) -
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_where_nobody_forks_flowers_own_command_runs(tmp_path: Path) -> None:
-    original = tmp_path / "original"
-    original.write_text('#!/bin/sh\necho "$0 $@"\nexit 3\n')
-    original.chmod(0o755)
-    done = subprocess.run(
-        [BIN / "fedshield-clientapp", "--token", "one"],
-        env={**os.environ, PLACE: str(tmp_path / "nobody"), ORIGINAL: str(original)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+def test_where_nobody_forks_flowers_own_command_runs_and_no_command_line_has_its_token(tmp_path: Path) -> None:
+    own = tmp_path / "flwr-clientapp"
+    own.write_text(
+        '#!/bin/sh\ntr "\\0" " " < /proc/$$/cmdline\necho; while [ "$1" != --token-file ]; do shift; done; cat "$2"\n'
     )
-    assert (done.returncode, done.stdout) == (3, f"{original} --token one\n")
+    own.chmod(0o755)
+    told = hand_over(tmp_path, "flwr-clientapp", "--runtime-api-address", "127.0.0.1:1", "--token", "one", "--insecure")
+    line, token = told.splitlines()
+    assert line.strip().endswith("flwr-clientapp --runtime-api-address 127.0.0.1:1 --token-file /dev/stdin --insecure")
+    assert token == "one"
+
+
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+}
+
+
+@contextmanager
+def supernode(log: Path, *options: str) -> Iterator[str]:
+    """Start a SuperNode whose SuperLink is not there; yield the address where it gives messages."""
+    (port,) = free_ports(1)
+    command = [BIN / "fedshield-supernode", "--insecure", "--superlink", "127.0.0.1:1", "--port", str(port), *options]
+
+    def answers() -> bool:
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/health").status == 200
+        except OSError:
+            return False
+
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--node-config", "partition-id=0"], env=ENVIRONMENT, stdout=output, stderr=output
+        )
+    try:
+        until(answers, told=log.read_text)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def test_another_users_superexec_gets_no_message(tmp_path: Path) -> None:
+    with supernode(tmp_path / "log") as address:
+        # It knows the port, as everybody on this machine may, and ends when it is refused: else it would go on asking.
+        other = [BIN / "flower-superexec", "--insecure", "--runtime-api-address", address]
+        subprocess.run(other, env=ENVIRONMENT, check=True, timeout=120)
+    log = (tmp_path / "log").read_text()
+    assert log.count("SuperExec authentication failed") == 1
+    assert "every user" not in log
+
+
+def test_a_superexec_of_the_users_own_without_a_secret_is_warned_of(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"word")
+    warning = (
+        "--isolation process without --superexec-auth-secret-file: every user of this machine can take this client's"
+    )
+    for options in ([], ["--superexec-auth-secret-file", str(secret)]):
+        with supernode(tmp_path / "log", "--isolation", "process", *options):
+            pass
+        assert (warning in (tmp_path / "log").read_text()) == (not options)
