@@ -20,6 +20,7 @@ from pathlib import Path
 from client.arguments import check_arguments
 from client.ended import forget_messages_of_ended_runs
 from client.resident import FOLDER, lives, paths
+from client.sockets import short_name
 from client.superexec import forge_socket, keep_others_out
 from common.errors import FedShieldError
 from common.words import visible
@@ -71,7 +72,8 @@ def serve(place: Path, parent: int, prepare: Callable[[], object]) -> list[str] 
     """
     with socket.socket(socket.AF_UNIX) as listener:
         try:
-            listener.bind(str(place))
+            with short_name(place) as name:
+                listener.bind(name)
         except FileNotFoundError:  # a SuperNode that was refused at once has taken the folder with it
             return None
         listener.listen(128)

@@ -24,6 +24,7 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord, RecordDict
 
+from client.sockets import short_name
 from common.errors import FedShieldError
 
 log = logging.getLogger("fedshield")
@@ -136,7 +137,8 @@ def _stat(process: int) -> list[str]:
 def _connect(place: Path) -> Connection | None:
     near = socket.socket(socket.AF_UNIX)
     try:
-        near.connect(str(place))
+        with short_name(place) as name:
+            near.connect(name)
     except OSError:
         near.close()
         return None
@@ -180,7 +182,8 @@ def _number(place: Path) -> Path:
 def serve(place: Path, supernode: int) -> None:
     """Do one task after the other until the SuperNode ends, or there was nothing to do for a while."""
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(place))
+        with short_name(place) as name:
+            listener.bind(name)
         listener.listen()
         listener.settimeout(_POLL_SECONDS)
         idle_since = time.monotonic()

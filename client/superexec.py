@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from client.resident import FOLDER
+from client.sockets import short_name
 
 log = logging.getLogger("fedshield")
 
@@ -70,7 +71,8 @@ def _hand_over(command: list[str], **streams: Any) -> None:
     """Let ``client.forge`` do Flower's command for a message; where it does not, start the command itself."""
     try:
         with socket.socket(socket.AF_UNIX) as near:
-            near.connect(str(forge_socket(Path(os.environ[FOLDER]))))
+            with short_name(forge_socket(Path(os.environ[FOLDER]))) as name:
+                near.connect(name)
             near.sendall(json.dumps(command).encode())
     except OSError:
         _start(command, **streams)

@@ -47,8 +47,10 @@ print(json.dumps({**found, "torch": "torch" in sys.modules}), flush=True)
 
 @pytest.fixture
 def temp(tmp_path: Path) -> Path:
-    (tmp_path / "temp").mkdir()
-    return tmp_path / "temp"
+    """A temporary folder so deep that no socket could be named by its path."""
+    folder = tmp_path / "temp" / ("deep" * 20)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def supernode(temp: Path, tasks: list[tuple[str, Flat, Flat]], **environment: str) -> subprocess.Popen[str]:
