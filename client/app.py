@@ -10,12 +10,11 @@ from common.packing import is_packed, pack, unpack
 
 
 def _name_mistakes(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Answer a mistake that the user can mend with one line that names the client, on every engine."""
+    """Answer a mistake that the user can mend with its one line, on every engine; the server knows whose it is."""
     try:
         return call_next(message, context)
     except FedShieldError as error:
-        reason = f"client {context.node_config.get('partition-id', '?')}: {error}"
-        return Message(Error(code=0, reason=reason), reply_to=message)
+        return Message(Error(code=0, reason=str(error)), reply_to=message)
 
 
 def _unpack_arrays(message: Message, context: Context, call_next: ClientAppCallable) -> Message:

@@ -2,7 +2,10 @@
 
 import logging
 import math
+import re
 import time
+from collections.abc import Mapping
+from reprlib import repr as shortened
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
@@ -16,11 +19,21 @@ log = logging.getLogger("fedshield")
 
 _POLL_SECONDS = 0.5
 _ASK_SECONDS = 60.0  # for one question at the start; a client that loads its data for longer is asked again
-_SILENT = "a client that was asked who it is did not answer in time"
+_SILENT = "was asked who it is and did not answer in time"
+_NAME = re.compile(r"client-(0|[1-9]\d*)")
+
+
+def client_name(client: int) -> str:
+    """Return the name under which a client's key is registered, which says whose node it is."""
+    return f"client-{client}"
 
 
 class Roster:
     """The clients that can be reached, by number.
+
+    A node whose key is registered under a client's name is that client's, and no other number is believed of it. Where
+    no node has such a name, as in a simulation or without keys, a client is who it says it is. What else a client says
+    never tells which client it is.
 
     Args:
         grid: asked for its nodes.
@@ -32,6 +45,8 @@ class Roster:
         self._grid = grid
         self._federation = federation
         self._examples = examples
+        self._names: dict[int, str] = {}  # of the nodes that are there now, as registered; "" without one
+        self._named: dict[int, int] = {}  # node -> client, of those whose name is a client's
         self._client_of: dict[int, int] = {}  # of every node that has said so, in the order of asking
         self._present: dict[int, int] = {}  # client -> node
         self._troubles: dict[int, str] = {}  # node -> why no client of this run is on it, as of now
@@ -44,8 +59,14 @@ class Roster:
 
     def trouble(self, client: int) -> str:
         """Return why a client has no node."""
-        told = (reason for reason in self._troubles.values() if reason.startswith(f"client {client}: "))
-        return next(told, "not connected")
+        unknown = ""
+        for node, reason in self._troubles.items():
+            owner = self._owner(node)
+            if owner == client:
+                return reason
+            if owner is None:
+                unknown = unknown or f", or the unknown client that {reason}"
+        return f"not connected{unknown}"
 
     def gather(self) -> None:
         """Wait until all clients are there and ready; go on without some if ``federation.min-fraction`` allows it.
@@ -74,8 +95,7 @@ class Roster:
         if not begin:
             raise FedShieldError(self._complaint(found, missing))
         for client in missing:
-            reason = self.trouble(client).removeprefix(f"client {client}: ")
-            log.warning("client %d: %s; the run begins without it", client, reason)
+            log.warning("client %d: %s; the run begins without it", client, self.trouble(client))
 
     def meet(self) -> None:
         """Look who is connected now, and ask those who are not known yet, for ``federation.node-wait-seconds``.
@@ -87,17 +107,44 @@ class Roster:
     def _meet(self, timeout: float, insist: bool = False) -> int:
         """Look and ask, also those who have been silent if ``insist``; return how many nodes are there."""
         self._meetings += 1
-        online = set(self._grid.get_node_ids())
-        strangers = sorted(online - self._client_of.keys())
-        self._troubles = {node: self._troubles.get(node, _SILENT) for node in strangers}
+        self._names = {info.node_id: info.name for info in self._grid.get_nodes()}
+        found = {node: _NAME.fullmatch(name) for node, name in self._names.items()}
+        self._named = {node: int(name[1]) for node, name in found.items() if name}
+        strangers = sorted(self._names.keys() - self._client_of.keys())
+        before = self._troubles
+        self._troubles = {node: before.get(node, _SILENT) for node in strangers}
         self._silences = {node: self._silences.get(node, 0) for node in strangers}
         gone = self._ask([n for n in strangers if insist or self._meetings % 2 ** self._silences[n] == 0], timeout)
         self._present = {}
         for node, client in self._client_of.items():
-            if node in online and self._present.setdefault(client, node) != node:
-                self._troubles[node] = f"client {client}: is there on another node already; give each its own number"
-                log.warning("%s", self._troubles[node])
-        return len(online) - gone
+            if node not in self._names:
+                continue
+            if doubt := self._doubt(node, client):
+                self._troubles[node] = doubt
+                if before.get(node) != doubt:
+                    log.warning("%s", self._told(node))
+            else:
+                self._present[client] = node
+        return len(self._names) - gone
+
+    def _owner(self, node: int) -> int | None:
+        """Return whose a node is: by its name, or by its own answer where no node has a client's name."""
+        return (self._named or self._client_of).get(node)
+
+    def _doubt(self, node: int, client: int) -> str:
+        """Return why a node is not taken for the client that it says it is, "" if it is."""
+        name = self._names[node]
+        if self._named and node not in self._named:
+            how = f"as {in_one_line(name)!r}" if name else "without a name"
+            return (
+                f"says that it is client {client}, and its key is registered {how}, not as {client_name(client)}; "
+                f"unregister node {node}, and let fedshield register a new key"
+            )
+        if (rival := self._present.get(client)) is None:
+            return ""
+        if node in self._named:
+            return f"is on node {rival} and on node {node}, both registered as {name}; unregister one of them"
+        return "is there on another node already; give each its own number"
 
     def _ask(self, nodes: list[int], timeout: float) -> int:
         """Ask nodes who is there; return how many are gone, which Flower lists for a minute after they have died."""
@@ -118,32 +165,40 @@ class Roster:
     def _hear(self, node: int, reply: Message) -> None:
         """Take down who is on a node, or why nobody is."""
         if reply.has_error():
-            reason = in_one_line(reply.error.reason or "")
-            self._troubles[node] = reason or f"a client could not start (error {reply.error.code})"
+            words = in_one_line(reply.error.reason or "")
+            self._troubles[node] = f'says "{words}"' if words else f"could not start (error {reply.error.code})"
             return
-        try:
-            answer = reply.content.metric_records["metrics"]
-            client, images = int(answer["partition-id"]), int(answer["num-examples"])  # type: ignore[arg-type]
-        except (KeyError, OverflowError, TypeError, ValueError):
-            self._troubles[node] = "a client that was asked who it is gave no answer that can be read"
-            return
-        if 0 <= client < len(self._examples) and images != self._examples[client]:
+        answer: Mapping[str, object] = reply.content.metric_records.get("metrics", {})
+        client, images = answer.get("partition-id"), answer.get("num-examples")
+        name = self._named.get(node)
+        if type(client) is not int or not 0 <= client < len(self._examples):
             self._troubles[node] = (
-                f"client {client}: has {images} images, expected {self._examples[client]}; give server and clients "
-                "data that was divided together"
+                f"was asked who it is and answered {in_one_line(shortened(client))}, expected a number from 0 to "
+                f"{len(self._examples) - 1}"
             )
-            return
-        self._troubles.pop(node, None)
-        self._client_of[node] = client
+        elif name is not None and name != client:
+            self._troubles[node] = f"says that it is client {client}; give its SuperNode partition-id={name}"
+        elif images != self._examples[client]:
+            self._troubles[node] = (
+                f"says that it is client {client} and has {in_one_line(shortened(images))} images, expected "
+                f"{self._examples[client]}; give server and clients data that was divided together"
+            )
+        else:
+            self._troubles.pop(node, None)
+            self._client_of[node] = client
+
+    def _told(self, node: int) -> str:
+        """Return the trouble on a node as a sentence about its client."""
+        owner = self._owner(node)
+        return f"{'an unknown client' if owner is None else f'client {owner}:'} {self._troubles[node]}"
 
     def _complaint(self, found: int, missing: list[int]) -> str:
         clients = self._federation.clients
         absent = f"client {', '.join(map(str, missing))} of {clients}"
         if self._troubles:
-            first, *others = self._troubles.values()
-            if not first.startswith("client "):  # its node does not say whose it is
-                first = f"{absent} is missing: {first}"
-            return f"{first} (and {len(others)} other clients with a trouble)" if others else first
+            first, *others = self._troubles
+            told = self._told(first) if self._owner(first) is not None else f"{absent} is missing: {self._told(first)}"
+            return f"{told} (and {len(others)} other clients with a trouble)" if others else told
         if found < clients:
             return (
                 f"federation.clients = {clients}, but {found} nodes are there after "

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from flwr.app import Context, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from common.config import RunConfig
+from server.nodes import client_name
 from simulations.executors import Executor, Job
 
 _RUN_ID = 1
@@ -88,6 +90,10 @@ class LocalGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         """Return the clients' node ids."""
         return list(self._contexts)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return the clients' nodes, by the names that real clients' keys have."""
+        return [NodeInfo(node_id=node, name=client_name(node - _SERVER_NODE - 1)) for node in self.get_node_ids()]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Run the messages' clients to their end and keep the replies."""

@@ -2,11 +2,13 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import pytest
 from flwr.app import Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
 
 from common.config import RunConfig
 from common.errors import FedShieldError
@@ -42,7 +44,7 @@ def test_too_few_nodes_end_with_the_command_that_helps() -> None:
 
 def test_clients_that_cannot_start_are_named() -> None:
     broken, whole = tiny_config(data__name="folder", data__root="/nowhere"), tiny_config()
-    expected = r"^client 0: data\.root: no folder /nowhere/train; .* \(and 9 other clients with a trouble\)$"
+    expected = r'^client 0: says "data\.root: no folder /nowhere/train; .*" \(and 9 other clients with a trouble\)$'
     with pytest.raises(FedShieldError, match=expected):
         roster(LocalGrid(broken, InProcess()), whole).gather()
 
@@ -55,7 +57,7 @@ def test_the_reason_of_a_client_is_kept_while_it_does_not_answer() -> None:
     grid.silent = True
     found.meet()
     assert grid.asked == 20
-    assert found.trouble(3).startswith("client 3: data.root: no folder /nowhere/train; ")
+    assert found.trouble(3).startswith('says "data.root: no folder /nowhere/train; ')
 
 
 class Restarting(InProcess):
@@ -87,7 +89,8 @@ def test_clients_that_are_starting_again_are_waited_for() -> None:
 
 def test_a_client_with_other_images_than_the_server_thinks_is_not_taken() -> None:
     other, whole = tiny_config(data__max_examples=300), tiny_config()
-    with pytest.raises(FedShieldError, match=r"^client 0: has 24 images, expected 16; give server and clients data "):
+    expected = r"^client 0: says that it is client 0 and has 24 images, expected 16; give server and clients data "
+    with pytest.raises(FedShieldError, match=expected):
         roster(LocalGrid(other, InProcess()), whole).gather()
 
 
@@ -142,7 +145,7 @@ def test_a_run_that_cannot_begin_without_a_silent_client_waits_for_it(wait: int,
     config = tiny_config(federation__node_wait_seconds=wait, federation__client_timeout_seconds=timeout)
     grid = Deaf(config, InProcess())
     grid.deaf = list(grid.get_node_ids())[4]
-    with pytest.raises(FedShieldError, match=r"^client 4 of 10 is missing: a client that was asked who it is did not"):
+    with pytest.raises(FedShieldError, match=r"^client 4: was asked who it is and did not answer in time$"):
         roster(grid, config).gather()
     assert 3 <= grid.asked <= 7
 
@@ -181,34 +184,120 @@ def test_a_run_begins_without_a_client_and_takes_it_when_it_comes(caplog: pytest
     assert grid.asked == 10  # nobody is asked twice
 
 
-def test_the_first_of_two_nodes_that_claim_one_number_keeps_it(caplog: pytest.LogCaptureFixture) -> None:
+def nodes_with(
+    names: dict[int, str], claims: dict[int, int], away: frozenset[int] = frozenset()
+) -> tuple[ComingAndGoing, Roster]:
+    """Ten clients, some of whose keys are registered under other names, or that say they are another."""
+    config = tiny_config(federation__min_fraction=0.5, federation__node_wait_seconds=0)
+    grid = Registered(config, InProcess())
+    grid.names = names
+    grid.away = frozenset(first(grid) + client for client in away)
+    for client, number in claims.items():
+        grid._contexts[first(grid) + client].node_config["partition-id"] = number
+    return grid, roster(grid, config)
+
+
+def first(grid: LocalGrid) -> int:
+    return min(grid._contexts)
+
+
+class Registered(ComingAndGoing):
+    """A grid whose nodes have the names that the test gives them, and those of their clients otherwise."""
+
+    names: Mapping[int, str] = MappingProxyType({})
+
+    def get_nodes(self) -> list[NodeInfo]:
+        known = {first(self) + client: name for client, name in self.names.items()}
+        return [NodeInfo(node_id=info.node_id, name=known.get(info.node_id, info.name)) for info in super().get_nodes()]
+
+
+NAMELESS = dict.fromkeys(range(10), "")
+
+
+def test_a_client_cannot_take_the_number_of_another_that_comes_later() -> None:
+    grid, found = nodes_with({}, {7: 3}, away=frozenset({3}))
+    found.gather()
+    assert (found.node(3), found.node(7)) == (None, None)
+    assert found.trouble(3) == "not connected"
+    assert found.trouble(7) == "says that it is client 3; give its SuperNode partition-id=7"
+    grid.away = frozenset()
+    found.meet()
+    assert (found.node(3), found.node(7)) == (first(grid) + 3, None)
+    grid._contexts[first(grid) + 7].node_config["partition-id"] = 7  # a mistake that has been mended
+    found.meet()
+    assert found.node(7) == first(grid) + 7
+
+
+@pytest.mark.parametrize(
+    ("name", "how"), [("", "without a name"), ("hospital", "as 'hospital'"), ("client-03", "as 'c")]
+)
+def test_a_key_without_a_clients_name_is_nobodys_where_others_have_one(name: str, how: str) -> None:
+    everybody = frozenset(range(10)) - {7}
+    grid, found = nodes_with({7: name}, {7: 3}, away=everybody)
+    found.meet()
+    assert found.node(3) == first(grid) + 7  # alone it cannot be told from a federation without names
+    grid.away = frozenset({first(grid) + 3})
+    found.meet()
+    assert (found.node(3), found.node(7)) == (None, None)
+    reason = found.trouble(3)
+    assert reason == found.trouble(7)
+    assert reason.startswith("not connected, or the unknown client that says that it is client 3, and its key is ")
+    assert f"registered {how}" in reason
+    assert f"unregister node {first(grid) + 7}, and let fedshield register a new key" in reason
+
+
+def test_where_no_node_has_a_name_a_client_is_who_it_says_and_the_first_keeps_the_number(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     logging.getLogger("fedshield").propagate = True
-    config = tiny_config(federation__min_fraction=0.8, federation__node_wait_seconds=0)
-    grid = ComingAndGoing(config, InProcess())
-    nodes = list(grid.get_node_ids())
-    rival = nodes[7]
-    grid.away = frozenset({rival})
-    found = roster(grid, config)
+    grid, found = nodes_with(NAMELESS, {7: 3}, away=frozenset({7}))
     found.gather()
     grid.away = frozenset()
-    grid._contexts[rival].node_config["partition-id"] = 3
     for _ in range(2):
         found.meet()
-        assert (found.node(3), found.node(7)) == (nodes[3], None)
-    line = "client 3: is there on another node already; give each its own number"
-    assert line in caplog.text
+        assert (found.node(3), found.node(7)) == (first(grid) + 3, None)
+    assert caplog.text.count("client 3: is there on another node already; give each its own number") == 1
 
 
-@pytest.mark.parametrize("content", [RecordDict(), RecordDict({"metrics": MetricRecord({"partition-id": math.inf})})])
-def test_answers_that_cannot_be_read_are_no_clients(content: RecordDict) -> None:
-    config = tiny_config(federation__node_wait_seconds=0)
-    grid = LocalGrid(config, Answering(content))
-    expected = (
-        r"^client 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 of 10 is missing: "
-        r"a client that was asked who it is gave no answer that can be read"
-    )
-    with pytest.raises(FedShieldError, match=expected):
-        roster(grid, config).gather()
+def test_two_keys_of_one_name_are_told_and_the_first_keeps_the_number(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("fedshield").propagate = True
+    grid, found = nodes_with({7: "client-3"}, {7: 3})
+    found.gather()
+    assert found.node(3) == first(grid) + 3
+    expected = f"client 3: is on node {first(grid) + 3} and on node {first(grid) + 7}, both registered as client-3; "
+    assert expected in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (RecordDict(), "None"),
+        *(
+            (RecordDict({"metrics": MetricRecord({"partition-id": given, "num-examples": 16})}), told)
+            for given, told in ((math.inf, "inf"), ([3, 3], "[3, 3]"), (-7, "-7"), (3.0, "3.0"), (10, "10"))
+        ),
+    ],
+)
+def test_what_is_no_number_of_a_client_is_told_of_the_client_that_has_answered_it(
+    answer: RecordDict, told: str
+) -> None:
+    config = tiny_config(federation__min_fraction=0.5, federation__node_wait_seconds=0)
+    grid = LocalGrid(config, OneAnswering(answer, first(LocalGrid(config, InProcess())) + 7))
+    found = roster(grid, config)
+    found.gather()
+    assert found.node(7) is None
+    assert found.trouble(7) == f"was asked who it is and answered {told}, expected a number from 0 to 9"
+
+
+@pytest.mark.parametrize("names", [{}, NAMELESS])
+def test_a_client_that_speaks_of_another_is_not_taken_for_it(names: dict[int, str]) -> None:
+    grid, found = nodes_with(names, {}, away=frozenset({3}))
+    grid._executor = OneAnswering(Error(0, "client 3: the disk is full"), first(grid) + 7)
+    found.gather()
+    said = 'says "client 3: the disk is full"'
+    unknown = f"not connected, or the unknown client that {said}"
+    assert found.trouble(7) == (unknown if names else said)
+    assert found.trouble(3) == (unknown if names else "not connected")
 
 
 class Answering(InProcess):
@@ -221,3 +310,16 @@ class Answering(InProcess):
     def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
         for job in jobs:
             yield Message(self.answer, reply_to=job.message), job.context.state
+
+
+class OneAnswering(Answering):
+    """One client gives this answer, the others answer well."""
+
+    def __init__(self, answer: RecordDict | Error, node: int) -> None:
+        super().__init__(answer)
+        self.node = node
+
+    def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
+        yield from super().run([job for job in jobs if job.message.metadata.dst_node_id == self.node], timeout)
+        well = [job for job in jobs if job.message.metadata.dst_node_id != self.node]
+        yield from InProcess.run(self, well, timeout)
