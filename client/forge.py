@@ -19,6 +19,7 @@ from pathlib import Path
 
 from client.arguments import check_arguments
 from client.ended import forget_messages_of_ended_runs
+from client.line import check_line, hold_on
 from client.resident import FOLDER, lives, paths
 from client.sockets import short_name
 from client.superexec import forge_socket, keep_others_out
@@ -35,9 +36,11 @@ def supernode() -> None:
     try:
         check_arguments(sys.argv[1:])
         superexec = _own_superexec()
+        check_line(sys.argv[1:])
     except FedShieldError as error:
         sys.exit(f"fedshield-supernode: {visible(str(error))}")
     forget_messages_of_ended_runs()
+    hold_on()
     with tempfile.TemporaryDirectory(prefix="fedshield-supernode-") as name:  # no other user can enter it
         folder = Path(name)
         (folder / "flower-superexec").symlink_to(superexec)  # a link: nothing can be executed in many a /tmp

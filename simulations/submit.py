@@ -14,10 +14,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
+import httpx
 from cryptography.x509 import load_pem_x509_certificate
+from flwr.proto.control_pb2 import ListNodesRequest
+from flwr.supercore.control import ControlHttpClient
 
 from common.errors import FedShieldError
 from common.flat import Flat, toml_lines
+from common.reach import Place
+from common.words import in_one_line
 from simulations.console import Terminal
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,8 +60,7 @@ class Control:
         self._home.cleanup()
 
     def _check(self) -> None:
-        if not re.fullmatch(r"[\w.-]+:\d{1,5}|\[[\da-fA-F:]+\]:\d{1,5}", self.address):
-            raise FedShieldError(f"--superlink {self.address!r}: write HOST:PORT, as in localhost:8000")
+        self._place = Place(self.address, self._authority)
         if self._authority is None:
             return
         try:
@@ -65,6 +69,11 @@ class Control:
             raise FedShieldError(
                 f"--ca {self._authority}: no certificate that can be read; give the ca.crt of fedshield certs"
             ) from error
+
+    def client(self) -> ControlHttpClient:
+        """Return Flower's own client, for what its command line does not tell."""
+        authority = None if self._authority is None else self._authority.read_bytes()
+        return ControlHttpClient.from_server_address(self.address, authority is None, authority, [])
 
     def register(self, key: Path) -> None:
         """Register a client's public key; one that is registered already is left as it is.
@@ -80,16 +89,36 @@ class Control:
         """Wait until the SuperLink answers.
 
         Raises:
-            FedShieldError: it does not, in so many seconds.
+            FedShieldError: it does not, in so many seconds, or never will.
         """
         deadline = time.monotonic() + seconds
-        while '"success": true' not in (listed := self._call("list", "--format", "json")):
+        while reason := self._place.reach() or self._ask():
             if time.monotonic() >= deadline:
                 raise FedShieldError(
-                    f"--superlink {self.address}: no answer in {seconds:g} s ({_last_line(listed)}); start it, or give "
-                    "its address and its CA"
+                    f"--superlink {self.address}: no answer in {seconds:g} s ({reason}); start it, or give its address"
                 )
             time.sleep(_POLL_SECONDS)
+
+    def _ask(self) -> str:
+        """Ask the SuperLink something; return why there is no answer, or "".
+
+        Raises:
+            FedShieldError: what is there does not run federations.
+        """
+        try:
+            with self.client() as client:
+                client.ListNodes(ListNodesRequest())
+        except httpx.HTTPStatusError as error:
+            told = f"{error.response.status_code} {error.response.reason_phrase}"
+            if error.response.is_client_error:
+                raise FedShieldError(
+                    f"--superlink {self.address}: starts no runs ({told}); give the SuperLink's own address, not the "
+                    "gateway's"
+                ) from error
+            return told
+        except (httpx.HTTPError, ValueError) as error:
+            return in_one_line(str(error))
+        return ""
 
     def start(self, app: Path, settings: Flat) -> str:
         """Start a run of the app and return its number.

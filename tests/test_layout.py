@@ -37,6 +37,7 @@ LEAVES = {
     "training": {"errors", "losses", "seeding"},
     "evaluation": {"accuracy", "attacks", "errors", "kept", "own", "seeding", "training"},
     "kept": {"errors", "files"},
+    "reach": {"errors", "words"},
     "examples": {"accuracy", "attacks", "seeding", "training"},
     "checks": {"accuracy", "attacks", "evaluation", "seeding", "training"},
     "records": {"cache", "data", "errors"},

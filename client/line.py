@@ -1,0 +1,55 @@
+"""The line to the SuperLink, looked at before a SuperNode starts: Flower's own says little, or tries again for ever."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import certifi
+
+from common.reach import Place, patient
+
+if TYPE_CHECKING:
+    from flwr.supercore.retry import RetryInvoker
+
+_ADDRESS = "127.0.0.1:8000"  # Flower's default
+
+
+def check_line(arguments: Sequence[str]) -> None:
+    """Connect to the SuperLink of a SuperNode's command line. One that is not there yet is for Flower to wait for.
+
+    Raises:
+        FedShieldError: one line that says what must be changed before the SuperNode can be connected.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--superlink", default=_ADDRESS)
+    parser.add_argument("--root-certificates")
+    parser.add_argument("--insecure", action="store_true")
+    given, _ = parser.parse_known_args(arguments)
+    if {"-h", "--help", "-V", "--version"} & set(arguments):
+        return
+    # As Flower has it: without a CA of the federation's own, those that the world believes.
+    authority = given.root_certificates or os.environ.get("SSL_CERT_FILE") or certifi.where()
+    Place(
+        given.superlink,
+        None if given.insecure else Path(authority).expanduser(),
+        trust_option="--root-certificates",
+        plain_option="give --insecure in place of --root-certificates",
+    ).reach()
+
+
+def hold_on() -> None:
+    """Let Flower's SuperNode, in this process, connect again also after a connection that broke while it was made."""
+    from flwr.supernode import fleet_http_connection
+
+    make = fleet_http_connection.make_simple_http_retry_invoker  # type: ignore[attr-defined]
+
+    def make_patient() -> RetryInvoker:
+        invoker = make()
+        invoker.should_giveup = patient(invoker.should_giveup)
+        return invoker
+
+    fleet_http_connection.make_simple_http_retry_invoker = make_patient  # type: ignore[attr-defined]
