@@ -6,8 +6,9 @@ import re
 import time
 from collections.abc import Mapping
 from reprlib import repr as shortened
+from typing import Any
 
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
@@ -20,12 +21,17 @@ log = logging.getLogger("fedshield")
 _POLL_SECONDS = 0.5
 _ASK_SECONDS = 60.0  # for one question at the start; a client that loads its data for longer is asked again
 _SILENT = "was asked who it is and did not answer in time"
-_NAME = re.compile(r"client-(0|[1-9]\d*)")
 
 
 def client_name(client: int) -> str:
     """Return the name under which a client's key is registered, which says whose node it is."""
     return f"client-{client}"
+
+
+def client_of(name: str) -> int | None:
+    """Return the client whose name this is, None if it is no client's."""
+    found = re.fullmatch(r"client-(0|[1-9]\d*)", name)
+    return None if found is None else int(found[1])
 
 
 class Roster:
@@ -108,8 +114,8 @@ class Roster:
         """Look and ask, also those who have been silent if ``insist``; return how many nodes are there."""
         self._meetings += 1
         self._names = {info.node_id: info.name for info in self._grid.get_nodes()}
-        found = {node: _NAME.fullmatch(name) for node, name in self._names.items()}
-        self._named = {node: int(name[1]) for node, name in found.items() if name}
+        owners = {node: client_of(name) for node, name in self._names.items()}
+        self._named = {node: owner for node, owner in owners.items() if owner is not None}
         strangers = sorted(self._names.keys() - self._client_of.keys())
         before = self._troubles
         self._troubles = {node: before.get(node, _SILENT) for node in strangers}
@@ -164,28 +170,31 @@ class Roster:
 
     def _hear(self, node: int, reply: Message) -> None:
         """Take down who is on a node, or why nobody is."""
-        if reply.has_error():
-            words = in_one_line(reply.error.reason or "")
-            self._troubles[node] = f'says "{words}"' if words else f"could not start (error {reply.error.code})"
-            return
-        answer: Mapping[str, object] = reply.content.metric_records.get("metrics", {})
+        answer: Mapping[str, Any] = {} if reply.has_error() else reply.content.metric_records.get("metrics", {})
+        if reason := self._objection(node, answer, reply.error if reply.has_error() else None):
+            self._troubles[node] = reason
+        else:
+            self._troubles.pop(node, None)
+            self._client_of[node] = answer["partition-id"]
+
+    def _objection(self, node: int, answer: Mapping[str, Any], error: Error | None) -> str:
+        """Return why what a node has answered makes it no client of this run, "" if it does."""
+        if error is not None and error.code == ErrorCode.NODE_UNAVAILABLE:
+            return "is not reached any more (Node Unavailable)"
+        if error is not None:
+            return f'says "{in_one_line(error.reason)}"' if error.reason else f"could not start (error {error.code})"
         client, images = answer.get("partition-id"), answer.get("num-examples")
-        name = self._named.get(node)
         if type(client) is not int or not 0 <= client < len(self._examples):
-            self._troubles[node] = (
-                f"was asked who it is and answered {in_one_line(shortened(client))}, expected a number from 0 to "
-                f"{len(self._examples) - 1}"
-            )
-        elif name is not None and name != client:
-            self._troubles[node] = f"says that it is client {client}; give its SuperNode partition-id={name}"
-        elif images != self._examples[client]:
-            self._troubles[node] = (
+            found, most = in_one_line(shortened(client)), len(self._examples) - 1
+            return f"was asked who it is and answered {found}, expected a number from 0 to {most}"
+        if (named := self._named.get(node, client)) != client:
+            return f"says that it is client {client}; give its SuperNode partition-id={named}"
+        if images != self._examples[client]:
+            return (
                 f"says that it is client {client} and has {in_one_line(shortened(images))} images, expected "
                 f"{self._examples[client]}; give server and clients data that was divided together"
             )
-        else:
-            self._troubles.pop(node, None)
-            self._client_of[node] = client
+        return ""
 
     def _told(self, node: int) -> str:
         """Return the trouble on a node as a sentence about its client."""
@@ -195,10 +204,12 @@ class Roster:
     def _complaint(self, found: int, missing: list[int]) -> str:
         clients = self._federation.clients
         absent = f"client {', '.join(map(str, missing))} of {clients}"
-        if self._troubles:
-            first, *others = self._troubles
-            told = self._told(first) if self._owner(first) is not None else f"{absent} is missing: {self._told(first)}"
-            return f"{told} (and {len(others)} other clients with a trouble)" if others else told
+        # A key of a larger federation may be there too.
+        if troubled := [node for node in self._troubles if (self._owner(node) or 0) < clients]:
+            told = self._told(troubled[0])
+            if self._owner(troubled[0]) is None:
+                told = f"{absent} is missing: {told}"
+            return told if len(troubled) == 1 else f"{told} (and {len(troubled) - 1} other clients with a trouble)"
         if found < clients:
             return (
                 f"federation.clients = {clients}, but {found} nodes are there after "

@@ -59,17 +59,19 @@ def certs(
 
 @network.command()
 def register(
-    keys: Annotated[Path, typer.Argument(metavar="DIR", help="The clients' public keys, *.pub.")],
+    keys: Annotated[Path, typer.Argument(metavar="DIR", help="The clients' public keys, N.pub for client N.")],
     superlink: SuperlinkOption,
     ca: AuthorityOption = None,
     wait: WaitOption = 60,
 ) -> None:
-    """Let clients into a federation: register their public keys with its SuperLink.
+    """Let clients into a federation: register their public keys with its SuperLink, each under its client's name.
+
+    A client that comes with the key of client 3 is client 3, and can take no other's place.
 
     fedshield register federation/operator/clients --superlink localhost:8000 --ca federation/ca.crt
     """
+    from simulations.register import register as register_there
     from simulations.submit import Control
-    from simulations.submit import register as register_there
 
     for key in register_there(Control(superlink, ca), keys.expanduser().absolute(), wait):
         console.print(key)

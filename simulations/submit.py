@@ -75,16 +75,6 @@ class Control:
         authority = None if self._authority is None else self._authority.read_bytes()
         return ControlHttpClient.from_server_address(self.address, authority is None, authority, [])
 
-    def register(self, key: Path) -> None:
-        """Register a client's public key; one that is registered already is left as it is.
-
-        Raises:
-            FedShieldError: Flower refuses it.
-        """
-        told = self._call("supernode", "register", str(key), "it")
-        if "registered successfully" not in told and "already" not in told:
-            raise FedShieldError(f"{key}: could not be registered: {_last_line(told)}")
-
     def wait(self, seconds: float) -> None:
         """Wait until the SuperLink answers.
 
@@ -214,22 +204,6 @@ class Control:
 _FLWR = [sys.executable, "-c", "from flwr.cli.app import app; app()"]
 _COLOUR = re.compile(r"\x1b\[\d+m")  # of Flower's word "WARNING" or "ERROR"
 _FLOWERS_OWN = re.compile(r"\x1b\[\d+m(INFO|DEBUG) |Using SuperLink: |Successfully installed ")
-
-
-def register(control: Control, keys: Path, patience: float) -> list[Path]:
-    """Register the clients' public keys, ``*.pub`` of a folder, and return them.
-
-    Raises:
-        FedShieldError: there are none, the SuperLink does not answer, or refuses one.
-    """
-    found = sorted(keys.glob("*.pub"))
-    if not found:
-        raise FedShieldError(f"{keys}: no *.pub in it; give the folder operator/clients of fedshield certs")
-    with control:
-        control.wait(patience)
-        for key in found:
-            control.register(key)
-    return found
 
 
 def submit(settings: Flat, control: Control, app: Path, console: Terminal, patience: float) -> None:

@@ -14,7 +14,8 @@ from common.flat import Flat
 from common.setup import prepare_data
 from common.split import write_split
 from simulations.certs import make_certs
-from simulations.submit import Control, register
+from simulations.register import register
+from simulations.submit import Control
 from tests.conftest import TINY, tiny_config, until
 
 ROOT = Path(__file__).parents[1]
@@ -124,9 +125,12 @@ class Bench:
         authority: Path | None = None,
         retries: int | None = None,
         address: str | None = None,
+        says: int | None = None,
     ) -> None:
+        """Start a client's SuperNode; ``says`` is the number that it gives, if not its own."""
         certs = self.folder / "certs"
         place = self.folder / "data" / f"client-{client}"
+        number = client if says is None else says
         self.start(
             f"client-{client}",
             [
@@ -135,7 +139,10 @@ class Bench:
                 *(() if retries is None else ("--max-retries", str(retries))),
                 *("--host", "127.0.0.1", "--port", str(self.client_ports[client])),
                 *("--auth-supernode-private-key", str(certs / f"client-{client}" / "client.key")),
-                *("--node-config", f'partition-id={client} num-partitions={self.clients} data-path="{place}"'),
+                *(
+                    "--node-config",
+                    f'partition-id={number} num-partitions={self.clients} data-path="{place}"',
+                ),
             ],
             {"FEDSHIELD_CACHE": str(self.folder / f"cache-{client}")},
         )

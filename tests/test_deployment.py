@@ -1,6 +1,7 @@
 """Real processes over TLS with keys and data of their own: the numbers of the simulation, and nothing for strangers."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -11,8 +12,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from flwr.proto.control_pb2 import ListNodesRequest
+from flwr.proto.node_pb2 import NodeInfo
 
+from common.errors import FedShieldError
+from server.stored import read_metrics
 from simulations.certs import make_certs
+from simulations.register import register
+from simulations.submit import Control
 from tests.bench import ROOT, Bench, running
 from tests.pages import blocks
 from tests.test_cli import PROGRAM, fedshield
@@ -139,6 +146,91 @@ def test_strangers_are_refused(bench: Bench, tmp_path: Path) -> None:
     bench.until(lambda: bench.processes["client-2"].poll() not in (None, 0), 60)
 
 
+def let_in(bench: Bench, folder: Path) -> list[Path]:
+    return register(Control(bench.address, bench.folder / "certs" / "ca.crt"), folder, 60)
+
+
+def nodes(bench: Bench) -> list[NodeInfo]:
+    with bench.control.client() as client:
+        return list(client.ListNodes(ListNodesRequest()).nodes_info)
+
+
+def refused(bench: Bench, folder: Path) -> str:
+    """Return the one line that says why, when no key was let in."""
+    before = nodes(bench)
+    with pytest.raises(FedShieldError) as caught:
+        let_in(bench, folder)
+    assert nodes(bench) == before
+    return str(caught.value)
+
+
+def new_key(folder: Path, client: int) -> Path:
+    """Return a folder with a key that nobody knows, under a client's number."""
+    make_certs(folder, 1, ["localhost"])
+    return (folder / "operator" / "clients" / "0.pub").rename(folder / "operator" / "clients" / f"{client}.pub")
+
+
+def test_each_key_has_its_clients_name_and_is_left_as_it_is_the_next_time(bench: Bench) -> None:
+    own = bench.folder / "certs" / "operator" / "clients"
+    before = nodes(bench)
+    assert {"client-0", "client-1", "client-2"} <= {node.name for node in before}
+    assert let_in(bench, own) == [own / f"{client}.pub" for client in range(3)]
+    assert nodes(bench) == before
+
+
+def test_the_new_key_of_a_client_is_let_in_when_the_old_one_has_gone(bench: Bench, tmp_path: Path) -> None:
+    old, new = new_key(tmp_path / "old", 5), new_key(tmp_path / "new", 5)
+    assert let_in(bench, old.parent) == [old]
+    (node,) = (node.node_id for node in nodes(bench) if node.name == "client-5")
+    assert refused(bench, new.parent) == (
+        f"{new}: another key is registered as client-5, that of node {node}; if this one takes its place, unregister "
+        "that node by flwr supernode unregister"
+    )
+    assert "unregistered successfully" in bench.control._call("supernode", "unregister", str(node), "it")
+    assert let_in(bench, new.parent) == [new]
+    assert refused(bench, old.parent) == (
+        f"{old}: was unregistered, and Flower never takes such a key again; for a new key, delete {old} and run "
+        "fedshield certs again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("client", "options", "how"), [(7, [], "without a name"), (8, ["--name", "hospital"], "as 'hospital'")]
+)
+def test_a_key_that_is_registered_otherwise_is_told(
+    bench: Bench, tmp_path: Path, client: int, options: list[str], how: str
+) -> None:
+    path = new_key(tmp_path, client)
+    assert "registered successfully" in bench.control._call("supernode", "register", str(path), "it", *options)
+    node = nodes(bench)[-1].node_id
+    assert refused(bench, path.parent) == (
+        f"{path}: is registered {how}, not as client-{client}, and Flower cannot change that; unregister node {node} "
+        f"by flwr supernode unregister, and for a new key, delete {path} and run fedshield certs again"
+    )
+
+
+@pytest.mark.slow
+def test_a_client_that_comes_first_cannot_take_the_number_of_another(tmp_path: Path) -> None:
+    settings = {"federation.min-fraction": 0.5, "federation.node-wait-seconds": 300, "federation.rounds": 1}
+    with Bench(tmp_path, 2, settings) as bench:
+        bench.start_superlink()
+        let_in(bench, tmp_path / "certs" / "operator" / "clients")
+        manifest = tmp_path / "data" / "client-1" / "split.json"
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "client": 0}))
+        bench.start_client(1, says=0)
+        bench.start_server()
+        bench.until(lambda: "Activated node" in (tmp_path / "superlink.log").read_text(), 120)
+        started = bench.submit()
+        bench.start_client(0)
+        assert bench.finish(started) == "finished:completed", bench.logs()
+        told = bench.control._call("log", started, "it", "--show")
+        assert (
+            "client 1: says that it is client 0; give its SuperNode partition-id=1; the run begins without it" in told
+        )
+        (line,) = read_metrics(tmp_path / "runs" / "run")
+        assert list(line["clients"]) == ["0"]
+
+
 @pytest.mark.slow
 def test_too_few_clients_end_the_run_with_one_line(bench: Bench) -> None:
     bench.stop("client-2")
@@ -147,6 +239,6 @@ def test_too_few_clients_end_the_run_with_one_line(bench: Bench) -> None:
     status, told, complaint = submit(bench, **settings)
     assert status == 1
     assert complaint.endswith("finished:failed; the reason is in the log above\n")
-    assert re.search("start a SuperNode for each client|client 2 of 3 is missing: ", told)
+    assert re.search("start a SuperNode for each client|client 2: is not reached any more", told)
     assert "Traceback" not in told
     assert not (bench.folder / "runs" / "few").exists()

@@ -289,6 +289,15 @@ def test_what_is_no_number_of_a_client_is_told_of_the_client_that_has_answered_i
     assert found.trouble(7) == f"was asked who it is and answered {told}, expected a number from 0 to 9"
 
 
+def test_what_a_client_of_a_larger_federation_says_is_no_reason_of_this_one() -> None:
+    config = tiny_config(federation__clients=2, partition__scheme="iid", federation__node_wait_seconds=0)
+    grid = Registered(config, InProcess())
+    grid.names = {1: "client-7"}
+    grid._executor = OneAnswering(Error(0, "no number of this federation"), first(grid) + 1)
+    with pytest.raises(FedShieldError, match=r"^no node answered for client 1 of 2; start one for each partition-id"):
+        roster(grid, config).gather()
+
+
 @pytest.mark.parametrize("names", [{}, NAMELESS])
 def test_a_client_that_speaks_of_another_is_not_taken_for_it(names: dict[int, str]) -> None:
     grid, found = nodes_with(names, {}, away=frozenset({3}))
