@@ -35,6 +35,8 @@ def main(grid: Grid, context: Context) -> None:
     """Run one federation from its configuration to its summary; the run directory's path is left in the state."""
     _speak_plainly()
     path = run_federation(grid, parse_config(context.run_config))
+    # Flower tells once that the run is complete, and a SuperLink that is starting again would take it for failed.
+    list(grid.get_node_ids())
     context.state["run"] = ConfigRecord({"path": str(path)})
 
 

@@ -1,6 +1,7 @@
 """Messages over a real network: replies are taken as they come, and one that is broken costs only its client."""
 
 import json
+import logging
 import math
 import queue
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 from flwr.app import Array, Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
@@ -19,14 +21,19 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
 )
 from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, inflate_object_from_contents, pull_objects
 from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
 
+from common.errors import FedShieldError
 from common.packing import pack, unpack
+from common.reach import patient
 from common.records import LiveArray
 
+log = logging.getLogger("fedshield")
+
 _POLL_SECONDS = 0.5
+_PUSHES = 10  # attempts to hand messages to a SuperLink
 _PUSH_SECONDS = 60.0  # in which all messages are handed to the SuperLink
 _LEEWAY_BYTES = 2**20  # for names, shapes and figures
 
@@ -40,12 +47,17 @@ class PromptGrid(Grid):
     all of them. Here each reply is fetched by itself, and is as large as the message that it answers at most. Arrays
     travel packed, see ``common.packing``.
 
+    A SuperLink that is killed and started again costs nothing: what it did not say that it has, it is sent again, and
+    where it has lost a reply, the client is asked again.
+
     Args:
         grid: Flower's.
     """
 
     def __init__(self, grid: HttpGrid) -> None:
         self._grid = grid
+        self._asked_again: set[str] = set()
+        grid._retry_invoker.should_giveup = patient(grid._retry_invoker.should_giveup)
 
     def set_run(self, run: Run) -> None:
         """Set the run."""
@@ -71,8 +83,24 @@ class PromptGrid(Grid):
         return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send messages."""
-        return self._grid.push_messages(messages)
+        """Send messages, again where the SuperLink does not say that it has all of them.
+
+        Raises:
+            FedShieldError: it never does.
+        """
+        messages = list(messages)
+        for _ in range(_PUSHES):
+            try:
+                return list(self._grid.push_messages(messages))
+            except ObjectPushError as error:
+                # A SuperLink that ended between keeping a part and saying so refuses the part when it comes again. It
+                # asks for what it does not have when the messages themselves come again, and sends none twice.
+                log.warning("the SuperLink does not say that it has all messages; they are sent again (%s)", error)
+                time.sleep(_POLL_SECONDS)
+        raise FedShieldError(
+            f"the SuperLink has not kept what was sent to it {_PUSHES} times; its log says why, it may have no room on "
+            "its disk. Then go on with results.resume"
+        )
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies that are there."""
@@ -89,7 +117,7 @@ class PromptGrid(Grid):
             message.content = packed[id(message.content)]
             if timeout is not None:
                 message.metadata.ttl = timeout + _PUSH_SECONDS
-        identities = self._grid.push_messages(messages)
+        identities = self.push_messages(messages)
         sent = {identity: message for identity, message in zip(identities, messages, strict=False) if identity}
         return self._receive(sent, None if timeout is None else time.monotonic() + timeout)
 
@@ -113,10 +141,21 @@ class PromptGrid(Grid):
         client = self._grid._runtime_client  # Flower has no public way to ask what is there without unpacking it
         found = client.PullMessages(PullAppMessagesRequest(message_ids=list(sent)))
         for described, tree in zip(found.messages_list, found.message_object_trees, strict=True):
-            message = sent.pop(described.metadata.reply_to_message_id, None)
-            if message is not None:
-                # A daemon: where a reply stops half way, Flower waits for the rest of it for minutes.
-                threading.Thread(target=self._fetch, args=(message, tree, arrived), daemon=True).start()
+            identity = described.metadata.reply_to_message_id
+            message = sent.pop(identity, None)
+            if message is None:
+                continue
+            if described.error.code == ErrorCode.MESSAGE_UNAVAILABLE and identity not in self._asked_again:
+                # A SuperLink that ends while it hands out a reply has forgotten both the reply and its message.
+                log.warning(
+                    "the SuperLink has lost what node %d replied; it is asked again", message.metadata.dst_node_id
+                )
+                self._asked_again.add(identity)
+                if again := next(iter(self.push_messages([message])), ""):
+                    sent[again] = message
+                    continue
+            # A daemon: where a reply stops half way, Flower waits for the rest of it for minutes.
+            threading.Thread(target=self._fetch, args=(message, tree, arrived), daemon=True).start()
 
     def _fetch(self, message: Message, tree: ObjectTree, arrived: queue.SimpleQueue[Message]) -> None:
         try:
