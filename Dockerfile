@@ -14,7 +14,7 @@ RUN apt-get update \
     && useradd --uid 10001 --create-home fedshield \
     && for folder in superlink gateway server operator $(seq -f client-%g 0 99); \
        do install -d -o fedshield "/federation/$folder"; done \
-    && install -d -o fedshield /state /runs \
+    && install -d -o fedshield /state /runs /spool \
     && chown fedshield /federation
 
 # The containers' disks are read-only: bytecode that is not there now would be made anew for each of Flower's processes.
