@@ -12,7 +12,8 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.constant import NodeStatus
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-from common.errors import FedShieldError, in_one_line
+from common.errors import FedShieldError
+from common.words import in_one_line
 from server.nodes import client_of
 from simulations.submit import Control
 

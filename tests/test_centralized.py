@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from PIL import Image
-from rich.console import Console
 
 from common.config import RunConfig
 from common.data import load_data
@@ -23,6 +22,7 @@ from server.checkpoint import chosen_model, load_momenta, read_checkpoint
 from server.evaluate import evaluate_on, evaluate_run
 from server.stored import CENTRALIZED, read_kind, read_metrics, stored_config
 from simulations.centralized import run_centrally, train_centrally
+from simulations.console import Terminal, log_to
 from simulations.executors import InProcess
 from simulations.grid import LocalGrid
 from tests.conftest import tiny_config
@@ -210,7 +210,8 @@ def test_training_that_diverges_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_that_is_resumed_is_given_what_is_missing(tmp_path: Path) -> None:
-    console = Console(file=io.StringIO(), width=500)
+    console = Terminal(file=io.StringIO(), width=500)
+    log_to(console)
     path = run_centrally(config(tmp_path, "run"), console)
     again = config(tmp_path, "run", results__resume=str(path))
     files = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}

@@ -31,7 +31,7 @@ NAMES = [
     "[bold]",
     f"a|b {HTML}".replace("/", ""),
     "two\nfedshield: all is well",
-    "\u202egnp\udcff",
+    "\u202egnp",
 ]
 WORDS = f"{SCREEN}[/bold] [x](http://y) | {HTML} </script><script>alert(1)</script>\nfedshield: all is well \u202e"
 
