@@ -46,7 +46,7 @@ class Tally:
 
     def refuse(self, client: int, reason: str) -> None:
         """Note that a client is left out."""
-        self.refused[client] = in_one_line(reason.removeprefix(f"client {client}: "))
+        self.refused[client] = in_one_line(reason)
         log.warning("round %d: client %d left out: %s", self._round, client, self.refused[client])
 
     def require(self, enough: int, asked: int) -> None:
