@@ -76,15 +76,15 @@ def test_a_terminal_shows_rounds_clients_and_trends_and_keeps_the_log(tmp_path: 
 
 
 def test_the_first_ctrl_c_says_how_to_go_on_and_the_second_ends_at_once(tmp_path: Path) -> None:
-    rounds = ["--set", "federation.rounds=50"]
+    rounds = ["--set", "federation.rounds=500"]  # more than there is time for
     terminal = Terminal("run", *tiny_options(), *rounds, f"--results={tmp_path}", "--name=stopped")
-    terminal.until(lambda text: "round 2/50  natural" in text)
+    terminal.until(lambda text: "round 2/500  natural" in text)
     os.killpg(terminal.process.pid, signal.SIGINT)
     assert terminal.end(60) == 130
     assert re.search(r"Stopped after round \d+; continue with: fedshield run --resume", terminal.text)
     assert terminal.cursor
     again = Terminal("run", "--resume", str(tmp_path / "stopped"))
-    again.until(lambda text: "client 1/10" in text)
+    again.until(lambda text: re.search(r"client \d+/10", text) is not None)  # a short round is not seen whole
     done = len(read_metrics(tmp_path / "stopped"))
     for _ in range(2):
         os.killpg(again.process.pid, signal.SIGINT)
