@@ -42,43 +42,50 @@ def list_images(folder: Path, left_out: list[str] | None = None) -> dict[str, li
         FedShieldError: a folder cannot be read or has a name that is no text, or what is named as an image is no file.
     """
     groups: dict[str, list[ImageFile]] = {}
-    with explain_os_errors(folder):
-        classes = [entry for entry in os.scandir(folder) if entry.is_dir() and not _is_litter(entry.name)]
-    for entry in classes:
+    for entry in _entries(folder):
+        if not entry.is_dir():
+            continue
         if not is_text(entry.name):
             raise FedShieldError(f"{folder}: the folder {entry.name!r} is not named in UTF-8; rename it")
         files = []
-        for path in _walk(Path(entry.path), frozenset()):
-            if path.suffix.lower() in _SUFFIXES:
-                files.append(_image_file(path))
-            elif left_out is not None:
-                left_out.append(str(path))
+        with explain_os_errors(Path(entry.path)):
+            for file in _walk(entry.path, frozenset()):
+                if os.path.splitext(file.name)[1].lower() in _SUFFIXES:
+                    files.append(_image_file(file))
+                elif left_out is not None:
+                    left_out.append(file.path)
         groups[entry.name] = sorted(files)
-    return dict(sorted(groups.items()))
+    return groups
 
 
-def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+def _walk(folder: str, above: frozenset[tuple[int, int]]) -> "Iterator[os.DirEntry[str]]":
     """Yield everything below a folder that is no folder; a link back to a folder above is not followed for ever."""
-    with explain_os_errors(folder):
-        status = folder.stat()
-        here = status.st_dev, status.st_ino
-        entries = [] if here in above else sorted(os.scandir(folder), key=lambda entry: entry.name)
-        parts = [(Path(entry.path), entry.is_dir()) for entry in entries if not _is_litter(entry.name)]
-    for path, is_folder in parts:
-        if is_folder:
-            yield from _walk(path, above | {here})
+    with explain_os_errors(Path(folder)):
+        status = os.stat(folder)
+    here = status.st_dev, status.st_ino
+    for entry in () if here in above else _entries(folder):
+        if entry.is_dir():
+            yield from _walk(entry.path, above | {here})
         else:
-            yield path
+            yield entry
+
+
+def _entries(folder: Path | str) -> "list[os.DirEntry[str]]":
+    """Return what is in a folder, sorted, without what an operating system leaves there."""
+    with explain_os_errors(Path(folder)), os.scandir(folder) as entries:
+        return sorted((entry for entry in entries if not _is_litter(entry.name)), key=lambda entry: entry.name)
 
 
 def _is_litter(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _image_file(path: Path) -> ImageFile:
-    _check_file(path)
-    status = path.stat()
-    return ImageFile(str(path), status.st_size, status.st_mtime_ns)
+def _image_file(entry: "os.DirEntry[str]") -> ImageFile:
+    """Return a file; of tens of thousands, each is looked at once, in every process that loads the images."""
+    if not entry.is_file():
+        _check_file(Path(entry.path))
+    status = entry.stat()
+    return ImageFile(entry.path, status.st_size, status.st_mtime_ns)
 
 
 def _check_file(path: Path) -> None:
