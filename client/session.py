@@ -40,9 +40,14 @@ class Session:
         own = client_data(self.config, client, self._place)
         if self._trainer is None:
             self._trainer = Trainer(make_model(self.config, len(own.classes)).to(self._device))
-        alone = len(own.labels) == 1 and self.config.sharing.fraction == 0
-        check_batches(self.config, self._trainer.model, alone)
         return own, self._trainer
+
+    def enlist(self, client: int) -> int:
+        """Return how many images a client has, once they are ready and can be trained on."""
+        own, trainer = self.prepare(client)
+        alone = len(own.labels) == 1 and self.config.sharing.fraction == 0
+        check_batches(self.config, trainer.model, alone)
+        return len(own.labels)
 
     def train(
         self, client: int, server_round: int, arrays: ArrayRecord, shared: Examples | None

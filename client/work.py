@@ -21,8 +21,8 @@ def enlist(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> Re
     check_node_config(node_config)
     check_place(node_config)
     client = client_number(node_config, int(run_config["federation.clients"]))
-    own, _ = session_for(run_config, _place(node_config)).prepare(client)
-    return RecordDict({"metrics": MetricRecord({"partition-id": client, "num-examples": len(own.labels)})})
+    images = session_for(run_config, _place(node_config)).enlist(client)
+    return RecordDict({"metrics": MetricRecord({"partition-id": client, "num-examples": images})})
 
 
 def train(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> RecordDict:
