@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import FedShieldError
+from common.modes import keep_modes
 from common.own import explain_own, is_own, load_own
 
 Attack = Callable[[Tensor, Tensor], Tensor]
@@ -46,13 +47,9 @@ def attack_mode(model: nn.Module) -> Iterator[None]:
     Batch normalisation in training mode would let the attack shift the running statistics and see the other images of
     its batch. torchattacks switches the mode too, but then puts *all* modules into training mode, frozen ones included.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with keep_modes(model):
+        model.eval()
         yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def build_attack(name: str, model: nn.Module, threat: Threat, classes: int = 10, key: str = "attack.name") -> Attack:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from common.errors import FedShieldError
 from common.flat import near
+from common.modes import keep_statistics
 from common.own import explain_own, is_own, load_own
 
 TORCHVISION = "torchvision:"
@@ -84,33 +85,34 @@ def torchvision_options(name: str, classes: int, image_size: int) -> dict[str, A
 def _try(name: str, model: nn.Module, classes: int, image_size: int) -> None:
     """See that a network makes logits [2, classes] of two images, in eval mode and in training, and can be trained.
 
-    Its statistics are put back afterwards.
+    Its statistics are put back afterwards; it is left in training mode.
     """
     _check_types(name, model)
     images = torch.rand(2, 3, image_size, image_size)
+    with keep_statistics(model):
+        _try_mode(name, model.eval(), images, classes)
+        logits = _try_mode(name, model.train(), images, classes)
+        _try_gradient(name, model, logits)
+
+
+def _try_mode(name: str, model: nn.Module, images: Tensor, classes: int) -> Tensor:
+    """Return the logits of a network in the mode in which it is, once they are what they should be."""
+    mode = "in training mode" if model.training else "in eval mode"
     given = images.clone()
-    statistics = [buffer.clone() for buffer in model.buffers()]
-    for training in (False, True):
-        model.train(training)
-        mode = "in training mode" if training else "in eval mode"
-        try:
-            with torch.set_grad_enabled(training), explain_own("model.name", name):
-                logits = model(images)
-        except FedShieldError as error:
-            raise error if is_own(name) else _unfit(name, image_size, error.__cause__) from error
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        if shape != (2, classes):
-            raise FedShieldError(
-                f"model.name = {name}: {mode} makes {shape} of 2 images; logits must be (2, {classes})"
-            )
-        if logits.dtype != torch.float32:
-            raise FedShieldError(f"model.name = {name}: {mode} makes logits of {logits.dtype}; return float32")
-        if not torch.equal(images, given):
-            raise FedShieldError(f"model.name = {name}: writes into the images that it is given; take a copy of them")
-    _try_gradient(name, model, logits)
-    with torch.no_grad():
-        for buffer, before in zip(model.buffers(), statistics, strict=True):
-            buffer.copy_(before)
+    try:
+        with torch.set_grad_enabled(model.training), explain_own("model.name", name):
+            logits = model(given)
+    except FedShieldError as error:
+        raise error if is_own(name) else _unfit(name, images.shape[-1], error.__cause__) from error
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != (2, classes):
+        raise FedShieldError(f"model.name = {name}: {mode} makes {shape} of 2 images; logits must be (2, {classes})")
+    if logits.dtype != torch.float32:
+        raise FedShieldError(f"model.name = {name}: {mode} makes logits of {logits.dtype}; return float32")
+    if not torch.equal(images, given):
+        raise FedShieldError(f"model.name = {name}: writes into the images that it is given; take a copy of them")
+    made: Tensor = logits
+    return made
 
 
 def _check_types(name: str, model: nn.Module) -> None:

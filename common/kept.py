@@ -27,6 +27,7 @@ _CODE = (
     "evaluation.py",
     "margin.py",
     "models.py",
+    "modes.py",
     "seeding.py",
     "training.py",
 )  # what changes figures

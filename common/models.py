@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from common.activations import ACTIVATIONS
 from common.borrowed import borrow, is_borrowed
+from common.modes import keep_modes, keep_statistics
 from common.seeding import seed_for
 
 MakeActivation = Callable[[], nn.Module]
@@ -211,19 +212,13 @@ def trains_on_one(model: nn.Module, image_size: int) -> bool:
 
     Batch normalization cannot where its feature maps are of one pixel: it would have one value to normalize.
     """
-    statistics, training = [buffer.clone() for buffer in model.buffers()], model.training
     device = next(model.parameters()).device
-    model.train()
-    try:
-        with torch.no_grad(), torch.random.fork_rng():
+    with keep_modes(model), keep_statistics(model), torch.no_grad(), torch.random.fork_rng():
+        model.train()
+        try:
             model(torch.zeros(1, 3, image_size, image_size, device=device))
-    except ValueError:  # "Expected more than 1 value per channel when training"
-        return False
-    finally:
-        model.train(training)
-        with torch.no_grad():
-            for buffer, before in zip(model.buffers(), statistics, strict=True):
-                buffer.copy_(before)
+        except ValueError:  # "Expected more than 1 value per channel when training"
+            return False
     return True
 
 
