@@ -91,6 +91,7 @@ class Round(Format):
     validation: Figures | None = None
     clients: dict[str, Client] = {}
     refused: dict[str, str] = {}
+    shortened: dict[str, str] = {}
     retried: dict[str, str] = {}
 
 

@@ -71,8 +71,9 @@ class SharedDataFedAvg(FedAvg):
         shared: ArrayRecord | None,
         done: int = 0,
         usual: float | None = None,
-        weights: Collection[str] = (),
-        engine: bool = True,
+        *,
+        weights: Collection[str],
+        engine: bool,
     ) -> None:
         super().__init__(min_train_nodes=1, min_available_nodes=1)
         self.cohort = cohort

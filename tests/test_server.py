@@ -60,7 +60,7 @@ def strategy_of(
     clients: Cohort, shared: ArrayRecord | None = None, done: int = 0, absent: int = -1, **given: object
 ) -> SharedDataFedAvg:
     settings = tiny_config(strategy__update_limit=given.pop("limit", 0.0)).strategy
-    return SharedDataFedAvg(clients, Seated(absent), settings, shared, done, weights=WEIGHTS, **given)  # type: ignore[arg-type]
+    return SharedDataFedAvg(clients, Seated(absent), settings, shared, done, weights=WEIGHTS, engine=True, **given)  # type: ignore[arg-type]
 
 
 def cohort(**changes: object) -> Cohort:
