@@ -35,10 +35,19 @@ def toml_lines(table: Mapping[str, Any]) -> list[str]:
 
 def read_toml(path: Path) -> Flat:
     """Read a configuration file; keys are checked by ``merge``."""
+    return flatten(read_tables(path))
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """Read a TOML file as it stands.
+
+    Raises:
+        FedShieldError: it cannot be read, or is no TOML.
+    """
     with explain_os_errors(path):
         text = path.read_bytes()
     try:
-        return flatten(parse_toml(text))
+        return parse_toml(text)
     except ValueError as error:
         raise FedShieldError(f"{path}: not valid TOML: {error}") from error
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from common.config import RunConfig, parse_config
-from common.errors import FedShieldError, explain_os_errors
-from common.flat import Flat, Scalar, default_config, merge, near, read_toml, toml_lines
-from common.parsing import parse_toml
+from common.errors import FedShieldError
+from common.flat import Flat, Scalar, default_config, merge, near, read_tables, read_toml, toml_lines
 from simulations.options import PRESETS, SWEEPS
 from simulations.study_checks import (
     check_changes,
@@ -99,12 +98,7 @@ def load_study(file: Path, changes: Flat | None = None) -> Study:
         FedShieldError: one line that names the file and the key.
     """
     path = find_study(file)
-    with explain_os_errors(path):
-        content = path.read_bytes()
-    try:
-        tables = parse_toml(content)
-    except ValueError as error:
-        raise FedShieldError(f"{path}: not valid TOML: {error}") from error
+    tables = read_tables(path)
     for key in tables:
         if key not in _KEYS:
             raise FedShieldError(f"{path}: unknown key {key}{near(key, list(_KEYS))}")
