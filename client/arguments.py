@@ -38,13 +38,18 @@ def check_arguments(arguments: Sequence[str]) -> None:
     _load("--root-certificates", given.root_certificates, load_pem_x509_certificate, "ca.crt")
     key = given.auth_supernode_private_key
     _load("--auth-supernode-private-key", key, lambda content: load_ssh_private_key(content, None), "client.key")
-    if not {"-h", "--help", "-V", "--version"} & set(arguments):
+    if not only_asks(arguments):
         node_config = {} if given.node_config is None else _node_config(given.node_config)
         check_node_config(node_config)
         if given.isolation != "process":  # or the images are where the SuperExec is
             check_place(node_config)
         if given.port.isdecimal():
             _check_port(given.host, int(given.port))
+
+
+def only_asks(arguments: Sequence[str]) -> bool:
+    """Tell whether a command line asks for help or the version, and starts nothing."""
+    return bool({"-h", "--help", "-V", "--version"} & set(arguments))
 
 
 def check_node_config(node_config: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import certifi
 
+from client.arguments import only_asks
 from common.reach import Place, patient
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def check_line(arguments: Sequence[str]) -> None:
     parser.add_argument("--root-certificates")
     parser.add_argument("--insecure", action="store_true")
     given, _ = parser.parse_known_args(arguments)
-    if {"-h", "--help", "-V", "--version"} & set(arguments):
+    if only_asks(arguments):
         return
     # As Flower has it: without a CA of the federation's own, those that the world believes.
     authority = given.root_certificates or os.environ.get("SSL_CERT_FILE") or certifi.where()
