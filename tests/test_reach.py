@@ -104,25 +104,25 @@ def at_once(address: str, authority: Path | None) -> str:
     return str(caught.value).removeprefix(f"--superlink {address}: ")
 
 
-def test_an_expired_certificate_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def told_of(expired: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what is told where the days of one certificate, by its name in ``simulations.certs``, are over."""
     monkeypatch.setattr(certs, "_CLOCK_SKEW", timedelta(days=400))
-    monkeypatch.setattr(certs, "_SERVER_DAYS", -3)
-    make_certs(tmp_path, 1, ["127.0.0.1"])
-    with listening(tmp_path / "superlink") as address:
-        told = at_once(address, tmp_path / "ca.crt")
+    monkeypatch.setattr(certs, expired, -3)
+    make_certs(folder, 1, ["127.0.0.1"])
+    with listening(folder / "superlink") as address:
+        return at_once(address, folder / "ca.crt")
+
+
+def test_an_expired_certificate_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.fullmatch(
         r"its certificate has expired on \d{4}-\d\d-\d\d; "
         "fedshield certs makes a new one, with which it must be started again",
-        told,
+        told_of("_SERVER_DAYS", tmp_path, monkeypatch),
     )
 
 
 def test_an_expired_ca_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certs, "_CLOCK_SKEW", timedelta(days=400))
-    monkeypatch.setattr(certs, "_CA_DAYS", -3)
-    make_certs(tmp_path, 1, ["127.0.0.1"])
-    with listening(tmp_path / "superlink") as address:
-        told = at_once(address, tmp_path / "ca.crt")
+    told = told_of("_CA_DAYS", tmp_path, monkeypatch)
     assert told == f"the CA {tmp_path}/ca.crt has expired; fedshield certs makes a new one in another folder"
 
 
