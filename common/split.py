@@ -26,6 +26,7 @@ from common.errors import FedShieldError, explain_os_errors
 from common.files import create_file, read_json, replace_file, replace_json
 from common.holdings import Holdings, describe_partition
 from common.images import decode_images, list_images, listing_digest
+from common.links import refuse_links
 from common.partition import Indices, Partition, balanced_part
 
 log = logging.getLogger("fedshield")
@@ -44,10 +45,11 @@ def write_split(splits: Splits, division: Partition, folder: Path) -> list[Path]
         The directories, the server's first.
 
     Raises:
-        FedShieldError: the folder holds other data, or a part of it, or cannot be written.
+        FedShieldError: the folder holds other data, a part of it, or a link that leaves it; or it cannot be written.
     """
     holders = ("server", *(f"client-{client}" for client in range(len(division.shards))))
     places = [folder / name for name in holders]
+    refuse_links(folder)
     with explain_os_errors(folder):
         if _begin(places, _content(splits, division)):
             _write_parties(splits, division, places)

@@ -27,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file
+from common.links import refuse_links
 
 _CA_DAYS, _SERVER_DAYS = 3650, 397  # the longest that browsers, and so other clients one day, accept of a server
 _PRIVATE = 0o600
@@ -47,10 +48,12 @@ def make_certs(folder: Path, clients: int, hosts: Sequence[str]) -> list[Path]:
         hosts: names and addresses under which SuperLink and gateway are reached.
 
     Raises:
-        FedShieldError: a host is no name and no address; a file of the folder is damaged, or cannot be written.
+        FedShieldError: a host is no name and no address; a file of the folder is damaged, a link that leaves it, or
+            cannot be written.
     """
     for host in hosts:
         _general_name(host)
+    refuse_links(folder)
     with explain_os_errors(folder):
         holders = ("superlink", "gateway", "server", "operator", *(f"client-{client}" for client in range(clients)))
         for name in (*holders, "operator/clients"):

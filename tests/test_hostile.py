@@ -214,6 +214,22 @@ def test_resume(place: Path, received: Path) -> None:
     refused(fedshield(place, "run", *given), "loss.py: this code has not been run here yet, and would run now; read it")
 
 
+def test_links(place: Path, received: Path, study: Path, images: Path) -> None:
+    """Beside the names and words: a link out of the folder, which holds every command back."""
+    key = place / "key"
+    key.write_text("the reader's own")
+    run_dir, study_dir = (shutil.copytree(made, place / f"linked {made.name}") for made in (received, study))
+    (run_dir / f"{SCREEN}[bold].partial").symlink_to(key)
+    (study_dir / "tables.md.partial").symlink_to(key)
+    picture = images / "test" / NAMES[1] / "0.png"
+    for command in (
+        *(("report", run_dir), ("compare", received, run_dir), ("evaluate", run_dir), ("export", run_dir)),
+        *(("attack", run_dir, picture), ("run", "--resume", run_dir), ("tables", study_dir)),
+    ):
+        refused(fedshield(place, *command), "is a link to")
+    assert key.read_text() == "the reader's own"
+
+
 def test_partitions(place: Path, images: Path) -> None:
     settings = ["data.name=folder", f"data.root={images}", "partition.scheme=iid", "data.image-size=16"]
     changes = [part for setting in settings for part in ("--set", setting)]

@@ -19,8 +19,11 @@ from common.errors import FedShieldError
 from common.flat import read_toml
 from common.kept import Kept
 from common.links import refuse_links
+from common.setup import prepare_data
+from common.split import write_split
 from server.rundir import RunDir
 from server.stored import read_evaluations, read_summary
+from simulations.certs import make_certs
 from simulations.compare import compare_runs
 from simulations.reports.write import write_report
 from simulations.study import load_study
@@ -63,7 +66,7 @@ def put_link(place: Path, victim: Path) -> None:
     """Put a link to the victim's file, or to its folder where a folder was, in a place."""
     folder = place.is_dir() or not place.suffix
     shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
-    place.parent.mkdir(exist_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(victim if folder else victim / "key")
 
 
@@ -154,6 +157,23 @@ def test_a_link_that_leaves_a_study_is_refused(tmp_path: Path, victim: Path) -> 
             assert str(caught.value).startswith(f"{study}: {place} is a link to {victim}")
         assert (content(study), content(victim)) == before
         shutil.rmtree(study)
+
+
+@pytest.mark.parametrize(
+    "place", ["server", "client-1", "client-1/train", "superlink", "ca.crt", "server.key.0.partial"]
+)
+def test_keys_and_images_are_not_written_through_a_link(tmp_path: Path, victim: Path, place: str) -> None:
+    put_link(tmp_path / "given" / place, victim)
+    before = content(victim)
+    commands: list[Callable[[Path], object]] = [
+        lambda folder: make_certs(folder, 2, ["localhost"]),
+        lambda folder: write_split(*prepare_data(tiny_config()), folder),
+    ]
+    for command in commands:
+        with pytest.raises(FedShieldError) as caught:
+            command(tmp_path / "given")
+        assert str(caught.value).startswith(f"{tmp_path / 'given'}: {place} is a link to {victim}")
+    assert content(victim) == before
 
 
 @pytest.mark.parametrize("name", ["../../home/key", "/etc/passwd", "..", "a/b.safetensors", ".hidden", "", "a\nb"])
