@@ -26,7 +26,7 @@ LEAVES = {
     "files": {"errors", "parsing"},
     "parsing": {"errors"},
     "links": {"errors", "words"},
-    "split": {"cache", "data", "errors", "files", "holdings", "images", "partition"},
+    "split": {"cache", "data", "errors", "files", "holdings", "images", "links", "partition"},
     "partition": {"cache", "data", "errors", "seeding"},
     "models": {"activations", "borrowed", "modes", "seeding"},
     "attacks": {"errors", "margin", "modes", "own"},
