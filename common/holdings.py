@@ -37,14 +37,21 @@ def take_holdings(splits: Splits, division: Partition) -> Holdings:
     """Return the server's part of a dataset that is all on this machine."""
     train = splits.train
     shared, validation = train.take(division.shared), train.take(division.validation)
-    return Holdings(splits.test, shared, validation, describe_partition(train, division))
+    described = {**describe_partition(train, division), "test": class_counts(splits.test)}
+    return Holdings(splits.test, shared, validation, described)
+
+
+def class_counts(data: Dataset) -> list[int]:
+    """Return how many images there are of each class."""
+    return [int(count) for count in np.bincount(data.labels, minlength=len(data.classes))]
 
 
 def describe_partition(train: Dataset, division: Partition) -> dict[str, Any]:
     """Return images per class of every client, of the pool, of the shared data and of the validation images.
 
-    A digest of all the indices tells whether two runs had the same division. Without validation images nothing is said
-    of them, as in the runs of earlier versions, which can still be continued.
+    ``used`` of the ``available`` training images are in one of these; a limit has left out the others. A digest of all
+    the indices tells whether two runs had the same division. Without validation images nothing is said of them, as in
+    the runs of earlier versions, which can still be continued.
     """
     digest = hashlib.sha256()
     held_out = [division.validation] if len(division.validation) else []
@@ -55,6 +62,8 @@ def describe_partition(train: Dataset, division: Partition) -> dict[str, Any]:
         return [int(count) for count in np.bincount(train.labels[rows], minlength=len(train.classes))]
 
     return {
+        "used": sum(map(len, (*division.shards, division.pool, division.validation))),
+        "available": len(train.labels),
         "classes": list(train.classes),
         "clients": [counts(shard) for shard in division.shards],
         "pool": counts(division.pool),

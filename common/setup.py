@@ -109,7 +109,7 @@ def _prepare_data(
 ) -> tuple[Splits, Partition]:
     splits = load_data(data.name, data.root, data.image_size)
     if clients == 0:
-        return splits, undivided(splits.train.labels, data.max_examples, data.validation_fraction, seed)
+        return splits, undivided(splits.train.labels, data.limit, data.validation_fraction, seed)
     parameters = SchemeParameters(scheme.alpha, scheme.classes_per_client, seed)
     division = kept_partition(
         splits.train.labels,
@@ -117,7 +117,7 @@ def _prepare_data(
         clients,
         scheme.scheme,
         parameters,
-        data.max_examples,
+        data.limit,
         sharing.pool_fraction,
         sharing.fraction,
         data.validation_fraction,

@@ -24,7 +24,7 @@ from common.cache import Arrays, cache_dir, find_arrays, keep_arrays
 from common.data import Dataset, Splits, tell_left_out
 from common.errors import FedShieldError, explain_os_errors
 from common.files import create_file, read_json, replace_file, replace_json
-from common.holdings import Holdings, describe_partition
+from common.holdings import Holdings, class_counts, describe_partition
 from common.images import decode_images, list_images, listing_digest
 from common.links import refuse_links
 from common.partition import Indices, Partition, balanced_part
@@ -90,9 +90,10 @@ def _write_parties(splits: Splits, division: Partition, places: list[Path]) -> N
     for client, (place, rows) in enumerate(zip(clients, division.shards, strict=True)):
         _write_part(splits.train, rows, place / "train")
         replace_json(place / MANIFEST, {"holder": "client", "client": client, "classes": classes})
-    counts = describe_partition(splits.train, division)["clients"]
+    described = describe_partition(splits.train, division)
+    told = {key: described[key] for key in ("clients", "used", "available")}
     content = (server / _BEGUN).read_bytes().decode()
-    replace_json(server / MANIFEST, {"holder": "server", "classes": classes, "clients": counts, "content": content})
+    replace_json(server / MANIFEST, {"holder": "server", "classes": classes, **told, "content": content})
     (server / _BEGUN).unlink()
 
 
@@ -144,11 +145,14 @@ def server_holdings(root: Path, image_size: int, clients: int, shared_fraction: 
         )
     shared = pool.take(balanced_part(np.arange(len(pool.labels)), pool.labels, shared_fraction, seed, "shared"))
     division = {
+        # Of a directory that was made by hand, nobody knows what it was taken from.
+        **{key: manifest[key] for key in ("used", "available") if type(manifest.get(key)) is int},
         "classes": list(classes),
         "clients": counts,
-        "pool": _counts(pool),
-        "shared": _counts(shared),
-        **({"validation": _counts(validation)} if len(validation.labels) else {}),
+        "pool": class_counts(pool),
+        "shared": class_counts(shared),
+        **({"validation": class_counts(validation)} if len(validation.labels) else {}),
+        "test": class_counts(test),
         "sha256": _digest(counts, pool, validation),
     }
     return Holdings(test, shared, validation, division)
@@ -238,10 +242,6 @@ def _read_part(folder: Path, classes: tuple[str, ...], size: int) -> Dataset:
 
     kept = find() or keep_arrays(place, decode, find)
     return Dataset(kept["images"], kept["labels"], classes)
-
-
-def _counts(data: Dataset) -> list[int]:
-    return [int(count) for count in np.bincount(data.labels, minlength=len(data.classes))]
 
 
 def _digest(counts: list[list[int]], *parts: Dataset) -> str:

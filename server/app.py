@@ -10,6 +10,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from common.config import RunConfig, parse_config
+from common.cuts import told_images
 from common.errors import FedShieldError
 from common.records import shared_record, to_record, to_state
 from common.setup import check_own, prepare_torch, server_data
@@ -61,6 +62,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         )
     if isinstance(grid, HttpGrid):
         grid = PromptGrid(grid)
+    log.info("%s", told_images(holdings.division, config.flat(), federated=True))
     own = tuple(holdings.counts.sum(axis=1).tolist())
     roster = Roster(grid, config.federation, own)
     roster.gather()

@@ -43,12 +43,14 @@ class Measured:
         config: of the run, with the changes.
         evaluation: the figures.
         record: the line that was appended to ``evaluations.jsonl``.
+        tests: how many test images there are.
     """
 
     round: int
     config: RunConfig
     evaluation: Evaluation
     record: dict[str, Any]
+    tests: int
 
 
 def evaluate_on(
@@ -123,7 +125,7 @@ def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = (), t
         **figures,
     }
     append_json_line(run_dir / "evaluations.jsonl", record)
-    return Measured(number, config, evaluation, record)
+    return Measured(number, config, evaluation, record, len(test.labels))
 
 
 def _counts(run_dir: Path, test: Dataset) -> NDArray[np.int64] | None:

@@ -115,6 +115,12 @@ class Division(Format):
 
     classes: Annotated[list[str], Field(min_length=1)]
     clients: list[list[Count]]
+    pool: list[Count] = []
+    shared: list[Count] = []
+    validation: list[Count] = []
+    test: list[Count] = []
+    used: Count = 0
+    available: Count = 0
 
     @model_validator(mode="after")
     def _of_the_same_classes(self) -> Self:

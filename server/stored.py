@@ -98,7 +98,10 @@ def changed_keys(stored: Flat, config: RunConfig) -> Flat:
         config: of the continuation.
     """
     with suppress(FedShieldError):  # spelled as now: an earlier version may have kept "pgd:2" for "pgd:2.0"
-        stored = parse_config(stored).flat()
+        meant = parse_config(stored)
+        stored = meant.flat()
+        if meant.data.limit == config.data.limit:  # 1500 stood there where -1 stands now
+            stored["data.max-examples"] = config.data.max_examples
     given = config.flat()
     return {key: value for key, value in stored.items() if not key.startswith(_MAY_CHANGE) and given.get(key) != value}
 

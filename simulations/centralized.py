@@ -1,5 +1,6 @@
 """Adversarial training without a federation: one model, all training images, the same fit, losses and figures."""
 
+import logging
 import math
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from common.config import RunConfig
+from common.cuts import told_images
 from common.data import Dataset
 from common.errors import FedShieldError
 from common.holdings import take_holdings
@@ -25,6 +27,8 @@ from simulations.console import Output, Terminal
 from simulations.live import LiveView
 from simulations.plots import plot_run
 from simulations.session import complete, rounds_before
+
+log = logging.getLogger("fedshield")
 
 OnBatch = Callable[[int, int, int], None]
 
@@ -62,6 +66,7 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     device = prepare_torch(config.threads)
     splits, division = prepare_data(config, centralized=True)
     data, holdings = splits.train.take(division.shards[0]), take_holdings(splits, division)
+    log.info("%s", told_images(holdings.division, config.flat(), federated=False))
     with RunDir.open(config, CENTRALIZED) as run, watching(config, run) as watchers:
         recorder = Recorder(config, run, holdings, device, watchers)
         run.write_environment(describe_environment(device, recorder.model, data.images.shape[-1]))

@@ -169,6 +169,7 @@ def evaluate(
     if examples is not None:
         changes["evaluate.final-examples"] = examples
     radii = parse_radii(epsilons or "")
+    from common.cuts import out_of
     from server.evaluate import evaluate_run
     from server.stored import read_kind
     from simulations.study_tables import find_results
@@ -176,6 +177,7 @@ def evaluate(
     path = find_results(run_dir)
     found = evaluate_run(path, changes, radii, trust_code)
     which = f"after {read_kind(path).unit} {found.round}, epsilon {found.config.attack.epsilon_255:g}/255"
+    which += f", {out_of(found.evaluation.n, found.tests)} test images"
     console.print(f"{path}: {which}")
     from simulations.tables import evaluation_tables
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.accuracy import Evaluation
+from common.cuts import nobodys_images, tested_images, training_images
 from common.errors import FedShieldError
 from common.flat import Flat
 from server.stored import (
@@ -44,7 +45,8 @@ def compare_runs(runs: Sequence[Path]) -> list[Sheet]:
     names = _names(paths)
     done = _configurations(paths, names)
     found = [read_figures(path) for path in paths]
-    return [done, _results(found, names), _pairs(paths, found, names)]
+    divisions = [read_division(path) for path in paths]
+    return [done, _results(found, names, divisions), _pairs(paths, found, names)]
 
 
 def difference(first: Mask, second: Mask) -> tuple[float, float, float]:
@@ -91,27 +93,32 @@ def _settings(path: Path) -> Flat:
 
 def _done(path: Path) -> dict[str, str]:
     kind, metrics, environment = read_kind(path), read_metrics(path), read_environment(path)
+    division = read_division(path)
     return {
         "kind": kind.name,
         f"{kind.unit}s done": str(last_round(metrics)),
         "finished": str((path / "summary.json").exists()),
-        "classes": ", ".join(read_division(path).get("classes", ())),
+        "training images": training_images(division) or "–",
+        "classes": ", ".join(division.get("classes", ())),
         "minutes": f"{sum(line['seconds'] for line in metrics) / 60:.1f}",
         "processor": f"{environment.get('processor')}, {environment.get('device')}",
         "FedShield": str(environment.get("packages", {}).get("fedshield")),
     }
 
 
-def _results(found: Sequence[Record], names: Sequence[str]) -> Sheet:
+def _results(found: Sequence[Record], names: Sequence[str], divisions: Sequence[Record]) -> Sheet:
     attacks = list(dict.fromkeys(attack for figures in found for attack in figures.get("robust", {})))
     rows = []
-    for name, figures in zip(names, found, strict=True):
+    for name, figures, division in zip(names, found, divisions, strict=True):
         rates = [figures.get("natural"), *(figures.get("robust", {}).get(attack) for attack in attacks)]
-        n = f"{figures['n']:,}" if figures else "–"
+        n = tested_images(figures["n"], division) if figures else "–"
         rows.append([name, n, *map(_cell, [*rates, figures.get("worst") if figures.get("robust") else None])])
     header = ["run", "n", "natural %", *(f"{attack} %" for attack in attacks), "worst %"]
     notes = ["in brackets: 95 % intervals for the sample of test images; another training seed may differ by more"]
     notes += [f"{name}: {NO_ATTACK}" for name, each in zip(names, found, strict=True) if each and not each["robust"]]
+    for name, division in zip(names, divisions, strict=True):
+        if nobodys_images(division):
+            notes.append(f"{name}: trained on {training_images(division)} images (data.max-examples)")
     return Sheet("Results", header, rows, notes, 1)
 
 

@@ -1,16 +1,18 @@
 """The card of an exported model: what it is, how well it withstands what, and how it is used."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from common.borrowed import TORCHVISION, is_borrowed, torchvision_options
 from common.config import RunConfig
+from common.cuts import tested_images, training_images
 from common.exported import CODE
 from common.models import MEAN, STD
 from common.own import is_own
 from common.words import markdown, visible
 from server.checkpoint import chosen
-from server.stored import read_environment, read_kind
+from server.stored import read_division, read_environment, read_kind
 from simulations.run_figures import NO_ATTACK, bracket, dataset_name, read_figures, share, training
 
 _USE = {
@@ -45,6 +47,8 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
     activation = "" if is_borrowed(config.model.name) else f" ({config.model.activation})"
     network = visible(config.model.name).replace("`", "'")
     data, how = markdown(dataset_name(config.flat())), markdown(training(config.flat()))
+    if used := training_images(division := read_division(run_dir)):
+        data += f" ({used} training images)"
     return "\n".join(
         [
             "---",
@@ -57,7 +61,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
             f"`{network}`{activation}: {how}, by {who}, on {data}, seed {config.seed}; the model after {kind.unit} "
             f"{number}.",
             "",
-            *_figures(run_dir, config),
+            *_figures(run_dir, config, division),
             "## Use",
             "",
             f"`pixels`: [B, 3, {side}, {side}], in [0, 1]. Logits: [B, {len(classes)}], of "
@@ -75,7 +79,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
     )
 
 
-def _figures(run_dir: Path, config: RunConfig) -> list[str]:
+def _figures(run_dir: Path, config: RunConfig, division: Mapping[str, Any]) -> list[str]:
     figures = read_figures(run_dir)
     if not figures:
         return ["Nothing was measured of it.", ""]
@@ -87,7 +91,7 @@ def _figures(run_dir: Path, config: RunConfig) -> list[str]:
         against = f"White-box attacks within {epsilon:g}/255 (Linf); a stronger attack may leave less."
     cells = [(markdown(name), share(rate["value"]), bracket(rate["interval"])) for name, rate in rows.items()]
     return [
-        f"## Accuracy on n = {figures['n']:,} test images",
+        f"## Accuracy on n = {tested_images(figures['n'], division)} test images",
         "",
         "| attack | % | 95 % interval |",
         "|---|---|---|",

@@ -6,6 +6,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Column, Table
 
+from common.cuts import nobodys_images, training_images
 from common.evaluation import Evaluation, Rate
 from simulations.run_figures import NO_ATTACK, bracket, share
 
@@ -104,9 +105,9 @@ def partition_table(described: dict[str, Any]) -> Table:
     digits = len(str(max(map(sum, described["clients"]))))
     columns = [Column(name, justify="right", overflow="fold", min_width=digits) for name in described["classes"]]
     total = Column("all", justify="right", no_wrap=True)
-    table = Table(
-        Column("client", no_wrap=True), *columns, total, title="training images by class", box=SIMPLE, pad_edge=False
-    )
+    cut = " (data.max-examples)" if nobodys_images(described) else ""
+    title = f"training images by class, {training_images(described)}{cut}"
+    table = Table(Column("client", no_wrap=True), *columns, total, title=title, box=SIMPLE, pad_edge=False)
     for client, counts in enumerate(described["clients"]):
         table.add_row(str(client), *(str(count or "·") for count in counts), str(sum(counts)))
     table.add_section()

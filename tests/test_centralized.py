@@ -246,6 +246,9 @@ def test_a_command_that_is_stopped_from_outside_resumes_to_the_same_bits(tmp_pat
     command = [PROGRAM, "centralized", *options, "--results", str(tmp_path), "--name", "part"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
+    assert next(process.stdout).startswith(
+        "Images: training 200 of 4,000 (data.max-examples), validation all 40, test "
+    )
     assert next(process.stdout) == f"Run directory: {part}\n"
     for line in process.stdout:
         if line.startswith(f"epoch 2/{EPOCHS}"):
@@ -274,7 +277,7 @@ def assert_the_command_finishes(part: Path, done: int) -> None:
     resumed = fedshield("centralized", "--resume", str(part))
     assert resumed.returncode == 0, resumed.stderr
     lines = resumed.stdout.splitlines()
-    assert lines[0] == lines[-1] == f"Run directory: {part}"
+    assert lines[1] == lines[-1] == f"Run directory: {part}"
     epochs = [line for line in lines if line.startswith("epoch")]
     assert [line.split("  ")[0] for line in epochs] == [f"epoch {i}/{EPOCHS}" for i in range(done + 1, EPOCHS + 1)]
     assert all("pgd-2" in line and "  validation " in line and "  loss " in line for line in epochs)

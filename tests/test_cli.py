@@ -57,14 +57,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_run_prints_its_place_and_a_line_for_each_round(finished: tuple[Path, str]) -> None:
     path, output = finished
     lines = output.splitlines()
-    assert lines[0] == lines[-1] == f"Run directory: {path}"
+    assert lines[0] == (
+        "Images: training 200 of 4,000 (data.max-examples), shared 16 of 40 (sharing.fraction), "
+        "test 40 of 1,000 (evaluate.examples), final test 40 of 1,000 (evaluate.final-examples)"
+    )
+    assert lines[1] == lines[-1] == f"Run directory: {path}"
     # So small a network may well be doubted: what the evaluation says of that has tests of its own.
-    assert [line.split("  ")[0] for line in lines[1:-1] if not line.startswith("warning: ")] == [
+    assert [line.split("  ")[0] for line in lines[2:-1] if not line.startswith("warning: ")] == [
         *(f"round {i}/{ROUNDS}" for i in range(1, ROUNDS + 1)),
         "final",
     ]
-    assert "pgd-2" in lines[1]
-    assert "n = 40" in lines[1]
+    assert "pgd-2" in lines[2]
+    assert "n = 40" in lines[2]
     for name in ("accuracy.png", "accuracy.svg", "partition.png", "partition.svg"):
         assert (path / "figures" / name).stat().st_size > 1000
 

@@ -42,7 +42,7 @@ def test_tables_tell_what_differs_and_pair_the_images(tmp_path: Path) -> None:
     assert not {"results.name", "federation.clients", "rounds done", "finished"} & set(differing)
     finals = [json.loads((path / "summary.json").read_text())["final"] for path in runs]
     for row, final in zip(results.rows, finals, strict=True):
-        assert row[1] == "40"
+        assert row[1] == "40 of 1,000"
         assert row[2].startswith(f"{100 * final['natural']['value']:.1f} [")
         assert row[-1].startswith(f"{100 * final['worst']['value']:.1f} [")
     change = 100 * (finals[1]["worst"]["value"] - finals[0]["worst"]["value"])
@@ -106,8 +106,8 @@ def test_a_smaller_evaluation_does_not_take_the_place_of_a_fuller_one(tmp_path: 
     row = rf"<td[^>]*>fgsm</td>\s*<td[^>]*>20</td>\s*<td[^>]*>{100 * other['worst']['value']:.1f} %</td>"
     assert re.search(row, report)
     assert "of n = 40 are classified correctly" in report  # the predictions that are drawn are of the headline's images
-    assert "## Accuracy on n = 40 test images" in card
-    assert compare_runs([one, one])[1].rows[0][1] == "40"
+    assert "## Accuracy on n = 40 of 1,000 test images" in card
+    assert compare_runs([one, one])[1].rows[0][1] == "40 of 1,000"
     evaluate_run(one, {"evaluate.final-attacks": "fgsm,pgd-2", "evaluate.final-examples": 40})  # of as many, more
     assert list(read_figures(one)["robust"]) == ["fgsm", "pgd-2"]
     evaluate_run(one, {"evaluate.final-attacks": "fgsm,pgd-3", "evaluate.final-examples": 40})  # as full, and later

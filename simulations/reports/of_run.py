@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.cuts import nobodys_images, tested_images, training_images
 from common.flat import default_config
 from server.stored import (
     Kind,
@@ -50,7 +51,8 @@ def run_page(run_dir: Path) -> Page:
     """
     config, kind = read_config(run_dir), read_kind(run_dir)
     metrics, summary, final = read_metrics(run_dir), read_summary(run_dir), read_figures(run_dir)
-    partition = read_division(run_dir) if kind.name == "federation" else {}
+    division = read_division(run_dir)
+    partition = division if kind.name == "federation" else {}
     environment = read_environment(run_dir)
     arrays = read_predictions(run_dir, final)
     epsilon = final.get("epsilon-255", config["attack.epsilon-255"])
@@ -58,7 +60,7 @@ def run_page(run_dir: Path) -> Page:
     return Page(
         title=run_dir.name,
         lead=_lead(config, kind, metrics, environment),
-        facts=_facts(final, f"{epsilon:g}/255", unit, summary),
+        facts=[*_facts(final, f"{epsilon:g}/255", unit, summary, division), *_training(division)],
         warnings=[
             *_unfinished(run_dir, config, kind, metrics, summary, final),
             *_lost(lost_rounds(run_dir)),
@@ -94,7 +96,13 @@ def _lead(config: Record, kind: Kind, metrics: Sequence[Record], environment: Re
     return f"{what}: {who}, {done}, seed {config['seed']}{f', on {device}' if device else ''}."
 
 
-def _facts(final: Record, epsilon: str, unit: str, summary: Record) -> list[Fact]:
+def _training(division: Record) -> list[Fact]:
+    """Return how many of the training images were used, where that is known."""
+    cut = "" if not nobodys_images(division) else "data.max-examples leaves out the others"
+    return [Fact("training images", told, cut)] if (told := training_images(division)) else []
+
+
+def _facts(final: Record, epsilon: str, unit: str, summary: Record, division: Record) -> list[Fact]:
     if not final:
         return []
     chosen = "chosen on validation images" if summary.get("selected-by") == "validation" else "the last one"
@@ -106,7 +114,7 @@ def _facts(final: Record, epsilon: str, unit: str, summary: Record) -> list[Fact
     else:
         facts.append(Fact("robust accuracy", "–", NO_ATTACK))
     rough = f"{ROUGH:,} or fewer: rough figures" if final["n"] <= ROUGH else ""
-    facts.append(Fact("test images", f"n = {final['n']:,}", rough))
+    facts.append(Fact("test images", f"n = {tested_images(final['n'], division)}", rough))
     facts.append(Fact("model", f"{unit} {final.get('round', '–')}", chosen if summary else "the last one measured"))
     return facts
 

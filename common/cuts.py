@@ -1,0 +1,51 @@
+"""How many of the images that are there a run takes, in words: wherever a limit leaves some out, that is said."""
+
+from collections.abc import Mapping
+from typing import Any
+
+Division = Mapping[str, Any]
+
+
+def out_of(used: int, available: int) -> str:
+    """``1,500 of 4,000``, or ``all 4,000``; the number alone where nobody knows how many there are."""
+    return f"{used:,} of {available:,}" if used < available else f"{'all ' if available else ''}{used:,}"
+
+
+def training_images(division: Division) -> str:
+    """Say how many training images a division uses; nothing where an earlier version has not kept that."""
+    return out_of(division["used"], division["available"]) if division.get("available") else ""
+
+
+def tested_images(n: int, division: Division) -> str:
+    """Say on how many of the test images something was measured."""
+    tests = sum(division.get("test", ()))
+    return out_of(n, tests) if n < tests else f"{n:,}"
+
+
+def nobodys_images(division: Division) -> int:
+    """Return how many training images a limit has left with nobody."""
+    return max(0, int(division.get("available", 0)) - int(division.get("used", 0)))
+
+
+def told_images(division: Division, config: Mapping[str, Any], federated: bool) -> str:
+    """Say how many images of each kind a run takes, and which keys leave out the others.
+
+    Args:
+        division: as in ``partition.json``.
+        config: of the run, flat.
+        federated: whether a server has a pool, of which it shares a part.
+    """
+    pool, shared, held, tests = (sum(division.get(name, ())) for name in ("pool", "shared", "validation", "test"))
+    after, final = (int(config[key]) for key in ("evaluate.examples", "evaluate.final-examples"))
+    parts = [
+        ("training", division.get("used", 0), division.get("available", 0), "data.max-examples"),
+        ("shared", shared, pool if federated else 0, "sharing.fraction"),
+        ("validation", after or held, held, "evaluate.examples"),
+        ("test", after or tests, tests, "evaluate.examples"),
+        ("final test", final or tests, tests if config["evaluate.final-attacks"] else 0, "evaluate.final-examples"),
+    ]
+    return f"Images: {', '.join(_part(*part) for part in parts if part[2])}"
+
+
+def _part(what: str, used: int, available: int, key: str) -> str:
+    return f"{what} {out_of(min(used, available), available)}{f' ({key})' if used < available else ''}"
