@@ -22,7 +22,7 @@ from server.nodes import Roster
 from server.recorder import Recorder
 from server.robust import check_strategy
 from server.rundir import RunDir, finished_run
-from server.stored import DEPLOYED, FEDERATION
+from server.stored import DEPLOYED, FEDERATION, with_first_threads
 from server.strategy import Cohort, SharedDataFedAvg
 from server.watchers import watching
 
@@ -53,6 +53,12 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         return finished
     check_strategy(config.strategy, config.federation.cohort)
     check_own(config)
+    if deployed and config.results.resume and not config.threads:
+        log.warning(
+            "threads = 0: each client computes with all its cores; one that has other cores than before computes other "
+            "last digits"
+        )
+    config = with_first_threads(config)
     device = prepare_torch(config.threads)
     holdings = server_data(config)
     if deployed and config.byzantine.clients:

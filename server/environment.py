@@ -4,6 +4,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,6 +43,30 @@ def describe_environment(device: torch.device, model: nn.Module, image_size: int
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "packages": {name: installed(name) for name in PACKAGES},
     }
+
+
+def went_on(first: Mapping[str, Any], now: Mapping[str, Any], done: int) -> tuple[dict[str, Any], str]:
+    """Return what a run's environment is when it goes on, and what of it may give its numbers other last digits.
+
+    Args:
+        first: as the run began, with each time that it went on.
+        now: as of ``describe_environment``.
+        done: finished rounds, or epochs.
+
+    Returns:
+        ``first``, with what is different now at the end of ``resumed``; and a line for the log, empty if it all agrees.
+    """
+    other = {key: value for key, value in now.items() if first.get(key) != value}
+    keys = [key for key in ("threads", "processor", "device", "packages") if key in other and key in first]
+    told = "; ".join(f"{key} {_difference(first[key], other[key])}" for key in keys)
+    return {**first, "resumed": [*first.get("resumed", []), {"after": done, **other}]}, told
+
+
+def _difference(before: Any, now: Any) -> str:
+    """Say what has changed; of versions, only those that have."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return f"{before} -> {now}"
+    return ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name])
 
 
 def _command() -> str:

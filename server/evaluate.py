@@ -137,7 +137,7 @@ def _counts(run_dir: Path, test: Dataset) -> NDArray[np.int64] | None:
             f"{run_dir / 'partition.json'}: has other classes than the test images; "
             "put back the images that the run was trained on, or start a new run"
         )
-    return np.array(division["clients"], np.int64) if read_kind(run_dir) == FEDERATION else None
+    return np.array(division["clients"], np.int64) if read_kind(run_dir).name == FEDERATION.name else None
 
 
 def _curve(

@@ -133,6 +133,8 @@ class Environment(Format):
     """``environment.json``, of which a run that has only begun has the kind alone."""
 
     packages: dict[str, str | None] = {}
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    resumed: list[dict[str, Any]] = []
 
 
 class Named(Format):

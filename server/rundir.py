@@ -32,16 +32,22 @@ from server.checkpoint import (
     rounds_done,
     write_checkpoint,
 )
+from server.environment import went_on
 from server.stored import (
+    DEPLOYED,
     FEDERATION,
     Kind,
     changed_code,
     changed_keys,
+    first_threads,
     odd_rounds,
     own_copies,
     read_config,
+    read_environment,
     read_metrics,
+    read_summary,
     with_copies,
+    with_first_threads,
 )
 
 log = logging.getLogger("fedshield")
@@ -67,6 +73,7 @@ class RunDir:
         self.total = int(config.flat()[kind.length])
         self.done = 0
         self.finished = False
+        self._resumed = bool(config.results.resume)
         self._lock = FileLock(path / ".lock")
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
@@ -100,7 +107,8 @@ class RunDir:
     def _resume(cls, config: RunConfig, kind: Kind) -> Self:
         run = cls(Path(config.results.resume).expanduser().absolute(), kind, config)
         stored = with_copies(run.path, read_config(run.path, kind), config)
-        if changed := changed_keys(stored, config):
+        begun = {**stored, "threads": stored["threads"] or first_threads(run.path)}
+        if changed := changed_keys(begun, with_first_threads(config)):
             key, value = next(iter(changed.items()))
             raise FedShieldError(
                 f"{run.path}: belongs to another configuration: {key} = {value!r} there, "
@@ -142,8 +150,17 @@ class RunDir:
         by_round = {record["round"]: record for record in metrics}  # of several lines, the last
         lines = "".join(json.dumps(by_round[number]) + "\n" for number in sorted(by_round))
         replace_file(self.path / "metrics.jsonl", lines.encode())
-        (self.path / "summary.json").unlink(missing_ok=True)
-        self.write_json("config.json", config.model_dump(by_alias=True))
+        self._keep_summary()
+        # All cores stay all cores: how many there were is in environment.json.
+        self.write_json("config.json", {**config.model_dump(by_alias=True), "threads": stored["threads"]})
+
+    def _keep_summary(self) -> None:
+        """Move the final evaluation of a run that is made longer to those that ``fedshield evaluate`` has made."""
+        path = self.path / "summary.json"
+        if final := (summary := read_summary(self.path)).get("final"):
+            at = datetime.fromtimestamp(path.stat().st_mtime).isoformat(timespec="seconds")
+            append_json_line(self.path / "evaluations.jsonl", {"at": at, "round": summary["evaluated-round"], **final})
+        path.unlink(missing_ok=True)
 
     def _keep_own(self, config: RunConfig) -> None:
         """Copy the user's code beside the results that it gave; a run that goes on must go on with the same."""
@@ -220,8 +237,17 @@ class RunDir:
         replace_json(self.path / name, content)
 
     def write_environment(self, described: dict[str, Any]) -> None:
-        """Write ``environment.json``, with the kind of run."""
-        self.write_json("environment.json", {"kind": self.kind.name, **described})
+        """Write ``environment.json``, with the kind of run.
+
+        What the run began with stays; of what it goes on with, what differs is added under ``resumed``.
+        """
+        first = read_environment(self.path) if self._resumed else {}
+        if "command" in first:
+            described, told = went_on(first, described, self.done)
+            if told:
+                log.warning("%s: goes on otherwise than it began (%s): its last digits may differ", self.path, told)
+        deployed = {"deployed": True} if self.kind == DEPLOYED else {}
+        self.write_json("environment.json", {"kind": self.kind.name, **deployed, **described})
 
     def write_partition(self, described: dict[str, Any]) -> None:
         """Write ``partition.json``; a run that goes on must go on with the same division."""

@@ -1,6 +1,7 @@
 """What a run directory tells its readers: the configuration, the kind of run, the finished rounds, their figures."""
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -43,7 +44,7 @@ class Kind:
 
     def again(self, run_dir: Path) -> str:
         """Return what continues the run in a directory."""
-        return self.resume.format(command=self.command, path=run_dir)
+        return self.resume.format(command=self.command, path=shlex.quote(str(run_dir)))
 
 
 FEDERATION = Kind("federation", "round", "federation.rounds", "fedshield run")
@@ -85,9 +86,26 @@ def read_config(run_dir: Path, kind: Kind | None = None, hint: str = "is this a 
     return stored
 
 
+def first_threads(run_dir: Path) -> int:
+    """Return with how many threads a run began; 0 where it has not kept that."""
+    return int(read_environment(run_dir).get("threads", 0))
+
+
+def with_first_threads(config: RunConfig) -> RunConfig:
+    """Return the configuration of a run that goes on with as many threads as it began with, where ``threads`` is 0."""
+    if config.threads or not config.results.resume:
+        return config
+    first = first_threads(Path(config.results.resume).expanduser().absolute())
+    return config.model_copy(update={"threads": first})
+
+
 def read_kind(run_dir: Path) -> Kind:
     """Return what kind of run a directory holds; earlier versions knew federations only, and wrote nothing of it."""
-    return KINDS.get(str(read_environment(run_dir).get("kind")), FEDERATION)
+    environment = read_environment(run_dir)
+    # Earlier versions kept only by which of Flower's programs a federation of real clients was started.
+    if environment.get("deployed") or str(environment.get("command")).startswith(("flwr", "flower")):
+        return DEPLOYED
+    return KINDS.get(str(environment.get("kind")), FEDERATION)
 
 
 def changed_keys(stored: Flat, config: RunConfig) -> Flat:

@@ -21,7 +21,7 @@ from server.checkpoint import fit_state
 from server.environment import describe_environment
 from server.recorder import Recorder
 from server.rundir import RunDir, finished_run
-from server.stored import CENTRALIZED
+from server.stored import CENTRALIZED, with_first_threads
 from server.watchers import watching
 from simulations.console import Output, Terminal
 from simulations.live import LiveView
@@ -63,6 +63,7 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
         FedShieldError: with one line that says what the user can do.
     """
     check_own(config)
+    config = with_first_threads(config)
     device = prepare_torch(config.threads)
     splits, division = prepare_data(config, centralized=True)
     data, holdings = splits.train.take(division.shards[0]), take_holdings(splits, division)

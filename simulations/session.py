@@ -44,12 +44,15 @@ def run_locally(
     output: Output = Output.PLAIN,
 ) -> Path:
     """Run a federation with LocalGrid, draw its figures, and return its run directory."""
+    from server.stored import with_first_threads
+
     if config.results.resume:
         from server.rundir import finished_run
 
         if (finished := finished_run(config)) is not None:
             return complete(finished)
     config.check_division()  # before Ray starts
+    config = with_first_threads(config)
     # Flower tells at length what the live view and the round lines tell here.
     logging.getLogger("flwr").setLevel(logging.WARNING)
     executor: Executor = make_executor(

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.cuts import nobodys_images, tested_images, training_images
-from common.flat import default_config
+from common.flat import Flat, default_config
 from server.stored import (
+    DEPLOYED,
     Kind,
     lost_rounds,
     read_config,
@@ -16,6 +17,7 @@ from server.stored import (
     read_predictions,
     read_summary,
 )
+from simulations.repeat import CLIENTS, repeat
 from simulations.reports import charts
 from simulations.reports.clients import clients, labels, refusals
 from simulations.reports.measures import Record, attacks, classes, curve, percent, scaled
@@ -76,7 +78,7 @@ def run_page(run_dir: Path) -> Page:
             Section("Clients", [*clients(metrics, partition, final), *refusals(metrics)]),
             Section("Who has which classes", labels(partition)),
             Section("What differs from the defaults", [difference_table(config)]),
-            Section("Environment, and the command that repeats it", _environment(environment, metrics)),
+            Section("Environment, and the command that repeats it", _environment(environment, metrics, kind, config)),
             Section("How to read this", [Text(HOW_TO_READ)]),
         ],
     )
@@ -164,7 +166,7 @@ def difference_table(config: Record) -> Block:
     return Table(["key", "here", "default"], rows, 3)
 
 
-def _environment(environment: Record, metrics: Sequence[Record]) -> list[Block]:
+def _environment(environment: Record, metrics: Sequence[Record], kind: Kind, config: Flat) -> list[Block]:
     model = environment.get("model", {})
     seconds = sum(line["seconds"] for line in metrics)
     known = {
@@ -177,8 +179,16 @@ def _environment(environment: Record, metrics: Sequence[Record]) -> list[Block]:
         "Python": environment.get("python"),
         "model": f"{model['parameters']:,} parameters, {model['flops']:.3g} FLOPs an image" if model else None,
         "packages": ", ".join(f"{name} {version}" for name, version in environment.get("packages", {}).items()),
+        "started by": environment.get("command"),
     }
-    blocks: list[Block] = [Table(["", ""], [[key, str(value)] for key, value in known.items() if value], 2)]
-    if command := environment.get("command"):
-        blocks.append(Code(f"cd {environment.get('folder', '.')}\n{command}"))
-    return blocks
+    rows = [[key, str(value)] for key, value in known.items() if value]
+    rows += [
+        [f"gone on after {kind.unit} {each.get('after')}", _changes(each)] for each in environment.get("resumed", ())
+    ]
+    notes = [Text(CLIENTS)] if kind == DEPLOYED else []
+    return [Table(["", ""], rows, 2), *notes, Code("\n".join(repeat(kind, config, environment)))]
+
+
+def _changes(each: Record) -> str:
+    """Say what was otherwise when a run went on."""
+    return "; ".join(f"{key}: {value}" for key, value in each.items() if key != "after") or "as it began"

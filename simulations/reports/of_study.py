@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.flat import default_config
 from simulations.panels import divisions, name_group, name_point
+from simulations.repeat import sweep_again
 from simulations.reports import charts
 from simulations.reports.of_run import HOW_TO_READ, difference_table
 from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
@@ -60,10 +61,17 @@ def study_page(study_dir: Path) -> Page:
             Section(f"Accuracy over {unit}s", _lines(over_rounds, "round", unit, False)),
             Section("Who has which classes", _divisions(labels)),
             Section("What all runs have in common", [difference_table({**default_config(), **heading.recipe})]),
-            Section("The command that repeats it", [Code(f"fedshield sweep {study_dir / 'study.toml'}")]),
+            Section("The command that repeats it", _again(study_dir)),
             Section("How to read this", [Text(HOW_TO_READ)] if tested else []),
         ],
     )
+
+
+def _again(study_dir: Path) -> list[Block]:
+    """Return the command that repeats a study, where its file is kept."""
+    if command := sweep_again(study_dir):
+        return [Code(command)]
+    return [Text("There is no study.toml beside the results: write the study's file anew, and sweep it.")]
 
 
 def _table(sheet: Sheet) -> Table:
