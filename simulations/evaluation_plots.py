@@ -25,7 +25,7 @@ _MOST_NUMBERS = 15  # more classes than that leave no room for numbers in the ce
 def plot_evaluation(run_dir: Path) -> list[Path]:
     """Draw a run's last evaluation into its ``figures/``, in the place of an earlier one.
 
-    ``confusion``: under the attack that hurts most; ``examples``: images, what the attack adds, and both predictions;
+    ``confusion``: under the last of the attacks; ``examples``: images, what the attack adds, and both predictions;
     ``epsilon``: robust accuracy over epsilon, if the last ``fedshield evaluate`` was asked for it.
 
     Args:
@@ -81,7 +81,7 @@ def _draw_curve(record: Mapping[str, Any], title: str, unit: str) -> Figure:
 
 
 def _draw_confusion(arrays: Arrays, title: str) -> Figure:
-    """Draw what the images of each class are taken for, in per cent of them, under the attack that hurts most."""
+    """Draw what the images of each class are taken for, in per cent of them, under the last of the attacks."""
     classes = [str(name) for name in arrays["classes"]]
     attack, counts = confusion(arrays)
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -107,7 +107,7 @@ def _draw_confusion(arrays: Arrays, title: str) -> Figure:
 
 
 def confusion(arrays: Arrays) -> tuple[str, NDArray[np.int64]]:
-    """Count what images are taken for under the attack that leaves fewest correct; ``natural`` without an attack.
+    """Count what images are taken for under the last attack, as the examples are; ``natural`` without an attack.
 
     Args:
         arrays: of an evaluation, as ``server.evaluate`` keeps them.
@@ -116,7 +116,7 @@ def confusion(arrays: Arrays) -> tuple[str, NDArray[np.int64]]:
         The attack, and [C,C]: images of each class, and what they are taken for.
     """
     found = Evaluation.from_arrays(arrays, len(arrays["classes"]))
-    attack = min(found.robust, key=lambda name: found.robust[name].value, default="natural")
+    attack = next(reversed(found.robust), "natural")
     counts = np.zeros((found.classes, found.classes), np.int64)
     np.add.at(counts, (found.labels, found.predictions[attack]), 1)
     return attack, counts

@@ -9,9 +9,10 @@ from typing import Any
 from common.errors import FedShieldError, explain_os_errors
 from common.files import read_json, read_json_lines, replace_file
 from simulations.study import Point, Study
-from simulations.study_results import DIVIDED, write_csv
+from simulations.study_results import ADDED, DIVIDED, write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
+Planned = Sequence[Sequence[str]]  # the attacks of each point
 HINT = "delete the run directory, and sweep again"
 
 
@@ -38,36 +39,69 @@ def is_finished(study: Study, run: Path) -> bool:
 
 
 def gather(study: Study, points: Sequence[Point], directory: Path) -> dict[str, dict[str, Any]]:
-    """Write the CSV files anew from all finished runs; return the rows of ``results.csv`` by run."""
+    """Write the CSV files anew; return the rows of the finished runs by run."""
     runs = directory / "runs"
     done = [point for point in points if is_finished(study, runs / point.name)]
+    made = _divided if study.command == "partitions" else _trained
+    names = {point.name for point in done}
+    rows = [made(point, runs) if point.name in names else _lacking(point, runs) for point in points]
     keys = list(points[0].varied)
     if study.command == "partitions":
-        rows = [_divided(point, runs) for point in done]
-        write_csv(directory / "results.csv", [DIVIDED[0], *keys, *DIVIDED[1:]], rows)
+        write_csv(directory / "results.csv", [DIVIDED[0], *keys, *DIVIDED[1:], *ADDED], rows)
     else:
-        rows = [_trained(point, runs) for point in done]
-        _write_results(directory, keys, rows)
-        _write_rounds(directory, keys, done)
+        _write_results(directory, keys, rows, [point.config.evaluate.final_attacks for point in points])
+        _write_rounds(directory, keys, done, [point.config.evaluate.attacks for point in points])
     federated = study.command != "centralized"
     labels = [row for point in done for row in _labels(point, runs)] if federated else []
     write_csv(directory / "labels.csv", ["point", *keys, "seed", "client", "class", "images"], labels)
-    return {row["run"]: row for row in rows}
+    return {row["run"]: row for row in rows if "why" not in row}
 
 
-def _write_results(directory: Path, keys: list[str], rows: list[dict[str, Any]]) -> None:
-    columns = ["run", *keys, "seed", "rounds", "n", "natural", *_attacks(rows), "worst", "seconds"]
-    write_csv(directory / "results.csv", [*columns, "code", "processor", "threads"], rows)
+def note_failure(runs: Path, name: str, complaint: str) -> None:
+    """Keep why a run has failed, until it is started again."""
+    replace_file(runs / f"{name}.failed", complaint.encode(errors="backslashreplace"))
 
 
-def _write_rounds(directory: Path, keys: list[str], done: Sequence[Point]) -> None:
+def forget_failure(runs: Path, name: str) -> None:
+    """Do so when it is."""
+    (runs / f"{name}.failed").unlink(missing_ok=True)
+
+
+def _lacking(point: Point, runs: Path) -> dict[str, Any]:
+    """Return the row of a run without figures."""
+    path = runs / f"{point.name}.failed"
+    with explain_os_errors(path):
+        failed = path.read_text(errors="replace").strip() if path.exists() else ""
+    begun = "not finished" if (runs / point.name).exists() else "not run yet"
+    return {**_head(point), "attacks": [], "why": f"failed: {failed}" if failed else begun}
+
+
+def _images(path: Path) -> dict[str, int]:
+    """Return how many images a run used, of how many, as far as its ``partition.json`` tells."""
+    if not path.exists():
+        return {}
+    with _reading(path):
+        described = read_json(path, HINT)
+        tests = {"test-images": sum(described["test"])} if "test" in described else {}
+        return {**{key: described[key] for key in ("used", "available") if key in described}, **tests}
+
+
+def _write_results(directory: Path, keys: list[str], rows: list[dict[str, Any]], planned: Planned) -> None:
+    columns = ["run", *keys, "seed", "rounds", "n", "natural", *_attacks(rows, planned), "worst", "seconds"]
+    write_csv(directory / "results.csv", [*columns, "code", "processor", "threads", *ADDED], rows)
+
+
+def _write_rounds(directory: Path, keys: list[str], done: Sequence[Point], planned: Planned) -> None:
     rows = [row for point in done for row in _rounds(point, directory / "runs")]
-    columns = ["run", *keys, "seed", "round", "n", "natural", *_attacks(rows), "loss", "seconds"]
+    columns = ["run", *keys, "seed", "round", "n", "natural", *_attacks(rows, planned), "loss", "seconds"]
     write_csv(directory / "rounds.csv", columns, rows)
 
 
-def _attacks(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(label for row in rows for label in row["attacks"]))
+def _attacks(rows: Sequence[dict[str, Any]], planned: Planned) -> list[str]:
+    """Return the attacks that were measured, in the study's order, whichever of its runs are finished."""
+    order = list(dict.fromkeys(label for labels in planned for label in labels))
+    measured = {label for row in rows for label in row["attacks"]}
+    return sorted(measured, key=lambda label: (order.index(label) if label in order else len(order), label))
 
 
 def _head(point: Point) -> dict[str, Any]:
@@ -113,7 +147,8 @@ def _trained(point: Point, runs: Path) -> dict[str, Any]:
             "processor": found["processor"] if found["device"] == "cpu" else found["device"],
             "threads": found["threads"],
         }
-    return {**_head(point), **figures, "code": _code(point, runs), **machine}
+    images = _images(runs / point.name / "partition.json")
+    return {**_head(point), **figures, "code": _code(point, runs), **machine, **images}
 
 
 def _rounds(point: Point, runs: Path) -> list[dict[str, Any]]:
@@ -142,7 +177,7 @@ def _labels(point: Point, runs: Path) -> list[dict[str, Any]]:
 def _divided(point: Point, runs: Path) -> dict[str, Any]:
     with _reading(path := runs / point.name / "partition.json"):
         skew = _skew(read_json(path, HINT)["clients"])
-    return {**_head(point), **skew, "code": _code(point, runs)}
+    return {**_head(point), **skew, "code": _code(point, runs), **_images(path)}
 
 
 def _skew(clients: list[list[int]]) -> dict[str, Any]:

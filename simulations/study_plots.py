@@ -1,7 +1,7 @@
 """Figures of a study, from its CSV files alone: over rounds, over a numeric key, for each point, and who has what."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import fill
 
@@ -26,15 +26,17 @@ from simulations.plots import GREY, LINE_COLOURS, WIDTH, caption, draw_shares, i
 from simulations.study_results import (
     Row,
     attack_columns,
+    finished,
     number,
     read_heading,
     read_labels,
-    read_results,
+    read_planned,
     read_rounds,
     sampling_error,
     varied_columns,
 )
 
+_NAMED = 4  # points without figures that a caption names
 _BANDS = 4  # more lines than that hide each other's bands
 _BAND = "; band: from the lowest to the highest"
 
@@ -45,30 +47,34 @@ class Measured:
 
     Attributes:
         keys: the columns that the study varies.
-        rows: values of the keys -> rows, in the order of the file.
-        measures: what a panel shows -> column: natural accuracy, and that under the attack that hurts most.
+        rows: values of the keys -> rows of the finished runs, in the order of the file; maybe none.
+        measures: what a panel shows -> column: natural accuracy, and that under the last attack of the study.
+        lack: what a caption says of points without figures.
     """
 
     keys: tuple[str, ...]
     rows: dict[Values, list[Row]]
     measures: dict[str, str]
+    lack: str = ""
 
     def without(self, key: str) -> "Measured":
         """Return the same rows, with one key taken for no difference."""
-        return measured([row for rows in self.rows.values() for row in rows], [k for k in self.keys if k != key])
+        keys = [k for k in self.keys if k != key]
+        return replace(measured([row for rows in self.rows.values() for row in rows], keys), lack=self.lack)
 
     def numeric(self) -> list[str]:
         """Return the keys whose values are numbers, two or more different ones; the one with most of them first."""
-        found = {key: {rows[0][key] for rows in self.rows.values()} for key in self.keys}
+        found = {key: {values[place] for values in self.rows} for place, key in enumerate(self.keys)}
         keys = [key for key, values in found.items() if len(values) > 1 and all(map(is_number, values))]
         return sorted(keys, key=lambda key: -len(found[key]))
 
     def note(self, drawn: str) -> str:
         """Return a caption: what is drawn of several seeds (in the place of ``{}`` how many), and from how much."""
-        counts = {len({row["seed"] for row in rows}) for rows in self.rows.values()}
+        counts = {len({row["seed"] for row in rows}) for rows in self.rows.values() if rows}
         tested = sorted({int(float(row["n"])) for rows in self.rows.values() for row in rows if row["n"]})
         seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
         shown = "One seed" if counts == {1} else drawn.format(seeds)
+        shown += self.lack
         if not tested:
             return shown
         # Half of them right is where the share of a sample is least certain.
@@ -96,12 +102,11 @@ def plot_study(study_dir: Path) -> list[Path]:
 
 def study_figures(study_dir: Path) -> dict[str, Figure]:
     """Return the figures that ``plot_study`` saves, by name."""
-    rows, rounds, labels = read_results(study_dir), read_rounds(study_dir), read_labels(study_dir)
+    rows, rounds, labels = read_planned(study_dir), read_rounds(study_dir), read_labels(study_dir)
     heading, classes = read_heading(study_dir), _classes(labels)
     figures: dict[str, Figure] = {}
     if "natural" in rows[0]:
-        finished = {row["run"] for row in rows}
-        over_rounds = measured([row for row in rounds if row["run"] in finished])
+        over_rounds = measured_rounds(rounds, rows)
         if over_rounds.measures and len({row["round"] for row in rounds}) > 1:
             figures["rounds"] = _draw_rounds(over_rounds, heading.title, heading.unit, classes)
         results = measured(rows)
@@ -115,21 +120,44 @@ def study_figures(study_dir: Path) -> dict[str, Figure]:
 
 
 def measured(rows: Sequence[Row], keys: Sequence[str] | None = None) -> Measured:
-    """Return rows by point, and what to show of them; ``keys``: what tells points apart, if not all that varies."""
+    """Return rows by point, and what to show of them; ``keys``: what tells points apart, if not all that varies.
+
+    The attack that is shown does not depend on how much harm it does: else the same figure would show another one as
+    soon as a run more is finished.
+    """
     if not rows:
         return Measured((), {}, {})
     chosen = varied_columns(rows[0]) if keys is None else keys
     grouped: dict[Values, list[Row]] = {}
     for row in rows:
-        grouped.setdefault(tuple(row[key] for key in chosen), []).append(row)
-    measures, means = {}, {}
-    if "natural" in rows[0]:  # else nothing was trained
-        measures = {"natural": "natural"} if any(row["natural"] for row in rows) else {}
-        means = {column: _mean(rows, column) for column in attack_columns(rows[0]) if any(row[column] for row in rows)}
-    if means:
-        strongest = min(means, key=lambda column: means[column])
-        measures[f"robust ({strongest})"] = strongest
-    return Measured(tuple(chosen), grouped, measures)
+        own = grouped.setdefault(tuple(row[key] for key in chosen), [])
+        own += finished([row])
+    measures = {"natural": "natural"} if any(row.get("natural") for row in rows) else {}
+    if attack := _attack(rows):
+        measures[f"robust ({attack})"] = attack
+    return Measured(tuple(chosen), grouped, measures, _lack(rows, chosen))
+
+
+def measured_rounds(rounds: Sequence[Row], planned: Sequence[Row]) -> Measured:
+    """Return the rounds of the finished runs by point."""
+    done = {row["run"] for row in finished(planned)}
+    found = measured([row for row in rounds if row["run"] in done])
+    return replace(found, lack=_lack(planned, varied_columns(planned[0])))
+
+
+def _attack(rows: Sequence[Row]) -> str:
+    """Return the last attack, in the study's order, of which there are figures; "" where there is none."""
+    attacks = attack_columns(rows[0]) if "natural" in rows[0] else []  # else nothing was trained
+    return next((attack for attack in reversed(attacks) if any(row[attack] for row in rows)), "")
+
+
+def _lack(rows: Sequence[Row], keys: Sequence[str]) -> str:
+    """Say which points have no figures at all; the tables say why."""
+    there = {tuple(row[key] for key in keys) for row in finished(rows)}
+    lacking = list(dict.fromkeys(point for row in rows if (point := tuple(row[key] for key in keys)) not in there))
+    names = "; ".join(name_point(keys, values) for values in lacking[:_NAMED])
+    more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
+    return f"; no figures of: {names}{more}" if lacking else ""
 
 
 def _draw_rounds(measured: Measured, title: str, unit: str, classes: int | None) -> Figure:
@@ -171,7 +199,7 @@ def _draw_over(measured: Measured, key: str, title: str, classes: int | None) ->
             draw_band(axis, found, name_point(lines.keys, values), looks[values], band)
             xs, ys = zip(*((x, 100 * rate) for x, rates in found.items() for rate in rates), strict=True)
             axis.plot(xs, ys, "o", ms=3, mfc="none", mew=0.7, alpha=0.8, color=looks[values]["color"])
-        values_of_key = sorted({float(rows[0][key]) for rows in measured.rows.values()})
+        values_of_key = sorted({float(values[measured.keys.index(key)]) for values in measured.rows})
         if values_of_key[0] > 0 and values_of_key[-1] / values_of_key[0] > 30:
             axis.set_xscale("log")
         axis.set_xlabel(key)
@@ -188,13 +216,15 @@ def _draw_points(measured: Measured, title: str, reference: Mapping[str, str]) -
     """
     deciding = list(measured.measures.values())[-1]
     order = sorted(measured.rows, key=lambda values: _mean(measured.rows[values], deciding))
-    against = [values for values in order if reference.items() <= measured.rows[values][0].items()]
+    against = [values for values in order if reference.items() <= dict(zip(measured.keys, values, strict=True)).items()]
     dashed = against if reference and len(against) == 1 else []
     figure, axes = panels(list(measured.measures), title, height=1.3 + 0.25 * len(order), sharey=True)
     for axis, column in zip(axes, measured.measures.values(), strict=True):
         for place, values in enumerate(order):
             rates = [100 * rate for row in measured.rows[values] if (rate := number(row, column)) is not None]
             if not rates:
+                axis.annotate("no figures", (0.5, place), xycoords=("axes fraction", "data"), va="center", ha="center",
+                              fontsize=8, color=GREY)  # fmt: skip
                 continue
             mean = sum(rates) / len(rates)
             axis.plot([mean], [place], "D", ms=6, color=LINE_COLOURS[4])

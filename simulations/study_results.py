@@ -1,10 +1,11 @@
 """A study's directory: what its runs left, gathered in three CSV files, and their readers.
 
 study.toml (the study, resolved)  runs/POINT/ (run directories)  runs/POINT.toml, .log, .code
-results.csv (a row for each finished run)  rounds.csv (for each evaluated round)  labels.csv (for each client and class)
+results.csv (a row for each planned run)  rounds.csv (for each evaluated round)  labels.csv (for each client and class)
 
 In all three, the columns between the first and ``seed`` are what the study varies. In ``results.csv`` those between
-``natural`` and ``worst`` are attacks. Shares are in [0, 1].
+``natural`` and ``worst`` are attacks; a run without figures has the reason in ``why``, and nothing else. Shares are in
+[0, 1].
 """
 
 import csv
@@ -26,10 +27,12 @@ Row = dict[str, str]
 # Columns that a file must have; results.csv has those of trained runs or those of a study of partitions.
 TRAINED = ("run", "seed", "rounds", "n", "natural", "worst", "seconds", "code", "processor", "threads")
 DIVIDED = ("run", "seed", "clients", "images", "smallest", "largest", "classes", "distance", "code")
+# Last in results.csv; earlier versions had none of these.
+ADDED = ("used", "available", "test-images", "why")
 _ROUNDS = ("run", "seed", "round", "n", "natural", "loss", "seconds")
 _LABELS = ("point", "seed", "client", "class", "images")
-_TEXT = {"run", "point", "class", "code", "processor"}
-_WHOLE = {"seed", "n", "rounds", "round", "images"}
+_TEXT = {"run", "point", "class", "code", "processor", "why"}
+_WHOLE = {"seed", "n", "rounds", "round", "images", "used", "available", "test-images"}
 _HINT = "give the folder of a study"
 
 
@@ -51,6 +54,16 @@ class Heading:
 
 
 def read_results(study_dir: Path) -> list[Row]:
+    """Return the rows of the finished runs; as ``read_planned``."""
+    return finished(read_planned(study_dir))
+
+
+def finished(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that have figures."""
+    return [row for row in rows if not row.get("why")]
+
+
+def read_planned(study_dir: Path) -> list[Row]:
     """Return the rows of ``results.csv``, every cell as text; ``number`` turns one into a float.
 
     Raises:
@@ -60,8 +73,9 @@ def read_results(study_dir: Path) -> list[Row]:
     refuse_links(study_dir)
     path = study_dir / "results.csv"
     rows = _read(path, (TRAINED, DIVIDED))
-    if not rows:
-        raise FedShieldError(f"{path}: no run is finished yet; go on with: fedshield sweep")
+    if not finished(rows):
+        reason = next((f" ({row['run']} {row['why']})" for row in rows if row["why"].startswith("failed")), "")
+        raise FedShieldError(f"{path}: no run is finished yet{reason}; go on with: fedshield sweep")
     return rows
 
 
@@ -70,7 +84,8 @@ def finished_runs(study_dir: Path) -> list[str]:
     path = study_dir / "results.csv"
     if not path.exists():
         return []
-    return [row["run"] for row in _read(path, (TRAINED, DIVIDED), "move it away: it is made anew from the runs")]
+    hint = "move it away: it is made anew from the runs"
+    return [row["run"] for row in finished(_read(path, (TRAINED, DIVIDED), hint))]
 
 
 def read_rounds(study_dir: Path) -> list[Row]:
@@ -196,7 +211,7 @@ def _check_header(header: Sequence[str], kinds: Sequence[Sequence[str]]) -> Sequ
         raise _ForeignError(f"no column {missing[0]}")
     if len(set(header)) != len(header):
         raise _ForeignError("two columns of one name")
-    expected = list(kind)
+    expected = [*kind, *(name for name in ADDED if name in header and kind in (TRAINED, DIVIDED))]
     row = dict.fromkeys(header, "")
     if "natural" in kind:
         at = expected.index("natural") + 1

@@ -1,6 +1,7 @@
 """Tables of a study, from its ``results.csv`` alone: for the terminal, and as ``tables.md``."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Column, Table
 from rich.text import Text
 
+from common.cuts import out_of
 from common.files import replace_file
 from common.flat import default_config
 from common.words import markdown, visible
@@ -17,9 +19,10 @@ from simulations.console import Terminal
 from simulations.study_results import (
     Row,
     attack_columns,
+    finished,
     number,
     read_heading,
-    read_results,
+    read_planned,
     sampling_error,
     varied_columns,
 )
@@ -30,6 +33,7 @@ _T975 = (
     2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
     2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423,
 )  # fmt: skip
+_NAMED = 12  # points without figures that a note names
 _LABEL = 5  # characters of a name that stay side by side in any terminal
 ROUGH = 1000  # test images up to which a table calls its figures rough
 
@@ -92,7 +96,7 @@ def make_tables(study_dir: Path) -> list[Sheet]:
     Raises:
         FedShieldError: there is no ``results.csv``, or it is not one that a sweep wrote.
     """
-    rows, heading = read_results(study_dir), read_heading(study_dir)
+    rows, heading = read_planned(study_dir), read_heading(study_dir)
     if "natural" not in rows[0]:
         return [partition_sheet(heading.title, rows)]
     accuracy = accuracy_sheet(heading.title, rows)
@@ -100,7 +104,7 @@ def make_tables(study_dir: Path) -> list[Sheet]:
         return [accuracy]
     if differences := difference_sheet(rows, heading.reference):
         return [accuracy, differences]
-    there = any(all(row.get(key) == value for key, value in heading.reference.items()) for row in rows)
+    there = any(all(row.get(key) == value for key, value in heading.reference.items()) for row in finished(rows))
     lack = "no finished run to compare with the reference yet" if there else "no finished run of the reference yet"
     return [replace(accuracy, notes=[*accuracy.notes, lack])]
 
@@ -117,12 +121,42 @@ def accuracy_sheet(title: str, rows: Sequence[Row]) -> Sheet:
     keys, rates = varied_columns(rows[0]), _rate_columns(rows[0])
     header = [*keys, "seeds", "n", *(f"{rate} %" for rate in rates)]
     cells = []
-    for point, found in _by_point(rows, keys).items():
+    for point, planned in _by_point(rows, keys).items():
+        found = finished(planned)
         images = sorted({int(n) for row in found if (n := number(row, "n")) is not None})
         spreads = [spread([100 * x for x in _numbers(found, rate)], 1) for rate in rates]
-        cells.append([*point, str(len(found)), _range(images), *spreads])
+        cells.append([*point, _seeds(planned), _range(images), *spreads])
     notes = ["mean ± standard deviation over the seeds (lowest–highest); n: test images of each run"]
-    return Sheet(title, header, cells, notes + _notes(rows), len(keys))
+    return Sheet(title, header, cells, [*notes, *lacking(rows), *_notes(finished(rows))], len(keys))
+
+
+def lacking(rows: Sequence[Row]) -> list[str]:
+    """Say how many of the planned runs and points have figures, and which have none, and why; nothing if all have.
+
+    Args:
+        rows: as of ``read_planned``.
+    """
+    if len(done := finished(rows)) == len(rows):
+        return []
+    keys = varied_columns(rows[0])
+    points = _by_point(rows, keys)
+    whole = sum(len(finished(planned)) == len(planned) for planned in points.values())
+    told = [f"{len(done)} of {len(rows)} runs have figures, {whole} of {len(points)} points all of theirs"]
+    names: dict[str, list[str]] = {}
+    for point, planned in points.items():
+        reasons = Counter(row["why"] for row in planned if row.get("why"))
+        for reason, count in reasons.items():
+            some = f" ({count} of {len(planned)} runs)" if count < len(planned) else ""
+            names.setdefault(reason, []).append(f"{', '.join(point) or 'the only point'}{some}")
+    for reason, which in names.items():
+        more = f" and {len(which) - _NAMED} more" if len(which) > _NAMED else ""
+        told.append(f"no figures of {'; '.join(which[:_NAMED])}{more}: {reason}")
+    return told
+
+
+def _seeds(planned: Sequence[Row]) -> str:
+    done = len(finished(planned))
+    return str(done) if done == len(planned) else f"{done} of {len(planned)}"
 
 
 def difference_sheet(rows: Sequence[Row], reference: Mapping[str, str]) -> Sheet | None:
@@ -136,15 +170,19 @@ def difference_sheet(rows: Sequence[Row], reference: Mapping[str, str]) -> Sheet
         None where there is nothing to compare.
     """
     keys, rates = varied_columns(rows[0]), _rate_columns(rows[0])
-    by_seed = {(*(row[key] for key in keys), row["seed"]): row for row in rows}
-    cells = []
-    for point, found in _by_point(rows, keys).items():
+    by_seed = {(*(row[key] for key in keys), row["seed"]): row for row in finished(rows)}
+    cells, compared = [], 0
+    points = _by_point(rows, keys)
+    for point, planned in points.items():
         other = tuple(reference.get(key, value) for key, value in zip(keys, point, strict=True))
-        pairs = [(row, by_seed[*other, row["seed"]]) for row in found if (*other, row["seed"]) in by_seed]
-        if other == point or not pairs:
+        if other == point or other not in points:
             continue
-        cells.append([*point, str(len(pairs)), *(_difference(pairs, rate) for rate in rates)])
-    if not cells:
+        found = finished(planned)
+        pairs = [(row, by_seed[*other, row["seed"]]) for row in found if (*other, row["seed"]) in by_seed]
+        compared += len(pairs)
+        count = str(len(pairs)) if len(pairs) == len(planned) else f"{len(pairs)} of {len(planned)}"
+        cells.append([*point, count, *(_difference(pairs, rate) for rate in rates)])
+    if not compared:
         return None
     against = ", ".join(f"{key} = {value}" for key, value in reference.items())
     notes = [
@@ -152,6 +190,8 @@ def difference_sheet(rows: Sequence[Row], reference: Mapping[str, str]) -> Sheet
         "the intervals tell of training seeds, not of the test images, which are the same for all; one seed has none",
         "among many 95 % intervals some exclude 0 by chance: one in twenty, where there is no difference",
     ]
+    if any(row[len(keys)].startswith("0 of") for row in cells):
+        notes.append("–: the point, or the reference beside it, has no figures; the table above says why")
     return Sheet(f"Difference from {against}", [*keys, "seeds", *rates], cells, notes, len(keys))
 
 
@@ -160,7 +200,7 @@ def partition_sheet(title: str, rows: Sequence[Row]) -> Sheet:
     keys = varied_columns(rows[0])
     columns = {"clients": 0, "images": 0, "smallest": 1, "largest": 1, "classes": 1, "distance": 3}
     cells = [
-        [*point, str(len(found)), *(spread(_numbers(found, name), digits) for name, digits in columns.items())]
+        [*point, _seeds(found), *(spread(_numbers(found, name), digits) for name, digits in columns.items())]
         for point, found in _by_point(rows, keys).items()
     ]
     notes = [
@@ -168,7 +208,14 @@ def partition_sheet(title: str, rows: Sequence[Row]) -> Sheet:
         "classes: mean number of classes at a client; distance: mean total-variation distance, from 0 to 1, of a "
         "client's shares of the classes from those of all clients together",
     ]
-    return Sheet(title, [*keys, "seeds", *columns], cells, notes + _code_notes(rows), len(keys))
+    done = finished(rows)
+    return Sheet(
+        title,
+        [*keys, "seeds", *columns],
+        cells,
+        [*notes, *lacking(rows), *_image_notes(done), *_code_notes(done)],
+        len(keys),
+    )
 
 
 def spread(values: Sequence[float], digits: int) -> str:
@@ -253,7 +300,21 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     machines = dict.fromkeys(f"{row['processor']}, threads = {row['threads']}" for row in rows)
     hours = sum(_numbers(rows, "seconds")) / 3600
     notes.append(f"{len(rows)} runs, {hours:.1f} hours of computing in all, on {'; '.join(machines)}")
-    return notes + _code_notes(rows)
+    return notes + _image_notes(rows) + _code_notes(rows)
+
+
+def _image_notes(rows: Sequence[Row]) -> list[str]:
+    """Say where a limit has left out images, as far as the file tells."""
+    trained = {(int(row["used"]), int(row["available"])) for row in rows if row.get("used") and row.get("available")}
+    tested = {(int(row["n"]), int(row["test-images"])) for row in rows if row.get("test-images") and row.get("n")}
+    notes = []
+    for what, key, found in (
+        ("training images", "data.max-examples", trained),
+        ("test images", "evaluate.final-examples", tested),
+    ):
+        if cut := sorted(pair for pair in found if pair[0] < pair[1]):
+            notes.append(f"{what} of a run: {' or '.join(out_of(*pair) for pair in cut)} ({key})")
+    return notes
 
 
 def _code_notes(rows: Sequence[Row]) -> list[str]:

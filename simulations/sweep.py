@@ -12,7 +12,7 @@ from common.flat import Flat
 from server.stored import lost_rounds
 from simulations.console import Terminal, interrupt_when_terminated
 from simulations.study import Point, Study, load_study, points, study_toml
-from simulations.study_gather import gather, is_finished, note_code
+from simulations.study_gather import gather, is_finished, note_code, note_failure
 from simulations.sweep_checks import check_data, check_directory, claim
 from simulations.sweep_jobs import Job, await_orphans, default_jobs, run_jobs
 
@@ -103,6 +103,8 @@ class _Progress:
 
     def _fail(self, point: Point, complaint: str) -> None:
         self.failed += 1
+        note_failure(self.runs, point.name, complaint)
+        gather(self.study, self.points, self.directory)
         self._say(f"[{self.finished}/{len(self.points)}] {point.name}  failed: {complaint}")
 
     def _tell(self, point: Point, row: dict[str, Any]) -> None:

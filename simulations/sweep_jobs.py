@@ -19,7 +19,7 @@ from common.errors import explain_os_errors
 from common.files import open_to_append, replace_file, unshare
 from common.machine import available_cores
 from simulations.study import Point, config_toml
-from simulations.study_gather import ROOT, note_code
+from simulations.study_gather import ROOT, forget_failure, note_code
 
 _POLL = 0.1  # seconds
 _PATIENCE = 60  # seconds that a run has to write its checkpoint, and that we wait for one left by a killed sweep
@@ -117,6 +117,7 @@ def _start(command: str, point: Point, runs: Path, slot: int, devices: Sequence[
     replace_file(runs / f"{point.name}.toml", config_toml(point.config).encode())
     begun = (run / "config.json").exists() and any((run / x).exists() for x in ("metrics.jsonl", "checkpoint"))
     note_code(runs, point.name, begun=begun)
+    forget_failure(runs, point.name)
     place = ["--resume", str(run)] if begun else ["--results", str(runs), "--name", point.name]
     child = "from simulations.sweep_jobs import child; child()"
     arguments = [str(os.getpid()), command, str(runs / f"{point.name}.toml"), *place]

@@ -19,11 +19,14 @@ from matplotlib.figure import Figure
 from common.accuracy import Evaluation
 from common.errors import FedShieldError
 from common.kept import Kept
-from simulations.evaluation_plots import evaluation_figures, plot_evaluation
+from simulations.evaluation_plots import confusion, evaluation_figures, plot_evaluation
 from simulations.panels import styles
 from simulations.plots import COLOURS, accuracy_figure, draw_shares, partition_figure, plot_run
+from simulations.reports.of_study import study_page
+from simulations.reports.page import Chart
 from simulations.study_plots import plot_study, study_figures
 from simulations.study_results import read_results, write_csv
+from simulations.study_tables import make_tables
 
 HEAD = ["seed", "rounds", "n", "natural", "fgsm", "pgd-20", "worst", "seconds", "code", "processor", "threads"]
 SEEDS = (1, 2, 3)
@@ -101,7 +104,7 @@ def test_over_a_numeric_key_the_means_and_the_seeds_are_drawn(tmp_path: Path) ->
     assert list(drawn) == ["rounds", "over-sharing.fraction"]
     figure = drawn["over-sharing.fraction"]
     left, right = figure.axes
-    assert (left.get_title(), right.get_title()) == ("natural", "robust (pgd-20)")  # FGSM is the weaker one
+    assert (left.get_title(), right.get_title()) == ("natural", "robust (pgd-20)")
     assert (left.get_xlabel(), left.get_xscale()) == ("sharing.fraction", "linear")
     line, seeds = left.lines
     assert list(line.get_xdata()) == [0, 0.5, 1]
@@ -154,6 +157,63 @@ def test_a_group_without_rates_is_passed_over(tmp_path: Path) -> None:
     figure = study_figures(folder)["over-sharing.fraction"]
     assert [set(lines(axis)) for axis in figure.axes] == [{"FedAvg", "other"}, {"FedAvg"}]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["FedAvg", "other"]
+
+
+def test_the_attack_of_a_figure_never_changes_by_itself(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", ["case"], [("FedAvg",), ("CalFAT",)])
+    for name in ("results", "rounds"):  # as where steps are too small, FGSM hurts more
+        text = (folder / f"{name}.csv").read_text()
+        assert text.count("fgsm,pgd-20") == 1
+        rows = [line.split(",") for line in text.splitlines()]
+        at = rows[0].index("fgsm")
+        for row in rows[1:]:
+            row[at], row[at + 1] = row[at + 1], row[at]
+        (folder / f"{name}.csv").write_text("\n".join(",".join(row) for row in rows) + "\n")
+    for figure in study_figures(folder).values():
+        assert [axis.get_title() for axis in figure.axes] == ["natural", "robust (pgd-20)"]
+    arrays = {
+        "labels": np.arange(3),
+        "attacks": np.array(["natural", "fgsm", "pgd-20"]),
+        "predictions": np.array([[0, 1, 2], [1, 2, 0], [0, 1, 0]]),
+        "classes": np.array(["a", "b", "c"]),
+    }
+    assert confusion(arrays)[0] == "pgd-20"
+
+
+def test_a_point_without_figures_stands_in_tables_figures_and_report(tmp_path: Path) -> None:
+    cases = [("FedAvg",), ("diverges",), ("begun",)]
+    folder = make_study(tmp_path / "s", ["case"], cases, title='"T"', reference='{ case = "FedAvg" }')
+    rows = [{**row, "why": ""} for row in read_results(folder)]
+    for row in rows:
+        if row["case"] == "diverges" or (row["case"], row["seed"]) == ("begun", "3"):
+            gone = {column: "" for column in HEAD if column != "seed"}
+            row |= {**gone, "why": "failed: too few replies" if row["case"] == "diverges" else "not finished"}
+    write_csv(folder / "results.csv", list(rows[0]), rows)
+    accuracy, differences = make_tables(folder)
+    assert [row[:3] for row in accuracy.rows] == [
+        ["FedAvg", "3", "100"], ["diverges", "0 of 3", "–"], ["begun", "2 of 3", "100"]
+    ]  # fmt: skip
+    assert accuracy.notes[1:4] == [
+        "5 of 9 runs have figures, 1 of 3 points all of theirs",
+        "no figures of diverges: failed: too few replies",
+        "no figures of begun (1 of 3 runs): not finished",
+    ]
+    assert differences.rows[0][:3] == ["diverges", "0 of 3", "–"]
+    drawn = study_figures(folder)
+    assert all(caption(figure).count("no figures of: diverges") == 1 for figure in drawn.values())
+    axis = drawn["points"].axes[0]
+    assert axis.get_yticklabels()[0].get_text() == "diverges"
+    assert "no figures" in [text.get_text() for text in axis.texts]
+    page = study_page(folder)
+    assert (page.facts[0].value, page.facts[0].detail) == ("5 of 9", "2 of 3 points")
+    assert page.warnings == accuracy.notes[1:4]
+    charts = [block for section in page.sections for block in section.blocks if isinstance(block, Chart)]
+    assert charts
+    assert all("no figures of: diverges" in chart.caption for chart in charts)
+    assert '"diverges"' in json.dumps(charts[0].spec)
+    write_csv(folder / "results.csv", list(rows[0]), [row for row in rows if row["case"] == "diverges"])
+    with pytest.raises(FedShieldError, match=r"no run is finished yet \(.* failed: too few replies\)"):
+        read_results(folder)
 
 
 def test_of_two_keys_colours_say_the_first_and_dashes_the_second(tmp_path: Path) -> None:
@@ -356,7 +416,7 @@ def make_evaluation(run_dir: Path, curve: bool = True, examples: int = 3) -> Pat
     return run_dir
 
 
-def test_the_confusion_is_that_of_the_attack_that_hurts_most(tmp_path: Path) -> None:
+def test_the_confusion_is_that_of_the_last_attack(tmp_path: Path) -> None:
     drawn = evaluation_figures(make_evaluation(tmp_path))
     figure = drawn["confusion"]
     (axis,) = figure.axes

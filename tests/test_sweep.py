@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from common.flat import Flat
 from simulations.study_results import read_labels, read_rounds
+from simulations.study_tables import make_tables
 from tests.conftest import TINY, lives, until
 from tests.test_cli import PROGRAM, fedshield
 
@@ -177,8 +178,17 @@ def test_a_failed_run_is_told_and_does_not_stop_the_others(tmp_path: Path) -> No
     assert done.stdout.count("failed: ") == 1
     assert done.stderr.startswith("fedshield: 1 of 2 runs failed; their logs: ")
     assert len(done.stderr.splitlines()) == 1
-    rows = numbers(out)
-    assert [(row["run"], row["seed"], row["rounds"]) for row in rows] == [("train.learning-rate=0.05-seed5", "5", "2")]
+    failed, fine = numbers(out)
+    assert failed["run"].startswith("train.learning-rate=1e+30")
+    assert failed["why"].startswith("failed: epoch 1: the training loss is ")
+    assert {key for key, cell in failed.items() if cell} == {"run", "train.learning-rate", "seed", "why"}
+    assert (fine["run"], fine["seed"], fine["rounds"]) == ("train.learning-rate=0.05-seed5", "5", "2")
+    assert (fine["used"], fine["available"], fine["test-images"], fine["why"]) == ("200", "4000", "1000", "")
+    notes = make_tables(out)[0].notes
+    assert "1 of 2 runs have figures, 1 of 2 points all of theirs" in notes
+    assert f"no figures of {failed['train.learning-rate']}: {failed['why']}" in notes
+    assert "training images of a run: 200 of 4,000 (data.max-examples)" in notes
+    assert "test images of a run: 40 of 1,000 (evaluate.final-examples)" in notes
     assert read_labels(out) == []
 
 

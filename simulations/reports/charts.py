@@ -120,7 +120,8 @@ def of_seeds(rows: Sequence[Record], names: Sequence[str]) -> Spec:
         rows: ``name``, ``seed``, ``accuracy`` in per cent.
         names: of the points, from the top.
     """
-    y = alt.Y("name:N", title=None, sort=list(names), axis=alt.Axis(grid=True, gridDash=[1, 3], labelLimit=260))
+    axis = alt.Axis(grid=True, gridDash=[1, 3], labelLimit=260)
+    y = alt.Y("name:N", title=None, scale=alt.Scale(domain=list(names)), axis=axis)
     scale = alt.Scale(zero=False, padding=12)
     base = _chart(rows).encode(y=y)
     seeds = base.mark_point(size=50, color=_SHADE).encode(

@@ -10,17 +10,18 @@ from simulations.repeat import sweep_again
 from simulations.reports import charts
 from simulations.reports.of_run import HOW_TO_READ, difference_table
 from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
-from simulations.study_plots import Measured, measured
+from simulations.study_plots import Measured, measured, measured_rounds
 from simulations.study_results import (
     Row,
+    finished,
     read_heading,
     read_labels,
-    read_results,
+    read_planned,
     read_rounds,
     sampling_error,
     varied_columns,
 )
-from simulations.study_tables import Sheet, make_tables, stacked
+from simulations.study_tables import Sheet, lacking, make_tables, stacked
 
 _INTERVAL = re.compile(r"\[([+-]?[\d.]+), ([+-]?[\d.]+)\]")
 
@@ -34,26 +35,27 @@ def study_page(study_dir: Path) -> Page:
     Raises:
         FedShieldError: there are no results, or they are damaged.
     """
-    rows, rounds, labels = read_results(study_dir), read_rounds(study_dir), read_labels(study_dir)
+    planned, rounds, labels = read_planned(study_dir), read_rounds(study_dir), read_labels(study_dir)
+    rows = finished(planned)
     heading = read_heading(study_dir)
-    results = measured(rows)
+    results = measured(planned)
     sheets = make_tables(study_dir)
     seeds = sorted({int(row["seed"]) for row in rows})
     tested = sorted({int(row["n"]) for row in rows if row.get("n")})
     facts = [
-        Fact("finished runs", str(len(rows)), f"{len(results.rows)} points"),
+        Fact("finished runs", *_finished(rows, planned, results)),
         Fact("training seeds", str(len(seeds)), ", ".join(map(str, seeds))),
     ]
     if tested:
         detail = f"95 % interval of a figure: ± {sampling_error(tested[0]):.1f} points at most"
         facts.append(Fact("test images", f"n = {tested[0]:,}", detail))
-    unit, finished = heading.unit, {row["run"] for row in rows}
-    over_rounds = measured([row for row in rounds if row["run"] in finished])
+    unit, over_rounds = heading.unit, measured_rounds(rounds, planned)
+    alone = ["One seed: nothing here tells how another one would come out."] if len(seeds) == 1 else []
     return Page(
         title=heading.title,
         lead=f"A study of {', '.join(results.keys) or 'one point'} over {len(seeds)} training seeds.",
         facts=facts,
-        warnings=["One seed: nothing here tells how another one would come out."] if len(seeds) == 1 else [],
+        warnings=[*lacking(planned), *alone],
         sections=[
             Section("Results", [_table(sheet) for sheet in sheets[:1]]),
             Section("Differences", [_table(sheet) for sheet in sheets[1:]]),
@@ -65,6 +67,13 @@ def study_page(study_dir: Path) -> Page:
             Section("How to read this", [Text(HOW_TO_READ)] if tested else []),
         ],
     )
+
+
+def _finished(rows: Sequence[Row], planned: Sequence[Row], results: Measured) -> tuple[str, str]:
+    """Say how many of the planned runs, and of the points, have figures."""
+    points, there = len(results.rows), sum(map(bool, results.rows.values()))
+    runs = str(len(rows)) if len(rows) == len(planned) else f"{len(rows)} of {len(planned)}"
+    return runs, f"{points} points" if there == points else f"{there} of {points} points"
 
 
 def _again(study_dir: Path) -> list[Block]:
@@ -89,7 +98,7 @@ def _sure(cell: str) -> bool:
 
 
 def _figures(results: Measured) -> list[Block]:
-    """Return a figure for natural accuracy and one for the attack that hurts most."""
+    """Return a figure for natural accuracy and one for an attack."""
     if numeric := results.numeric():
         return _lines(results, numeric[0], numeric[0], True)
     if len(results.rows) < 2:
@@ -97,8 +106,8 @@ def _figures(results: Measured) -> list[Block]:
     blocks: list[Block] = []
     for name, column in results.measures.items():
         found = _rates(results, column)
-        names = list(dict.fromkeys(str(row["name"]) for row in found))
-        caption = f"Accuracy, {name}. Rings: training seeds; diamonds: their mean."
+        names = [name_point(results.keys, values) or "all" for values in results.rows]
+        caption = f"Accuracy, {name}. Rings: training seeds; diamonds: their mean{results.lack}."
         blocks.append(Chart(charts.of_seeds(found, names), caption))
     return blocks
 
@@ -108,7 +117,9 @@ def _lines(results: Measured, key: str, title: str, rings: bool) -> list[Block]:
     named = results.without(key)
     blocks: list[Block] = []
     for name, column in named.measures.items():
-        caption = f"Accuracy, {name}. Lines: the mean of the seeds{'; rings: single seeds' if rings else ''}."
+        caption = (
+            f"Accuracy, {name}. Lines: the mean of the seeds{'; rings: single seeds' if rings else ''}{results.lack}."
+        )
         blocks.append(Chart(charts.lines(_rates(named, column, key), title, rings), caption))
     return blocks
 

@@ -37,7 +37,7 @@ def gallery(arrays: Arrays) -> list[Block]:
 
 
 def predictions(arrays: Arrays) -> list[Block]:
-    """Return what the images of each class are taken for under the attack that hurts most."""
+    """Return what the images of each class are taken for under the last of the attacks."""
     if not arrays:
         return []
     names = [str(name) for name in arrays["classes"]]
