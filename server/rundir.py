@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -157,7 +158,10 @@ class RunDir:
     def _keep_summary(self) -> None:
         """Move the final evaluation of a run that is made longer to those that ``fedshield evaluate`` has made."""
         path = self.path / "summary.json"
-        if final := (summary := read_summary(self.path)).get("final"):
+        summary: dict[str, Any] = {}
+        with suppress(FedShieldError):  # damaged, there is nothing to keep
+            summary = read_summary(self.path)
+        if final := summary.get("final"):
             at = datetime.fromtimestamp(path.stat().st_mtime).isoformat(timespec="seconds")
             append_json_line(self.path / "evaluations.jsonl", {"at": at, "round": summary["evaluated-round"], **final})
         path.unlink(missing_ok=True)
