@@ -121,7 +121,7 @@ def test_a_command_goes_on_from_the_checkpoint_before_a_damaged_one(finished: tu
     done = fedshield("run", "--resume", str(path))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].endswith(f"going on from the one before it, number {ROUNDS - 1}")
+    assert any(line.endswith(f"going on from the one before it, number {ROUNDS - 1}") for line in lines[:2])
     assert next(line for line in lines if line.startswith("round")).startswith(f"round {ROUNDS}/{ROUNDS}")
 
 
