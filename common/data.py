@@ -198,8 +198,8 @@ def _whole_part(folder: Path, left_out: list[str]) -> dict[str, list[ImageFile]]
     """List the images of each class; every class must have some."""
     if not folder.is_dir():
         raise FedShieldError(
-            f"data.root: no folder {folder}; an image folder has train/<class>/* and test/<class>/* "
-            "(data.name = cifar10 downloads CIFAR-10 instead)"
+            f"data.root: no folder {folder}; an image folder has train/<class>/* and test/<class>/*; give it with "
+            "--set data.root=DIR (data.name = cifar10 downloads CIFAR-10 instead)"
         )
     groups = list_images(folder, left_out)
     empty = [name for name, entries in groups.items() if not entries]

@@ -33,7 +33,7 @@ log = logging.getLogger("fedshield")
 
 MANIFEST = "split.json"
 _BEGUN = "split.begun"  # holds what identifies the division, until it is whole
-_HINT = "make it with fedshield split-data"
+_HINT = "make it with fedshield split-data, or say where it is: data.root, or a client's data-path"
 
 
 def write_split(splits: Splits, division: Partition, folder: Path) -> list[Path]:

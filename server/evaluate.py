@@ -135,7 +135,7 @@ def _counts(run_dir: Path, test: Dataset) -> NDArray[np.int64] | None:
     if tuple(division["classes"]) != test.classes:
         raise FedShieldError(
             f"{run_dir / 'partition.json'}: has other classes than the test images; "
-            "put back the images that the run was trained on, or start a new run"
+            "name those that the run was trained on, with --set data.root=DIR, or start a new run"
         )
     return np.array(division["clients"], np.int64) if read_kind(run_dir).name == FEDERATION.name else None
 

@@ -146,7 +146,7 @@ def stored_config(
             _require_trust(run_dir, key, reference, trust_code)
         if (copy := _copy(run_dir, key)) is not None:
             kept[key] = _in(copy, reference)
-    return parse_config(merge({**stored.flat(), **kept}, override, source))
+    return parse_config(merge({**stored.flat(), **kept, "data.root": _root(run_dir, stored)}, override, source))
 
 
 def resumed_config(run_dir: Path, kind: Kind, given: Flat, trust_code: bool) -> Flat:
@@ -172,7 +172,14 @@ def resumed_config(run_dir: Path, kind: Kind, given: Flat, trust_code: bool) -> 
             elif own_code(key, reference) != copy.read_bytes():
                 raise changed_code(key, reference, copy)
         _require_trust(run_dir, key, reference, trust_code)
-    return {**stored.flat(), **kept}
+    return {**stored.flat(), **kept, "data.root": _root(run_dir, stored)}
+
+
+def _root(run_dir: Path, stored: RunConfig) -> str:
+    """Return ``data.root`` from here: a relative one is told from where the run was begun, if it is still there."""
+    root, begun = stored.data.root, str(read_environment(run_dir).get("folder", ""))
+    there = os.path.join(begun, os.path.expanduser(root))
+    return there if begun not in ("", os.getcwd()) and os.path.exists(there) else root
 
 
 def with_copies(run_dir: Path, stored: Flat, config: RunConfig) -> Flat:

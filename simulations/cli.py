@@ -26,6 +26,7 @@ from simulations.options import (
     SetOption,
     TrustOption,
     complete_study,
+    measuring,
     new_or_stored,
     output_of,
     parse_assignment,
@@ -152,6 +153,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="0,2,4,8,16", help="Robust accuracy under PGD at each of these too, in 1/255."),
     ] = None,
+    set_: SetOption = None,
     trust_code: TrustOption = False,
 ) -> None:
     """Measure a run's model on the test set, with other attacks or more images, and doubt what comes out.
@@ -159,11 +161,12 @@ def evaluate(
     What an interrupted command has measured, or an earlier one with fewer attacks, is not measured again.
 
     fedshield evaluate runs/NAME
+    fedshield evaluate runs/NAME --set data.root=/where/they/are/now
     fedshield evaluate runs/NAME --attacks fgsm,pgd-20x5,autoattack,deepfool --examples 0
     fedshield evaluate runs/NAME --epsilons 0,2,4,8,16
     """
     log_to(console)
-    changes: Flat = {}
+    changes = measuring(set_ or [])
     if attacks is not None:
         changes["evaluate.final-attacks"] = ",".join(parse_attacks("--attacks", attacks))
     if examples is not None:

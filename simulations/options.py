@@ -2,6 +2,7 @@
 
 import glob
 import math
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from simulations.console import Output
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 SWEEPS = PRESETS.with_name("sweeps")
+_MEASURING = ("data.root", "threads")  # where the images are now, and what of the machine is used
 
 
 def complete_preset(incomplete: str) -> list[str]:
@@ -135,7 +137,19 @@ def new_or_stored(
         path = find_results(resume)
         base = resumed_config(path, KINDS[kind], options, trust_code)
         options["results.resume"] = str(path)
+        if "data.root" in options:  # the run's own is told from where it was begun
+            options["data.root"] = os.path.abspath(os.path.expanduser(str(options["data.root"])))
     return parse_config({**base, **options})
+
+
+def measuring(assignments: list[str]) -> Flat:
+    """Return the keys that ``--set`` changes where a run that is there is measured: it stays what it was trained as."""
+    found = given(None, assignments)
+    if others := sorted(found.keys() - set(_MEASURING)):
+        raise FedShieldError(
+            f"--set {others[0]}: the run stays as it was trained; what can be set here: {', '.join(_MEASURING)}"
+        )
+    return found
 
 
 def output_of(quiet: bool, json: bool) -> Output:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +47,16 @@ def speaking() -> None:
     from simulations.grid import LocalGrid
 
     LocalGrid(tiny_config(), InProcess())
+
+
+@pytest.fixture
+def command_line() -> Iterator[None]:
+    """Take back what the command line does to its process: the handlers of its log and of Ctrl-C."""
+    log, interrupt = logging.getLogger("fedshield"), signal.getsignal(signal.SIGINT)
+    before = log.handlers, log.level, log.propagate
+    yield
+    log.handlers, log.level, log.propagate = before
+    signal.signal(signal.SIGINT, interrupt)
 
 
 @pytest.fixture(scope="module")

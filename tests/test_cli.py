@@ -1,14 +1,12 @@
 """The command line as a user meets it: real processes, real exit statuses, one line for every mistake."""
 
 import json
-import logging
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -223,16 +221,6 @@ def test_doctor_finds_a_folder_and_a_division_of_it(tmp_path: Path, monkeypatch:
         if command[0] == "doctor":
             assert ", 2 classes" in done.stdout
             assert "relu, 2 classes, 32×32 pixels" in done.stdout
-
-
-@pytest.fixture
-def command_line() -> Iterator[None]:
-    """Take back what the command line does to its process: the handlers of its log and of Ctrl-C."""
-    log, interrupt = logging.getLogger("fedshield"), signal.getsignal(signal.SIGINT)
-    before = log.handlers, log.level, log.propagate
-    yield
-    log.handlers, log.level, log.propagate = before
-    signal.signal(signal.SIGINT, interrupt)
 
 
 @pytest.mark.usefixtures("command_line")
