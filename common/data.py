@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from common import shapes
 from common.cache import Arrays, cache_dir, find_arrays, keep_arrays
-from common.errors import FedShieldError
-from common.images import ImageFile, decode_images, list_images, listing_digest
+from common.errors import FedShieldError, explain_os_errors
+from common.images import ImageFile, check_link, decode_images, list_images, listing_digest
 from common.published import PUBLISHED
 from common.seeding import rng_for
 
@@ -189,14 +189,20 @@ def _folder(root: Path, image_size: int) -> Source:
 
 
 def tell_left_out(paths: Sequence[str]) -> None:
-    """Say how many files beside the images are none."""
+    """Say how many files beside the images are not used."""
     if paths:
-        log.info("%d files beside them are left out: no image by their names (%s first)", len(paths), paths[0])
+        log.info(
+            "%d files beside them are left out: no image by their names, or in no class's folder (%s first)",
+            *(len(paths), paths[0]),
+        )
 
 
 def _whole_part(folder: Path, left_out: list[str]) -> dict[str, list[ImageFile]]:
     """List the images of each class; every class must have some."""
-    if not folder.is_dir():
+    check_link(folder)
+    with explain_os_errors(folder):
+        there = folder.is_dir()
+    if not there:
         raise FedShieldError(
             f"data.root: no folder {folder}; an image folder has train/<class>/* and test/<class>/*; give it with "
             "--set data.root=DIR (data.name = cifar10 downloads CIFAR-10 instead)"

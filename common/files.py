@@ -169,9 +169,9 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
     Raises:
         FedShieldError: it is not there, or damaged; the message ends with ``hint``.
     """
-    if not path.is_file():
-        raise FedShieldError(f"{path}: not there; {hint}")
     with explain_os_errors(path):
+        if not path.is_file():
+            raise FedShieldError(f"{path}: not there; {hint}")
         text = path.read_bytes()
     try:
         content = parse_json(text)

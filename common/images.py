@@ -4,7 +4,7 @@ import hashlib
 import os
 import stat
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,48 +36,61 @@ def list_images(folder: Path, left_out: list[str] | None = None) -> dict[str, li
 
     Args:
         folder: one subfolder a class.
-        left_out: takes the paths of files that are no images by their names.
+        left_out: takes the paths of files that are no images by their names, and of images in no class's folder.
 
     Raises:
-        FedShieldError: a folder cannot be read or has a name that is no text, or what is named as an image is no file.
+        FedShieldError: a folder cannot be read or has a name that is no text, a link leads nowhere, or what is named as
+            an image is no file.
     """
     groups: dict[str, list[ImageFile]] = {}
+    check_link(folder)
     for entry in _entries(folder):
-        if not entry.is_dir():
-            continue
-        if not is_text(entry.name):
-            raise FedShieldError(f"{folder}: the folder {entry.name!r} is not named in UTF-8; rename it")
-        files = []
-        with explain_os_errors(Path(entry.path)):
-            for file in _walk(entry.path, frozenset()):
-                if os.path.splitext(file.name)[1].lower() in _SUFFIXES:
-                    files.append(_image_file(file))
-                elif left_out is not None:
-                    left_out.append(file.path)
-        groups[entry.name] = sorted(files)
+        if _is_folder(entry):
+            if not is_text(entry.name):
+                raise FedShieldError(f"{folder}: the folder {entry.name!r} is not named in UTF-8; rename it")
+            groups[entry.name] = sorted(_images(entry.path, frozenset(), left_out))
+        elif left_out is not None and _is_named_image(entry):
+            left_out.append(entry.path)
     return groups
 
 
-def _walk(folder: str, above: frozenset[tuple[int, int]]) -> "Iterator[os.DirEntry[str]]":
-    """Yield everything below a folder that is no folder; a link back to a folder above is not followed for ever."""
+def _images(folder: str, above: frozenset[tuple[int, int]], left_out: list[str] | None) -> list[ImageFile]:
+    """Return the images below a folder; a link back to a folder ``above`` is not followed for ever."""
+    found = []
     with explain_os_errors(Path(folder)):
         status = os.stat(folder)
-    here = status.st_dev, status.st_ino
-    for entry in () if here in above else _entries(folder):
-        if entry.is_dir():
-            yield from _walk(entry.path, above | {here})
-        else:
-            yield entry
+        here = status.st_dev, status.st_ino
+        for entry in () if here in above else _entries(folder):
+            if _is_folder(entry):
+                found += _images(entry.path, above | {here}, left_out)
+            elif _is_named_image(entry):
+                found.append(_image_file(entry))
+            elif left_out is not None:
+                left_out.append(entry.path)
+    return found
 
 
 def _entries(folder: Path | str) -> "list[os.DirEntry[str]]":
     """Return what is in a folder, sorted, without what an operating system leaves there."""
     with explain_os_errors(Path(folder)), os.scandir(folder) as entries:
-        return sorted((entry for entry in entries if not _is_litter(entry.name)), key=lambda entry: entry.name)
+        return sorted((entry for entry in entries if not is_litter(entry.name)), key=lambda entry: entry.name)
 
 
-def _is_litter(name: str) -> bool:
+def is_litter(name: str) -> bool:
+    """Tell whether a name is one of those that an operating system leaves behind, and no class or image has."""
     return name.startswith(".") or name == "__MACOSX"
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Tell whether something is a folder, or leads to one: of a link that leads nowhere nobody knows."""
+    if not entry.is_symlink():
+        return entry.is_dir()
+    check_link(Path(entry.path))
+    return entry.is_dir()
+
+
+def _is_named_image(entry: "os.DirEntry[str]") -> bool:
+    return os.path.splitext(entry.name)[1].lower() in _SUFFIXES
 
 
 def _image_file(entry: "os.DirEntry[str]") -> ImageFile:
@@ -90,11 +103,26 @@ def _image_file(entry: "os.DirEntry[str]") -> ImageFile:
 
 def _check_file(path: Path) -> None:
     """See that there is a file: to open a pipe would wait for ever."""
-    if path.is_symlink() and not path.exists():
-        raise FedShieldError(f"{path}: a link to {os.readlink(path)}, which is not there; mend or remove it")
+    check_link(path)
     with explain_os_errors(path):
         if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
             raise FedShieldError(f"{path}: not a file but a pipe, a socket or a device; remove it")
+
+
+def check_link(path: Path) -> None:
+    """See that a path, if it is a link, leads to something.
+
+    Raises:
+        FedShieldError: to nothing, or to what cannot be looked at.
+    """
+    with explain_os_errors(path):
+        try:
+            if path.is_symlink():
+                path.stat()
+        except FileNotFoundError as error:
+            raise FedShieldError(
+                f"{path}: a link to {os.readlink(path)}, which is not there; mend or remove it"
+            ) from error
 
 
 def listing_digest(what: str, groups: Iterable[Sequence[ImageFile]]) -> str:

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from common.data import Dataset, Splits, tell_left_out
 from common.errors import FedShieldError, explain_os_errors
 from common.files import create_file, read_json, replace_file, replace_json
 from common.holdings import Holdings, class_counts, describe_partition
-from common.images import decode_images, list_images, listing_digest
+from common.images import decode_images, is_litter, list_images, listing_digest
 from common.links import refuse_links
 from common.partition import Indices, Partition, balanced_part
 
@@ -201,7 +202,8 @@ def check_client_place(root: Path, client: int) -> tuple[Path, dict[str, Any]]:
 
 
 def _manifest(root: Path, holder: str) -> tuple[Path, dict[str, Any]]:
-    place = root / holder if (root / holder / MANIFEST).is_file() else root
+    with explain_os_errors(root):
+        place = root / holder if (root / holder / MANIFEST).is_file() else root
     return place, read_json(place / MANIFEST, _HINT)
 
 
@@ -209,6 +211,10 @@ def _classes(place: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
     classes = manifest.get("classes")
     if not isinstance(classes, list) or len(set(map(str, classes))) < max(2, len(classes)):
         raise FedShieldError(f"{place / MANIFEST}: classes = {classes!r}: write different names; {_HINT}")
+    if odd := [name for name in map(str, classes) if not name or is_litter(name) or Path(name).name != name]:
+        raise FedShieldError(
+            f"{place / MANIFEST}: classes: {odd[0]!r} cannot be the name of a class's folder; rename it"
+        )
     return tuple(map(str, classes))
 
 
@@ -224,7 +230,7 @@ def _is_counts(row: object, classes: int) -> bool:
 def _read_part(folder: Path, classes: tuple[str, ...], size: int) -> Dataset:
     """Return the images of a part, in the order of their file names; none where there is no such folder."""
     left_out: list[str] = []
-    groups = list_images(folder, left_out) if folder.is_dir() else {}
+    groups = list_images(folder, left_out) if os.path.lexists(folder) else {}
     if unknown := sorted(set(groups) - set(classes)):
         raise FedShieldError(f"{folder / unknown[0]}: not one of the classes in {MANIFEST}; rename or remove it")
     found = [(Path(file.path).name, file.path, classes.index(name)) for name, files in groups.items() for file in files]

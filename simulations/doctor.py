@@ -14,7 +14,7 @@ from common.config import RunConfig
 from common.cost import model_cost, training_passes
 from common.data import data_key
 from common.errors import FedShieldError
-from common.images import list_images
+from common.images import is_litter, list_images
 from common.machine import available_cores
 from common.published import PUBLISHED
 from common.setup import make_model, server_data
@@ -119,7 +119,8 @@ def _data(config: RunConfig) -> tuple[list[Finding], int]:
         else:
             size = f"{dataset.megabytes} MB"
             found.append(("note", f"{known} is not in {root}: it is downloaded when a run first asks for it ({size})"))
-    folders = sorted(path.parent for path in root.glob("*/train") if (path.parent / "test").is_dir())
+    found_in = [path.parent for path in root.glob("*/train") if not is_litter(path.parent.name)]
+    folders = sorted(folder for folder in found_in if (folder / "test").is_dir())
     found += [("ok", f"image folder: {folder} (data.name=folder data.root={folder})") for folder in folders]
     return found, PUBLISHED[name].classes if name in PUBLISHED else _USUAL_CLASSES
 
@@ -134,7 +135,7 @@ def _on_this_machine(config: RunConfig) -> int:
 
 
 def _disk(what: str, folder: Path) -> Finding:
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     free = shutil.disk_usage(existing).free / 1e9
     if not os.access(existing, os.W_OK):
         return "missing", f"{what}: {existing} is not writable; change its permissions, or choose another place"

@@ -27,7 +27,7 @@ def register(control: Control, folder: Path, patience: float) -> list[Path]:
     Raises:
         FedShieldError: there are none, one is not what it should be, the SuperLink does not answer or refuses one.
     """
-    paths = sorted(folder.glob("*.pub"))
+    paths = sorted(folder.glob("[!.]*.pub"))  # macOS adds ._0.pub to what is carried in archives
     if not paths:
         raise FedShieldError(f"{folder}: no *.pub in it; give the folder operator/clients of fedshield certs")
     names = {path: _name(path) for path in paths}

@@ -184,10 +184,12 @@ def test_partitions_shows_a_table_and_draws_a_figure(tmp_path: Path) -> None:
 def test_doctor_tells_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "data" / "pets" / "train").mkdir(parents=True)
     (tmp_path / "data" / "pets" / "test").mkdir()
+    shutil.copytree(tmp_path / "data" / "pets", tmp_path / "data" / "__MACOSX")
     done = fedshield("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "torchattacks 3.5.1" in done.stdout
     assert f"image folder: {tmp_path}/data/pets" in done.stdout
+    assert "__MACOSX" not in done.stdout
     assert "cifar10 is not in" in done.stdout
 
 

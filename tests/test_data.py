@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -160,20 +162,65 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
         load_data("folder", str(root), 16)
 
 
-def test_a_folder_that_may_not_be_read_is_named() -> None:
+@pytest.mark.parametrize("place", ["train", "train/dog", "train/dog/2024"])
+def test_a_link_that_leads_nowhere_is_named_wherever_it_is(tmp_path: Path, place: str) -> None:
+    root = make_folder(tmp_path / "pets")
+    if (root / place).exists():
+        (root / place).rename(tmp_path / "moved")
+    (root / place).symlink_to(tmp_path / "gone")
+    with pytest.raises(
+        FedShieldError, match=rf"pets/{place}: a link to .*/gone, which is not there; mend or remove it$"
+    ):
+        load_data("folder", str(root), 16)
+
+
+def test_images_in_no_class_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, speaking: None) -> None:
+    logging.getLogger("fedshield").propagate = True
+    caplog.set_level(logging.INFO, "fedshield")
+    root = make_folder(tmp_path / "pets")
+    (root / "train" / "dog" / "0.png").rename(root / "train" / "0.png")
+    assert len(load_data("folder", str(root), 16).train.labels) == 5
+    assert "1 files beside them are left out: no image by their names, or in no class's folder" in caplog.text
+    assert f"({root}/train/0.png first)" in caplog.text
+
+
+@contextmanager
+def without(rights: Path) -> Iterator[None]:
+    """Let nobody look into a folder, and be a user who is refused: root may read everything."""
+    user = os.geteuid()
+    rights.chmod(0)
+    try:
+        if user == 0:
+            os.seteuid(65534)
+        yield
+    finally:
+        os.seteuid(user)
+        rights.chmod(0o700)
+
+
+@pytest.mark.parametrize("place", [".", "train", "train/dog", "train/dog/2024"])
+def test_a_folder_that_may_not_be_read_is_named(place: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = make_folder(Path(folder) / "pets")
         Path(folder).chmod(0o755)
-        (root / "train" / "dog").chmod(0)
-        user = os.geteuid()
-        try:
-            if user == 0:  # who may read everything
-                os.seteuid(65534)
-            with pytest.raises(FedShieldError, match=r"train/dog: Permission denied; check the permissions"):
-                load_data("folder", str(root), 16)
-        finally:
-            os.seteuid(user)
-            (root / "train" / "dog").chmod(0o700)
+        (root / "train" / "dog" / "2024").mkdir()
+        named = root / "train" if place == "." else root / place  # what is asked for in a folder that is closed
+        with (
+            without(root / place),
+            pytest.raises(FedShieldError, match=rf"^{named}: Permission denied; check the permissions"),
+        ):
+            load_data("folder", str(root), 16)
+
+
+def test_a_link_to_where_nobody_may_look_is_named() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = make_folder(Path(folder) / "pets")
+        Path(folder).chmod(0o755)
+        closed = Path(folder) / "closed"
+        (closed / "dog").mkdir(parents=True)
+        (root / "train" / "dog" / "more").symlink_to(closed / "dog")
+        with without(closed), pytest.raises(FedShieldError, match=r"train/dog/more: Permission denied; check the perm"):
+            load_data("folder", str(root), 16)
 
 
 def test_second_load_reads_the_cache_alone_and_a_change_is_noticed(tmp_path: Path) -> None:

@@ -29,6 +29,12 @@ def test_a_file_that_does_not_tell_whose_key_it_is_is_named(keys: Path, name: st
         register(Control("localhost:1", None), keys, 0)
 
 
+def test_what_macos_leaves_beside_a_key_is_no_key(keys: Path) -> None:
+    (keys / "._0.pub").write_bytes(b"\0\5\x16\7")
+    with pytest.raises(FedShieldError, match=r"^--superlink localhost:1: no answer"):  # all keys have been looked at
+        register(Control("localhost:1", None), keys, 0)
+
+
 def test_one_key_for_two_clients_is_told(keys: Path) -> None:
     shutil.copy(keys / "0.pub", keys / "2.pub")
     with pytest.raises(FedShieldError, match=r"2\.pub: the same key as 0\.pub; each client needs a key of its own$"):

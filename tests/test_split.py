@@ -212,3 +212,33 @@ def test_a_client_with_a_damaged_file_is_left_out_until_it_is_mended(folder: Pat
     assert str(broken) in first["refused"]["0"]
     assert second["refused"] == {}
     assert len(second["clients"]) == 10
+
+
+def test_what_macos_leaves_in_a_party_s_archive_is_no_image(original: Path, folder: Path) -> None:
+    for place in (folder / "server" / "pool", folder / "client-3" / "train"):
+        name = next(place.iterdir()).name
+        for junk in (f"{name}/._00000000.png", f"{name}/.DS_Store", f"._{name}", f"__MACOSX/{name}/._00000000.png"):
+            (place / junk).parent.mkdir(parents=True, exist_ok=True)
+            (place / junk).write_bytes(b"\0\5\x16\7")
+    (folder / "client-3" / "._split.json").write_bytes(b"\0\5\x16\7")
+    there, expected = (client_data(split_config(root), 3) for root in (folder, original))
+    assert np.array_equal(there.images, expected.images)
+    pool, known = (server_data(split_config(root)).shared for root in (folder, original))
+    assert np.array_equal(pool.images, known.images)
+
+
+@pytest.mark.parametrize("part", ["server/pool", "server/validation", "server/test", "client-3/train"])
+def test_a_part_that_is_a_link_to_nothing_is_named(folder: Path, part: str) -> None:
+    (folder / part).rename(folder / "moved")
+    (folder / part).symlink_to(folder / "gone")
+    with pytest.raises(FedShieldError, match=rf"{part}: a link to .*/gone, which is not there; mend or remove it$"):
+        (server_data(split_config(folder)), client_data(split_config(folder), 3))
+
+
+@pytest.mark.parametrize("name", ["T-shirt/top", ".hidden", "__MACOSX", ""])
+def test_a_class_that_no_folder_can_be_named_after_is_refused(folder: Path, name: str) -> None:
+    place = folder / "client-3" / "split.json"
+    manifest = json.loads(place.read_text())
+    place.write_text(json.dumps({**manifest, "classes": [name, *manifest["classes"][1:]]}))
+    with pytest.raises(FedShieldError, match=rf"split\.json: classes: {name!r} cannot be the name of a class's folder"):
+        client_data(split_config(folder), 3)
