@@ -182,10 +182,10 @@ def evaluate(
     which = f"after {read_kind(path).unit} {found.round}, epsilon {found.config.attack.epsilon_255:g}/255"
     which += f", {out_of(found.evaluation.n, found.tests)} test images"
     console.print(f"{path}: {which}")
-    from simulations.tables import evaluation_tables
+    from simulations.tables import evaluation_tables, whole
 
     for table in evaluation_tables(found.evaluation, found.record):
-        console.print(table)
+        console.print(whole(table, console.width))
     if found.config.evaluate.final_attacks or "curve" in found.record:
         from simulations.evaluation_plots import plot_evaluation
 
@@ -204,11 +204,12 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
     from common.holdings import describe_partition
     from common.setup import prepare_data
     from simulations.plots import plot_partition
-    from simulations.tables import partition_table
+    from simulations.tables import partition_tables
 
     splits, division = prepare_data(config)
     described = describe_partition(splits.train, division)
-    console.print(partition_table(described))
+    for table in partition_tables(described, console.width):
+        console.print(table)
     folder = Path(config.results.dir).expanduser().absolute()
     stem = f"partition-{config.data.name}-{config.partition.scheme}-seed{config.seed}"
     with explain_os_errors(folder):

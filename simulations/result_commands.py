@@ -119,11 +119,12 @@ def attack(
     log_to(console)
     from simulations.attack_images import attack_pictures, table, write_pictures
     from simulations.study_tables import find_results
+    from simulations.tables import whole
 
     if len(names := parse_attacks("--attack", attack_)) != 1:
         raise FedShieldError(f"--attack {attack_}: give one attack, as in --attack pgd-20x5")
     (name,) = names
     found = attack_pictures(find_results(checkpoint), images, name, epsilon, label, trust_code=trust_code)
-    console.print(table(found))
+    console.print(whole(table(found), console.width, names=4))
     for path in write_pictures(found, name, out.expanduser().absolute()):
         console.print(path)

@@ -12,10 +12,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from common.cuts import out_of
+from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file
-from common.flat import default_config
+from common.flat import default_config, near
 from common.words import markdown, visible
-from simulations.console import Terminal
 from simulations.study_results import (
     Row,
     attack_columns,
@@ -26,6 +26,7 @@ from simulations.study_results import (
     sampling_error,
     varied_columns,
 )
+from simulations.tables import whole
 
 # 97.5 % quantiles of Student's t for 1, 2, ..., 30 degrees of freedom; the last one serves for more.
 _T975 = (
@@ -34,7 +35,6 @@ _T975 = (
     2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423,
 )  # fmt: skip
 _NAMED = 12  # points without figures that a note names
-_LABEL = 5  # characters of a name that stay side by side in any terminal
 ROUGH = 1000  # test images up to which a table calls its figures rough
 
 Point = tuple[str, ...]
@@ -61,25 +61,13 @@ class Sheet:
     def rich(self, width: int) -> Table:
         """Return the table for a terminal of so many columns."""
         drawn = [[stacked(x) if i >= self.names else x for i, x in enumerate(map(visible, row))] for row in self.rows]
-        columns = []
-        for i, name in enumerate(self.header):
-            widest = max(len(line) for row in [self.header, *drawn] for line in row[i].split("\n"))
-            # A terminal may cut names anywhere, but no number, nor a name to nothing: rather the table becomes wider
-            # than the terminal.
-            number = Column(name, justify="right", no_wrap=True, min_width=widest)
-            label = Column(name, overflow="fold", min_width=min(widest, _LABEL))
-            columns.append(label if i < self.names else number)
+        columns = [Column(name, justify="left" if i < self.names else "right") for i, name in enumerate(self.header)]
         table = Table(*columns, title=self.title, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
         table.caption = Text("\n".join(map(visible, self.notes)))
         table.title_justify = table.caption_justify = "left"
         for row in drawn:
             table.add_row(*map(Text, row))
-        # Rich would make columns narrower than their least, and takes a name's longest word for its least.
-        words = (max(len(word) for row in [self.header, *drawn] for word in row[i].split()) for i in range(self.names))
-        foldable = sum(max(0, longest - _LABEL) for longest in words)
-        least = Terminal(width=10_000).measure(table).minimum - foldable
-        table.width = least if width < least else None
-        return table
+        return whole(table, width, self.names)
 
     def markdown(self, level: int) -> str:
         """Return the table as Markdown, under a heading of this level."""
@@ -323,7 +311,23 @@ def _code_notes(rows: Sequence[Row]) -> list[str]:
 
 
 def find_results(study: Path) -> Path:
-    """Return the directory of a study or a run from its path, or from its name where it is in the default place."""
-    path = study.expanduser()
-    usual = Path(str(default_config()["results.dir"])) / study
-    return (usual if not path.is_dir() and usual.is_dir() else path).absolute()
+    """Return the directory of a study or a run from its path, or from its name where it is in the default place.
+
+    A folder of that name which holds neither does not stand in its way.
+
+    Raises:
+        FedShieldError: there is none, and one with nearly that name.
+    """
+    path, home = study.expanduser(), Path(str(default_config()["results.dir"]))
+    usual = home / study
+    with explain_os_errors(path):
+        known = [entry.name for entry in home.iterdir() if entry.is_dir()] if home.is_dir() else []
+        if not path.exists() and not usual.exists() and (meant := near(str(study), known)):
+            raise FedShieldError(f"{path.absolute()}: not there{meant}")
+        if not path.exists() or (path.is_dir() and not _holds_results(path)):
+            path = usual if _holds_results(usual) or (usual.is_dir() and not path.exists()) else path
+    return path.absolute()
+
+
+def _holds_results(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.json", "study.toml", "results.csv"))

@@ -1,14 +1,20 @@
 """Tables for the terminal."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE
+from rich.cells import cell_len
 from rich.table import Column, Table
 
 from common.cuts import nobodys_images, training_images
 from common.evaluation import Evaluation, Rate
+from simulations.console import Terminal
 from simulations.run_figures import NO_ATTACK, bracket, share
+
+_LABEL = 5  # letters of a name that stay side by side in any terminal
+_NAME = 24  # letters of a name for which there is room, as long as there is another column
+_GAP = 2  # between two columns of numbers
 
 
 def evaluation_tables(evaluation: Evaluation, record: dict[str, Any]) -> list[Table]:
@@ -99,18 +105,76 @@ def _cells(rate: Rate) -> tuple[str, str]:
     return share(rate.value), bracket(rate.interval)
 
 
-def partition_table(described: dict[str, Any]) -> Table:
-    """Return images per class, one row for each client, for the pool, what every client receives and what none does."""
-    # In a narrow terminal the names of the classes are folded, never the numbers.
-    digits = len(str(max(map(sum, described["clients"]))))
-    columns = [Column(name, justify="right", overflow="fold", min_width=digits) for name in described["classes"]]
-    total = Column("all", justify="right", no_wrap=True)
+def partition_tables(described: dict[str, Any], width: int) -> list[Table]:
+    """Return images per class of each client, of the pool, what every client receives and what none does.
+
+    Args:
+        described: as in ``partition.json``.
+        width: of the terminal. Each row is a client; where the classes leave no room for that, each row is a class, in
+            as many tables as the clients need.
+    """
+    classes, clients = described["classes"], described["clients"]
+    held = {str(client): counts for client, counts in enumerate(clients)}
+    held |= {name: described[name] for name in ("pool", "shared", "validation") if name in described}
     cut = " (data.max-examples)" if nobodys_images(described) else ""
     title = f"training images by class, {training_images(described)}{cut}"
-    table = Table(Column("client", no_wrap=True), *columns, total, title=title, box=SIMPLE, pad_edge=False)
-    for client, counts in enumerate(described["clients"]):
-        table.add_row(str(client), *(str(count or "·") for count in counts), str(sum(counts)))
-    table.add_section()
-    for name in ("pool", "shared", *(["validation"] if "validation" in described else [])):
-        table.add_row(name, *(str(count or "·") for count in described[name]), str(sum(described[name])))
+    digits, total = (len(str(max(map(most, held.values())))) for most in (max, sum))
+    longest = max(map(cell_len, ["client", *held]))
+    if longest + len(classes) * (digits + _GAP) + total + _GAP + 2 <= width:
+        rows = {name: [*counts, sum(counts)] for name, counts in held.items()}
+        return [_counts_table(title, ["client", *classes, "all"], rows, digits, len(clients))]
+    least = max(total, longest)
+    room = max(1, (width - min(max(map(cell_len, classes)), _NAME) - 2) // (least + _GAP))
+    tables = []
+    for first in range(0, len(held), room):
+        part = list(held)[first : first + room]
+        rows = {name: [held[holder][place] for holder in part] for place, name in enumerate(classes)}
+        rows["all"] = [sum(held[holder]) for holder in part]
+        tables.append(_counts_table(title, ["class", *part], rows, least, len(classes)))
+    return tables
+
+
+def _counts_table(
+    title: str, header: Sequence[str], rows: Mapping[str, Sequence[int]], least: int, first: int
+) -> Table:
+    """Return counts under their names, with a gap after the ``first`` rows; names are folded, numbers never.
+
+    Args:
+        title: of the table.
+        header: of all columns.
+        rows: name -> counts.
+        least: width of a column of numbers.
+        first: number of rows.
+    """
+    table = Table(title=title, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    longest = max(map(cell_len, [header[0], *rows]))
+    table.add_column(header[0], overflow="fold", no_wrap=longest <= _NAME, min_width=min(longest, _NAME))
+    for name in header[1:]:
+        table.add_column(name, justify="right", overflow="fold", min_width=least)
+    for place, (name, counts) in enumerate(rows.items(), 1):
+        table.add_row(name, *(str(count or "·") for count in counts), end_section=place == first)
+    return table
+
+
+def whole(table: Table, width: int, names: int = 1) -> Table:
+    """Let a terminal of so many columns cut nothing of a table; return it.
+
+    Names may be broken anywhere, but no number, nor a name to nothing: rather the table is wider than the terminal.
+
+    Args:
+        table: with all its rows.
+        width: of the terminal.
+        names: how many of its columns, the first ones, hold names.
+    """
+    foldable = 0
+    for place, column in enumerate(table.columns):
+        cells = [str(cell) for cell in (column.header, *column.cells)]
+        widest = max(cell_len(line) for cell in cells for line in cell.split("\n"))
+        column.overflow, column.no_wrap = "fold", place >= names
+        column.min_width = min(widest, _LABEL) if place < names else widest
+        if place < names:  # rich takes the longest word for the least
+            foldable += max(0, max(cell_len(word) for cell in cells for word in cell.split()) - _LABEL)
+    # Rich would make columns narrower than their least.
+    least = Terminal(width=10_000).measure(table).minimum - foldable
+    table.width = least if width < least else None
     return table

@@ -17,7 +17,7 @@ from server.checkpoint import chosen_model, load_model, read_checkpoint
 from server.stored import read_metrics
 from simulations.executors import InProcess, Job, failure
 from simulations.grid import LocalGrid, Reply
-from simulations.tables import partition_table
+from simulations.tables import partition_tables
 from tests.conftest import tiny_config
 
 
@@ -152,7 +152,7 @@ def test_the_server_chooses_the_best_round_on_images_that_no_client_has(tmp_path
     described = json.loads((whole / "partition.json").read_text())
     assert described["validation"] == [4] * 10
     assert sum(map(sum, described["clients"])) + sum(described["pool"]) == 160
-    assert partition_table(described).row_count == 10 + len(("pool", "shared", "validation"))
+    assert partition_tables(described, 120)[0].row_count == 10 + len(("pool", "shared", "validation"))
     lines = read_metrics(whole)
     for line in lines:
         assert [reply["num-examples"] for reply in line["clients"].values()] == [
