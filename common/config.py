@@ -45,6 +45,7 @@ def _attack_label(text: str) -> str:
         raise ValueError(
             f"unknown attack '{text}'; known: fgsm, bim-STEPS, pgd-STEPS, cw-STEPS (or pgd-20x5: 5 restarts), "
             "autoattack, apgd-ce, apgd-t, fab-t, square, cw-l2, deepfool, FILE.py:NAME-STEPS"
+            f"{near(re.sub(r'-[0-9].*', '', text), [*_FAMILIES, *_WHOLE])}"
         )
     if match is None or match[2] or _FAMILIES[match[1]] is None:
         return text
@@ -423,4 +424,15 @@ def _one_line(error: Any) -> str:
     if error["type"] == "literal_error":
         allowed = str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
         return f"{key} = {found!r}: unknown; allowed: {allowed}{near(str(found), allowed.split(', '))}"
-    return f"{key} = {found!r}: {message[0].lower()}{message[1:]}"
+    if error["type"] == "string_type":
+        return f'{key} = {found}: not in quotes; write {key} = "{found}"'
+    return f"{key} = {found!r}: {message[0].lower()}{message[1:]}{_HOW.get(error['type'], '')}"
+
+
+_WHOLE_NUMBER = "; write a whole number, as in 20"
+_HOW = {  # types of pydantic's errors -> how to write it
+    "bool_type": "; write true or false",
+    "int_type": _WHOLE_NUMBER,
+    "int_from_float": _WHOLE_NUMBER,
+    "float_type": "; write a number, as in 0.5",
+}

@@ -3,7 +3,7 @@
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def toml_lines(table: Mapping[str, Any]) -> list[str]:
 
 def read_toml(path: Path) -> Flat:
     """Read a configuration file; keys are checked by ``merge``."""
-    return flatten(read_tables(path))
+    return flatten(read_tables(path), path)
 
 
 def read_tables(path: Path) -> dict[str, Any]:
@@ -60,14 +60,20 @@ def merge(base: Flat, override: Flat, source: str) -> Flat:
     return {**base, **override}
 
 
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> Flat:
-    """Turn nested tables into dotted keys."""
+def flatten(nested: Mapping[str, Any], source: Path | None = None) -> Flat:
+    """Turn nested tables into dotted keys.
+
+    Raises:
+        FedShieldError: a key stands there twice, as in ``"data.name"`` beside ``[data]``; the message names ``source``.
+    """
     flat: Flat = {}
     for key, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+        deeper = flatten(value, source).items() if isinstance(value, Mapping) else ()
+        found = {f"{key}.{rest}": scalar for rest, scalar in deeper} if isinstance(value, Mapping) else {key: value}
+        if twice := sorted(flat.keys() & found.keys()):
+            where = f"{source}: " if source else ""
+            raise FedShieldError(f'{where}{twice[0]} stands twice, as "{twice[0]}" and in a table; take one out')
+        flat |= found
     return flat
 
 
@@ -89,9 +95,10 @@ def nest(flat: Mapping[str, Scalar]) -> dict[str, Any]:
     return nested
 
 
-def near(word: str, known: list[str]) -> str:
-    """Return "; did you mean ...?" where a known word is near, and nothing otherwise."""
-    matches = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+def near(word: str, known: Sequence[str]) -> str:
+    """Return "; did you mean ...?" where a known word is near, in capitals or not, and nothing otherwise."""
+    folded = {name.casefold(): name for name in known}
+    matches = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded, n=3, cutoff=0.5)]
     if not matches and "." not in word:  # the table forgotten: `rounds` for `federation.rounds`
         matches = [key for key in known if key.split(".")[-1] == word]
     return f"; did you mean {' or '.join(matches)}?" if matches else ""

@@ -19,7 +19,13 @@ def parse_json(text: bytes) -> Any:
         ValueError: it is no JSON, or not such as can be worked with; the message says in a few words what it is.
     """
     try:
-        content = json.loads(text.decode("utf-8-sig"), parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
+        content = json.loads(
+            text.decode("utf-8-sig"),
+            object_pairs_hook=_once,
+            parse_constant=_refuse,
+            parse_float=_finite,
+            parse_int=_whole,
+        )
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError("not valid JSON") from error
     except RecursionError as error:
@@ -35,11 +41,22 @@ def parse_toml(text: bytes) -> dict[str, Any]:
         ValueError: as of ``parse_json``.
     """
     try:
-        content = tomllib.loads(text.decode())
+        content = tomllib.loads(text.decode("utf-8-sig"))  # some editors begin a file with a byte order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 from byte {error.start}; save it so") from error
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
     _look_through(content, 0)
     return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a key that stands twice in an object: Python would take the last, and others the first."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)[:50]!r} stands twice in it")
+    return found
 
 
 def _refuse(number: str) -> NoReturn:

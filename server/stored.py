@@ -80,7 +80,7 @@ def read_config(run_dir: Path, kind: Kind | None = None, hint: str = "is this a 
         FedShieldError: there is no run, its files are damaged or lead elsewhere, or it is of another kind.
     """
     refuse_links(run_dir)
-    stored = {**default_config(), **flatten(read_json(run_dir / "config.json", hint))}
+    stored = {**default_config(), **flatten(read_json(path := run_dir / "config.json", hint), path)}
     if kind is not None and (found := read_kind(run_dir)).name != kind.name:
         raise FedShieldError(f"{run_dir}: belongs to {found.command}; continue it with: {found.again(run_dir)}")
     return stored

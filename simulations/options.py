@@ -4,14 +4,15 @@ import glob
 import math
 import os
 import tomllib
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from common.config import RunConfig, parse_config, parse_labels
-from common.errors import FedShieldError
-from common.flat import Flat, default_config, flatten, merge, read_toml
+from common.errors import FedShieldError, explain_os_errors
+from common.flat import Flat, Scalar, default_config, flatten, merge, near, read_toml
 from simulations.console import Output
 
 PRESETS = Path(__file__).resolve().parent / "presets"
@@ -80,19 +81,34 @@ def given(file: Path | None, assignments: list[str]) -> Flat:
     """Return the keys that a file, or a preset named without ``.toml``, and ``--set`` assignments set."""
     found: Flat = {}
     if file is not None:
-        path = file.expanduser()
-        preset = PRESETS / f"{file}.toml"
-        if not path.exists():
-            if not preset.exists():
-                known = ", ".join(sorted(known.stem for known in PRESETS.glob("*.toml")))
-                raise FedShieldError(
-                    f"{path.absolute()}: no such file; give a TOML file, or one of the presets: {known}"
-                )
-            path = preset
+        path = find_file(file, PRESETS, "give a TOML file, or one of the presets")
         found |= _known(read_toml(path), str(path))
     for assignment in assignments:
         found |= _known(parse_assignment(assignment), f"--set {assignment}")
     return found
+
+
+def find_file(file: Path, shipped: Path, advice: str) -> Path:
+    """Return a file, or the shipped one of that name; a folder of that name is none.
+
+    Args:
+        file: as the user gives it.
+        shipped: the folder of those that are named without ``.toml``.
+        advice: what else to give, before the list of those.
+
+    Raises:
+        FedShieldError: there is neither.
+    """
+    path, known = file.expanduser(), shipped / f"{file}.toml"
+    with explain_os_errors(path):
+        folder = path.is_dir()
+        if path.exists() and not folder:
+            return path
+    if known.is_file():
+        return known
+    names = _stems(shipped, "")
+    what = "a folder, no file" if folder else "no such file"
+    raise FedShieldError(f"{path.absolute()}: {what}; {advice}: {', '.join(names)}{near(str(file), names)}")
 
 
 def _known(keys: Flat, source: str) -> Flat:
@@ -101,15 +117,36 @@ def _known(keys: Flat, source: str) -> Flat:
 
 
 def parse_assignment(text: str) -> Flat:
-    """Parse ``key=value``: a TOML value, or a bare word as a string."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
+    """Parse ``key=value``: a TOML value, or a bare word as a string, of the type that the key wants."""
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key:
         raise FedShieldError(f"--set {text}: write key=value, as in --set federation.rounds=20")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):
-        parsed = value.strip()
-    return flatten({key.strip(): parsed})
+        parsed = value
+    return flatten(
+        {key: parsed if isinstance(parsed, list | dict) else _typed(parsed, value, default_config().get(key))}
+    )
+
+
+def _typed(parsed: Any, text: str, default: Scalar | None) -> Any:
+    """Return a value as its key wants it: a name may look like a date or a number, a number like a word.
+
+    Args:
+        parsed: as TOML has it.
+        text: as it was written.
+        default: of the key; None where there is no such key.
+    """
+    if isinstance(default, str):
+        return parsed if isinstance(parsed, str) else text
+    if isinstance(default, bool):
+        return {"true": True, "false": False}.get(text.lower(), parsed)
+    if default is not None and isinstance(parsed, str):  # such as .5 and 010, which TOML does not take
+        for number in (int, float):
+            with suppress(ValueError):
+                return number(text)
+    return parsed
 
 
 def new_or_stored(

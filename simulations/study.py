@@ -12,7 +12,7 @@ from typing import Any
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
 from common.flat import Flat, Scalar, default_config, merge, near, read_tables, read_toml, toml_lines
-from simulations.options import PRESETS, SWEEPS
+from simulations.options import PRESETS, SWEEPS, find_file
 from simulations.study_checks import (
     check_changes,
     check_twice,
@@ -78,13 +78,7 @@ class Point:
 
 def find_study(file: Path) -> Path:
     """Return the study file at a path, or the shipped one of that name."""
-    path, shipped = file.expanduser(), SWEEPS / f"{file}.toml"
-    if path.is_file():
-        return path
-    if shipped.is_file():
-        return shipped
-    known = ", ".join(sorted(known.stem for known in SWEEPS.glob("*.toml")))
-    raise FedShieldError(f"{path.absolute()}: no such file; give a study file, or one of the studies: {known}")
+    return find_file(file, SWEEPS, "give a study file, or one of the studies")
 
 
 def load_study(file: Path, changes: Flat | None = None) -> Study:
@@ -101,10 +95,12 @@ def load_study(file: Path, changes: Flat | None = None) -> Study:
     tables = read_tables(path)
     for key in tables:
         if key not in _KEYS:
-            raise FedShieldError(f"{path}: unknown key {key}{near(key, list(_KEYS))}")
+            raise FedShieldError(f"{path}: unknown key {key}{near(key, _KEYS)}")
     command = tables.get("command", "run")
     if command not in COMMANDS:
-        raise FedShieldError(f"{path}: command = {command!r}: unknown; allowed: {', '.join(COMMANDS)}")
+        raise FedShieldError(
+            f"{path}: command = {command!r}: unknown; allowed: {', '.join(COMMANDS)}{near(str(command), COMMANDS)}"
+        )
     settings = merge(_base(path, tables.get("base")), read_set(path, tables), f"{path}, [set]")
     grid, cases = read_grid(path, tables), read_cases(path, tables)
     check_twice(path, grid, cases)
@@ -191,5 +187,8 @@ def _base(path: Path, base: object) -> Flat:
         if file.is_file():
             chosen = {key: value for key, value in flat.items() if chosen_by_sweep(key)}
             return {**merge(flat, read_toml(file), str(file)), **chosen}
-    known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.toml")))
-    raise FedShieldError(f"{path}: base = {base!r}: no file {files[0]}, nor a preset of that name; presets: {known}")
+    known = sorted(preset.stem for preset in PRESETS.glob("*.toml"))
+    raise FedShieldError(
+        f"{path}: base = {base!r}: no file {files[0]}, nor a preset of that name; presets: {', '.join(known)}"
+        f"{near(str(base), known)}"
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from common.errors import FedShieldError
-from common.flat import Flat, Scalar, default_config, flatten, merge
+from common.flat import Flat, Scalar, default_config, flatten, merge, near
 
 Grid = dict[str, list[Scalar]]
 Cases = dict[str, Flat]
@@ -52,7 +52,7 @@ def read_cases(path: Path, tables: Mapping[str, Any]) -> Cases:
             raise FedShieldError(f'{path}: case: write each as a table [[case]] with a name, as in name = "CalFAT"')
         if name in cases:
             raise FedShieldError(f"{path}: case {name!r} stands twice")
-        cases[name] = flatten({key: value for key, value in table.items() if key != "name"})
+        cases[name] = flatten({key: value for key, value in table.items() if key != "name"}, path)
         _check_keys(cases[name], f"{path}, case {name!r}")
     return cases
 
@@ -65,9 +65,13 @@ def read_reference(path: Path, tables: Mapping[str, Any], grid: Grid, cases: Cas
         if key not in known:
             raise FedShieldError(
                 f"{path}: unknown key reference.{key}; the study varies {', '.join(known) or 'nothing'}"
+                f"{near(key, list(known))}"
             )
         if not set(_plain([value])) & set(_plain(known[key])):
-            raise FedShieldError(f"{path}: reference.{key} = {value!r}: not a value of the study: {known[key]}")
+            raise FedShieldError(
+                f"{path}: reference.{key} = {value!r}: not a value of the study: {known[key]}"
+                f"{near(str(value), list(map(str, known[key])))}"
+            )
     return reference
 
 
@@ -95,7 +99,7 @@ def _table(path: Path, tables: Mapping[str, Any], key: str) -> Flat:
     table = tables.get(key, {})
     if not isinstance(table, Mapping):
         raise FedShieldError(f"{path}: {key} = {table!r}: write a table, as in [{key}]")
-    return flatten(table)
+    return flatten(table, path)
 
 
 def chosen_by_sweep(key: str) -> bool:
