@@ -1,5 +1,8 @@
 """The ClientApp: a message with the global model comes in, a message with the locally trained one goes out."""
 
+import logging
+from pathlib import Path
+
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
@@ -7,14 +10,30 @@ from flwr.clientapp.typing import ClientAppCallable
 from client import resident
 from common.errors import FedShieldError
 from common.packing import is_packed, pack, unpack
+from common.words import visible, without_folders
+
+log = logging.getLogger("fedshield")
 
 
 def _name_mistakes(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Answer a mistake that the user can mend with its one line, on every engine; the server knows whose it is."""
+    """Answer a mistake that the user can mend with its one line, on every engine; the server knows whose it is.
+
+    Over a network the client's own log has all of it, and the server, which is another party's, no folder of a client.
+    """
     try:
         return call_next(message, context)
-    except FedShieldError as error:
-        return Message(Error(code=0, reason=str(error)), reply_to=message)
+    except Exception as error:
+        mistake, far = isinstance(error, FedShieldError), resident.over_network()
+        if not mistake and not far:  # a bug, which is the engine's to tell
+            raise
+        words = str(error) if mistake else f"{type(error).__name__}: {error}"
+        if far:
+            log.error("this client cannot do what was asked: %s", visible(words), exc_info=None if mistake else error)
+            place = str(context.node_config.get("data-path", ""))  # which may be relative
+            words = without_folders(words)
+            if "/" in place:
+                words = words.replace(place, Path(place).name)
+        return Message(Error(code=0, reason=words), reply_to=message)
 
 
 def _unpack_arrays(message: Message, context: Context, call_next: ClientAppCallable) -> Message:

@@ -35,13 +35,14 @@ _IDLE_SECONDS = 900.0
 _POLL_SECONDS = 1.0
 
 
+def over_network() -> bool:
+    """Tell whether this process was started by Flower for one message, of a server that may be anybody's."""
+    return Path(sys.argv[0]).name == "flwr-clientapp"
+
+
 def wanted() -> bool:
-    """Tell whether this process was started by Flower for one message; ``FEDSHIELD_RESIDENT=0`` switches this off."""
-    return (
-        Path(sys.argv[0]).name == "flwr-clientapp"
-        and os.environ.get("FEDSHIELD_RESIDENT") != "0"
-        and hasattr(socket, "AF_UNIX")
-    )
+    """Tell whether another process shall do the work of this one; ``FEDSHIELD_RESIDENT=0`` switches this off."""
+    return over_network() and os.environ.get("FEDSHIELD_RESIDENT") != "0" and hasattr(socket, "AF_UNIX")
 
 
 def ask(

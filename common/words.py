@@ -1,11 +1,15 @@
 """What others have written (names, messages, files), as a terminal, a log and Markdown can take it."""
 
+import os
 import re
 import unicodedata
 
 _LONGEST = 500  # letters of what somebody else has said
 # What begins something in Markdown or HTML inside a line; a bracket does so only before another one or a colon.
 _SIGNS = re.compile(r"[\\`*_<>|~&$#]|\](?=[(\[:])")
+
+_PATH = re.compile(r"(?<![\w/.:~<>*-])~?/(?=[^\s/])")  # where one begins that is not relative
+_PATH_ENDS = re.compile(r"[\s:;,'\"()\]]")
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -26,6 +30,31 @@ def in_one_line(words: str) -> str:
     """Return what somebody else has said as a log takes it: one line, not too long, and ``visible``."""
     shown = visible(" ".join(words.split()))
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} ..."
+
+
+def without_folders(words: str) -> str:
+    """Return words in which of every path of this machine its last name alone is left."""
+    kept, done = [], 0
+    for match in _PATH.finditer(words):
+        if match.start() >= done:
+            end = _path_end(words, match.start())
+            path = words[match.start() : end]
+            kept += [words[done : match.start()], os.path.basename(path.rstrip("/")) or path]
+            done = end
+    return "".join([*kept, words[done:]])
+
+
+def _path_end(words: str, start: int) -> int:
+    """Return where a path ends that begins at ``start``: there may be blanks in it, so the disk is asked."""
+    path = os.path.expanduser(words[start:])
+    shift = len(words) - len(path)
+    ends = [len(path), *(found.start() for found in reversed([*_PATH_ENDS.finditer(path)]))]
+    if (end := next((end for end in ends if os.path.lexists(path[:end])), 0)) > 1:
+        return end + shift
+    # It is not there: up to the first sign that cannot belong to it, after the last folder that is there.
+    cuts = [place for place, letter in enumerate(path) if letter == "/" and os.path.isdir(path[:place])]
+    rest = _PATH_ENDS.search(path, cuts[-1] if cuts else 0)
+    return (rest.start() if rest else len(path)) + shift
 
 
 def markdown(text: str) -> str:

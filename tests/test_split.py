@@ -1,7 +1,10 @@
 """Data that is divided for good: the same run as a simulation, and nobody sees another's images."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from common.split import write_split
 from server.stored import read_metrics
 from simulations.executors import InProcess, Job, Outcome
 from tests.conftest import tiny_config
-from tests.test_cli import fedshield
+from tests.test_cli import ROOT, fedshield
 from tests.test_federation import figures, run, same, weights
 
 SETTINGS = {"data__validation_fraction": 0.1, "partition__scheme": "dirichlet"}
@@ -242,3 +245,45 @@ def test_a_class_that_no_folder_can_be_named_after_is_refused(folder: Path, name
     place.write_text(json.dumps({**manifest, "classes": [name, *manifest["classes"][1:]]}))
     with pytest.raises(FedShieldError, match=rf"split\.json: classes: {name!r} cannot be the name of a class's folder"):
         client_data(split_config(folder), 3)
+
+
+# One of Flower's processes for one message of a client, which does the work itself.
+MESSAGE = """
+import json, sys
+from flwr.app import Context, Message, RecordDict
+from simulations.executors import InProcess, run_client
+from simulations.grid import LocalGrid
+from tests.conftest import tiny_config
+LocalGrid(tiny_config(), InProcess())
+sys.argv[0] = "/somewhere/flwr-clientapp"
+context = Context(1, 4, json.loads(sys.argv[1]), RecordDict(), json.loads(sys.argv[2]))
+reply, _ = run_client(Message(RecordDict(), 4, "query"), context)
+print(reply.error.reason)
+"""
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_real_client_tells_its_own_log_the_path_and_the_server_the_name(folder: Path, relative: bool) -> None:
+    broken = next((folder / "client-3" / "train").rglob("*.png"))
+    broken.write_bytes(broken.read_bytes()[:100])
+
+    def told(place: Path | str) -> tuple[str, str]:
+        node = {"partition-id": 3, "num-partitions": 10, "data-path": str(place)}
+        settings = split_config(Path("elsewhere")).flat()
+        done = subprocess.run(
+            [sys.executable, "-c", MESSAGE, json.dumps(node), json.dumps(settings)],
+            env={**os.environ, "FEDSHIELD_RESIDENT": "0", "PYTHONPATH": str(ROOT)},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip(), done.stderr
+
+    answer, log = told("client-3" if relative else folder / "client-3")
+    assert answer.startswith(f"{broken.name}: not a readable image (")
+    assert "/" not in answer
+    assert f"this client cannot do what was asked: {broken}: not a readable image (" in log
+    answer, log = told("clients/of/mine" if relative else folder / "gone")  # which names the folder itself
+    assert answer.startswith(f"--node-config: data-path = '{'mine' if relative else 'gone'}': cannot be read (No such")
+    assert f"data-path = '{'clients/of/mine' if relative else folder / 'gone'}'" in log

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from rich.table import Table
 from rich.text import Text
 
-from common.words import in_one_line, markdown, visible
+from common.words import in_one_line, markdown, visible, without_folders
 from server.app import _Lines
 from simulations.console import Output, Terminal, log_to
 from simulations.study_tables import Sheet
@@ -128,3 +128,30 @@ def test_a_studys_tables_hold_hostile_names_in_their_cells() -> None:
     cells = [html.unescape(cell) for cell in re.findall(r"<td.*?>(.*?)</td>", drawn)]
     assert cells[::2] == ["a|b", "<script>alert(1)</script>", "two lines", "[x](http://y)"]
     assert set(cells[1::2]) == {"54.2 [51.1, 57.3]"}
+
+
+def test_of_paths_their_last_names_are_told_and_all_else_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "Jane Doe" / "ward 7"
+    folder.mkdir(parents=True)
+    (folder / "x-ray 1.png").write_bytes(b"")
+    for words, told in {
+        f"{folder}/x-ray 1.png: not a readable image (cannot identify '{folder}/x-ray 1.png'); mend it": (
+            "x-ray 1.png: not a readable image (cannot identify 'x-ray 1.png'); mend it"
+        ),
+        f"{folder}/gone.png: not there": "gone.png: not there",
+        f"{folder}/gone/deeper/x.png, and {folder}": "x.png, and ward 7",
+        f"model.name = {folder}/own.py:network: no file {folder}/own.py; write FILE.py:NAME": (
+            "model.name = own.py:network: no file own.py; write FILE.py:NAME"
+        ),
+        "~/nowhere/at/all: Permission denied": "all: Permission denied",
+        "/nowhere/at/all": "all",
+        "data-path = '/nowhere/it' is no folder": "data-path = 'it' is no folder",
+    }.items():
+        assert without_folders(words) == told
+    for words in (
+        "an image folder has train/<class>/* and test/<class>/*",
+        "see https://example.org/a/b; 8/255 and / or //",
+        "no path at all",
+        "",
+    ):
+        assert without_folders(words) == words
