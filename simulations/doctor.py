@@ -14,12 +14,13 @@ from common.config import RunConfig
 from common.cost import model_cost, training_passes
 from common.data import data_key
 from common.errors import FedShieldError
-from common.images import is_litter, list_images
+from common.images import is_litter
 from common.machine import available_cores
 from common.published import PUBLISHED
 from common.setup import make_model, server_data
 from server.environment import PACKAGES, installed, processor
 from simulations.console import Terminal
+from simulations.trial import count_classes
 
 _NEEDED_GB = 2.0
 _USUAL_CLASSES = 10  # as shapes10 has
@@ -122,7 +123,7 @@ def _data(config: RunConfig) -> tuple[list[Finding], int]:
     found_in = [path.parent for path in root.glob("*/train") if not is_litter(path.parent.name)]
     folders = sorted(folder for folder in found_in if (folder / "test").is_dir())
     found += [("ok", f"image folder: {folder} (data.name=folder data.root={folder})") for folder in folders]
-    return found, PUBLISHED[name].classes if name in PUBLISHED else _USUAL_CLASSES
+    return found, count_classes(config)
 
 
 def _on_this_machine(config: RunConfig) -> int:
@@ -131,7 +132,7 @@ def _on_this_machine(config: RunConfig) -> int:
     if data.name == "split":
         return len(server_data(config).division["classes"])
     data_key(data.name, data.root, data.image_size)
-    return len(list_images(Path(data.root).expanduser().absolute() / "train"))
+    return count_classes(config)
 
 
 def _disk(what: str, folder: Path) -> Finding:

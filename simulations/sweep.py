@@ -13,7 +13,7 @@ from server.stored import lost_rounds
 from simulations.console import Terminal, interrupt_when_terminated
 from simulations.study import Point, Study, load_study, points, study_toml
 from simulations.study_gather import gather, is_finished, note_code, note_failure
-from simulations.sweep_checks import check_data, check_directory, claim
+from simulations.sweep_checks import check_code, check_data, check_directory, claim
 from simulations.sweep_jobs import Job, await_orphans, default_jobs, run_jobs
 
 
@@ -61,7 +61,9 @@ class _Progress:
     def run(self, jobs: int | None) -> None:
         check_directory(self.study, self.points, self.directory)
         await_orphans([self.runs / point.name for point in self.points])
-        check_data([point for point in self.points if not is_finished(self.study, self.runs / point.name)])
+        unfinished = [point for point in self.points if not is_finished(self.study, self.runs / point.name)]
+        check_data(unfinished)
+        check_code(self.study, unfinished)
         replace_file(self.directory / "study.toml", study_toml(self.study).encode())
         done = gather(self.study, self.points, self.directory)
         missing = [point for point in self.points if point.name not in done]

@@ -47,6 +47,35 @@ def check_data(points: Sequence[Point]) -> None:
         data_key(name, root, size)
 
 
+def check_code(study: Study, points: Sequence[Point]) -> None:
+    """Try once each what can be wrong in other ways than by its name, rather than let each run fail in its turn."""
+    tried = set()
+    for point in points if study.command != "partitions" else ():
+        config = point.config
+        of_network = config.model, config.data, config.loss, config.attack, config.train.label_smoothing
+        kind = *of_network, config.evaluate, config.strategy, config.federation.cohort
+        if kind in tried or not _may_be_wrong(config):
+            continue
+        tried.add(kind)
+        from simulations.trial import try_out  # it imports torch
+
+        try:
+            try_out(config, federation=study.command == "run")
+        except FedShieldError as error:
+            raise FedShieldError(f"study {study.name}, run {point.name}: {error}") from error
+
+
+def _may_be_wrong(config: RunConfig) -> bool:
+    """Tell whether a configuration names code of others, or what asks for clients or classes enough."""
+    attacks = (*config.evaluate.attacks, *config.evaluate.final_attacks)
+    return (
+        bool(config.own_references())
+        or config.model.name.startswith("torchvision:")
+        or config.strategy.name != "fedavg"
+        or any(label.startswith(("apgd-t", "autoattack")) for label in attacks)
+    )
+
+
 def _begun(command: str, run: Path) -> bool:
     """Tell whether a directory holds what a run of this command has computed."""
     results = ("partition.json",) if command == "partitions" else ("summary.json", "metrics.jsonl", "checkpoint")

@@ -51,12 +51,14 @@ def speaking() -> None:
 
 @pytest.fixture
 def command_line() -> Iterator[None]:
-    """Take back what the command line does to its process: the handlers of its log and of Ctrl-C."""
-    log, interrupt = logging.getLogger("fedshield"), signal.getsignal(signal.SIGINT)
+    """Take back what the command line does to its process: the handlers of its log, of Ctrl-C and of a polite kill."""
+    log = logging.getLogger("fedshield")
     before = log.handlers, log.level, log.propagate
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     log.handlers, log.level, log.propagate = before
-    signal.signal(signal.SIGINT, interrupt)
+    for number, handler in signals.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

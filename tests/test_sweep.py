@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from common.errors import FedShieldError
 from common.flat import Flat
+from simulations.console import Terminal
 from simulations.study_results import read_labels, read_rounds
 from simulations.study_tables import make_tables
+from simulations.sweep import run_study
 from tests.conftest import TINY, lives, until
 from tests.test_cli import PROGRAM, fedshield
 
@@ -340,3 +343,68 @@ def test_a_run_that_an_orphan_has_finished_is_not_started(whole: tuple[Path, Pat
     assert process.returncode == 0, complaint
     assert told.startswith(f"Study: tiny: 2 runs, 2 of them finished: {kept}\n")
     assert numbers(kept) == numbers(out)
+
+
+OWN = """
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+def network(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, classes))
+
+def narrow(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
+
+def loss(model, context):
+    return lambda images, labels: F.cross_entropy(model(images), labels)
+
+def no_scalar(model, context):
+    return lambda images, labels: model(images)
+
+def attack(model, threat, classes):
+    return lambda images, labels: images
+
+def far(model, threat, classes):
+    return lambda images, labels: 1 - images
+"""
+
+
+@pytest.mark.usefixtures("command_line")
+@pytest.mark.parametrize(
+    ("key", "values", "told"),
+    [
+        ("loss.name", ["own.py:loss", "own.py:los"], "loss.name = own.py:los: * has no function los; it has "),
+        (
+            "loss.name",
+            ["own.py:loss", "own.py:no_scalar"],
+            "loss.name = own.py:no_scalar: must return the batch's loss",
+        ),
+        (
+            "model.name",
+            ["own.py:network", "own.py:narrow"],
+            "model.name = own.py:narrow: in eval mode makes (2, 2) of 2",
+        ),
+        ("model.name", ["cnn", "torchvision:resnet5"], "torchvision has no such classifier; did you mean resnet50"),
+        ("attack.name", ["own.py:attack", "own.py:far"], "attack.name = own.py:far: "),
+        ("attack.name", ["own.py:attack", "gone.py:attack"], "attack.name = gone.py:attack: no file "),
+        ("evaluate.attacks", ["own.py:attack-1", "own.py:far-1"], "own.py:far: "),
+        ("evaluate.final-attacks", ["own.py:attack", "own.py:tack"], "evaluate.final-attacks = own.py:tack: "),
+        ("strategy.name", ["fedavg", "bulyan"], "strategy.malicious = 3: "),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." in value[:12] else "",
+)
+def test_a_point_that_cannot_run_is_found_before_the_first_one_starts(
+    tmp_path: Path, key: str, values: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    changes = {"strategy__malicious": 3} if key == "strategy.name" else {}
+    path = study_file(tmp_path, f'[grid]\n"{key}" = {json.dumps(values)}\n', "seeds = [1, 2]", **changes)
+    with pytest.raises(FedShieldError) as caught:
+        run_study(path, {}, tmp_path / "out", 1, Terminal())
+    before, _, after = told.partition("*")
+    assert str(caught.value).startswith("study tiny, run ")
+    assert before in str(caught.value)
+    assert after in str(caught.value)
+    assert not any((tmp_path / "out" / "runs").iterdir())

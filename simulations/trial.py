@@ -1,0 +1,45 @@
+"""What a configuration names, tried on two images: a mistake shows before anything is trained."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.attacks import OF_EVALUATION, attack_mode, build_attack, check_classes, parse_label
+from common.config import RunConfig
+from common.images import list_images
+from common.own import is_own
+from common.published import PUBLISHED
+from common.setup import check_own, evaluation_threat, make_loss, make_model
+from common.shapes import CLASSES
+from server.robust import check_strategy
+
+
+def try_out(config: RunConfig, federation: bool) -> None:
+    """Look at the strategy and the attacks; build the network, and call those losses and attacks that are a user's.
+
+    Raises:
+        FedShieldError: one line with the key, and the user's line where the mistake is there.
+    """
+    if federation:
+        check_strategy(config.strategy, config.federation.cohort)
+    check_own(config)
+    labels = dict.fromkeys((*config.evaluate.attacks, *config.evaluate.final_attacks))
+    classes = count_classes(config)
+    check_classes(labels, classes)
+    model = make_model(config, classes)
+    images, targets = torch.rand(2, 3, config.data.side, config.data.side), torch.tensor([0, classes - 1])
+    if is_own(config.loss.name) or is_own(config.attack.name):
+        make_loss(config, model.train(), np.arange(classes), classes)(images, targets)
+    for label in labels:
+        name, threat = parse_label(label, evaluation_threat(config))
+        if is_own(name):
+            with attack_mode(model):
+                build_attack(name, model, threat, classes, OF_EVALUATION)(images, targets)
+
+
+def count_classes(config: RunConfig) -> int:
+    """Return how many classes a dataset has, of which a folder is there and what is published may not be yet."""
+    if config.data.name == "folder":
+        return len(list_images(Path(config.data.root).expanduser().absolute() / "train"))
+    return PUBLISHED[config.data.name].classes if config.data.name in PUBLISHED else len(CLASSES)
