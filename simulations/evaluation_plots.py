@@ -82,7 +82,7 @@ def _draw_curve(record: Mapping[str, Any], title: str, unit: str) -> Figure:
 
 def _draw_confusion(arrays: Arrays, title: str) -> Figure:
     """Draw what the images of each class are taken for, in per cent of them, under the last of the attacks."""
-    classes = [str(name) for name in arrays["classes"]]
+    classes = [cut(str(name), 24) for name in arrays["classes"]]
     attack, counts = confusion(arrays)
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(WIDTH, 2.2 + 0.46 * len(classes))
@@ -176,11 +176,16 @@ def magnified(images: NDArray[Any], adversarial: NDArray[Any]) -> tuple[NDArray[
     return (0.5 + factor * added).clip(0, 1), factor, 255 * largest
 
 
+def cut(name: str, letters: int) -> str:
+    """Return a name of so many letters at most."""
+    return name if len(name) <= letters else f"{name[: letters - 1]}…"
+
+
 def _say(axes: Sequence[Axes], names: Sequence[str], right: Sequence[bool]) -> None:
     """Write a prediction below each image."""
     for axis, name, good in zip(axes, names, right, strict=True):
         axis.set_xlabel(
-            f"{'✓' if good else '✗'} {name if len(name) <= 12 else f'{name[:11]}…'}",
+            f"{'✓' if good else '✗'} {cut(name, 12)}",
             fontsize=7.5,
             color=COLOURS[2] if good else COLOURS[1],
         )

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from simulations.plots import GREY, LINE_COLOURS, MARKERS, WIDTH
+from simulations.plots import GREY, LINE_COLOURS, MARKERS, WIDTH, in_legend
 from simulations.study_results import Row
 
 Values = tuple[str, ...]
@@ -93,7 +93,7 @@ def legend(figure: Figure, axes: Sequence[Axes], keys: Sequence[str], order: Seq
                    for value, line in colours.items()}  # fmt: skip
         handles |= {_say(keys[1], value): Line2D([], [], color=GREY, ls=line.get_linestyle())
                     for value, line in dashes.items()}  # fmt: skip
-    wrapped = [fill(name, 20) for name in handles]
+    wrapped = [in_legend(name) for name in handles]
     title = keys[0] if len(keys) == 1 and keys[0] != "case" else ""
     figure.legend(
         list(handles.values()),

@@ -4,11 +4,14 @@ Several runs beside each other: ``python -m simulations.plots STEM TITLE=RUN_DIR
 """
 
 import io
+import logging
+import re
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from textwrap import fill
+from textwrap import TextWrapper, fill
 from typing import Any
 
 import matplotlib as mpl
@@ -17,6 +20,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
@@ -35,8 +39,20 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
 GREY = "#444444"
 WIDTH = 7.2  # inches: text of 9 points is legible where a page shows the figure 700 pixels wide
 
+# Letters that matplotlib's own font lacks are drawn with one of these, where it is installed.
+_OTHER_FONTS = [
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Source Han Sans SC", "WenQuanYi Zen Hei"),
+    *("WenQuanYi Micro Hei", "Droid Sans Fallback", "IPAGothic", "Hiragino Sans", "PingFang SC", "Arial Unicode MS"),
+    *("Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Bengali", "Noto Emoji", "Symbola"),
+]
+_MISSING = re.compile(r"Glyph (\d+) .*missing from")
+_NAME = TextWrapper(20, max_lines=3, placeholder=" …")  # more would lie over what is drawn
+
+log = logging.getLogger("fedshield")
+
 mpl.rcParams.update(
     {
+        "font.family": ["DejaVu Sans", *(font for font in _OTHER_FONTS if font in fontManager.get_font_names())],
         "font.size": 9,
         "axes.titlesize": 10,
         "axes.axisbelow": True,
@@ -86,7 +102,7 @@ def accuracy_figure(runs: dict[str, Path]) -> Figure:
         if records:
             _draw_rates(axis, records)
             tested |= {record["evaluation"]["n"] for record in records}
-        axis.set(title=title, xlabel=read_kind(run_dir).unit, ylim=(0, None))
+        axis.set(title=fill(title, 44 // len(runs)), xlabel=read_kind(run_dir).unit, ylim=(0, None))
         axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axis.grid()
     axes[0][0].set_ylabel("accuracy, %")
@@ -113,7 +129,9 @@ def _draw_rates(axis: Axes, records: Sequence[dict[str, Any]]) -> None:
         found = [record["evaluation"] for record in records]
         rates = [part["natural"] if label == "natural" else part["robust"][label] for part in found]
         lows, highs = zip(*(rate["interval"] for rate in rates), strict=True)
-        axis.plot(rounds, [100 * rate["value"] for rate in rates], color=colour, marker=marker, ms=3.5, label=label)
+        axis.plot(
+            rounds, [100 * rate["value"] for rate in rates], color=colour, marker=marker, ms=3.5, label=in_legend(label)
+        )
         axis.fill_between(rounds, [100 * x for x in lows], [100 * x for x in highs], color=colour, alpha=0.15, lw=0)
 
 
@@ -145,7 +163,7 @@ def draw_shares(axis: Axes, counts: Mapping[str, Sequence[float]]) -> None:
     for number, (name, part) in enumerate(counts.items()):
         hatch = ("", "///", "...", "xxx")[(number + len(COLOURS) - PLAIN) // len(COLOURS) % 4]
         style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "edgecolor": "white", "lw": 0.4}
-        axis.barh(range(clients), part, left=left, hatch=hatch, label=name, **style)
+        axis.barh(range(clients), part, left=left, hatch=hatch, label=in_legend(name), **style)
         left = [before + count for before, count in zip(left, part, strict=True)]
     axis.set_yticks(range(clients) if clients <= 20 else range(0, clients, -(-clients // 10)))
     axis.margins(y=0.02)
@@ -180,13 +198,34 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     _spell_out(figure)
     paths = _files(stem)
     try:
-        for path, unwanted in zip(paths, ("Software", "Date"), strict=True):
-            content = io.BytesIO()
-            figure.savefig(content, format=path.suffix[1:], dpi=150, metadata={unwanted: None})
-            replace_file(path, content.getvalue())
+        with warnings.catch_warnings(record=True) as told:
+            warnings.filterwarnings("always", _MISSING.pattern)
+            for path, unwanted in zip(paths, ("Software", "Date"), strict=True):
+                content = io.BytesIO()
+                figure.savefig(content, format=path.suffix[1:], dpi=150, metadata={unwanted: None})
+                replace_file(path, content.getvalue())
     finally:
         plt.close(figure)
+    _tell_missing(paths[0], [str(warning.message) for warning in told])
     return paths
+
+
+def _tell_missing(path: Path, told: Sequence[str]) -> None:
+    """Say in one line which letters no font here has; what else matplotlib warns of goes its way."""
+    found = {message: _MISSING.match(message) for message in told}
+    if letters := sorted({chr(int(match[1])) for match in found.values() if match}):
+        log.info(
+            "%s: no font here has %s; they are boxes in it, letters in the SVG (fonts: fonts-noto-cjk, fonts-symbola)",
+            *(path, "".join(letters[:20])),
+        )
+    for message in (message for message, match in found.items() if not match):
+        warnings.warn(message, stacklevel=2)
+
+
+def in_legend(name: str) -> str:
+    """Return a name as a legend shows it: on a few short lines, and never left out, as matplotlib does with ``_x``."""
+    shown = _NAME.fill(name)
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _files(stem: Path) -> list[Path]:

@@ -12,6 +12,9 @@ from typing import Any
 
 from common.errors import FedShieldError, explain_os_errors
 
+log = logging.getLogger("fedshield")
+
+_DEEPEST = 28  # bytes of a folder's path: Ray needs 79 more, for ray-XXXXXXXX/r/session_DATE_TIME_PID/sockets/NAME
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
 
 
@@ -76,9 +79,20 @@ def _use_token(alone: bool) -> None:
 def private_folder() -> tempfile.TemporaryDirectory[str]:
     """Make the folder around Ray's own, into which Ray lets every user write.
 
-    Its name is short, since Ray's sockets are in it: a socket's path has 107 letters at most.
+    Its name is short, since Ray's sockets are in it: a socket's path has 107 bytes at most. Where the temporary folder
+    is too deep for that, another one serves.
     """
-    place = os.environ.get("RAY_TMPDIR") or ("/tmp" if sys.platform == "darwin" else tempfile.gettempdir())  # noqa: S108
+    given = os.environ.get("RAY_TMPDIR") or ("/tmp" if sys.platform == "darwin" else tempfile.gettempdir())  # noqa: S108
+    place = os.path.abspath(given)
+    if len(os.fsencode(place)) > _DEEPEST:
+        shallow = [folder for folder in ("/tmp", "/var/tmp") if os.access(folder, os.W_OK)]  # noqa: S108
+        if not shallow:
+            raise FedShieldError(
+                f"--engine ray: {place}: too deep for Ray's sockets; set RAY_TMPDIR to a folder whose path has "
+                f"{_DEEPEST} bytes at most"
+            )
+        log.info("Ray's files are in %s: %s is too deep for its sockets", shallow[0], place)
+        place = shallow[0]
     with explain_os_errors(Path(place)):
         return tempfile.TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True)
 

@@ -1,6 +1,7 @@
 """Figures: that they are made, from what, with the right values, and the same bytes each time."""
 
 import json
+import logging
 import os
 import re
 import time
@@ -19,9 +20,9 @@ from matplotlib.figure import Figure
 from common.accuracy import Evaluation
 from common.errors import FedShieldError
 from common.kept import Kept
-from simulations.evaluation_plots import confusion, evaluation_figures, plot_evaluation
+from simulations.evaluation_plots import _draw_confusion, confusion, evaluation_figures, plot_evaluation
 from simulations.panels import styles
-from simulations.plots import COLOURS, accuracy_figure, draw_shares, partition_figure, plot_run
+from simulations.plots import COLOURS, accuracy_figure, draw_shares, partition_figure, plot_run, save
 from simulations.reports.of_study import study_page
 from simulations.reports.page import Chart
 from simulations.study_plots import plot_study, study_figures
@@ -507,3 +508,39 @@ def test_a_run_is_drawn_with_clients_and_without(tmp_path: Path, clients: int) -
         parts = partition_figure(described).axes[0].containers
         bars = [[bar.get_width() for bar in part] for part in parts if isinstance(part, BarContainer)]
         assert bars == [[0, 1, 2], [4, 4, 4]]
+
+
+def partition(*classes: str) -> Figure:
+    return partition_figure({"classes": list(classes), "clients": [[3] * len(classes), [5] * len(classes)]})
+
+
+@pytest.mark.parametrize("name", ["a class with a very long name " * 8, "unbroken" * 30, "_x", "__"])
+def test_a_class_of_any_name_is_in_the_legend_and_leaves_room_for_the_bars(name: str) -> None:
+    figure = partition("cat", name, "dog")
+    figure.canvas.draw()
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(shown) == 3
+    assert shown[1].strip()[:2] == name[:2]
+    bars, legend = figure.axes[0].get_window_extent(), figure.legends[0].get_window_extent()
+    assert bars.x1 < legend.x0
+    assert bars.width > figure.bbox.width / 2
+
+
+def test_letters_that_no_font_has_are_told_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    logging.getLogger("fedshield").propagate = True
+    caplog.set_level(logging.INFO, "fedshield")
+    letters = "\U00011103"  # of a script that none of the fonts has that are looked for
+    save(partition(f"猫{letters}", "dog"), tmp_path / "figure")
+    assert [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)] == []
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(f"{tmp_path}/figure.png: no font here has ")
+    assert "猫" in (tmp_path / "figure.svg").read_text()
+
+
+def test_a_class_with_a_long_name_leaves_room_for_the_confusion(tmp_path: Path) -> None:
+    arrays = Evaluation(np.array([0, 1]), {"natural": np.array([0, 1], np.int16)}, 2).arrays()
+    figure = _draw_confusion({**arrays, "classes": np.array(["cat", "unbroken" * 30])}, "run")
+    figure.canvas.draw()
+    assert figure.axes[0].get_window_extent().width > figure.bbox.width / 3

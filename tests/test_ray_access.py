@@ -159,3 +159,21 @@ def test_a_token_of_the_users_own_is_taken_and_nothing_is_left() -> None:
             assert os.listdir(place) == []
         finally:
             process.kill()
+
+
+@pytest.mark.slow
+def test_a_deep_temporary_folder_does_not_keep_ray_from_starting(tmp_path: Path) -> None:
+    deep = tmp_path / ("deep" * 15)
+    deep.mkdir()
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", ENGINE],
+        env={**kept, "TMPDIR": str(deep), "PYTHONPATH": str(ROOT)},
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["files"].startswith(("/tmp/ray-", "/var/tmp/ray-"))
