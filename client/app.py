@@ -8,7 +8,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from client import resident
-from common.errors import FedShieldError
+from common.errors import FedShieldError, explain_os_errors
 from common.packing import is_packed, pack, unpack
 from common.words import visible, without_folders
 
@@ -21,7 +21,8 @@ def _name_mistakes(message: Message, context: Context, call_next: ClientAppCalla
     Over a network the client's own log has all of it, and the server, which is another party's, no folder of a client.
     """
     try:
-        return call_next(message, context)
+        with explain_os_errors():
+            return call_next(message, context)
     except Exception as error:
         mistake, far = isinstance(error, FedShieldError), resident.over_network()
         if not mistake and not far:  # a bug, which is the engine's to tell

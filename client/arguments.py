@@ -6,12 +6,12 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from common.errors import FedShieldError
+from common.places import whole_path
 from common.split import check_client_place
 
 _PAIR = r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)"  # as Flower reads one
@@ -79,13 +79,13 @@ def check_place(node_config: Mapping[str, Any]) -> None:
     if (place := node_config.get("data-path")) is None:
         return
     try:
-        os.listdir(f"{Path(place).expanduser()}/." if place else "")  # which also needs the right to open files in it
-    except (OSError, TypeError, RuntimeError) as error:
+        os.listdir(f"{os.path.expanduser(place)}/." if place else "")  # which also needs the right to open files in it
+    except (OSError, TypeError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or "not a path"
         raise FedShieldError(
             f"--node-config: data-path = {place!r}: cannot be read ({reason}); give the folder of this client's images"
         ) from error
-    check_client_place(Path(place).expanduser(), client_number(node_config))
+    check_client_place(whole_path(place), client_number(node_config))
 
 
 def client_number(node_config: Mapping[str, Any], clients: float = math.inf) -> int:
@@ -118,12 +118,12 @@ def _check_port(host: str, port: int) -> None:
 def _load(option: str, name: str | None, read: Callable[[bytes], object], file: str) -> None:
     if name is None:
         return
-    path = Path(name).expanduser()
+    path = whole_path(name)
     try:
         read(path.read_bytes())
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         what = error.strerror if isinstance(error, OSError) else "not what it should be"
-        raise FedShieldError(f"{option} {path}: cannot be read ({what}); give the {file} of fedshield certs") from error
+        raise FedShieldError(f"{option} {name}: cannot be read ({what}); give the {file} of fedshield certs") from error
 
 
 def _node_config(text: str) -> Mapping[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import certifi
 
 from client.arguments import only_asks
+from common.places import whole_path
 from common.reach import Place, patient
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def check_line(arguments: Sequence[str]) -> None:
     authority = given.root_certificates or os.environ.get("SSL_CERT_FILE") or certifi.where()
     Place(
         given.superlink,
-        None if given.insecure else Path(authority).expanduser(),
+        None if given.insecure else whole_path(authority),
         trust_option="--root-certificates",
         plain_option="give --insecure in place of --root-certificates",
     ).reach()

@@ -12,6 +12,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from common.errors import FedShieldError, explain_os_errors
+from common.places import whole_path
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -21,7 +22,8 @@ _PARTIAL = ".partial"
 def cache_dir() -> Path:
     """Return the folder of the cache: ``$FEDSHIELD_CACHE``, or ``fedshield`` in the user's cache folder."""
     given = os.environ.get("FEDSHIELD_CACHE")
-    return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fedshield").expanduser().absolute()
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "fedshield")
+    return whole_path(given or usual, "set FEDSHIELD_CACHE to a folder of your own")
 
 
 def find_arrays(place: Path, names: Collection[str]) -> Arrays | None:

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from common.errors import FedShieldError, is_text
+from common.errors import RENAME, FedShieldError, is_text
 from common.flat import Flat, default_config, flatten, near, nest
 from common.own import is_own
 from common.words import visible
@@ -403,7 +403,7 @@ def parse_config(flat: Mapping[str, Any]) -> RunConfig:
     """
     for key, value in flat.items():
         if not is_text(str(value)):
-            raise FedShieldError(f"{key} = {str(value)!r}: not UTF-8; rename the file or folder")
+            raise FedShieldError(f"{key} = {str(value)!r}: not UTF-8; {RENAME}")
     try:
         return RunConfig.model_validate(nest(flat))
     except ValidationError as error:

@@ -14,6 +14,7 @@ from common import shapes
 from common.cache import Arrays, cache_dir, find_arrays, keep_arrays
 from common.errors import FedShieldError, explain_os_errors
 from common.images import ImageFile, check_link, decode_images, list_images, listing_digest
+from common.places import whole_path
 from common.published import PUBLISHED
 from common.seeding import rng_for
 
@@ -82,13 +83,13 @@ def load_data(name: str, root: str, image_size: int) -> Splits:
     """
     if (known := _ADOPTED.get((name, root, image_size))) is not None:
         return _cached(*known)
-    source = DATASETS[name](Path(root).expanduser().absolute(), image_size)
+    source = DATASETS[name](whole_path(root), image_size)
     return _cached(source.key, source.decode)
 
 
 def data_key(name: str, root: str, image_size: int) -> str:
     """Return the name under which ``load_data`` keeps this dataset in the cache."""
-    return DATASETS[name](Path(root).expanduser().absolute(), image_size).key
+    return DATASETS[name](whole_path(root), image_size).key
 
 
 def adopt_data(name: str, root: str, image_size: int, key: str, fetch: Callable[[], Splits]) -> None:

@@ -1,6 +1,7 @@
 """The one exception for everything a user can mend."""
 
 import errno
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,23 @@ class FedShieldError(Exception):
 
 
 @contextmanager
-def explain_os_errors(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` from work on ``path``, or a lack of memory for it, into a one-line ``FedShieldError``."""
+def explain_os_errors(path: Path | None = None) -> Iterator[None]:
+    """Turn an ``OSError`` from work on a file, or a lack of memory for it, into a one-line ``FedShieldError``.
+
+    Args:
+        path: of the file; None where only the error can tell it.
+    """
     try:
         yield
     except MemoryError as error:
-        raise FedShieldError(f"{path}: too large for the memory of this machine; look at what it is") from error
+        raise FedShieldError(
+            f"{path or 'this command'}: too large for the memory of this machine; look at what it is"
+        ) from error
+    except UnicodeEncodeError as error:  # of a name: what is in a file is UTF-8 everywhere
+        raise FedShieldError(
+            f"{path or error.object}: has letters that file names cannot have with this system's encoding "
+            f"({error.encoding}); set LC_ALL=C.UTF-8"
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             hint = "free some disk space, or write elsewhere"
@@ -29,7 +41,16 @@ def explain_os_errors(path: Path) -> Iterator[None]:
             hint = "it is a link; put the file itself there"
         else:
             hint = "check the path and the free disk space"
-        raise FedShieldError(f"{path}: {error.strerror or error}; {hint}") from error
+        place = path or error.filename or "this command"
+        raise FedShieldError(f"{place}: {error.strerror or error}; {hint}") from error
+
+
+# For a name that is not ``is_text``: the mistake is in the name, or in what the system takes all names for.
+RENAME = (
+    "rename it"
+    if sys.getfilesystemencoding() == "utf-8"
+    else f"set LC_ALL=C.UTF-8, since names are {sys.getfilesystemencoding()} here, or rename it"
+)
 
 
 def is_text(words: str) -> bool:

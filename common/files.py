@@ -184,9 +184,9 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a JSON-lines file, none if it is not there; a last line that was cut short is passed over."""
-    if not path.exists():
-        return []
     with explain_os_errors(path):
+        if not path.exists():
+            return []
         lines = path.read_bytes().splitlines(keepends=True)
     records = []
     for number, line in enumerate(lines, 1):

@@ -22,7 +22,7 @@ def default_config() -> Flat:
     path = next((place for place in places if place.exists()), None)
     if path is None:
         raise FedShieldError(f"{places[1]}: the file with the defaults is missing; install fedshield again")
-    return flatten(tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"])
+    return flatten(tomllib.loads(path.read_text("utf-8"))["tool"]["flwr"]["app"]["config"])
 
 
 def toml_lines(table: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import FedShieldError, explain_os_errors, is_text
+from common.errors import RENAME, FedShieldError, explain_os_errors, is_text
 
 if TYPE_CHECKING:  # for a run without image files
     from PIL.Image import Image as Picture
@@ -47,7 +47,7 @@ def list_images(folder: Path, left_out: list[str] | None = None) -> dict[str, li
     for entry in _entries(folder):
         if _is_folder(entry):
             if not is_text(entry.name):
-                raise FedShieldError(f"{folder}: the folder {entry.name!r} is not named in UTF-8; rename it")
+                raise FedShieldError(f"{folder}: the folder {entry.name!r} is not named in UTF-8; {RENAME}")
             groups[entry.name] = sorted(_images(entry.path, frozenset(), left_out))
         elif left_out is not None and _is_named_image(entry):
             left_out.append(entry.path)
@@ -127,7 +127,7 @@ def check_link(path: Path) -> None:
 
 def listing_digest(what: str, groups: Iterable[Sequence[ImageFile]]) -> str:
     """Return a name for the content of these files, and for ``what`` is made of it, that differs when one changes."""
-    listing = hashlib.sha256(f"{_DECODING} {what}".encode())
+    listing = hashlib.sha256(f"{_DECODING} {what}".encode(errors="surrogateescape"))
     for entries in groups:
         for path, size, changed in entries:
             listing.update(f"{path} {size} {changed}\n".encode(errors="surrogateescape"))

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from common.errors import FedShieldError, explain_os_errors, is_text
+from common.errors import RENAME, FedShieldError, explain_os_errors, is_text
 from common.words import in_one_line
 
 
@@ -21,7 +21,7 @@ def refuse_links(folder: Path) -> None:
     if not folder.is_dir():
         return
     if not is_text(str(folder)):
-        raise FedShieldError(f"{str(folder)!r}: this path is not UTF-8; rename the folder, or move what is in it")
+        raise FedShieldError(f"{str(folder)!r}: this path is not UTF-8; {RENAME}")
     home = Path(os.path.realpath(folder))
     waiting = [str(folder)]
     with explain_os_errors(folder):

@@ -21,6 +21,7 @@ from common.machine import available_cores
 from common.models import build_model, trains_on_one
 from common.own import load_own
 from common.partition import Partition, SchemeParameters, kept_partition, undivided
+from common.places import whole_path
 from common.schedule import learning_rate
 from common.split import client_images, server_holdings, server_test
 from common.training import Schedule
@@ -81,7 +82,7 @@ def client_data(config: RunConfig, client: int, place: str = "") -> Dataset:
         FedShieldError: the data is not there or damaged, or ``place`` has no part in this run.
     """
     if config.data.name == "split":
-        root = Path(place).expanduser().absolute() if place else _root(config.data)
+        root = whole_path(place) if place else _root(config.data)
         return client_images(root, config.data.image_size, client)
     if place:
         raise FedShieldError(
@@ -100,7 +101,7 @@ def test_data(config: RunConfig) -> Dataset:
 
 
 def _root(data: DataConfig) -> Path:
-    return Path(data.root).expanduser().absolute()
+    return whole_path(data.root)
 
 
 @lru_cache(maxsize=1)

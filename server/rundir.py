@@ -23,6 +23,7 @@ from common.files import append_json_line, clear_leftovers, read_json, replace_f
 from common.flat import Flat
 from common.links import refuse_links
 from common.own import own_code, own_file
+from common.places import whole_path
 from common.records import State
 from common.trust import trust
 from server.checkpoint import (
@@ -91,7 +92,7 @@ class RunDir:
     @classmethod
     def _create(cls, config: RunConfig, kind: Kind) -> Self:
         name = config.results.name or f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-seed{config.seed}"
-        run = cls(Path(config.results.dir).expanduser().absolute() / name, kind, config)
+        run = cls(whole_path(config.results.dir) / name, kind, config)
         with explain_os_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             refuse_links(run.path)
@@ -106,7 +107,7 @@ class RunDir:
 
     @classmethod
     def _resume(cls, config: RunConfig, kind: Kind) -> Self:
-        run = cls(Path(config.results.resume).expanduser().absolute(), kind, config)
+        run = cls(whole_path(config.results.resume), kind, config)
         stored = with_copies(run.path, read_config(run.path, kind), config)
         begun = {**stored, "threads": stored["threads"] or first_threads(run.path)}
         if changed := changed_keys(begun, with_first_threads(config)):
@@ -324,7 +325,7 @@ def finished_run(config: RunConfig, kind: Kind = FEDERATION) -> Path | None:
     """
     if not config.results.resume:
         return None
-    path = Path(config.results.resume).expanduser().absolute()
+    path = whole_path(config.results.resume)
     read_config(path, kind)
     if rounds_done(path) < int(config.flat()[kind.length]) or not (path / "summary.json").exists():
         return None

@@ -20,6 +20,7 @@ from common.flat import Flat, default_config, flatten, merge
 from common.kept import Arrays, Kept
 from common.links import refuse_links
 from common.own import own_code, own_file
+from common.places import whole_path
 from common.trust import is_trusted, require_trust
 from server.formats import Division, Environment, Evaluated, Format, Round, Summary, check_format
 
@@ -95,7 +96,7 @@ def with_first_threads(config: RunConfig) -> RunConfig:
     """Return the configuration of a run that goes on with as many threads as it began with, where ``threads`` is 0."""
     if config.threads or not config.results.resume:
         return config
-    first = first_threads(Path(config.results.resume).expanduser().absolute())
+    first = first_threads(whole_path(config.results.resume))
     return config.model_copy(update={"threads": first})
 
 

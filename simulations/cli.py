@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from common.config import parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.flat import Flat, default_config
+from common.places import whole_path
 from common.words import visible
 from simulations.console import console, interrupt_once, log_to
 from simulations.network_commands import network
@@ -210,7 +211,7 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
     described = describe_partition(splits.train, division)
     for table in partition_tables(described, console.width):
         console.print(table)
-    folder = Path(config.results.dir).expanduser().absolute()
+    folder = whole_path(config.results.dir)
     stem = f"partition-{config.data.name}-{config.partition.scheme}-seed{config.seed}"
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from common.data import data_key
 from common.errors import FedShieldError
 from common.images import is_litter
 from common.machine import available_cores
+from common.places import whole_path
 from common.published import PUBLISHED
 from common.setup import make_model, server_data
 from server.environment import PACKAGES, installed, processor
@@ -35,7 +36,7 @@ def examine(config: RunConfig, console: Terminal) -> list[str]:
         _ray(),
         *data,
         _disk("dataset cache", cache_dir()),
-        _disk("results.dir", Path(config.results.dir).expanduser().absolute()),
+        _disk("results.dir", whole_path(config.results.dir)),
         _model(config, classes),
     ]
     console.print(f"{processor()}, {available_cores()} cores, Python {platform.python_version()}")
@@ -105,7 +106,7 @@ def _ray() -> Finding:
 
 def _data(config: RunConfig) -> tuple[list[Finding], int]:
     """Tell where the configured data is, and what else there is; return also how many classes it has."""
-    name, root = config.data.name, Path(config.data.root).expanduser().absolute()
+    name, root = config.data.name, whole_path(config.data.root)
     if name in {"folder", "split"}:
         try:
             classes = _on_this_machine(config)

@@ -17,6 +17,7 @@ from common.exported import ARCHITECTURE, CODE
 from common.files import replace_file, writing
 from common.models import BasicBlock
 from common.own import is_own, own_code
+from common.places import whole_path
 from common.setup import make_model
 from server.checkpoint import chosen, chosen_model, fit_state
 from server.stored import read_classes, stored_config
@@ -46,7 +47,7 @@ def export_run(run_dir: Path, kind: str, out: Path | None = None, trust_code: bo
     number, state = chosen_model(run_dir)
     model = make_model(config, len(classes)).eval()
     fit_state(model, state, run_dir)
-    folder = (out.expanduser() if out is not None else run_dir / "export").absolute()
+    folder = whole_path(run_dir / "export" if out is None else out)
     name, write = FORMATS[kind]
     others = [file for file, _ in FORMATS.values() if file != name and (folder / file).exists()]
     # Now, before the model is written: it may find a file of the run damaged.
@@ -64,7 +65,7 @@ def _check_same_model(run_dir: Path, folder: Path, others: Sequence[str]) -> Non
     """Refuse a folder with files that are not of the model in question, which the card beside them names."""
     digest, card = str((chosen(run_dir) or {}).get("sha256")), folder / "README.md"
     with explain_os_errors(card):
-        told = card.read_text(errors="replace") if others and card.exists() else ""
+        told = card.read_text("utf-8", "replace") if others and card.exists() else ""
     if others and digest not in told:
         raise FedShieldError(
             f"{folder / others[0]}: is of another model than {run_dir} has now; remove it, or choose another --out"

@@ -7,6 +7,7 @@ import typer
 
 from common.config import parse_config
 from common.flat import default_config
+from common.places import whole_path
 from simulations.console import console, interrupt_when_terminated, log_to
 from simulations.options import AuthorityOption, FileArgument, SetOption, SuperlinkOption, WaitOption, resolve
 
@@ -34,7 +35,7 @@ def split_data(
     from common.split import write_split
 
     splits, division = prepare_data(config)
-    for place in write_split(splits, division, out.expanduser().absolute()):
+    for place in write_split(splits, division, whole_path(out)):
         console.print(place)
     described = describe_partition(splits.train, division)
     left = nobodys_images(described)
@@ -60,7 +61,7 @@ def certs(
     from simulations.certs import make_certs
 
     hosts = list(dict.fromkeys([*(host or []), "superlink", "gateway", "localhost", "127.0.0.1"]))
-    for path in make_certs(out.expanduser().absolute(), clients, hosts):
+    for path in make_certs(whole_path(out), clients, hosts):
         console.print(path)
 
 
@@ -80,7 +81,7 @@ def register(
     from simulations.register import register as register_there
     from simulations.submit import Control
 
-    for key in register_there(Control(superlink, ca), keys.expanduser().absolute(), wait):
+    for key in register_there(Control(superlink, ca), whole_path(keys), wait):
         console.print(key)
 
 
@@ -106,4 +107,4 @@ def submit(
 
     settings = parse_config(resolve(file, set_ or [], default_config())).flat()
     interrupt_when_terminated()
-    run_there(settings, Control(superlink, ca), (app_ or ROOT).expanduser().absolute(), console, wait)
+    run_there(settings, Control(superlink, ca), whole_path(app_ or ROOT), console, wait)

@@ -2,7 +2,6 @@
 
 import glob
 import math
-import os
 import tomllib
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from common.config import RunConfig, parse_config, parse_labels
 from common.errors import FedShieldError, explain_os_errors
 from common.flat import Flat, Scalar, default_config, flatten, merge, near, read_toml
+from common.places import whole_path
 from simulations.console import Output
 
 PRESETS = Path(__file__).resolve().parent / "presets"
@@ -99,7 +99,7 @@ def find_file(file: Path, shipped: Path, advice: str) -> Path:
     Raises:
         FedShieldError: there is neither.
     """
-    path, known = file.expanduser(), shipped / f"{file}.toml"
+    path, known = whole_path(file), shipped / f"{file}.toml"
     with explain_os_errors(path):
         folder = path.is_dir()
         if path.exists() and not folder:
@@ -108,7 +108,7 @@ def find_file(file: Path, shipped: Path, advice: str) -> Path:
         return known
     names = _stems(shipped, "")
     what = "a folder, no file" if folder else "no such file"
-    raise FedShieldError(f"{path.absolute()}: {what}; {advice}: {', '.join(names)}{near(str(file), names)}")
+    raise FedShieldError(f"{path}: {what}; {advice}: {', '.join(names)}{near(str(file), names)}")
 
 
 def _known(keys: Flat, source: str) -> Flat:
@@ -175,7 +175,7 @@ def new_or_stored(
         base = resumed_config(path, KINDS[kind], options, trust_code)
         options["results.resume"] = str(path)
         if "data.root" in options:  # the run's own is told from where it was begun
-            options["data.root"] = os.path.abspath(os.path.expanduser(str(options["data.root"])))
+            options["data.root"] = str(whole_path(str(options["data.root"])))
     return parse_config({**base, **options})
 
 

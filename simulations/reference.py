@@ -39,7 +39,7 @@ def meanings() -> dict[str, str]:
     found: dict[str, str] = {}
     prefix = last = ""
     inside = False
-    for line in PYPROJECT.read_text().splitlines():
+    for line in PYPROJECT.read_text("utf-8").splitlines():
         if line.startswith("["):
             inside = line.startswith("[tool.flwr.app.config")
             prefix = line.removeprefix("[tool.flwr.app.config").strip("].")

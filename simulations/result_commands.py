@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from common.errors import FedShieldError
+from common.places import whole_path
 from simulations.console import console, log_to
 from simulations.options import RunArgument, TrustOption, finite, parse_attacks
 
@@ -126,5 +127,5 @@ def attack(
     (name,) = names
     found = attack_pictures(find_results(checkpoint), images, name, epsilon, label, trust_code=trust_code)
     console.print(whole(table(found), console.width, names=4))
-    for path in write_pictures(found, name, out.expanduser().absolute()):
+    for path in write_pictures(found, name, whole_path(out)):
         console.print(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 from flwr.app import MessageType
 
 from common.config import RunConfig
+from common.places import whole_path
 from simulations.console import Output, Terminal
 from simulations.executors import Executor, make_executor
 from simulations.grid import LocalGrid, Reply, run_server
@@ -20,7 +21,7 @@ def rounds_before(config: RunConfig) -> int:
         return 0
     from server.checkpoint import rounds_done
 
-    return rounds_done(Path(config.results.resume).expanduser())
+    return rounds_done(whole_path(config.results.resume))
 
 
 def complete(run_dir: Path) -> Path:

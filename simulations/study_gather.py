@@ -125,7 +125,7 @@ def _code(point: Point, runs: Path) -> str:
 def _versions(path: Path) -> list[str]:
     """Return with which sources a run was started, in turn."""
     with explain_os_errors(path):
-        return path.read_text(errors="replace").split() if path.exists() else []
+        return path.read_text("utf-8", "replace").split() if path.exists() else []
 
 
 @contextmanager

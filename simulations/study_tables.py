@@ -15,6 +15,7 @@ from common.cuts import out_of
 from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file
 from common.flat import default_config, near
+from common.places import whole_path
 from common.words import markdown, visible
 from simulations.study_results import (
     Row,
@@ -318,15 +319,15 @@ def find_results(study: Path) -> Path:
     Raises:
         FedShieldError: there is none, and one with nearly that name.
     """
-    path, home = study.expanduser(), Path(str(default_config()["results.dir"]))
+    path, home = whole_path(study), Path(str(default_config()["results.dir"]))
     usual = home / study
     with explain_os_errors(path):
         known = [entry.name for entry in home.iterdir() if entry.is_dir()] if home.is_dir() else []
         if not path.exists() and not usual.exists() and (meant := near(str(study), known)):
-            raise FedShieldError(f"{path.absolute()}: not there{meant}")
+            raise FedShieldError(f"{path}: not there{meant}")
         if not path.exists() or (path.is_dir() and not _holds_results(path)):
             path = usual if _holds_results(usual) or (usual.is_dir() and not path.exists()) else path
-    return path.absolute()
+    return whole_path(path)
 
 
 def _holds_results(folder: Path) -> bool:

@@ -21,6 +21,7 @@ from flwr.supercore.control import ControlHttpClient
 
 from common.errors import FedShieldError
 from common.flat import Flat, toml_lines
+from common.places import whole_path
 from common.reach import Place
 from common.words import in_one_line
 from simulations.console import Terminal
@@ -42,7 +43,7 @@ class Control:
 
     def __init__(self, address: str, authority: Path | None) -> None:
         self.address = address
-        self._authority = None if authority is None else authority.expanduser().absolute()
+        self._authority = None if authority is None else whole_path(authority)
 
     def __enter__(self) -> Self:
         self._check()
@@ -51,7 +52,9 @@ class Control:
             "insecure = true" if self._authority is None else f"root-certificates = {json.dumps(str(self._authority))}"
         )
         path = Path(self._home.name) / "config.toml"
-        path.write_text(f'[superlink]\ndefault = "it"\n[superlink.it]\naddress = {json.dumps(self.address)}\n{trust}\n')
+        path.write_text(
+            f'[superlink]\ndefault = "it"\n[superlink.it]\naddress = {json.dumps(self.address)}\n{trust}\n', "utf-8"
+        )
         switches = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "COLUMNS": "1000"}
         self._environment = {**os.environ, **switches, "FLWR_HOME": self._home.name, "PYTHONUNBUFFERED": "1"}
         return self
@@ -117,7 +120,7 @@ class Control:
             FedShieldError: Flower refuses it.
         """
         values = Path(self._home.name) / "run.toml"  # not key=value on the command line, which takes no quotes
-        values.write_text("\n".join(toml_lines(settings)))
+        values.write_text("\n".join(toml_lines(settings)), "utf-8")
         told = self._call("run", str(app), "it", "--run-config", str(values))
         found = re.search(r"Successfully started run (\d+)", told)
         if found is None:

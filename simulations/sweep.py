@@ -9,6 +9,7 @@ from filelock import FileLock, Timeout
 from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file, replace_json
 from common.flat import Flat
+from common.places import whole_path
 from server.stored import lost_rounds
 from simulations.console import Terminal, interrupt_when_terminated
 from simulations.study import Point, Study, load_study, points, study_toml
@@ -32,7 +33,7 @@ def run_study(file: Path, changes: Flat, results: Path | None, jobs: int | None,
     """
     study = load_study(file, changes)
     todo = points(study)  # parses the configuration of every point: a mistake in the last one shows now
-    directory = (results or Path(str(study.settings["results.dir"])) / study.name).expanduser().absolute()
+    directory = whole_path(results or Path(str(study.settings["results.dir"]), study.name))
     claim(directory)
     interrupt_when_terminated()
     lock = FileLock(directory / ".lock")

@@ -1,7 +1,5 @@
 """What a configuration names, tried on two images: a mistake shows before anything is trained."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -9,6 +7,7 @@ from common.attacks import OF_EVALUATION, attack_mode, build_attack, check_class
 from common.config import RunConfig
 from common.images import list_images
 from common.own import is_own
+from common.places import whole_path
 from common.published import PUBLISHED
 from common.setup import check_own, evaluation_threat, make_loss, make_model
 from common.shapes import CLASSES
@@ -41,5 +40,5 @@ def try_out(config: RunConfig, federation: bool) -> None:
 def count_classes(config: RunConfig) -> int:
     """Return how many classes a dataset has, of which a folder is there and what is published may not be yet."""
     if config.data.name == "folder":
-        return len(list_images(Path(config.data.root).expanduser().absolute() / "train"))
+        return len(list_images(whole_path(config.data.root) / "train"))
     return PUBLISHED[config.data.name].classes if config.data.name in PUBLISHED else len(CLASSES)

@@ -19,12 +19,13 @@ LEAVES = {
     "borrowed": {"errors", "flat", "modes", "own"},
     "published": {"errors"},
     "cost": {"own"},
-    "cache": {"errors"},
-    "data": {"cache", "errors", "images", "published", "seeding", "shapes"},
+    "cache": {"errors", "places"},
+    "data": {"cache", "errors", "images", "places", "published", "seeding", "shapes"},
     "holdings": {"data", "partition"},
     "images": {"errors"},
     "files": {"errors", "parsing"},
     "parsing": {"errors"},
+    "places": {"errors"},
     "links": {"errors", "words"},
     "split": {"cache", "data", "errors", "files", "holdings", "images", "links", "partition"},
     "partition": {"cache", "data", "errors", "seeding"},
@@ -43,7 +44,7 @@ LEAVES = {
     "records": {"cache", "data", "errors"},
     "setup": {
         *{"attacks", "config", "data", "errors", "holdings", "losses", "machine", "models", "own", "partition"},
-        *{"schedule", "split", "training"},
+        *{"places", "schedule", "split", "training"},
     },
 }
 

@@ -1,65 +1,110 @@
-"""Where a run's images are, and where a command is given: another folder than the one in which the run was begun."""
+"""Paths as users write them: what no system can have is one line, in every command."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from common.errors import FedShieldError
-from common.files import read_json
-from simulations.cli import app
-from tests.test_cli import tiny_options
-from tests.test_data import make_folder
+from common.places import whole_path
+from simulations.cli import main
+from tests.test_cli import PROGRAM
 
-CHANGES = {"data__name": "folder", "data__root": "pets", "partition__scheme": "iid", "federation__clients": 2}
-
-
-def begun(place: Path, monkeypatch: pytest.MonkeyPatch, rounds: int = 1) -> Path:
-    """Run a federation on the images in ``pets`` beside it, and go to another folder."""
-    make_folder(place / "pets", images=8)
-    monkeypatch.chdir(place)
-    done = CliRunner().invoke(app, ["run", "--name", "one", *tiny_options(**CHANGES, federation__rounds=rounds)])
-    assert done.exit_code == 0, done
-    (place / "elsewhere").mkdir()
-    monkeypatch.chdir(place / "elsewhere")
-    return place / "runs" / "one"
+NOBODYS = "~no-such-user/x"
+LONG = "x" * 300
+NOWHERE = ["--superlink", "localhost:1", "--wait", "0"]
 
 
-@pytest.mark.usefixtures("command_line")
-def test_a_relative_root_is_told_from_where_the_run_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = begun(tmp_path, monkeypatch)
-    make_folder(tmp_path / "elsewhere" / "pets", size=20, images=8)  # others of that name are not taken
-    for command in (
-        ["evaluate", str(run), "--attacks", "fgsm"],
-        ["run", "--resume", str(run), "--set", "federation.rounds=2"],
-        ["evaluate", str(run)],
-    ):
-        done = CliRunner().invoke(app, command)
-        assert done.exit_code == 0, done
-    assert read_json(run / "config.json", "")["data"]["root"] == str(tmp_path / "pets")
+def test_a_path_is_whole_wherever_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert whole_path("~/data") == Path("/home/me/data")
+    assert whole_path(Path("data")) == tmp_path / "data"
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert whole_path("/data") == Path("/data")
+    with pytest.raises(FedShieldError, match="the working directory is gone"):
+        whole_path("data")
 
 
-@pytest.mark.usefixtures("command_line")
-def test_evaluate_and_resume_are_told_where_the_images_have_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["run", place] for place in (NOBODYS, LONG)),
+        *(["run", "--results", place] for place in (NOBODYS, LONG)),
+        *(["run", "--resume", place] for place in (NOBODYS, LONG)),
+        *(["run", "--set", "data.name=cifar10", "--set", f"data.root={place}"] for place in (NOBODYS, LONG)),
+        *(["run", "--set", f"loss.name={place}.py:loss"] for place in (NOBODYS, LONG)),
+        *(["centralized", place] for place in (NOBODYS, LONG)),
+        *(["evaluate", place] for place in (NOBODYS, LONG)),
+        *(["partitions", "--set", "data.name=folder", "--set", f"data.root={place}"] for place in (NOBODYS, LONG)),
+        *(["sweep", place] for place in (NOBODYS, LONG)),
+        *(["sweep", "cpu-sharing", "--results", place] for place in (NOBODYS, LONG)),
+        *(["tables", place] for place in (NOBODYS, LONG)),
+        *(["doctor", place] for place in (NOBODYS, LONG)),
+        *(["report", place] for place in (NOBODYS, LONG)),
+        *(["compare", place, place] for place in (NOBODYS, LONG)),
+        *(["export", place] for place in (NOBODYS, LONG)),
+        *(["attack", place, "cat.jpg"] for place in (NOBODYS, LONG)),
+        *(["certs", "--out", place] for place in (NOBODYS, LONG)),
+        *(["split-data", "--set", "data.max-examples=200", "--out", place] for place in (NOBODYS, LONG)),
+        *(["register", place, *NOWHERE] for place in (NOBODYS, LONG)),
+        *(["submit", "--app", place, *NOWHERE] for place in (NOBODYS, LONG)),
+        ["submit", "--ca", NOBODYS, *NOWHERE],
+    ],
+    ids=lambda arguments: " ".join(word[:20] for word in arguments),
+)
+def test_a_place_that_cannot_be_is_one_line_in_every_command(
+    tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = begun(tmp_path, monkeypatch)
-    (tmp_path / "pets").rename(tmp_path / "elsewhere" / "moved")
-    lost = CliRunner().invoke(app, ["evaluate", str(run)])
-    assert isinstance(lost.exception, FedShieldError)
-    assert "give it with --set data.root=DIR" in str(lost.exception)
-    for command in (["evaluate", str(run)], ["run", "--resume", str(run), "--set", "federation.rounds=2"]):
-        done = CliRunner().invoke(app, [*command, "--set", "data.root=moved"])
-        assert done.exit_code == 0, done
-    monkeypatch.chdir(tmp_path)  # what was relative to the folder above is still found
-    done = CliRunner().invoke(app, ["evaluate", str(run)])
-    assert done.exit_code == 0, done
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fedshield", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert told.startswith("fedshield: ")
+    assert told.count("\n") == 1, told
+    assert "no-such-user" in told or "xxx" in told
 
 
-@pytest.mark.usefixtures("command_line")
-def test_evaluate_changes_nothing_else_of_a_run(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["evaluate", "nothing", "--set", "attack.epsilon-255=4"])
-    assert isinstance(done.exception, FedShieldError)
-    assert str(done.exception) == (
-        "--set attack.epsilon-255: the run stays as it was trained; what can be set here: data.root, threads"
+# A user of a namespace of its own has no name there, whoever may start the tests.
+NAMELESS = ["unshare", "--user", "--map-user=12345", "--map-group=12345", "env", "-u", "HOME", "-u", "XDG_CACHE_HOME"]
+
+
+def nameless(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    known = {name: value for name, value in os.environ.items() if name != "FEDSHIELD_CACHE"}
+    try:
+        return subprocess.run(
+            [*NAMELESS, *command],
+            cwd=cwd,
+            env={**known, "MPLCONFIGDIR": str(cwd), **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        return subprocess.CompletedProcess(error.cmd, error.returncode, error.stdout, error.stderr)
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--user", "true"], check=False, capture_output=True).returncode != 0,
+    reason="needs namespaces of users",
+)
+def test_a_user_without_a_name_and_a_home_is_told_which_folder_to_set(tmp_path: Path) -> None:
+    done = nameless(PROGRAM, "partitions", "--set", "data.max-examples=200", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "fedshield: ~/.cache/fedshield: this system knows no such home folder; set FEDSHIELD_CACHE to a folder of "
+        "your own\n"
     )
+    there = {"FEDSHIELD_CACHE": str(tmp_path / "cache")}
+    done = nameless(PROGRAM, "partitions", "--set", "data.max-examples=200", cwd=tmp_path, **there)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = nameless(PROGRAM, "report", "runs", cwd=tmp_path, **there)
+    assert done.stderr.startswith(f"fedshield: {tmp_path}/runs: neither a run nor a study")

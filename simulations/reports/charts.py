@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import altair as alt
-
+from common.places import some_home
 from simulations.plots import LINE_COLOURS
+
+with some_home():
+    import altair as alt
 
 Spec = dict[str, Any]
 Record = Mapping[str, Any]

@@ -140,8 +140,8 @@ def render(page: Page) -> str:
     text = environment.get_template("page.html").render(
         page=page,
         sections=sections,
-        style=(HERE / "page.css").read_text(),
-        script=(HERE / "page.js").read_text(),
+        style=(HERE / "page.css").read_text("utf-8"),
+        script=(HERE / "page.js").read_text("utf-8"),
         vega=_vega() if charts else "",
     )
     return text.encode(errors="backslashreplace").decode()  # a name of a file may have bytes that are no letters

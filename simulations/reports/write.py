@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.errors import FedShieldError
 from common.files import replace_file
+from common.places import whole_path
 from simulations.reports.of_run import run_page
 from simulations.reports.of_study import study_page
 from simulations.reports.page import Page, render
@@ -34,7 +35,7 @@ def write_report(run_or_study: Path, out: Path | None = None) -> Path:
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise FedShieldError(f"{path}: not what this version writes ({what}); use the one that wrote it") from error
-    target = (out.expanduser() if out is not None else path / "report.html").absolute()
+    target = whole_path(path / "report.html" if out is None else out)
     if target.is_dir():
         raise FedShieldError(f"--out {target}: is a directory; name a file")
     replace_file(target, content)
