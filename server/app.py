@@ -1,5 +1,6 @@
 """The ServerApp: the composition root of a run, the same on every engine."""
 
+import io
 import logging
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from common.config import RunConfig, parse_config
 from common.cuts import told_images
-from common.errors import FedShieldError
+from common.errors import FedShieldError, explain_os_errors
 from common.records import shared_record, to_record, to_state
 from common.setup import check_own, prepare_torch, server_data
 from common.words import visible
@@ -35,7 +36,8 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation from its configuration to its summary; the run directory's path is left in the state."""
     _speak_plainly()
-    path = run_federation(grid, parse_config(context.run_config))
+    with explain_os_errors():
+        path = run_federation(grid, parse_config(context.run_config))
     # Flower tells once that the run is complete, and a SuperLink that is starting again would take it for failed.
     list(grid.get_node_ids())
     context.state["run"] = ConfigRecord({"path": str(path)})
@@ -110,6 +112,8 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
 
 def _speak_plainly() -> None:
     """Give the log a way out where no command line has set one up, and keep tracebacks out of the user's mistakes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # or a line with a letter that it lacks would not be told
     if not log.hasHandlers():
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(_Lines())

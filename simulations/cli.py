@@ -36,6 +36,7 @@ from simulations.options import (
     resolve,
 )
 from simulations.result_commands import results as result_commands
+from simulations.streams import lasting_streams
 
 
 class _Commands(TyperGroup):
@@ -299,8 +300,10 @@ def _tell_figures(paths: list[Path]) -> None:
 
 def main() -> None:
     """Entry point: a mistake that the user can mend is one line on stderr and exit status 1."""
-    try:
-        app()
-    except FedShieldError as error:
-        print(f"fedshield: {visible(str(error))}", file=sys.stderr)  # noqa: T201
-        sys.exit(1)
+    with lasting_streams():
+        try:
+            with explain_os_errors():  # also to ask whether a file is there can fail: a name may be too long
+                app()
+        except FedShieldError as error:
+            print(f"fedshield: {visible(str(error))}", file=sys.stderr)  # noqa: T201
+            sys.exit(1)

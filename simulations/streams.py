@@ -1,0 +1,70 @@
+"""Standard streams that end no command: their reader may go, their disk may be full, their letters may be few."""
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+
+@contextmanager
+def lasting_streams() -> Iterator[None]:
+    """Let a command go on to its end whatever becomes of its standard output and error.
+
+    A letter that the output's encoding lacks is spelled out. What cannot be written is lost, which is said once. A
+    reader that has seen enough, as ``head``, is no fault of the command; a full disk is: what had status 0 has 1 then.
+    """
+    for number in range(3):  # or the next file that is opened would get this number, and all that is printed
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    out, error = _Lasting(1, _tell), _Lasting(2)
+    if sys.stdout is sys.__stdout__:  # not where tests listen
+        sys.stdout = _text(out, sys.stdout)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _text(error, sys.stderr)
+    try:
+        yield
+    except SystemExit as end:
+        sys.stdout.flush()
+        if not end.code and out.lost is not None and out.lost.errno != errno.EPIPE:
+            sys.exit(1)
+        raise
+
+
+class _Lasting(io.FileIO):
+    """A stream that takes everything, and drops what it cannot write.
+
+    Args:
+        number: its file descriptor.
+        told: is called once, with the reason why nothing more is written.
+    """
+
+    def __init__(self, number: int, told: Callable[[OSError], None] = lambda error: None) -> None:
+        super().__init__(number, "wb", closefd=False)
+        self._told = told
+        self.lost: OSError | None = None
+
+    def write(self, content: Any, /) -> int:
+        """Write, or drop, some bytes."""
+        if self.lost is None:
+            try:
+                return super().write(content)
+            except OSError as error:
+                self.lost = error
+                self._told(error)
+        return len(content)
+
+
+def _text(raw: _Lasting, before: TextIO | None) -> TextIO:
+    encoding = "utf-8" if before is None else before.encoding
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=True)
+
+
+def _tell(error: OSError) -> None:
+    gone = error.errno == errno.EPIPE
+    told = "nobody reads what this command prints any more" if gone else f"standard output: {error.strerror}"
+    print(f"fedshield: {told}; the command goes on without it", file=sys.stderr)  # noqa: T201
