@@ -1,9 +1,12 @@
 """A run's model in files that other programs read, with a card that says what it is."""
 
+import io
 import json
+import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import torch
@@ -82,11 +85,13 @@ def _write_safetensors(model: nn.Module, path: Path, config: RunConfig, classes:
 
 
 def _save(path: Path, state: Mapping[str, Tensor], told: dict[str, str] | None = None) -> None:
-    replace_file(path, save({name: tensor.contiguous() for name, tensor in state.items()}, told))
+    copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    replace_file(path, save(copies, told))  # copies: a file has no two names for one tensor, as tied weights are
 
 
 def _write_torch(model: nn.Module, path: Path, config: RunConfig, classes: list[str]) -> None:
-    program = _program(model, config)
+    with _explain_refusal("torch", config):
+        program = _program(model, config)
     with writing(path) as file:
         torch.export.save(program, file)
 
@@ -96,7 +101,7 @@ def _write_onnx(model: nn.Module, path: Path, config: RunConfig, classes: list[s
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise FedShieldError("--format onnx: needs onnx and onnxscript; run: uv sync --extra onnx") from error
-    with warnings.catch_warnings():
+    with _explain_refusal("onnx", config), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         done = torch.onnx.export(
             _program(model, config),
@@ -105,13 +110,31 @@ def _write_onnx(model: nn.Module, path: Path, config: RunConfig, classes: list[s
             opset_version=_OPSET,
             verbose=False,
         )
-    if done is None:
-        raise FedShieldError("--format onnx: torch has made no program of this network; take another format")
+        if done is None:
+            raise RuntimeError("it says no more")
     # It takes a place alone, and puts what is too large for one file beside it.
     with tempfile.TemporaryDirectory() as place:
         done.save(Path(place, path.name))
         for file in Path(place).iterdir():
             replace_file(path.with_name(file.name), file.read_bytes())
+
+
+@contextmanager
+def _explain_refusal(kind: str, config: RunConfig) -> Iterator[None]:
+    """Say in one line that torch makes no program of a network; what it says itself fills pages."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    except Exception as error:  # torch's compiler has dozens of its own
+        told = next((line.strip() for line in str(error).split("\n") if line.strip()), type(error).__name__)
+        raise FedShieldError(
+            f"--format {kind}: torch can make no program of model.name = {config.model.name} ({told}); let forward not "
+            "decide by the values of tensors, or take --format safetensors"
+        ) from error
+    finally:
+        logging.disable(before)
 
 
 def _program(model: nn.Module, config: RunConfig) -> torch.export.ExportedProgram:

@@ -144,6 +144,60 @@ def test_a_folder_holds_one_model_in_several_formats(finished: Path, tmp_path: P
     assert "seed 2" in text
 
 
+NETWORKS = """
+from torch import nn
+from common.models import Normalize
+
+class Tied(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.pool = nn.Sequential(Normalize(), nn.AvgPool2d(8), nn.Flatten())
+        self.first, self.second, self.last = nn.Linear(48, 48), nn.Linear(48, 48), nn.Linear(48, classes)
+        self.second.weight = self.first.weight
+
+    def forward(self, pixels):
+        return self.last(self.second(self.first(self.pool(pixels)).relu()))
+
+class Deciding(Tied):
+    def forward(self, pixels):
+        logits = super().forward(pixels)
+        return logits if logits.sum() > 0 else 2 * logits
+
+def tied(classes):
+    return Tied(classes)
+
+def deciding(classes):
+    return Deciding(classes)
+"""
+
+
+@pytest.fixture
+def networks(tmp_path: Path) -> Path:
+    (tmp_path / "own.py").write_text(NETWORKS)
+    return tmp_path / "own.py"
+
+
+def test_tied_weights_are_exported_and_stay_tied(networks: Path, tmp_path: Path, pixels: Tensor) -> None:
+    trained = run(tmp_path, "tied", model__name=f"{networks}:tied", federation__rounds=1)
+    path, _ = export_run(trained, "safetensors", tmp_path / "out")
+    model = load_exported(path)
+    with torch.no_grad():
+        assert torch.equal(model(pixels), own(trained)(pixels))
+    assert model.first.weight is model.second.weight
+    program, _ = export_run(trained, "torch", tmp_path / "out")
+    torch.testing.assert_close(torch.export.load(program).module()(pixels), model(pixels))
+
+
+def test_a_network_that_torch_cannot_make_a_program_of_is_one_line(networks: Path, tmp_path: Path) -> None:
+    trained = run(tmp_path, "deciding", model__name=f"{networks}:deciding", federation__rounds=1)
+    for kind in ("torch", "onnx"):
+        done = fedshield("export", str(trained), "--format", kind)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"fedshield: --format {kind}: torch can make no program of model.name = ")
+        assert (done.stderr.count("\n"), done.stdout) == (1, "")
+    load_exported(export_run(trained, "safetensors")[0])
+
+
 def test_what_cannot_be_exported_or_loaded_is_one_line(finished: Path, tmp_path: Path) -> None:
     assert set(FORMATS) == {kind.value for kind in Format}
     with pytest.raises(FedShieldError, match=r"torchvision: model\.name = cnn; torchvision's resnet18 has resnet18;"):
