@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from common.errors import FedShieldError
+from common.errors import DeadEndError, FedShieldError
 from common.modes import keep_modes
 from common.own import explain_own, is_own, load_own
 
@@ -97,12 +97,12 @@ def _own(name: str, model: nn.Module, threat: Threat, classes: int, key: str) ->
             adversarial = attack(images.clone(), labels.clone())
         if not isinstance(adversarial, Tensor) or adversarial.shape != images.shape:
             what = tuple(adversarial.shape) if isinstance(adversarial, Tensor) else type(adversarial).__name__
-            raise FedShieldError(f"{key} = {name}: returns {what} for images {tuple(images.shape)}; return such images")
+            raise DeadEndError(f"{key} = {name}: returns {what} for images {tuple(images.shape)}; return such images")
         adversarial = adversarial.detach().to(images)
         furthest = (adversarial - images).abs().max()
         outside = (adversarial - adversarial.clamp(0, 1)).abs().max()
         if not (furthest <= threat.epsilon + _ROUNDING and outside <= _ROUNDING):  # also where either is not a number
-            raise FedShieldError(
+            raise DeadEndError(
                 f"{key} = {name}: a pixel moves by {255 * furthest:.4g}/255 and lies {255 * outside:.4g}/255 outside "
                 f"[0, 1]; epsilon is {255 * threat.epsilon:.4g}/255: clamp what it returns"
             )
@@ -122,7 +122,7 @@ def _untouched(model: nn.Module, key: str, name: str) -> Iterator[None]:
     yield
     changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
     if changed:
-        raise FedShieldError(
+        raise DeadEndError(
             f"{key} = {name}: changes the model ({changed[0]}); attack a copy of it, or leave it as it is"
         )
 

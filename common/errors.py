@@ -14,6 +14,10 @@ class FedShieldError(Exception):
     """
 
 
+class DeadEndError(FedShieldError):
+    """A mistake in what a run is made of: resumed as it is, the run would make it again."""
+
+
 @contextmanager
 def explain_os_errors(path: Path | None = None) -> Iterator[None]:
     """Turn an ``OSError`` from work on a file, or a lack of memory for it, into a one-line ``FedShieldError``.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.accuracy import Distortion, Evaluation, Mask, Rate
 from common.attacks import AUTOATTACK, MINIMAL, OF_EVALUATION, Attack, Threat, attack_mode, build_attack, parse_label
-from common.errors import FedShieldError
+from common.errors import DeadEndError
 from common.kept import Kept
 from common.own import is_own, own_digest
 from common.seeding import seed_for
@@ -61,7 +61,7 @@ def evaluate(
     for label in attacks:
         name, _ = parse_label(label, threat)
         if not differentiable and name != _GRADIENT_FREE and not is_own(name):
-            raise FedShieldError(
+            raise DeadEndError(
                 f"{label} cannot run: the model's output has no gradient with respect to its input; "
                 f"measure it with {_GRADIENT_FREE}"
             )

@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from common.attacks import Attack, Threat, build_attack
-from common.errors import FedShieldError
+from common.errors import DeadEndError
 from common.mixture import build_training_attack
 from common.own import explain_own, is_own, load_own
 
@@ -188,12 +188,12 @@ def build_loss(name: str, model: nn.Module, context: LossContext) -> Loss:
         with explain_own("loss.name", name):
             value = own(images, labels)
         if _state_of(model) != before:
-            raise FedShieldError(
+            raise DeadEndError(
                 f"loss.name = {name}: leaves a part of the model in another mode, or with other requires_grad, than it "
                 "found it in; put them back before it returns"
             )
         if not isinstance(value, Tensor) or value.dim() or not value.requires_grad:
-            raise FedShieldError(f"loss.name = {name}: must return the batch's loss, a scalar with a gradient")
+            raise DeadEndError(f"loss.name = {name}: must return the batch's loss, a scalar with a gradient")
         return value
 
     return loss

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from common.errors import FedShieldError, explain_os_errors
+from common.errors import DeadEndError, FedShieldError, explain_os_errors
 
 _REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
 _APP = Path(__file__).resolve().parents[1]
@@ -104,4 +104,4 @@ def explain_own(key: str, reference: str) -> Iterator[None]:
         told = str(error).strip().split("\n")[0]
         if isinstance(error, SystemExit):
             told = f"sys.exit({told}) would end the whole run; raise an exception instead"
-        raise FedShieldError(f"{key} = {reference}: {where}: {type(error).__name__}: {told}") from error
+        raise DeadEndError(f"{key} = {reference}: {where}: {type(error).__name__}: {told}") from error

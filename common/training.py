@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
-from common.errors import FedShieldError
+from common.errors import DeadEndError
 from common.losses import Loss
 from common.seeding import seed_for
 
@@ -192,7 +192,7 @@ class Trainer:
             value = loss(pixels(chosen, self._device), labels.to(self._device))
         gradients = torch.autograd.grad(value, self._weights, allow_unused=True)
         if unused := [name for name, gradient in zip(self._names, gradients, strict=True) if gradient is None]:
-            raise FedShieldError(
+            raise DeadEndError(
                 f"{unused[0]}: the loss does not depend on this weight of the network; let network and loss use it, or "
                 "set its requires_grad to False"
             )

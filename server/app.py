@@ -86,7 +86,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         )
         shared = shared_record(holdings.shared) if len(holdings.shared.labels) else None
         usual = rounds[-1].get("update-norm") if (rounds := run.metrics()) else None
-        weights = [name for name, _ in recorder.model.named_parameters()]
+        weights = [name for name, _ in recorder.model.named_parameters(remove_duplicate=False)]
         strategy = SharedDataFedAvg(
             *(cohort, roster, config.strategy, shared, run.done, usual), weights=weights, engine=not deployed
         )

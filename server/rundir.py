@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from common.config import RunConfig
-from common.errors import FedShieldError, explain_os_errors
+from common.errors import DeadEndError, FedShieldError, explain_os_errors
 from common.files import append_json_line, clear_leftovers, read_json, replace_file, replace_json
 from common.flat import Flat
 from common.links import refuse_links
@@ -46,6 +46,7 @@ from server.stored import (
     own_copies,
     read_config,
     read_environment,
+    read_kind,
     read_metrics,
     read_summary,
     with_copies,
@@ -91,8 +92,8 @@ class RunDir:
 
     @classmethod
     def _create(cls, config: RunConfig, kind: Kind) -> Self:
-        name = config.results.name or f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-seed{config.seed}"
-        run = cls(whole_path(config.results.dir) / name, kind, config)
+        folder = whole_path(config.results.dir)
+        run = cls(folder / config.results.name if config.results.name else _new_place(folder, config), kind, config)
         with explain_os_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             refuse_links(run.path)
@@ -131,9 +132,10 @@ class RunDir:
             clear_leftovers(self.path, name)
         present = {entry.name for entry in self.path.iterdir()} - {".lock"}
         if present & {"metrics.jsonl", "checkpoint", "summary.json"}:
+            there = read_kind(self.path)
             raise FedShieldError(
                 f"{self.path}: holds another run; choose another results.name, or continue it with: "
-                f"{self.kind.again(self.path)}"
+                f"{(self.kind if there.name == self.kind.name else there).again(self.path)}"
             )
         if present - set(_BEGUN):
             raise FedShieldError(f"{self.path}: holds other files; choose another results.name")
@@ -214,17 +216,27 @@ class RunDir:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if isinstance(error, (FedShieldError, KeyboardInterrupt)):
+            if isinstance(error, (FedShieldError, OSError, KeyboardInterrupt)):
                 try:
                     self.wait()
                 except FedShieldError as unwritten:
                     log.warning("%s", unwritten)
-                again = self.kind.again(self.path)
-                log.warning("Stopped after %s %d; continue with: %s", self.kind.unit, self.done, again)
+                log.warning("%s", self._way_on(error))
         finally:
             self.close()
         if error is None:
             self._tell("end")
+
+    def _way_on(self, error: BaseException) -> str:
+        """Return where a run has stopped, and what brings it on; what would end it in the same way is not offered."""
+        stopped, again = f"Stopped after {self.kind.unit} {self.done}", self.kind.again(self.path)
+        if isinstance(error, KeyboardInterrupt):
+            return f"{stopped}; continue with: {again}"
+        if self.done == 0:
+            return f"Stopped before the end of {self.kind.unit} 1; mend the reason and begin again in the same way"
+        if isinstance(error, DeadEndError):
+            return f"{stopped}; resumed as it is, it would stop there again"
+        return f"{stopped}; mend the reason and continue with: {again}"
 
     def _tell(self, event: str) -> None:
         log.info("Run directory: %s", self.path, extra={"event": {"event": event, "path": str(self.path)}})
@@ -315,6 +327,21 @@ class RunDir:
     def load_momenta(self) -> list[Tensor]:
         """Return SGD's momentum buffers after epoch ``done``; none where none were stored."""
         return load_momenta(self.path, read_checkpoint(self.path) or {})
+
+
+def _new_place(folder: Path, config: RunConfig) -> Path:
+    """Make and return the directory of a run without a name: one for each of those that begin in the same second."""
+    usual = f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-seed{config.seed}"
+    place, number = folder / usual, 1
+    with explain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                place.mkdir()
+                return place
+            except FileExistsError:
+                number += 1
+                place = folder / f"{usual}-{number}"
 
 
 def finished_run(config: RunConfig, kind: Kind = FEDERATION) -> Path | None:

@@ -20,6 +20,12 @@ from server.nodes import Roster
 from server.robust import RobustMean
 from server.tally import Tally
 
+_FAR_APART = (
+    "clients with few images, or very different ones, differ so, and so do liars: start a new run with a higher "
+    "strategy.update-limit (0 compares nobody), or go on without them by a lower federation.min-fraction"
+)
+_DIVERGED = "training has diverged: start a new run with a lower train.learning-rate, or with train.warmup"
+
 
 @dataclass(frozen=True)
 class Cohort:
@@ -141,7 +147,8 @@ class SharedDataFedAvg(FedAvg):
                 patience = 2 * (time.monotonic() - self._asked_at) + 60
                 checked = self._guard.check(reply, self.cohort.examples[client], patience)
             except RefusedError as reason:
-                tally.refuse(client, str(reason))
+                made_here = self._guard.engine and not reply.has_error()
+                tally.refuse(client, str(reason), _DIVERGED if made_here else "")
                 continue
             if self._guard.engine and (failure := first_failure(reply)) is not None:
                 tally.retry(client, failure)
@@ -153,7 +160,7 @@ class SharedDataFedAvg(FedAvg):
             return replies
         verdict = judge(dict(replies), self._guard.reference, limit, self._usual)
         for client, reason in verdict.refused.items():
-            tally.refuse(client, reason)
+            tally.refuse(client, reason, _FAR_APART)
         tally.shorten(verdict.shortened)
         return verdict.believed.items()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from flwr.app import MetricRecord
 
-from common.errors import FedShieldError
+from common.errors import DeadEndError, FedShieldError
 from common.words import in_one_line
 
 log = logging.getLogger("fedshield")
@@ -22,6 +22,7 @@ class Tally:
     def __init__(self, server_round: int) -> None:
         self.metrics: dict[int, MetricRecord] = {}  # of the clients whose replies are taken
         self.refused: dict[int, str] = {}
+        self._lasting: dict[int, str] = {}
         self._norms: dict[int, float] = {}
         self._retried: dict[int, str] = {}
         self._shortened: dict[int, list[str]] = {}
@@ -44,8 +45,16 @@ class Tally:
             told = "; ".join(f"client {client}: {len(names)}, {names[0]} first" for client, names in arrays.items())
             log.info("round %d: statistics far from the others' shortened (%s)", self._round, told)
 
-    def refuse(self, client: int, reason: str) -> None:
-        """Note that a client is left out."""
+    def refuse(self, client: int, reason: str, lasting: str = "") -> None:
+        """Note that a client is left out.
+
+        Args:
+            client: its number.
+            reason: why.
+            lasting: what to do, where the same round would have the same end when it is done again.
+        """
+        if lasting:
+            self._lasting[client] = lasting
         self.refused[client] = in_one_line(reason)
         log.warning("round %d: client %d left out: %s", self._round, client, self.refused[client])
 
@@ -60,9 +69,12 @@ class Tally:
             for client, reason in self.refused.items():
                 clients.setdefault(reason, []).append(client)
             reasons = "; ".join(f"client {', '.join(map(str, those))}: {reason}" for reason, those in clients.items())
-            raise FedShieldError(
+            hints = "".join(f"; {hint}" for hint in dict.fromkeys(self._lasting.values()))
+            # Enough of them, were all the others to answer well?
+            kind = DeadEndError if asked - len(self._lasting) < enough else FedShieldError
+            raise kind(
                 f"round {self._round}: {len(self.metrics)} valid replies of {asked}, federation.min-fraction asks for "
-                f"{enough}: {reasons}"
+                f"{enough}: {reasons}{hints}"
             )
 
     def usual_norm(self) -> float:

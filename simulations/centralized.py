@@ -12,7 +12,7 @@ from torch import Tensor
 from common.config import RunConfig
 from common.cuts import told_images
 from common.data import Dataset
-from common.errors import FedShieldError
+from common.errors import DeadEndError, FedShieldError
 from common.holdings import take_holdings
 from common.seeding import seed_for
 from common.setup import check_batches, check_own, make_loss, make_model, prepare_data, prepare_torch, schedule_of
@@ -103,7 +103,7 @@ def _train(
         show = on_batch and partial(on_batch, epoch, len(data.labels))
         result = trainer.fit(data.images, data.labels, loss, schedule, seed, momenta, show)
         if not math.isfinite(result.loss):
-            raise FedShieldError(
+            raise DeadEndError(
                 f"epoch {epoch}: the training loss is {result.loss}; start a new run with a lower train.learning-rate, "
                 "or with train.warmup"
             )

@@ -142,8 +142,8 @@ class _Progress:
         self._say(f"Results: {self.directory}/results.csv; tables and figures with: fedshield tables {self.directory}")
         if self.failed:
             raise FedShieldError(
-                f"{self.failed} of {len(self.points)} runs failed; their logs: {self.runs}/*.log; the same "
-                "command tries them again"
+                f"{self.failed} of {len(self.points)} runs failed; their logs: {self.runs}/*.log; mend what "
+                "they say, and the same command tries them again"
             )
 
     def _say(self, line: str) -> None:

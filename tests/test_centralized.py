@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import signal
 import subprocess
 from pathlib import Path
@@ -20,6 +21,7 @@ from common.setup import make_model, prepare_data
 from server.app import run_federation
 from server.checkpoint import chosen_model, load_momenta, read_checkpoint
 from server.evaluate import evaluate_on, evaluate_run
+from server.rundir import RunDir
 from server.stored import CENTRALIZED, read_kind, read_metrics, stored_config
 from simulations.centralized import run_centrally, train_centrally
 from simulations.console import Terminal, log_to
@@ -237,6 +239,22 @@ def test_momenta_of_another_network_are_one_line(tmp_path: Path) -> None:
 
 
 EPOCHS = 10  # so many that a signal sent after the second one arrives before the last
+
+
+def test_training_that_diverges_is_not_to_be_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("fedshield").propagate = True
+    settings = {"results__dir": str(tmp_path), "results__name": "run", "train__warmup": 2}
+    with pytest.raises(FedShieldError, match=r"the training loss is (nan|inf); start a new run with a lower"):
+        train_centrally(tiny_config(centralized__epochs=2, train__learning_rate=1e30, **settings))
+    assert "Stopped before the end of epoch 1; mend the reason and begin again in the same way" in caplog.text
+    assert "--resume" not in caplog.text
+
+
+def test_a_federation_in_a_directory_of_a_centralised_run_is_sent_to_the_right_command(tmp_path: Path) -> None:
+    settings = {"results__dir": str(tmp_path), "results__name": "run"}
+    path = train_centrally(tiny_config(centralized__epochs=1, evaluate__final_attacks="", **settings))
+    with pytest.raises(FedShieldError, match=f"or continue it with: fedshield centralized --resume {path}"):
+        RunDir.open(tiny_config(**settings))
 
 
 @pytest.mark.parametrize("blow", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])

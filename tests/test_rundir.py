@@ -3,18 +3,21 @@
 import json
 import logging
 import os
+import re
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from common.config import RunConfig
-from common.errors import FedShieldError
+from common.errors import DeadEndError, FedShieldError
 from common.files import append_json_line, read_json_lines
 from server.checkpoint import chosen_model, load_model, read_checkpoint
 from server.rundir import RunDir, finished_run
@@ -333,6 +336,45 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path: Path) -
     state = run.load_checkpoint()
     assert state is not None
     assert state["count"].item() == 1
+
+
+@pytest.mark.parametrize(
+    ("done", "error", "told"),
+    [
+        (0, KeyboardInterrupt(), "Stopped after round 0; continue with: fedshield run --resume {path}"),
+        (0, FedShieldError(""), "Stopped before the end of round 1; mend the reason and begin again in the same way"),
+        (0, DeadEndError(""), "Stopped before the end of round 1; mend the reason and begin again in the same way"),
+        (2, KeyboardInterrupt(), "Stopped after round 2; continue with: fedshield run --resume {path}"),
+        (
+            2,
+            FedShieldError(""),
+            "Stopped after round 2; mend the reason and continue with: fedshield run --resume {path}",
+        ),
+        (2, OSError(), "Stopped after round 2; mend the reason and continue with: fedshield run --resume {path}"),
+        (2, DeadEndError(""), "Stopped after round 2; resumed as it is, it would stop there again"),
+    ],
+)
+def test_only_what_helps_is_offered_to_a_run_that_has_stopped(
+    tmp_path: Path, done: int, error: BaseException, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    listen(caplog)
+    path = with_rounds(tmp_path, done)
+    with pytest.raises(type(error)), resumed(tmp_path):
+        raise error
+    assert caplog.messages[-1] == told.format(path=path)
+
+
+def test_runs_without_a_name_that_begin_at_once_have_a_directory_each(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        begin = partial(RunDir.open, tiny_config(results__dir=str(tmp_path / "runs")))
+        runs = [future.result() for future in [pool.submit(begin) for _ in range(8)]]
+    assert len({run.path for run in runs}) == 8
+    names = sorted(run.path.name for run in runs)
+    assert re.fullmatch(r"\d{8}-\d{6}-shapes10-seed1", names[0])
+    assert f"{names[0]}-2" in names
+    assert all((run.path / "config.json").exists() for run in runs)
+    for run in runs:
+        run.close()
 
 
 def test_two_processes_do_not_write_to_one_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import pickle
 import weakref
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from flwr.server.superlink.linkstate.utils import create_message_error_unavailab
 from flwr.serverapp.strategy import FedAvg
 
 from common.data import Dataset
-from common.errors import FedShieldError
+from common.errors import DeadEndError, FedShieldError
 from common.models import build_model
 from common.records import (
     LiveArray,
@@ -507,6 +508,36 @@ def test_too_few_valid_replies_end_the_run_with_every_reason() -> None:
     started(strategy)
     with pytest.raises(FedShieldError, match="asks for 3: client 0: no reply in time; client 1, 2, 3: no space"):
         strategy.aggregate_train(1, [reply(client, error="no space") for client in (1, 2, 3)])
+
+
+def test_a_round_that_would_fail_again_names_the_cause_and_the_ways_out() -> None:
+    """Nothing of it changes when the run is resumed as it is."""
+    near, far = ({name: tensor + shift for name, tensor in STATE.items()} for shift in (1, 100))
+    strategy = strategy_of(cohort(), limit=5.0)
+    started(strategy)
+    with pytest.raises(DeadEndError) as caught:
+        strategy.aggregate_train(1, [reply(0, near), reply(1, near), reply(2, near), reply(3, far)])
+    told = str(caught.value)
+    assert told.startswith("round 1: 3 valid replies of 4, federation.min-fraction asks for 4: client 3: the norm of ")
+    assert told.endswith(
+        "clients with few images, or very different ones, differ so, and so do liars: start a new run with a higher "
+        "strategy.update-limit (0 compares nobody), or go on without them by a lower federation.min-fraction"
+    )
+    strategy = strategy_of(cohort())
+    started(strategy)
+    diverged = {"loss": math.nan, "seconds": 2.0}
+    with pytest.raises(DeadEndError, match="; training has diverged: start a new run with a lower train"):
+        strategy.aggregate_train(1, [reply(c, metrics={"num-examples": EXAMPLES[c], **diverged}) for c in range(4)])
+
+
+def test_a_round_that_may_succeed_when_a_client_is_back_is_no_dead_end() -> None:
+    far = {name: tensor + 100 for name, tensor in STATE.items()}
+    near = {name: tensor + 1 for name, tensor in STATE.items()}
+    strategy = strategy_of(cohort(min_replies=3), limit=5.0)
+    started(strategy)
+    with pytest.raises(FedShieldError, match="asks for 3: client 1: no space left; client 3: the norm") as caught:
+        strategy.aggregate_train(1, [reply(0, near), reply(1, error="no space left"), reply(2, near), reply(3, far)])
+    assert not isinstance(caught.value, DeadEndError)
 
 
 def test_shared_data_goes_once_to_each_client_and_again_after_a_failure() -> None:
