@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import certifi
@@ -14,6 +14,7 @@ from common.places import whole_path
 from common.reach import Place, patient
 
 if TYPE_CHECKING:
+    from flwr.supercore.heartbeat import HeartbeatSender
     from flwr.supercore.retry import RetryInvoker
 
 _ADDRESS = "127.0.0.1:8000"  # Flower's default
@@ -43,14 +44,33 @@ def check_line(arguments: Sequence[str]) -> None:
 
 
 def hold_on() -> None:
-    """Let Flower's SuperNode, in this process, connect again also after a connection that broke while it was made."""
+    """Let Flower's SuperNode, in this process, outlast what a SuperLink gets over.
+
+    It connects again also after a connection that broke while it was made, and its heartbeat is tried again also after
+    "500", which a SuperLink says whose disk is full: the thread of the heartbeat would end, and a client that is alive
+    would count as gone until it is started again.
+    """
+    import httpx
     from flwr.supernode import fleet_http_connection
 
     make = fleet_http_connection.make_simple_http_retry_invoker  # type: ignore[attr-defined]
+    sender = fleet_http_connection.HeartbeatSender  # type: ignore[attr-defined]
 
     def make_patient() -> RetryInvoker:
         invoker = make()
         invoker.should_giveup = patient(invoker.should_giveup)
         return invoker
 
+    def make_lasting(heartbeat: Callable[[], bool]) -> HeartbeatSender:
+        def tried() -> bool:
+            try:
+                return heartbeat()
+            except httpx.HTTPStatusError as error:
+                if error.response.is_server_error:
+                    return False
+                raise
+
+        return sender(tried)
+
     fleet_http_connection.make_simple_http_retry_invoker = make_patient  # type: ignore[attr-defined]
+    fleet_http_connection.HeartbeatSender = make_lasting  # type: ignore[assignment, attr-defined]

@@ -222,46 +222,51 @@ def test_a_killed_serverapp_fails_visibly_and_resumes_to_the_same_numbers(bench:
 
 def test_a_full_disk_ends_the_run_visibly_and_it_resumes(bench: Bench, simulated: Path) -> None:
     settings = {"federation.rounds": 5, "federation.client-timeout-seconds": 120, "federation.min-fraction": 1.0}
-    started = bench.submit(**{"results.name": "full", **settings})
-    after_round(bench, "full", 2)
-    metrics = bench.folder / "runs" / "full" / "metrics.jsonl"
-    metrics.rename(metrics.with_name("kept"))
-    metrics.symlink_to("/dev/full")  # the kernel answers every write with "no space left"
-    assert bench.finish(started) == "finished:failed"
-    told = bench.control._call("log", started, "it", "--show")
-    assert "metrics.jsonl: No space left on device; free some disk space" in told
-    metrics.with_name("kept").replace(metrics)
-    again = {**settings, "results.resume": str(metrics.parent)}
-    assert bench.finish(bench.submit(**again)) == "finished:completed"
-    assert [line["round"] for line in rounds(bench, "full")] == [1, 2, 3, 4, 5]
-    assert figures(metrics.parent) == figures(simulated)
+    run = bench.folder / "runs" / "full"
+    with small_disk(run):
+        started = bench.submit(**{"results.name": "full", **settings})
+        after_round(bench, "full", 2)
+        fill(run / "filler")
+        assert bench.finish(started) == "finished:failed"
+        told = bench.control._call("log", started, "it", "--show")
+        assert "No space left on device; free some disk space" in told
+        (run / "filler").unlink()
+        again = {**settings, "results.resume": str(run)}
+        assert bench.finish(bench.submit(**again)) == "finished:completed"
+        assert [line["round"] for line in rounds(bench, "full")] == [1, 2, 3, 4, 5]
+        assert figures(run) == figures(simulated)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "state"
-    place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", place], check=False)
-    if made.returncode:
+@contextlib.contextmanager
+def small_disk(place: Path) -> Iterator[None]:
+    """Put a disk of 8 MB in a place, while the context lasts."""
+    place.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], check=False).returncode:
         pytest.skip("only root can make a small disk")
-    yield place
+    yield
     subprocess.run(["umount", place], check=True)
 
 
-def test_a_full_disk_of_the_superlink_ends_the_run_visibly_and_it_resumes(tmp_path: Path, small_disk: Path) -> None:
+def fill(file: Path) -> None:
+    """Take all the room that is left on a disk."""
+    with contextlib.suppress(OSError), file.open("wb") as taken:
+        while True:
+            taken.write(bytes(4096))
+            taken.flush()
+
+
+def test_a_full_disk_of_the_superlink_ends_the_run_visibly_and_it_resumes(tmp_path: Path) -> None:
     settings = {"federation.rounds": 5, "federation.client-timeout-seconds": 60, "federation.min-fraction": 0.5}
-    with Bench(tmp_path / "bench", 2, settings) as bench:
-        bench.database = small_disk / "superlink.db"
+    state = tmp_path / "state"
+    with small_disk(state), Bench(tmp_path / "bench", 2, settings) as bench:
+        bench.database = state / "superlink.db"
         bench.start_all()
         started = bench.submit(**{"results.name": "full"})
         after_round(bench, "full", 2, 300)
-        with contextlib.suppress(OSError), (small_disk / "fill").open("wb") as file:
-            while True:
-                file.write(bytes(4096))
-                file.flush()
+        fill(state / "fill")
         bench.until(lambda: bench.processes["server"].poll() is not None, 120)  # the SuperExec gives up
         assert "database or disk is full" in (bench.folder / "superlink.log").read_text()
-        (small_disk / "fill").unlink()
+        (state / "fill").unlink()
         assert bench.finish(started, 300) == "finished:failed"
         bench.start_server()
         with kept_running(bench, 0), kept_running(bench, 1):

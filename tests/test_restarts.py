@@ -4,6 +4,7 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -241,14 +242,43 @@ def test_a_connection_of_the_server_that_breaks_while_it_is_made_is_made_again(t
 def test_a_connection_of_a_client_that_breaks_while_it_is_made_is_made_again(
     tmp_path: Path, breaking: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "make_simple_http_retry_invoker"
-    monkeypatch.setattr(fleet_http_connection, name, getattr(fleet_http_connection, name))
+    for name in ("make_simple_http_retry_invoker", "HeartbeatSender"):
+        monkeypatch.setattr(fleet_http_connection, name, getattr(fleet_http_connection, name))
     monkeypatch.setattr(fleet_http_connection, "flwr_exit", lambda *told: pytest.fail(str(told)))
     hold_on()
     key = generate_key_pairs()
     with fleet_http_connection.http_request_response(breaking, False, str(tmp_path / "ca.crt"), key) as connection:
         _, receive, *_ = connection
         assert receive() is None
+
+
+def test_a_client_is_heard_again_after_a_disk_of_the_superlink_was_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("make_simple_http_retry_invoker", "HeartbeatSender"):
+        monkeypatch.setattr(fleet_http_connection, name, getattr(fleet_http_connection, name))
+    answers, heard = iter([500, 507, 200]), threading.Event()
+
+    class SuperLink(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(next(answers, 200))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), SuperLink) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def heartbeat() -> bool:  # as Flower's own: what is no answer is an error
+            httpx.post(f"http://127.0.0.1:{server.server_port}").raise_for_status()
+            heard.set()
+            return True
+
+        hold_on()
+        sender = fleet_http_connection.HeartbeatSender(heartbeat)
+        sender.start()
+        assert heard.wait(120)
+        assert sender.is_running
+        sender.stop()
+        server.shutdown()
 
 
 def test_a_certificate_that_is_not_believed_is_given_up(tmp_path: Path, breaking: str) -> None:
