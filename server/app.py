@@ -3,7 +3,9 @@
 import io
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
@@ -19,6 +21,7 @@ from common.words import visible
 from server.checkpoint import fit_state
 from server.delivery import PromptGrid
 from server.environment import describe_environment
+from server.jury import Usual
 from server.nodes import Roster
 from server.recorder import Recorder
 from server.robust import check_strategy
@@ -85,7 +88,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
             seed=config.seed,
         )
         shared = shared_record(holdings.shared) if len(holdings.shared.labels) else None
-        usual = rounds[-1].get("update-norm") if (rounds := run.metrics()) else None
+        usual = _usual(run.metrics())
         weights = [name for name, _ in recorder.model.named_parameters(remove_duplicate=False)]
         strategy = SharedDataFedAvg(
             *(cohort, roster, config.strategy, shared, run.done, usual), weights=weights, engine=not deployed
@@ -108,6 +111,13 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         )
         recorder.finish()
     return run.path
+
+
+def _usual(metrics: Sequence[Mapping[str, Any]]) -> Usual | None:
+    """Return what was usual in the last of the finished rounds; nothing where an earlier version has not kept that."""
+    last = metrics[-1] if metrics else {}
+    update, loss = last.get("update-norm"), last.get("loss")
+    return None if update is None or loss is None else Usual(update, loss)
 
 
 def _speak_plainly() -> None:

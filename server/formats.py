@@ -87,6 +87,8 @@ class Round(Format):
 
     round: Annotated[Count, Field(ge=1)]
     seconds: Length
+    loss: float | None = None
+    update: Length | None = Field(None, alias="update-norm")
     evaluation: Figures | None
     validation: Figures | None = None
     clients: dict[str, Client] = {}

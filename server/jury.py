@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from statistics import median, median_low
+from statistics import median_high, median_low
 
 import numpy as np
 from flwr.app import ArrayRecord
@@ -29,7 +29,20 @@ class Verdict:
     shortened: dict[int, list[str]]
 
 
-def judge(replies: Mapping[int, Checked], model: ArrayRecord, limit: float, before: float | None = None) -> Verdict:
+@dataclass(frozen=True)
+class Usual:
+    """What was usual in a round.
+
+    Attributes:
+        update: median length (L2) of the updates that were taken.
+        loss: mean loss of those clients.
+    """
+
+    update: float
+    loss: float
+
+
+def judge(replies: Mapping[int, Checked], model: ArrayRecord, limit: float, before: Usual | None = None) -> Verdict:
     """Refuse replies whose update or loss stands out, and bound what the others say of their statistics.
 
     What is usual is the median over the replies of this round, so an honest majority decides it. The first round is
@@ -43,8 +56,8 @@ def judge(replies: Mapping[int, Checked], model: ArrayRecord, limit: float, befo
         model: the global model that they were trained from.
         limit: an update that is more than so many times as long (L2) as the usual one is refused. The change of an
             array of statistics is bounded at twice the limit, or at the array's own length if that is more.
-        before: the usual length of the last round's updates. It has a vote where the number of replies is even, so that
-            of two replies neither decides alone.
+        before: what was usual in the last round. It has a vote where the number of replies is even, so that of two
+            replies neither decides alone.
     """
     if not replies:
         return Verdict({}, {}, {})
@@ -62,12 +75,13 @@ def judge(replies: Mapping[int, Checked], model: ArrayRecord, limit: float, befo
     return Verdict(believed, refused, shortened)
 
 
-def _stand_out(replies: Mapping[int, Checked], limit: float, before: float | None) -> dict[int, str]:
+def _stand_out(replies: Mapping[int, Checked], limit: float, before: Usual | None) -> dict[int, str]:
     """Return the clients whose update or loss is too far from the others', with the reasons."""
-    updates = [reply.update for reply in replies.values()]
-    # Of two in the middle the smaller one: the larger may be a liar's.
-    longest = limit * median_low(updates if before is None or len(updates) % 2 else [*updates, before])
-    usual_loss = median(reply.loss for reply in replies.values())
+    votes: list[Checked | Usual] = [*replies.values()]
+    if before is not None and len(replies) % 2 == 0:
+        votes.append(before)
+    longest = limit * _usual([vote.update for vote in votes])
+    usual_loss = _usual([vote.loss for vote in votes])
     reasons = {}
     for client, reply in replies.items():
         if reply.update > longest:
@@ -77,6 +91,11 @@ def _stand_out(replies: Mapping[int, Checked], limit: float, before: float | Non
         elif abs(reply.loss - usual_loss) > _LOSS_LIMIT * max(1.0, abs(usual_loss)):
             reasons[client] = f"its loss is {reply.loss:.3g}, the median of this round is {usual_loss:.3g}"
     return reasons
+
+
+def _usual(votes: list[float]) -> float:
+    """Return the median; of two in the middle the one nearer to zero, for the other may be a liar's."""
+    return min(median_low(votes), median_high(votes), key=abs)
 
 
 def _shorten(reply: Checked, model: ArrayRecord, bounds: Mapping[str, float]) -> Checked:

@@ -15,7 +15,7 @@ from common.records import first_failure, shared_digest
 from common.seeding import rng_for
 from server.average import RunningMean
 from server.guard import Checked, Guard, RefusedError
-from server.jury import judge
+from server.jury import Usual, judge
 from server.nodes import Roster
 from server.robust import RobustMean
 from server.tally import Tally
@@ -64,7 +64,7 @@ class SharedDataFedAvg(FedAvg):
         settings: how the replies become one model, and which are refused.
         shared: images and labels for every client, or None.
         done: rounds of an earlier part of the run; Flower counts from 1 again, this strategy goes on from there.
-        usual: median L2 norm of the last round's updates, where there was one.
+        usual: what was usual in the last round, where there was one.
         weights: names of the arrays that are trained.
         engine: the clients run in FedShield's own engine, and not on a network.
     """
@@ -76,7 +76,7 @@ class SharedDataFedAvg(FedAvg):
         settings: StrategyConfig,
         shared: ArrayRecord | None,
         done: int = 0,
-        usual: float | None = None,
+        usual: Usual | None = None,
         *,
         weights: Collection[str],
         engine: bool,
@@ -135,7 +135,7 @@ class SharedDataFedAvg(FedAvg):
         together = self.train_metrics_aggr_fn(
             [RecordDict({"metrics": record}) for record in tally.metrics.values()], self.weighted_by_key
         )
-        self._usual = tally.usual_norm()
+        self._usual = Usual(tally.usual_norm(), float(together["loss"]))  # type: ignore[arg-type]
         self.report = tally.report(together["loss"])
         return mean.result(), together
 

@@ -250,6 +250,16 @@ def test_figures_of_another_shape_are_named(received: Path, key: str, value: obj
         assert told in str(caught.value)
 
 
+@pytest.mark.parametrize(("key", "value"), [("update-norm", "long"), ("update-norm", -1), ("loss", [1.0])])
+def test_what_a_run_goes_on_from_is_a_number(received: Path, key: str, value: object) -> None:
+    path = received / "metrics.jsonl"
+    last = json.loads(path.read_text().splitlines()[-1])
+    path.write_text(f"{json.dumps({**last, key: value})}\n")
+    for command in ("report", "compare", "resume"):
+        with pytest.raises(FedShieldError, match=f"metrics.jsonl: line 1: damaged, or of another version.*{key}: "):
+            COMMANDS[command](received)
+
+
 def test_rounds_that_are_lost_are_told_where_the_run_is_read(received: Path) -> None:
     assert "has no line" not in write_report(received).read_text()
     assert "has no line" not in told_by_compare(received)

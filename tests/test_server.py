@@ -28,7 +28,7 @@ from common.records import (
     to_state,
 )
 from server.guard import Checked, Guard, RefusedError
-from server.jury import judge
+from server.jury import Usual, judge
 from server.nodes import Roster
 from server.robust import RobustMean
 from server.strategy import Cohort, SharedDataFedAvg
@@ -295,7 +295,7 @@ def judged(updates: list[float], limit: float, before: float | None = None, **lo
     for client, update in enumerate(updates):
         metrics = {**GOOD, "loss": losses.get(f"loss{client}", 1.0)}
         replies[client] = check(reply(0, moved(update / 54**0.5), metrics))
-    return judge(replies, GLOBAL, limit, before).refused
+    return judge(replies, GLOBAL, limit, before and Usual(before, 2.0)).refused
 
 
 def test_an_update_is_compared_with_the_median_of_its_round() -> None:
@@ -316,6 +316,13 @@ def test_a_loss_is_compared_with_the_median_of_its_round() -> None:
     assert judged([1, 1, 1], 5, loss0=9e11) == {0: "its loss is 9e+11, the median of this round is 1"}
     assert set(judged([1, 1, 1], 5, loss0=-9.1)) == {0}
     assert set(judged([1, 1, 1], 5, loss0=30.0, loss1=31.0, loss2=300.0)) == set()  # 31 ± 310
+    for lie in (9e11, -9e11):
+        assert set(judged([1, 1], 5, loss0=lie)) == {0}
+        assert set(judged([1, 1], 5, before=1, loss0=lie)) == {0}
+        assert set(judged([1, 1, 1, 1], 5, before=1, loss0=lie, loss1=lie)) == {0, 1}
+    # Of two replies the last round says which is the liar: its loss was 2.
+    assert set(judged([1, 1], 5, before=1, loss0=0.0, loss1=15.0)) == set()
+    assert set(judged([1, 1], 5, loss0=0.0, loss1=15.0)) == {1}
 
 
 def test_statistics_are_bounded_array_by_array_however_large_another_is() -> None:
