@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import DeadEndError, FedShieldError
-from common.modes import keep_modes
+from common.modes import keep_modes, ways_of
 from common.own import explain_own, is_own, load_own
 
 Attack = Callable[[Tensor, Tensor], Tensor]
@@ -88,17 +88,21 @@ def build_attack(name: str, model: nn.Module, threat: Threat, classes: int = 10,
 def _own(name: str, model: nn.Module, threat: Threat, classes: int, key: str) -> Attack:
     """Return a user's attack; what it makes must lie in the ball."""
     make = load_own(key, name)
-    with explain_own(key, name):
+    with _untouched(model, key, name), explain_own(key, name):
         attack = make(model, threat, classes)
 
     def perturb(images: Tensor, labels: Tensor) -> Tensor:
         with attack_mode(model), _frozen(model), _untouched(model, key, name), explain_own(key, name):
             # Copies: what it writes into is not what its result is compared with.
             adversarial = attack(images.clone(), labels.clone())
-        if not isinstance(adversarial, Tensor) or adversarial.shape != images.shape:
-            what = tuple(adversarial.shape) if isinstance(adversarial, Tensor) else type(adversarial).__name__
-            raise DeadEndError(f"{key} = {name}: returns {what} for images {tuple(images.shape)}; return such images")
-        adversarial = adversarial.detach().to(images)
+            if not isinstance(adversarial, Tensor) or adversarial.shape != images.shape:
+                what = tuple(adversarial.shape) if isinstance(adversarial, Tensor) else type(adversarial).__name__
+                raise DeadEndError(
+                    f"{key} = {name}: returns {what} for images {tuple(images.shape)}; return such images"
+                )
+            if adversarial.is_complex():
+                raise DeadEndError(f"{key} = {name}: returns {adversarial.dtype}; return float32")
+            adversarial = adversarial.detach().to_dense().to(images)
         furthest = (adversarial - images).abs().max()
         outside = (adversarial - adversarial.clamp(0, 1)).abs().max()
         if not (furthest <= threat.epsilon + _ROUNDING and outside <= _ROUNDING):  # also where either is not a number
@@ -113,18 +117,19 @@ def _own(name: str, model: nn.Module, threat: Threat, classes: int, key: str) ->
 
 @contextmanager
 def _untouched(model: nn.Module, key: str, name: str) -> Iterator[None]:
-    """See that a user's attack leaves weights and statistics as they are: it would measure another model.
+    """See that a user's attack leaves the model as it is: what comes after would measure, or train, another one.
 
     Raises:
-        FedShieldError: it has changed one.
+        FedShieldError: it has changed weights or statistics, or has left a hook or another ``forward``.
     """
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    yield
-    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
-    if changed:
-        raise DeadEndError(
-            f"{key} = {name}: changes the model ({changed[0]}); attack a copy of it, or leave it as it is"
-        )
+    before = {part: value.clone() for part, value in model.state_dict().items()}
+    ways = ways_of(model)
+    with torch.enable_grad():  # at its end, what held before holds again, whatever the attack has switched off
+        yield
+    changed = [part for part, value in model.state_dict().items() if not torch.equal(value, before[part])]
+    if changed or ways_of(model) != ways:
+        what = changed[0] if changed else "a hook, a part or a forward of it"
+        raise DeadEndError(f"{key} = {name}: changes the model ({what}); attack a copy of it, or leave it as it is")
 
 
 def check_classes(labels: Iterable[str], classes: int) -> None:

@@ -28,3 +28,16 @@ def keep_statistics(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, values in zip(model.buffers(), before, strict=True):
                 buffer.copy_(values)
+
+
+def ways_of(model: nn.Module) -> list[object]:
+    """Return what decides beside its weights what a network computes: its parts, their hooks and ``forward``.
+
+    The list differs from an earlier one where any of these has come, gone or been put in another's place.
+    """
+    found: list[object] = []
+    for module in model.modules():
+        own = vars(module)
+        found += [module, own.get("forward")]
+        found += [hook for name in own if name.endswith("_hooks") for hook in own[name].values()]
+    return found

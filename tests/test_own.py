@@ -359,10 +359,12 @@ def test_an_attack_that_writes_into_its_images_does_not_escape_the_ball(tmp_path
         ("images[:, :1]", r"returns \(2, 1, 32, 32\) for images"),
         ("[images]", "returns list for images"),
         ("None", "returns NoneType for images"),
+        ("images.to(torch.complex64)", "returns torch.complex64; return float32"),
+        ("images.to('meta')", "NotImplementedError: "),
     ],
 )
 def test_an_attack_must_return_images_of_the_same_shape(tmp_path: Path, returned: str, told: str) -> None:
-    code = f"def it(model, threat, classes):\n    return lambda images, labels: {returned}\n"
+    code = f"import torch\ndef it(model, threat, classes):\n    return lambda images, labels: {returned}\n"
     with pytest.raises(FedShieldError, match=told):
         build_attack(write(tmp_path, code), Threshold(), THREAT, 2)(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
 
@@ -375,7 +377,12 @@ def test_an_attack_in_double_precision_gives_images_in_single(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "change", ["next(model.parameters()).data.zero_()", "model.train(); model(images)", "model[1].weight.data *= 2"]
+    "change",
+    [
+        *("next(model.parameters()).data.zero_()", "model.train(); model(images)", "model[1].weight.data *= 2"),
+        "model[1].register_full_backward_hook(lambda module, given, taken: (given[0] / 2,))",
+        *("model.register_forward_hook(lambda *_: None)", "model.forward = model[0].forward", "model[1] = model[0]"),
+    ],
 )
 def test_an_attack_that_changes_the_model_is_refused(tmp_path: Path, change: str) -> None:
     attack = f"    def attack(images, labels):\n        {change}\n        return images\n"
@@ -384,6 +391,28 @@ def test_an_attack_that_changes_the_model_is_refused(tmp_path: Path, change: str
     perturb = build_attack(reference := write(tmp_path, code), model, THREAT)
     with pytest.raises(FedShieldError, match=rf"attack.name = {reference}: changes the model \("):
         perturb(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+
+
+def test_an_attack_that_changes_the_model_as_it_is_made_is_refused(tmp_path: Path) -> None:
+    code = (
+        "def it(model, *rest):\n    model.register_forward_hook(lambda *_: 0)\n    return lambda images, labels: images"
+    )
+    with pytest.raises(FedShieldError, match=r"changes the model \(a hook, a part or a forward of it\)"):
+        build_attack(write(tmp_path, code), build_model("cnn", 10, 2, "relu", True, 1), THREAT)
+
+
+def test_code_that_switches_gradients_off_does_so_for_itself_alone(tmp_path: Path) -> None:
+    images, labels = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
+    model = build_model("cnn", 10, 2, "relu", True, 1)
+    off = "        torch.set_grad_enabled(False)\n"
+    attack = f"    def attack(images, labels):\n{off}        return images\n    return attack\n"
+    code = f"import torch\ndef it(model, *rest):\n{attack}"
+    build_attack(write(tmp_path, code), model, THREAT)(images, labels)
+    assert torch.is_grad_enabled()
+    loss = f"        value = model(images).sum()\n{off}        return value\n    return loss\n"
+    code = f"import torch\ndef it(model, context):\n    def loss(images, labels):\n{loss}"
+    build_loss(write(tmp_path, code), model, LossContext("none", THREAT, 0, 0))(images, labels)
+    assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("change", ["model.eval()", "model[1].weight.requires_grad_(False)"])
