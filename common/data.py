@@ -1,6 +1,7 @@
 """Image sets by name, decoded once into uint8 arrays on disk that every process maps into memory."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -90,6 +91,14 @@ def load_data(name: str, root: str, image_size: int) -> Splits:
 def data_key(name: str, root: str, image_size: int) -> str:
     """Return the name under which ``load_data`` keeps this dataset in the cache."""
     return DATASETS[name](whole_path(root), image_size).key
+
+
+def is_at_hand(name: str, root: str, image_size: int) -> bool:
+    """Tell whether ``load_data`` can do without downloading anything; the arguments are the same."""
+    if name not in PUBLISHED:
+        return True
+    kept = find_arrays(cache_dir() / "datasets" / data_key(name, root, image_size), _ARRAYS)
+    return kept is not None or all(os.path.exists(whole_path(root) / file) for file in PUBLISHED[name].files)
 
 
 def adopt_data(name: str, root: str, image_size: int, key: str, fetch: Callable[[], Splits]) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from common.attacks import Threat, parse_label
 from common.checks import doubts
 from common.config import RunConfig
-from common.data import Dataset, balanced_subset
+from common.data import Dataset, balanced_subset, is_at_hand
 from common.errors import FedShieldError
 from common.evaluation import Evaluation, evaluate
 from common.examples import attack_examples
@@ -107,6 +107,13 @@ def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = (), t
         trust_code: run code of the run's that has not been run on this machine before.
     """
     config = stored_config(run_dir, changes, "options", trust_code, _RUNS)
+    data = config.data
+    if "data.root" not in changes and not is_at_hand(data.name, data.root, data.image_size):
+        # Whoever has made the run may have named any folder of this machine.
+        raise FedShieldError(
+            f"{run_dir / 'config.json'}: data.root = {data.root}: {data.name} is not there; say where it is, or where "
+            "to download it to, with --set data.root=DIR"
+        )
     number, state = chosen_model(run_dir)
     check_own(config, _RUNS)
     device = prepare_torch(config.threads)

@@ -250,6 +250,20 @@ def test_figures_of_another_shape_are_named(received: Path, key: str, value: obj
         assert told in str(caught.value)
 
 
+def test_nothing_is_downloaded_into_a_folder_that_a_run_names(
+    received: Path, victim: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDSHIELD_CACHE", str(victim.parent / "cache"))
+    config = json.loads((received / "config.json").read_text())
+    config["data"] |= {"name": "cifar10", "root": str(victim / "new")}
+    (received / "config.json").write_text(json.dumps(config))
+    before = content(victim)
+    with pytest.raises(FedShieldError, match="cifar10 is not there; say where it is, or where to download it to, with"):
+        COMMANDS["evaluate"](received)
+    assert content(victim) == before
+    assert not (victim / "new").exists()
+
+
 @pytest.mark.parametrize(("key", "value"), [("update-norm", "long"), ("update-norm", -1), ("loss", [1.0])])
 def test_what_a_run_goes_on_from_is_a_number(received: Path, key: str, value: object) -> None:
     path = received / "metrics.jsonl"
