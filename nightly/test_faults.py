@@ -243,8 +243,10 @@ def small_disk(place: Path) -> Iterator[None]:
     place.mkdir(parents=True)
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], check=False).returncode:
         pytest.skip("only root can make a small disk")
-    yield
-    subprocess.run(["umount", place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def fill(file: Path) -> None:

@@ -2,9 +2,10 @@
 
 import json
 import logging
+import os
 import signal
-import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from enum import StrEnum
 from types import FrameType
 from typing import Any, NoReturn
@@ -15,6 +16,8 @@ from rich.segment import Segment
 from rich.text import Text
 
 from common.words import visible
+
+_SHOW_CURSOR = b"\x1b[?25h"
 
 
 class Terminal(Console):
@@ -102,6 +105,7 @@ def interrupt_when_terminated() -> None:
 
 def _first(number: int, frame: FrameType | None) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    console.show_cursor()  # the second one leaves no time for it
-    sys.stdout.flush()
+    if console.is_terminal:  # the second one leaves no time for it
+        with suppress(OSError):
+            os.write(console.file.fileno(), _SHOW_CURSOR)  # past the console, whose writing this may have interrupted
     raise KeyboardInterrupt

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from common.config import RunConfig, parse_config
 from common.flat import Flat, default_config
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell, in the background: tests interrupt what they start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 TINY: Flat = {
     "threads": 1,
     "data.max-examples": 200,

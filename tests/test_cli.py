@@ -142,7 +142,7 @@ def test_a_run_is_found_by_its_name_in_the_usual_folder(
         assert done.exit_code == 0, done
     assert (tmp_path / "runs" / "whole" / "export" / "model.safetensors").exists()
     assert f"Run directory: {tmp_path}/runs/whole\n" in CliRunner().invoke(app, ["run", "--resume", "whole"]).output
-    assert "whole/config.json: not there" in str(CliRunner().invoke(app, ["export", "here/whole"]).exception)
+    assert "here/whole: not there" in str(CliRunner().invoke(app, ["export", "here/whole"]).exception)
 
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
@@ -282,7 +282,7 @@ def test_a_mistake_is_one_line_on_stderr(
 def test_a_mistake_ends_the_process_with_status_1(tmp_path: Path) -> None:
     done = fedshield("run", "--results", "/proc", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert done.stderr.startswith("fedshield: /proc/")
+    assert done.stderr.startswith("fedshield: /proc: ")
 
 
 def test_wrong_usage_has_a_status_of_its_own(tmp_path: Path) -> None:

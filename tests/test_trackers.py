@@ -13,7 +13,7 @@ from common.config import parse_config
 from common.errors import FedShieldError
 from server.stored import read_metrics
 from server.watchers import Watchers
-from tests.conftest import tiny_flat
+from tests.conftest import tiny_flat, until
 from tests.test_federation import run
 
 
@@ -93,7 +93,15 @@ def test_wandb_writes_offline_what_it_would_send(tmp_path: Path, monkeypatch: py
     path = begun_and_resumed(tmp_path, "wandb")
     files = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2
-    records = [record for file in files for record in wandb_records(file)]
+
+    def written() -> list[Any]:
+        return [record for file in files for record in wandb_records(file)]
+
+    def is_round(record: Any) -> bool:
+        return any("loss" in (item.key, *item.nested_key) for item in record.history.item)
+
+    until(lambda: sum(map(is_round, written())) == 3)  # W&B's own process may still be writing
+    records = written()
     runs = [record.run for record in records if record.HasField("run")]
     assert {(found.project, found.display_name, found.run_id) for found in runs} == {
         ("fedshield", "run", json.loads((path / "trackers.json").read_text())["wandb"])
