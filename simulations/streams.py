@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TextIO
 
 
 @contextmanager
@@ -21,11 +21,11 @@ def lasting_streams() -> Iterator[None]:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    out, error = _Lasting(1, _tell), _Lasting(2)
+    out, error = _Lasting(1, sys.stdout, _tell), _Lasting(2, sys.stderr)
     if sys.stdout is sys.__stdout__:  # not where tests listen
-        sys.stdout = _text(out, sys.stdout)
+        sys.stdout = out
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _text(error, sys.stderr)
+        sys.stderr = error
     try:
         yield
     except SystemExit as end:
@@ -35,33 +35,46 @@ def lasting_streams() -> Iterator[None]:
         raise
 
 
-class _Lasting(io.FileIO):
+class _Lasting(io.TextIOWrapper):
     """A stream that takes everything, and drops what it cannot write.
 
     Args:
-        number: its file descriptor.
+        number: its file descriptor; from the first failure on it leads nowhere.
+        before: the stream that this one stands in for.
         told: is called once, with the reason why nothing more is written.
     """
 
-    def __init__(self, number: int, told: Callable[[OSError], None] = lambda error: None) -> None:
-        super().__init__(number, "wb", closefd=False)
-        self._told = told
+    def __init__(
+        self, number: int, before: TextIO | None, told: Callable[[OSError], None] = lambda error: None
+    ) -> None:
+        raw = io.FileIO(number, "wb", closefd=False)
+        encoding = "utf-8" if before is None else before.encoding
+        super().__init__(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=True)
+        self._number, self._told = number, told
         self.lost: OSError | None = None
 
-    def write(self, content: Any, /) -> int:
-        """Write, or drop, some bytes."""
-        if self.lost is None:
-            try:
-                return super().write(content)
-            except OSError as error:
-                self.lost = error
-                self._told(error)
-        return len(content)
+    def write(self, text: str, /) -> int:
+        """Write, or drop, some text."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._drop(error)
+            return len(text)
 
+    def flush(self) -> None:
+        """Write, or drop, what was kept back."""
+        try:
+            super().flush()
+        except OSError as error:
+            self._drop(error)
 
-def _text(raw: _Lasting, before: TextIO | None) -> TextIO:
-    encoding = "utf-8" if before is None else before.encoding
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=True)
+    def _drop(self, error: OSError) -> None:
+        self.lost = error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._number)
+        os.close(nowhere)
+        super().flush()
+        self._told(error)
 
 
 def _tell(error: OSError) -> None:
