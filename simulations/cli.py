@@ -27,6 +27,7 @@ from simulations.options import (
     SetOption,
     TrustOption,
     complete_study,
+    find_results,
     measuring,
     new_or_stored,
     output_of,
@@ -177,15 +178,14 @@ def evaluate(
     from common.cuts import out_of
     from server.evaluate import evaluate_run
     from server.stored import read_kind
-    from simulations.study_tables import find_results
+    from simulations.sheets import whole
+    from simulations.tables import evaluation_tables
 
     path = find_results(run_dir)
     found = evaluate_run(path, changes, radii, trust_code)
     which = f"after {read_kind(path).unit} {found.round}, epsilon {found.config.attack.epsilon_255:g}/255"
     which += f", {out_of(found.evaluation.n, found.tests)} test images"
     console.print(f"{path}: {which}")
-    from simulations.tables import evaluation_tables, whole
-
     for table in evaluation_tables(found.evaluation, found.record):
         console.print(whole(table, console.width))
     if found.config.evaluate.final_attacks or "curve" in found.record:
@@ -264,7 +264,7 @@ def tables(
     fedshield tables docs/results/cpu-sharing
     """
     from simulations.study_plots import plot_study
-    from simulations.study_tables import find_results, make_tables, write_tables
+    from simulations.study_tables import make_tables, write_tables
 
     path = find_results(study)
     sheets = make_tables(path)

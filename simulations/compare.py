@@ -21,8 +21,10 @@ from server.stored import (
     read_metrics,
     read_predictions,
 )
+from simulations.options import find_results
 from simulations.run_figures import NO_ATTACK, OF_THE_PLACE, bracket, last_round, read_figures, share
-from simulations.study_tables import Sheet, find_results, signed_interval
+from simulations.sheets import Sheet
+from simulations.study_tables import signed_interval
 
 Record = Mapping[str, Any]
 Mask = NDArray[np.bool_]

@@ -111,6 +111,29 @@ def find_file(file: Path, shipped: Path, advice: str) -> Path:
     raise FedShieldError(f"{path}: {what}; {advice}: {', '.join(names)}{near(str(file), names)}")
 
 
+def find_results(given_path: Path) -> Path:
+    """Return the directory of a study or a run from its path, or from its name where it is in the default place.
+
+    A folder of that name which holds neither does not stand in its way.
+
+    Raises:
+        FedShieldError: there is none, and one with nearly that name.
+    """
+    path, default = whole_path(given_path), Path(str(default_config()["results.dir"]))
+    usual = default / given_path
+    with explain_os_errors(path):
+        known = [entry.name for entry in default.iterdir() if entry.is_dir()] if default.is_dir() else []
+        if not path.exists() and not usual.exists() and (meant := near(str(given_path), known)):
+            raise FedShieldError(f"{path}: not there{meant}")
+        if not path.exists() or (path.is_dir() and not _holds_results(path)):
+            path = usual if _holds_results(usual) or (usual.is_dir() and not path.exists()) else path
+    return whole_path(path)
+
+
+def _holds_results(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.json", "study.toml", "results.csv"))
+
+
 def _known(keys: Flat, source: str) -> Flat:
     merge(default_config(), keys, source)
     return keys
@@ -169,7 +192,6 @@ def new_or_stored(
     base = default_config()
     if resume is not None:
         from server.stored import KINDS, resumed_config
-        from simulations.study_tables import find_results
 
         path = find_results(resume)
         base = resumed_config(path, KINDS[kind], options, trust_code)

@@ -10,7 +10,7 @@ import typer
 from common.errors import FedShieldError
 from common.places import whole_path
 from simulations.console import console, log_to
-from simulations.options import RunArgument, TrustOption, finite, parse_attacks
+from simulations.options import RunArgument, TrustOption, find_results, finite, parse_attacks
 
 results = typer.Typer()
 
@@ -84,7 +84,6 @@ def export(
     """
     log_to(console)
     from simulations.export import export_run
-    from simulations.study_tables import find_results
 
     for path in export_run(find_results(run_dir), format_.value, out, trust_code):
         console.print(path)
@@ -119,8 +118,7 @@ def attack(
     """
     log_to(console)
     from simulations.attack_images import attack_pictures, table, write_pictures
-    from simulations.study_tables import find_results
-    from simulations.tables import whole
+    from simulations.sheets import whole
 
     if len(names := parse_attacks("--attack", attack_)) != 1:
         raise FedShieldError(f"--attack {attack_}: give one attack, as in --attack pgd-20x5")

@@ -12,7 +12,7 @@ from typing import Any
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
 from common.flat import Flat, Scalar, default_config, merge, near, read_tables, read_toml, toml_lines
-from simulations.options import PRESETS, SWEEPS, find_file
+from simulations.options import PRESETS, SWEEPS, complete_preset, find_file
 from simulations.study_checks import (
     check_changes,
     check_twice,
@@ -187,7 +187,7 @@ def _base(path: Path, base: object) -> Flat:
         if file.is_file():
             chosen = {key: value for key, value in flat.items() if chosen_by_sweep(key)}
             return {**merge(flat, read_toml(file), str(file)), **chosen}
-    known = sorted(preset.stem for preset in PRESETS.glob("*.toml"))
+    known = complete_preset("")
     raise FedShieldError(
         f"{path}: base = {base!r}: no file {files[0]}, nor a preset of that name; presets: {', '.join(known)}"
         f"{near(str(base), known)}"

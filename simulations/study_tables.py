@@ -3,20 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
-from rich.box import SIMPLE
-from rich.table import Column, Table
-from rich.text import Text
-
 from common.cuts import out_of
-from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file
-from common.flat import default_config, near
-from common.places import whole_path
-from common.words import markdown, visible
+from simulations.sheets import Sheet
 from simulations.study_results import (
     Row,
     attack_columns,
@@ -27,7 +20,6 @@ from simulations.study_results import (
     sampling_error,
     varied_columns,
 )
-from simulations.tables import whole
 
 # 97.5 % quantiles of Student's t for 1, 2, ..., 30 degrees of freedom; the last one serves for more.
 _T975 = (
@@ -39,44 +31,6 @@ _NAMED = 12  # points without figures that a note names
 ROUGH = 1000  # test images up to which a table calls its figures rough
 
 Point = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table before it is drawn.
-
-    Attributes:
-        title: its heading.
-        header: names of the columns; the first ``names`` of them tell what varies.
-        rows: cells.
-        notes: what a reader must know to read the cells right.
-        names: number of columns that name a point.
-    """
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str]
-    names: int
-
-    def rich(self, width: int) -> Table:
-        """Return the table for a terminal of so many columns."""
-        drawn = [[stacked(x) if i >= self.names else x for i, x in enumerate(map(visible, row))] for row in self.rows]
-        columns = [Column(name, justify="left" if i < self.names else "right") for i, name in enumerate(self.header)]
-        table = Table(*columns, title=self.title, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-        table.caption = Text("\n".join(map(visible, self.notes)))
-        table.title_justify = table.caption_justify = "left"
-        for row in drawn:
-            table.add_row(*map(Text, row))
-        return whole(table, width, self.names)
-
-    def markdown(self, level: int) -> str:
-        """Return the table as Markdown, under a heading of this level."""
-        rule = ["---" if i < self.names else "---:" for i in range(len(self.header))]
-        header, *rows = ("| " + " | ".join(map(markdown, row)) + " |" for row in (self.header, *self.rows))
-        notes = [f"- {markdown(note)}" for note in self.notes]
-        heading = f"{level * '#'} {markdown(self.title)}"
-        return "\n".join([heading, "", header, f"| {' | '.join(rule)} |", *rows, "", *notes]) + "\n"
 
 
 def make_tables(study_dir: Path) -> list[Sheet]:
@@ -251,11 +205,6 @@ def _signed(value: float) -> str:
     return "0.0" if text in ("-0.0", "+0.0") else text
 
 
-def stacked(cell: str) -> str:
-    """Break a cell between its mean and its range or interval."""
-    return cell.replace(" (", "\n(").replace(" [", "\n[")
-
-
 def _by_point(rows: Sequence[Row], keys: Sequence[str]) -> dict[Point, list[Row]]:
     found: dict[Point, list[Row]] = {}
     for row in rows:
@@ -309,26 +258,3 @@ def _image_notes(rows: Sequence[Row]) -> list[str]:
 def _code_notes(rows: Sequence[Row]) -> list[str]:
     versions = {version for row in rows for version in row["code"].split("+") if version}
     return [f"rows come from {len(versions)} versions of the code"] if len(versions) > 1 else []
-
-
-def find_results(study: Path) -> Path:
-    """Return the directory of a study or a run from its path, or from its name where it is in the default place.
-
-    A folder of that name which holds neither does not stand in its way.
-
-    Raises:
-        FedShieldError: there is none, and one with nearly that name.
-    """
-    path, home = whole_path(study), Path(str(default_config()["results.dir"]))
-    usual = home / study
-    with explain_os_errors(path):
-        known = [entry.name for entry in home.iterdir() if entry.is_dir()] if home.is_dir() else []
-        if not path.exists() and not usual.exists() and (meant := near(str(study), known)):
-            raise FedShieldError(f"{path}: not there{meant}")
-        if not path.exists() or (path.is_dir() and not _holds_results(path)):
-            path = usual if _holds_results(usual) or (usual.is_dir() and not path.exists()) else path
-    return whole_path(path)
-
-
-def _holds_results(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("config.json", "study.toml", "results.csv"))

@@ -9,10 +9,8 @@ from rich.table import Column, Table
 
 from common.cuts import nobodys_images, training_images
 from common.evaluation import Evaluation, Rate
-from simulations.console import Terminal
 from simulations.run_figures import NO_ATTACK, bracket, share
 
-_LABEL = 5  # letters of a name that stay side by side in any terminal
 _NAME = 24  # letters of a name for which there is room, as long as there is another column
 _GAP = 2  # between two columns of numbers
 
@@ -153,28 +151,4 @@ def _counts_table(
         table.add_column(name, justify="right", overflow="fold", min_width=least)
     for place, (name, counts) in enumerate(rows.items(), 1):
         table.add_row(name, *(str(count or "·") for count in counts), end_section=place == first)
-    return table
-
-
-def whole(table: Table, width: int, names: int = 1) -> Table:
-    """Let a terminal of so many columns cut nothing of a table; return it.
-
-    Names may be broken anywhere, but no number, nor a name to nothing: rather the table is wider than the terminal.
-
-    Args:
-        table: with all its rows.
-        width: of the terminal.
-        names: how many of its columns, the first ones, hold names.
-    """
-    foldable = 0
-    for place, column in enumerate(table.columns):
-        cells = [str(cell) for cell in (column.header, *column.cells)]
-        widest = max(cell_len(line) for cell in cells for line in cell.split("\n"))
-        column.overflow, column.no_wrap = "fold", place >= names
-        column.min_width = min(widest, _LABEL) if place < names else widest
-        if place < names:  # rich takes the longest word for the least
-            foldable += max(0, max(cell_len(word) for cell in cells for word in cell.split()) - _LABEL)
-    # Rich would make columns narrower than their least.
-    least = Terminal(width=10_000).measure(table).minimum - foldable
-    table.width = least if width < least else None
     return table

@@ -8,9 +8,8 @@ from common.config import parse_config
 from common.errors import FedShieldError
 from common.flat import default_config
 from common.parsing import parse_json
-from simulations.options import resolve
+from simulations.options import find_results, resolve
 from simulations.study import find_study, load_study
-from simulations.study_tables import find_results
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Tables in a terminal: nothing in them is cut, however narrow it is and however much there is to show."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,9 @@ from rich.table import Table
 from common.evaluation import Evaluation
 from simulations.attack_images import Attacked, table
 from simulations.console import Terminal
-from simulations.tables import class_table, client_table, partition_tables, whole
+from simulations.sheets import whole
+from simulations.tables import class_table, client_table, partition_tables
+from tests.test_cli import ROOT
 
 
 def lines(*tables: Table, width: int) -> list[str]:
@@ -70,3 +75,14 @@ def test_a_picture_with_a_long_path_keeps_its_numbers() -> None:
     assert "255" in text.split()
     assert "…" not in text
     assert text.count("q") == 90
+
+
+def test_what_reads_a_study_does_not_wait_for_torch() -> None:
+    script = (
+        "import sys; from pathlib import Path; import simulations.study_plots; "
+        "from simulations.study_tables import make_tables; print(len(make_tables(Path(sys.argv[1])))); "
+        "print([name for name in ('torch', 'flwr') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", script, str(ROOT / "docs/results/cpu-sharing")]
+    told = subprocess.check_output(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, timeout=300)
+    assert told == "2\n[]\n"

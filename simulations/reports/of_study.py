@@ -10,6 +10,7 @@ from simulations.repeat import sweep_again
 from simulations.reports import charts
 from simulations.reports.of_run import HOW_TO_READ, difference_table
 from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
+from simulations.sheets import Sheet, stacked
 from simulations.study_plots import Measured, measured, measured_rounds
 from simulations.study_results import (
     Row,
@@ -21,7 +22,7 @@ from simulations.study_results import (
     sampling_error,
     varied_columns,
 )
-from simulations.study_tables import Sheet, lacking, make_tables, stacked
+from simulations.study_tables import lacking, make_tables
 
 _INTERVAL = re.compile(r"\[([+-]?[\d.]+), ([+-]?[\d.]+)\]")
 

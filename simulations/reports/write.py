@@ -6,10 +6,10 @@ from pathlib import Path
 from common.errors import FedShieldError
 from common.files import replace_file
 from common.places import whole_path
+from simulations.options import find_results
 from simulations.reports.of_run import run_page
 from simulations.reports.of_study import study_page
 from simulations.reports.page import Page, render
-from simulations.study_tables import find_results
 
 
 def write_report(run_or_study: Path, out: Path | None = None) -> Path:

@@ -1,0 +1,81 @@
+"""Tables as text: for a terminal, which cuts nothing of them, and as Markdown. Nothing here imports torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE
+from rich.cells import cell_len
+from rich.table import Column, Table
+from rich.text import Text
+
+from common.words import markdown, visible
+from simulations.console import Terminal
+
+_LABEL = 5  # letters of a name that stay side by side in any terminal
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table before it is drawn.
+
+    Attributes:
+        title: its heading.
+        header: names of the columns; the first ``names`` of them tell what varies.
+        rows: cells.
+        notes: what a reader must know to read the cells right.
+        names: number of columns that name a point.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str]
+    names: int
+
+    def rich(self, width: int) -> Table:
+        """Return the table for a terminal of so many columns."""
+        drawn = [[stacked(x) if i >= self.names else x for i, x in enumerate(map(visible, row))] for row in self.rows]
+        columns = [Column(name, justify="left" if i < self.names else "right") for i, name in enumerate(self.header)]
+        table = Table(*columns, title=self.title, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+        table.caption = Text("\n".join(map(visible, self.notes)))
+        table.title_justify = table.caption_justify = "left"
+        for row in drawn:
+            table.add_row(*map(Text, row))
+        return whole(table, width, self.names)
+
+    def markdown(self, level: int) -> str:
+        """Return the table as Markdown, under a heading of this level."""
+        rule = ["---" if i < self.names else "---:" for i in range(len(self.header))]
+        header, *rows = ("| " + " | ".join(map(markdown, row)) + " |" for row in (self.header, *self.rows))
+        notes = [f"- {markdown(note)}" for note in self.notes]
+        heading = f"{level * '#'} {markdown(self.title)}"
+        return "\n".join([heading, "", header, f"| {' | '.join(rule)} |", *rows, "", *notes]) + "\n"
+
+
+def stacked(cell: str) -> str:
+    """Break a cell between its mean and its range or interval."""
+    return cell.replace(" (", "\n(").replace(" [", "\n[")
+
+
+def whole(table: Table, width: int, names: int = 1) -> Table:
+    """Let a terminal of so many columns cut nothing of a table; return it.
+
+    Names may be broken anywhere, but no number, nor a name to nothing: rather the table is wider than the terminal.
+
+    Args:
+        table: with all its rows.
+        width: of the terminal.
+        names: how many of its columns, the first ones, hold names.
+    """
+    foldable = 0
+    for place, column in enumerate(table.columns):
+        cells = [str(cell) for cell in (column.header, *column.cells)]
+        widest = max(cell_len(line) for cell in cells for line in cell.split("\n"))
+        column.overflow, column.no_wrap = "fold", place >= names
+        column.min_width = min(widest, _LABEL) if place < names else widest
+        if place < names:  # rich takes the longest word for the least
+            foldable += max(0, max(cell_len(word) for cell in cells for word in cell.split()) - _LABEL)
+    # Rich would make columns narrower than their least.
+    least = Terminal(width=10_000).measure(table).minimum - foldable
+    table.width = least if width < least else None
+    return table
