@@ -58,20 +58,24 @@ def gather(study: Study, points: Sequence[Point], directory: Path) -> dict[str, 
 
 
 def note_failure(runs: Path, name: str, complaint: str) -> None:
-    """Keep why a run has failed, until it is started again."""
-    replace_file(runs / f"{name}.failed", complaint.encode(errors="backslashreplace"))
+    """Keep why a run has failed, for the tables."""
+    replace_file(_failure(runs, name), complaint.encode(errors="backslashreplace"))
 
 
 def forget_failure(runs: Path, name: str) -> None:
-    """Do so when it is."""
-    (runs / f"{name}.failed").unlink(missing_ok=True)
+    """Remove why a run has failed, when it is started again."""
+    _failure(runs, name).unlink(missing_ok=True)
+
+
+def _failure(runs: Path, name: str) -> Path:
+    return runs / f"{name}.failed"
 
 
 def _lacking(point: Point, runs: Path) -> dict[str, Any]:
     """Return the row of a run without figures."""
-    path = runs / f"{point.name}.failed"
+    path = _failure(runs, point.name)
     with explain_os_errors(path):
-        failed = path.read_text(errors="replace").strip() if path.exists() else ""
+        failed = path.read_text("utf-8", "replace").strip() if path.exists() else ""
     begun = "not finished" if (runs / point.name).exists() else "not run yet"
     return {**_head(point), "attacks": [], "why": f"failed: {failed}" if failed else begun}
 

@@ -1,6 +1,6 @@
 """A study's directory: what its runs left, gathered in three CSV files, and their readers.
 
-study.toml (the study, resolved)  runs/POINT/ (run directories)  runs/POINT.toml, .log, .code
+study.toml (the study, resolved)  runs/POINT/ (run directories)  runs/POINT.toml, .log, .code, .failed (why)
 results.csv (a row for each planned run)  rounds.csv (for each evaluated round)  labels.csv (for each client and class)
 
 In all three, the columns between the first and ``seed`` are what the study varies. In ``results.csv`` those between

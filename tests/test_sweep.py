@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from simulations.study_results import read_labels, read_rounds
 from simulations.study_tables import make_tables
 from simulations.sweep import run_study
 from tests.conftest import TINY, lives, until
-from tests.test_cli import PROGRAM, fedshield
+from tests.test_cli import PROGRAM, ROOT, fedshield
 
 ROUNDS = 24
 GRID = '[grid]\n"sharing.fraction" = [0.0, 0.4]\n'
@@ -193,6 +194,22 @@ def test_a_failed_run_is_told_and_does_not_stop_the_others(tmp_path: Path) -> No
     assert "training images of a run: 200 of 4,000 (data.max-examples)" in notes
     assert "test images of a run: 40 of 1,000 (evaluate.final-examples)" in notes
     assert read_labels(out) == []
+
+
+READ = """
+from pathlib import Path
+from types import SimpleNamespace
+from simulations.study_gather import _lacking, note_failure
+note_failure(Path(), "it", "L\\xe4ufe: not there")
+print(ascii(_lacking(SimpleNamespace(name="it", varied={}, seed=1), Path())["why"]))
+"""
+
+
+def test_why_a_run_has_failed_is_read_as_it_was_written(tmp_path: Path) -> None:
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", READ]
+    told = subprocess.check_output(command, cwd=tmp_path, env={**os.environ, **ascii_alone}, text=True, timeout=300)
+    assert told == "'failed: L\\xe4ufe: not there'\n"
 
 
 def test_a_study_of_partitions_trains_nothing(tmp_path: Path) -> None:
