@@ -44,7 +44,7 @@ def explain_os_errors(path: Path | None = None) -> Iterator[None]:
         elif error.errno == errno.ELOOP:
             hint = "it is a link; put the file itself there"
         else:
-            hint = "check the path and the free disk space"
+            hint = "check the path and the free disk space" if path or error.filename else "try it again"
         place = path or error.filename or "this command"
         raise FedShieldError(f"{place}: {error.strerror or error}; {hint}") from error
 

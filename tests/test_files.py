@@ -1,5 +1,6 @@
 """Files as several processes write them, some of which are killed, and as a folder of somebody else's has them."""
 
+import errno
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import FedShieldError
+from common.errors import FedShieldError, explain_os_errors
 from common.files import append_json_line, clear_leftovers, read_json, read_json_lines, replace_file, writing
 from tests.conftest import until
 
@@ -229,3 +230,9 @@ def test_a_writer_that_is_stopped_holds_up_nobody(tmp_path: Path) -> None:
     assert path.read_bytes() == b"ours"
     stopped.send_signal(signal.SIGKILL)
     stopped.wait(60)
+
+
+def test_a_mistake_of_no_file_does_not_send_the_reader_to_a_disk() -> None:
+    told = r"^this command: Connection reset by peer; try it again$"
+    with pytest.raises(FedShieldError, match=told), explain_os_errors():
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
