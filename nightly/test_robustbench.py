@@ -16,7 +16,7 @@ from common.attacks import Threat
 from common.evaluation import evaluate
 from common.exported import load_exported
 from common.setup import test_data as read_test
-from server.stored import stored_config
+from server.restored import stored_config
 from simulations.export import export_run
 from tests.bench import ROOT
 from tests.test_federation import run

@@ -15,6 +15,7 @@ from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 from common.config import RunConfig, parse_config
 from common.cuts import told_images
 from common.errors import FedShieldError, explain_os_errors
+from common.holdings import Holdings
 from common.records import shared_record, to_record, to_state
 from common.setup import check_own, prepare_torch, server_data
 from common.words import visible
@@ -24,9 +25,10 @@ from server.environment import describe_environment
 from server.jury import Usual
 from server.nodes import Roster
 from server.recorder import Recorder
+from server.restored import with_first_threads
 from server.robust import check_strategy
 from server.rundir import RunDir, finished_run
-from server.stored import DEPLOYED, FEDERATION, with_first_threads
+from server.stored import DEPLOYED, FEDERATION
 from server.strategy import Cohort, SharedDataFedAvg
 from server.watchers import watching
 
@@ -56,43 +58,20 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     kind = DEPLOYED if deployed else FEDERATION
     if (finished := finished_run(config, kind)) is not None:
         return finished
-    check_strategy(config.strategy, config.federation.cohort)
-    check_own(config)
-    if deployed and config.results.resume and not config.threads:
-        log.warning(
-            "threads = 0: each client computes with all its cores; one that has other cores than before computes other "
-            "last digits"
-        )
+    _check(config, deployed)
     config = with_first_threads(config)
     device = prepare_torch(config.threads)
     holdings = server_data(config)
-    if deployed and config.byzantine.clients:
-        raise FedShieldError(
-            f"byzantine.clients = {config.byzantine.clients}: only fedshield run can make clients lie; use it, or set "
-            "byzantine.clients=0"
-        )
     if isinstance(grid, HttpGrid):
         grid = PromptGrid(grid)
     log.info("%s", told_images(holdings.division, config.flat(), federated=True))
-    own = tuple(holdings.counts.sum(axis=1).tolist())
-    roster = Roster(grid, config.federation, own)
+    roster = Roster(grid, config.federation, _own_images(holdings))
     roster.gather()
     with RunDir.open(config, kind) as run, watching(config, run) as watchers:
         recorder = Recorder(config, run, holdings, device, watchers)
         run.write_environment(describe_environment(device, recorder.model, holdings.test.images.shape[-1]))
         run.write_partition(holdings.division)
-        cohort = Cohort(
-            size=config.federation.cohort,
-            min_replies=config.federation.min_replies,
-            examples=tuple(images + len(holdings.shared.labels) for images in own),
-            seed=config.seed,
-        )
-        shared = shared_record(holdings.shared) if len(holdings.shared.labels) else None
-        usual = _usual(run.metrics())
-        weights = [name for name, _ in recorder.model.named_parameters(remove_duplicate=False)]
-        strategy = SharedDataFedAvg(
-            *(cohort, roster, config.strategy, shared, run.done, usual), weights=weights, engine=not deployed
-        )
+        strategy = _strategy(config, run, recorder, holdings, roster)
         if (state := run.load_checkpoint()) is not None:
             fit_state(recorder.model, state, run.path)
 
@@ -118,6 +97,45 @@ def _usual(metrics: Sequence[Mapping[str, Any]]) -> Usual | None:
     last = metrics[-1] if metrics else {}
     update, loss = last.get("update-norm"), last.get("loss")
     return None if update is None or loss is None else Usual(update, loss)
+
+
+def _check(config: RunConfig, deployed: bool) -> None:
+    """See to what can be wrong in a configuration, before any data is read."""
+    check_strategy(config.strategy, config.federation.cohort)
+    check_own(config)
+    if deployed and config.byzantine.clients:
+        raise FedShieldError(
+            f"byzantine.clients = {config.byzantine.clients}: only fedshield run can make clients lie; use it, or set "
+            "byzantine.clients=0"
+        )
+    if deployed and config.results.resume and not config.threads:
+        log.warning(
+            "threads = 0: each client computes with all its cores; one that has other cores than before computes other "
+            "last digits"
+        )
+
+
+def _own_images(holdings: Holdings) -> tuple[int, ...]:
+    """Return how many training images of its own each client has."""
+    return tuple(holdings.counts.sum(axis=1).tolist())
+
+
+def _strategy(
+    config: RunConfig, run: RunDir, recorder: Recorder, holdings: Holdings, roster: Roster
+) -> SharedDataFedAvg:
+    """Put together how the rounds are run, from where the run has got to."""
+    cohort = Cohort(
+        size=config.federation.cohort,
+        min_replies=config.federation.min_replies,
+        examples=tuple(images + len(holdings.shared.labels) for images in _own_images(holdings)),
+        seed=config.seed,
+    )
+    shared = shared_record(holdings.shared) if len(holdings.shared.labels) else None
+    usual = _usual(run.metrics())
+    weights = [name for name, _ in recorder.model.named_parameters(remove_duplicate=False)]
+    return SharedDataFedAvg(
+        *(cohort, roster, config.strategy, shared, run.done, usual), weights=weights, engine=run.kind != DEPLOYED
+    )
 
 
 def _speak_plainly() -> None:

@@ -25,7 +25,8 @@ from common.own import own_digest
 from common.seeding import seed_for
 from common.setup import check_own, evaluation_threat, make_model, prepare_torch, test_data
 from server.checkpoint import chosen_model, fit_state
-from server.stored import FEDERATION, read_division, read_kind, stored_config
+from server.restored import stored_config
+from server.stored import FEDERATION, read_division, read_kind
 
 log = logging.getLogger("fedshield")
 

@@ -4,12 +4,9 @@ config.json  environment.json  partition.json  metrics.jsonl (one line a round)
 checkpoint/  summary.json (only when finished)  figures/  own/ (the user's code)
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,13 +16,11 @@ from torch import Tensor
 
 from common.config import RunConfig
 from common.errors import DeadEndError, FedShieldError, explain_os_errors
-from common.files import append_json_line, clear_leftovers, read_json, replace_file, replace_json
+from common.files import append_json_line, read_json, replace_json
 from common.flat import Flat
 from common.links import refuse_links
-from common.own import own_code, own_file
 from common.places import whole_path
 from common.records import State
-from common.trust import trust
 from server.checkpoint import (
     load_model,
     load_momenta,
@@ -35,28 +30,11 @@ from server.checkpoint import (
     write_checkpoint,
 )
 from server.environment import went_on
-from server.stored import (
-    DEPLOYED,
-    FEDERATION,
-    Kind,
-    changed_code,
-    changed_keys,
-    first_threads,
-    odd_rounds,
-    own_copies,
-    read_config,
-    read_environment,
-    read_kind,
-    read_metrics,
-    read_summary,
-    with_copies,
-    with_first_threads,
-)
+from server.opening import check_empty, is_finished, keep_code, keep_lines, keep_summary, new_place
+from server.restored import changed_keys, first_threads, with_copies, with_first_threads
+from server.stored import DEPLOYED, FEDERATION, Kind, read_config, read_environment, read_metrics
 
 log = logging.getLogger("fedshield")
-
-# What a run may have left that was killed before its first round.
-_BEGUN = ("config.json", "environment.json", "partition.json", "own", "trackers.json", "tensorboard")
 
 
 class RunDir:
@@ -93,15 +71,15 @@ class RunDir:
     @classmethod
     def _create(cls, config: RunConfig, kind: Kind) -> Self:
         folder = whole_path(config.results.dir)
-        run = cls(folder / config.results.name if config.results.name else _new_place(folder, config), kind, config)
+        run = cls(folder / config.results.name if config.results.name else new_place(folder, config), kind, config)
         with explain_os_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             refuse_links(run.path)
             run._acquire()
-            run._check_empty()
+            check_empty(run.path, kind)
             # Trackers begin anew with the run.
             (run.path / "trackers.json").unlink(missing_ok=True)
-        run._keep_own(config)
+        keep_code(run.path, config)
         run.write_environment({})  # before config.json, without which nothing is continued: the kind is always known
         run.write_json("config.json", config.model_dump(by_alias=True))
         return run
@@ -126,81 +104,18 @@ class RunDir:
             raise
         return run
 
-    def _check_empty(self) -> None:
-        """Refuse a directory of anything else; a run that ended before its first round left nothing to lose."""
-        for name in (*_BEGUN, "metrics.jsonl"):
-            clear_leftovers(self.path, name)
-        present = {entry.name for entry in self.path.iterdir()} - {".lock"}
-        if present & {"metrics.jsonl", "checkpoint", "summary.json"}:
-            there = read_kind(self.path)
-            raise FedShieldError(
-                f"{self.path}: holds another run; choose another results.name, or continue it with: "
-                f"{(self.kind if there.name == self.kind.name else there).again(self.path)}"
-            )
-        if present - set(_BEGUN):
-            raise FedShieldError(f"{self.path}: holds other files; choose another results.name")
-
     def _go_on(self, config: RunConfig, stored: Flat) -> None:
         """Find the last finished round, and drop what came after it; of a finished run, nothing is changed."""
         checkpoint = restore_checkpoint(self.path)
         self.done = checkpoint["round"] if checkpoint else 0
-        self._check_length(stored, config)
+        self.finished = is_finished(self.path, self.kind, self.done, stored, config)
         if self.finished:
             return
-        self._keep_own(config)
-        metrics = [record for record in self.metrics() if record["round"] <= self.done]
-        if odd := odd_rounds(metrics, self.kind.unit, self.done):
-            log.warning("%s: %s; the model is whole, and goes on with the lines that are there", self.path, odd)
-        by_round = {record["round"]: record for record in metrics}  # of several lines, the last
-        lines = "".join(json.dumps(by_round[number]) + "\n" for number in sorted(by_round))
-        replace_file(self.path / "metrics.jsonl", lines.encode())
-        self._keep_summary()
+        keep_code(self.path, config, begun=self.done > 0)
+        keep_lines(self.path, self.kind, self.done)
+        keep_summary(self.path)
         # All cores stay all cores: how many there were is in environment.json.
         self.write_json("config.json", {**config.model_dump(by_alias=True), "threads": stored["threads"]})
-
-    def _keep_summary(self) -> None:
-        """Move the final evaluation of a run that is made longer to those that ``fedshield evaluate`` has made."""
-        path = self.path / "summary.json"
-        summary: dict[str, Any] = {}
-        with suppress(FedShieldError):  # damaged, there is nothing to keep
-            summary = read_summary(self.path)
-        if final := summary.get("final"):
-            at = datetime.fromtimestamp(path.stat().st_mtime).isoformat(timespec="seconds")
-            append_json_line(self.path / "evaluations.jsonl", {"at": at, "round": summary["evaluated-round"], **final})
-        path.unlink(missing_ok=True)
-
-    def _keep_own(self, config: RunConfig) -> None:
-        """Copy the user's code beside the results that it gave; a run that goes on must go on with the same."""
-        copies = own_copies(self.path)
-        for key, reference in config.own_references():
-            code = own_code(key, reference)
-            if (copy := copies.get(key)) is not None:
-                if self.done and copy.exists() and copy.read_bytes() != code:
-                    raise changed_code(key, reference, copy)
-                with explain_os_errors(copy):
-                    copy.parent.mkdir(exist_ok=True)
-                replace_file(copy, code)
-            trust(code, own_file(reference))
-
-    def _check_length(self, stored: Flat, config: RunConfig) -> None:
-        """See how long the run is, and whether it is finished."""
-        key, unit, path, schedule = self.kind.length, self.kind.unit, self.path, config.train.schedule
-        # Milestones stay where they are when a run is made longer; the other schedules end at its last round.
-        stretches = schedule != "milestones"
-        if stretches and self.done and stored[key] != self.total:
-            raise FedShieldError(
-                f"{path}: {key} = {stored[key]} there, {self.total} now: with train.schedule = {schedule} the {unit}s "
-                f"done so far would have had other learning rates; resume with {key}={stored[key]}, or start a new run"
-            )
-        self.finished = self.done >= self.total and (path / "summary.json").exists()
-        if not self.finished:
-            return
-        longer = "" if stretches else f"raise {key} to go on, or "
-        told = f"all {self.done} {unit}s are done; {longer}evaluate it with: fedshield evaluate {path}"
-        now = config.flat()
-        if other := [key for key in now if key.startswith("evaluate.final-") and now[key] != stored[key]]:
-            raise FedShieldError(f"{path}: {other[0]} = {now[other[0]]!r}: {told}")
-        log.info("%s%s", told[0].upper(), told[1:])
 
     def _acquire(self) -> None:
         try:
@@ -327,21 +242,6 @@ class RunDir:
     def load_momenta(self) -> list[Tensor]:
         """Return SGD's momentum buffers after epoch ``done``; none where none were stored."""
         return load_momenta(self.path, read_checkpoint(self.path) or {})
-
-
-def _new_place(folder: Path, config: RunConfig) -> Path:
-    """Make and return the directory of a run without a name: one for each of those that begin in the same second."""
-    usual = f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-seed{config.seed}"
-    place, number = folder / usual, 1
-    with explain_os_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                place.mkdir()
-                return place
-            except FileExistsError:
-                number += 1
-                place = folder / f"{usual}-{number}"
 
 
 def finished_run(config: RunConfig, kind: Kind = FEDERATION) -> Path | None:

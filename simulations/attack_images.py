@@ -23,7 +23,8 @@ from common.seeding import seed_for
 from common.setup import make_model, prepare_torch
 from common.training import pixels
 from server.checkpoint import chosen_model, fit_state
-from server.stored import read_classes, stored_config
+from server.restored import stored_config
+from server.stored import read_classes
 from simulations.evaluation_plots import draw_examples
 from simulations.plots import save_all
 

@@ -20,8 +20,9 @@ from common.training import Trainer
 from server.checkpoint import fit_state
 from server.environment import describe_environment
 from server.recorder import Recorder
+from server.restored import with_first_threads
 from server.rundir import RunDir, finished_run
-from server.stored import CENTRALIZED, with_first_threads
+from server.stored import CENTRALIZED
 from server.watchers import watching
 from simulations.console import Output, Terminal
 from simulations.live import LiveView

@@ -23,7 +23,8 @@ from common.own import is_own, own_code
 from common.places import whole_path
 from common.setup import make_model
 from server.checkpoint import chosen, chosen_model, fit_state
-from server.stored import read_classes, stored_config
+from server.restored import stored_config
+from server.stored import read_classes
 from simulations.model_card import model_card
 
 _OPSET = 18

@@ -191,7 +191,8 @@ def new_or_stored(
         options["results.name"] = name
     base = default_config()
     if resume is not None:
-        from server.stored import KINDS, resumed_config
+        from server.restored import resumed_config
+        from server.stored import KINDS
 
         path = find_results(resume)
         base = resumed_config(path, KINDS[kind], options, trust_code)

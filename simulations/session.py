@@ -45,7 +45,7 @@ def run_locally(
     output: Output = Output.PLAIN,
 ) -> Path:
     """Run a federation with LocalGrid, draw its figures, and return its run directory."""
-    from server.stored import with_first_threads
+    from server.restored import with_first_threads
 
     if config.results.resume:
         from server.rundir import finished_run

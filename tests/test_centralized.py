@@ -21,8 +21,9 @@ from common.setup import make_model, prepare_data
 from server.app import run_federation
 from server.checkpoint import chosen_model, load_momenta, read_checkpoint
 from server.evaluate import evaluate_on, evaluate_run
+from server.restored import stored_config
 from server.rundir import RunDir
-from server.stored import CENTRALIZED, read_kind, read_metrics, stored_config
+from server.stored import CENTRALIZED, read_kind, read_metrics
 from simulations.centralized import run_centrally, train_centrally
 from simulations.console import Terminal, log_to
 from simulations.executors import InProcess

@@ -20,7 +20,7 @@ from common.models import build_model
 from common.setup import make_model
 from common.setup import test_data as read_test
 from server.checkpoint import chosen_model
-from server.stored import stored_config
+from server.restored import stored_config
 from simulations.centralized import train_centrally
 from simulations.export import FORMATS, export_run, torchvision_state
 from simulations.model_card import torchvision_use

@@ -20,8 +20,9 @@ from common.config import RunConfig
 from common.errors import DeadEndError, FedShieldError
 from common.files import append_json_line, read_json_lines
 from server.checkpoint import chosen_model, load_model, read_checkpoint
+from server.restored import stored_config
 from server.rundir import RunDir, finished_run
-from server.stored import CENTRALIZED, FEDERATION, Kind, read_kind, read_metrics, stored_config
+from server.stored import CENTRALIZED, FEDERATION, Kind, read_kind, read_metrics
 from tests.conftest import tiny_config
 
 ROOT = Path(__file__).parents[1]

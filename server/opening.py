@@ -1,0 +1,126 @@
+"""What a run directory must be, and what becomes of what is in it, where a run begins there or goes on."""
+
+import json
+import logging
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from common.config import RunConfig
+from common.errors import FedShieldError, explain_os_errors
+from common.files import append_json_line, clear_leftovers, replace_file
+from common.flat import Flat
+from common.own import own_code, own_file
+from common.trust import trust
+from server.restored import changed_code, own_copies
+from server.stored import Kind, odd_rounds, read_kind, read_metrics, read_summary
+
+log = logging.getLogger("fedshield")
+
+# What a run may have left that was killed before its first round.
+_BEGUN = ("config.json", "environment.json", "partition.json", "own", "trackers.json", "tensorboard")
+
+
+def new_place(folder: Path, config: RunConfig) -> Path:
+    """Make and return the directory of a run without a name: one for each of those that begin in the same second."""
+    usual = f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-seed{config.seed}"
+    place, number = folder / usual, 1
+    with explain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                place.mkdir()
+                return place
+            except FileExistsError:
+                number += 1
+                place = folder / f"{usual}-{number}"
+
+
+def check_empty(path: Path, kind: Kind) -> None:
+    """Refuse a directory of anything else; a run that ended before its first round left nothing to lose.
+
+    Args:
+        path: of the directory.
+        kind: of the run that is to begin there.
+    """
+    for name in (*_BEGUN, "metrics.jsonl"):
+        clear_leftovers(path, name)
+    present = {entry.name for entry in path.iterdir()} - {".lock"}
+    if present & {"metrics.jsonl", "checkpoint", "summary.json"}:
+        there = read_kind(path)
+        raise FedShieldError(
+            f"{path}: holds another run; choose another results.name, or continue it with: "
+            f"{(kind if there.name == kind.name else there).again(path)}"
+        )
+    if present - set(_BEGUN):
+        raise FedShieldError(f"{path}: holds other files; choose another results.name")
+
+
+def is_finished(path: Path, kind: Kind, done: int, stored: Flat, config: RunConfig) -> bool:
+    """Tell whether nothing of a run is left to compute.
+
+    Args:
+        path: of its directory.
+        kind: of the run.
+        done: finished rounds, or epochs.
+        stored: as of ``read_config``.
+        config: with which it is to go on.
+
+    Raises:
+        FedShieldError: it cannot get another length, or nothing is left to compute and another final evaluation asked.
+    """
+    key, unit, schedule = kind.length, kind.unit, config.train.schedule
+    now = config.flat()
+    total = int(now[key])
+    # Milestones stay where they are when a run is made longer; the other schedules end at its last round.
+    stretches = schedule != "milestones"
+    if stretches and done and stored[key] != total:
+        raise FedShieldError(
+            f"{path}: {key} = {stored[key]} there, {total} now: with train.schedule = {schedule} the {unit}s "
+            f"done so far would have had other learning rates; resume with {key}={stored[key]}, or start a new run"
+        )
+    if done < total or not (path / "summary.json").exists():
+        return False
+    longer = "" if stretches else f"raise {key} to go on, or "
+    told = f"all {done} {unit}s are done; {longer}evaluate it with: fedshield evaluate {path}"
+    if other := [key for key in now if key.startswith("evaluate.final-") and now[key] != stored[key]]:
+        raise FedShieldError(f"{path}: {other[0]} = {now[other[0]]!r}: {told}")
+    log.info("%s%s", told[0].upper(), told[1:])
+    return True
+
+
+def keep_code(path: Path, config: RunConfig, begun: bool = False) -> None:
+    """Copy the user's code beside the results that it gives; a run that has ``begun`` must go on with the same."""
+    copies = own_copies(path)
+    for key, reference in config.own_references():
+        code = own_code(key, reference)
+        if (copy := copies.get(key)) is not None:
+            if begun and copy.exists() and copy.read_bytes() != code:
+                raise changed_code(key, reference, copy)
+            with explain_os_errors(copy):
+                copy.parent.mkdir(exist_ok=True)
+            replace_file(copy, code)
+        trust(code, own_file(reference))
+
+
+def keep_lines(path: Path, kind: Kind, done: int) -> None:
+    """Write ``metrics.jsonl`` anew, with the lines of finished rounds alone; what is odd about them is told."""
+    metrics = [record for record in read_metrics(path) if record["round"] <= done]
+    if odd := odd_rounds(metrics, kind.unit, done):
+        log.warning("%s: %s; the model is whole, and goes on with the lines that are there", path, odd)
+    by_round = {record["round"]: record for record in metrics}  # of several lines, the last
+    lines = "".join(json.dumps(by_round[number]) + "\n" for number in sorted(by_round))
+    replace_file(path / "metrics.jsonl", lines.encode())
+
+
+def keep_summary(path: Path) -> None:
+    """Move the final evaluation of a run that is made longer to those that ``fedshield evaluate`` has made."""
+    file = path / "summary.json"
+    summary: dict[str, Any] = {}
+    with suppress(FedShieldError):  # damaged, there is nothing to keep
+        summary = read_summary(path)
+    if final := summary.get("final"):
+        at = datetime.fromtimestamp(file.stat().st_mtime).isoformat(timespec="seconds")
+        append_json_line(path / "evaluations.jsonl", {"at": at, "round": summary["evaluated-round"], **final})
+    file.unlink(missing_ok=True)

@@ -1,0 +1,158 @@
+"""The configuration of a run that is there, to go on with it or to measure it; its code runs where it is trusted."""
+
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from common.config import RunConfig, parse_config
+from common.errors import FedShieldError
+from common.flat import Flat, merge
+from common.own import own_code, own_file
+from common.places import whole_path
+from common.trust import is_trusted, require_trust
+from server.stored import Kind, parse_stored, read_config, read_environment
+
+# What may differ between a run and its continuation: length, place, the server's patience, the last measurement.
+_MAY_CHANGE = (
+    "federation.rounds",
+    "federation.min-fraction",
+    "federation.node-wait-seconds",
+    "federation.client-timeout-seconds",
+    "centralized.epochs",
+    "evaluate.final-",
+    "results.",
+    "data.root",
+)
+
+
+def first_threads(run_dir: Path) -> int:
+    """Return with how many threads a run began; 0 where it has not kept that."""
+    return int(read_environment(run_dir).get("threads", 0))
+
+
+def with_first_threads(config: RunConfig) -> RunConfig:
+    """Return the configuration of a run that goes on with as many threads as it began with, where ``threads`` is 0."""
+    if config.threads or not config.results.resume:
+        return config
+    first = first_threads(whole_path(config.results.resume))
+    return config.model_copy(update={"threads": first})
+
+
+def changed_keys(stored: Flat, config: RunConfig) -> Flat:
+    """Return what may not differ between a run and its continuation, and does: key -> the run's value.
+
+    Args:
+        stored: as of ``read_config``.
+        config: of the continuation.
+    """
+    with suppress(FedShieldError):  # spelled as now: an earlier version may have kept "pgd:2" for "pgd:2.0"
+        meant = parse_config(stored)
+        stored = meant.flat()
+        if meant.data.limit == config.data.limit:  # 1500 stood there where -1 stands now
+            stored["data.max-examples"] = config.data.max_examples
+    given = config.flat()
+    return {key: value for key, value in stored.items() if not key.startswith(_MAY_CHANGE) and given.get(key) != value}
+
+
+def stored_config(
+    run_dir: Path, override: Flat, source: str, trust_code: bool = False, runs: Collection[str] = ("model.name",)
+) -> RunConfig:
+    """Return the stored configuration of a run with some keys changed; the user's code is that which the run kept.
+
+    Args:
+        run_dir: absolute.
+        override: the user's changes.
+        source: of the changes, for messages.
+        trust_code: run code of the run that has not been run on this machine before.
+        runs: keys whose code the caller is about to run.
+
+    Raises:
+        FedShieldError: the run's code is not to be run unasked; one line that names the file.
+    """
+    stored = parse_stored(run_dir, read_config(run_dir))
+    kept: Flat = {}
+    for key, reference in stored.own_references():
+        if key in runs and key not in override:
+            _require_trust(run_dir, key, reference, trust_code)
+        if (copy := _copy(run_dir, key)) is not None:
+            kept[key] = _in(copy, reference)
+    return parse_config(merge({**stored.flat(), **kept, "data.root": _root(run_dir, stored)}, override, source))
+
+
+def resumed_config(run_dir: Path, kind: Kind, given: Flat, trust_code: bool) -> Flat:
+    """Return the stored configuration of a run that is to go on; its code is the user's file, or else the run's copy.
+
+    Args:
+        run_dir: absolute.
+        kind: what the run has to be.
+        given: what the user says anew, code too: that is not asked about.
+        trust_code: as for ``stored_config``.
+
+    Raises:
+        FedShieldError: there is no such run, its code has changed, or is not to be run unasked.
+    """
+    stored = parse_stored(run_dir, read_config(run_dir, kind))
+    kept: Flat = {}
+    for key, reference in stored.own_references():
+        if key in given:
+            continue
+        if (copy := _copy(run_dir, key)) is not None:
+            if not os.path.exists(own_file(reference)):
+                kept[key] = _in(copy, reference)
+            elif own_code(key, reference) != copy.read_bytes():
+                raise changed_code(key, reference, copy)
+        _require_trust(run_dir, key, reference, trust_code)
+    return {**stored.flat(), **kept, "data.root": _root(run_dir, stored)}
+
+
+def _root(run_dir: Path, stored: RunConfig) -> str:
+    """Return ``data.root`` from here: a relative one is told from where the run was begun, if it is still there."""
+    root, begun = stored.data.root, str(read_environment(run_dir).get("folder", ""))
+    there = os.path.join(begun, os.path.expanduser(root))
+    return there if begun not in ("", os.getcwd()) and os.path.exists(there) else root
+
+
+def with_copies(run_dir: Path, stored: Flat, config: RunConfig) -> Flat:
+    """Return a run's stored configuration that names its copies of the user's code where the continuation has these."""
+    given = config.flat()
+    copies = {key: _in(copy, str(stored[key])) for key, copy in own_copies(run_dir).items()}
+    return {**stored, **{key: copy for key, copy in copies.items() if given[key] == copy}}
+
+
+def changed_code(key: str, reference: str, copy: Path) -> FedShieldError:
+    """Return what is told where the user's file is no longer what the run began with."""
+    return FedShieldError(
+        f"{key} = {reference}: has changed since the run began with what is kept as {copy}; take that, or start a new "
+        "run"
+    )
+
+
+def _require_trust(run_dir: Path, key: str, reference: str, trust_code: bool) -> None:
+    """See that code which a run's configuration names may run: a copy in the run, or code that was run here before.
+
+    Whoever has made the configuration may name any file of this machine, which ``trust_code`` does not allow.
+    """
+    if (copy := _copy(run_dir, key)) is not None:
+        require_trust(copy, run_dir, trust_code)
+    elif not is_trusted(own_code(key, reference)):
+        raise FedShieldError(
+            f"{run_dir / 'config.json'}: {key} = {reference}: no copy of this code is in the run, and it has not been "
+            "run here yet; name it yourself (--set, or --attacks of fedshield evaluate), or leave it out"
+        )
+
+
+def _in(file: Path, reference: str) -> str:
+    """Return ``FILE.py:NAME`` for the same name in another file."""
+    return f"{file}:{reference.rpartition(':')[2]}"
+
+
+def _copy(run_dir: Path, key: str) -> Path | None:
+    """Return the copy of the user's code for a key, where the run has kept one."""
+    copy = own_copies(run_dir).get(key)
+    return copy if copy is not None and copy.is_file() else None
+
+
+def own_copies(run_dir: Path) -> dict[str, Path]:
+    """Return where a run keeps the code that the user gave for a key."""
+    return {f"{name}.name": run_dir / "own" / f"{name}.py" for name in ("model", "loss", "attack")}
