@@ -148,7 +148,7 @@ def test_the_command_ends_at_once_with_the_line_alone(made: Path, tmp_path: Path
     broken = shutil.copy(made / "ca.key", tmp_path / "ca.crt")
     command = [BIN / "fedshield-supernode", *arguments(made, root_certificates=str(broken))]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     assert done.stderr == (
         f"fedshield-supernode: --root-certificates {broken}: cannot be read (not what it should be); "

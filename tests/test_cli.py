@@ -157,7 +157,7 @@ def test_a_run_that_is_stopped_from_outside_resumes_to_the_same_numbers(
         if line.startswith(f"round 2/{ROUNDS}"):
             process.send_signal(blow)
             break
-    rest, complaint = process.communicate(timeout=60)
+    rest, complaint = process.communicate(timeout=300)
     part = tmp_path / "part"
     if blow is signal.SIGINT:
         assert process.returncode == 130

@@ -331,7 +331,7 @@ def test_what_a_killed_process_has_left_in_the_cache_is_cleared_by_the_next_one(
     arrays = {"rows": np.arange(3)}
     keep_arrays(tmp_path / "ours", lambda: arrays, lambda: find_arrays(tmp_path / "ours", ("rows",)))
     assert sorted(entry.name for entry in tmp_path.iterdir() if entry.is_dir()) == ["living.partial", "ours"]
-    living.communicate("\n", timeout=60)
+    living.communicate("\n", timeout=300)
     assert living.returncode == 0
     assert find_arrays(tmp_path / "living", ("first", "second")) is not None
     assert sorted(entry.name for entry in tmp_path.iterdir() if entry.is_dir()) == ["living", "ours"]

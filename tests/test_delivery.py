@@ -4,7 +4,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ class Wire:
     def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:
         content = self.objects[request.object_id]
         if b"withheld" in content:
-            self.withheld.wait(60)
+            self.withheld.wait(600)
         return PullObjectResponse(object_found=True, object_available=True, object_content=content)
 
     def ConfirmMessageReceived(self, request: ConfirmMessageReceivedRequest) -> ConfirmMessageReceivedResponse:
@@ -84,17 +84,15 @@ class Wire:
         return ConfirmMessageReceivedResponse()
 
 
-def ask(wire: Wire, timeout: float = 20.0) -> list[tuple[float, Message]]:
-    """Send each node a model of 4,000 bytes; return what comes back, with the seconds that it took."""
+def ask(wire: Wire, timeout: float = 600.0) -> Iterator[Message]:
+    """Send each node a model of 4,000 bytes; yield what comes back."""
     flowers = HttpGrid(token="any")
     flowers._client = wire  # type: ignore[assignment]
     flowers.set_run(Run.create_empty(1))
     model = ArrayRecord({"weight": Array(np.ones(1000, np.float32))})
     content = RecordDict({"arrays": model})
     wire.messages = [Message(content, node, MessageType.TRAIN) for node in range(1, len(wire.acts) + 1)]
-    begin = time.monotonic()
-    replies = PromptGrid(flowers).send_and_receive(wire.messages, timeout=timeout)
-    return [(time.monotonic() - begin, reply) for reply in replies]
+    yield from PromptGrid(flowers).send_and_receive(wire.messages, timeout=timeout)
 
 
 def reply_with(message: Message, **arrays: Array) -> Message:
@@ -151,7 +149,7 @@ def huge(message: Message) -> Message:
 def test_a_broken_reply_costs_its_client_alone() -> None:
     acts = [well, garbled, from_another, failed, bomb, huge]
     wire = Wire(acts)
-    replies = {reply.metadata.src_node_id: reply for _, reply in ask(wire)}
+    replies = {reply.metadata.src_node_id: reply for reply in ask(wire)}
     assert sorted(replies) == [1, 2, 3, 4, 5, 6]
     assert len(set(wire.confirmed)) == 6  # or what a liar sends would fill the SuperLink's disk
     for node in (1, 3):
@@ -171,17 +169,22 @@ def test_a_reply_that_stops_half_way_delays_nobody_and_ends_with_the_deadline() 
         return Message(Error(0, "withheld"), reply_to=message)
 
     wire = Wire([half, well])
+    replies = ask(wire)
+    assert next(replies).metadata.src_node_id == 2
+    wire.withheld.set()
+    assert next(replies).metadata.src_node_id == 1
+    wire = Wire([half])
     begin = time.monotonic()
-    ((seconds, reply),) = ask(wire, timeout=4)
-    assert reply.metadata.src_node_id == 2
-    assert seconds < 3
-    assert 4 <= time.monotonic() - begin < 30
+    assert list(ask(wire, timeout=1)) == []
+    assert time.monotonic() - begin >= 1
     wire.withheld.set()
 
 
 def test_a_reply_is_waited_for_and_a_message_ends_with_its_deadline() -> None:
-    begin = time.monotonic()
-    wire = Wire([well, lambda message: well(message) if time.monotonic() - begin > 2 else None])
-    (first, _), (second, _) = ask(wire)
-    assert first < 2 < second
-    assert all(20 <= ttl <= 120 for ttl in wire.ttl)
+    taken = threading.Event()
+    wire = Wire([well, lambda message: well(message) if taken.is_set() else None])
+    replies = ask(wire)
+    assert next(replies).metadata.src_node_id == 1
+    taken.set()
+    assert [reply.metadata.src_node_id for reply in replies] == [2]
+    assert all(600 <= ttl <= 700 for ttl in wire.ttl)

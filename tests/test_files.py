@@ -82,7 +82,7 @@ def test_what_a_killed_process_left_is_cleared_and_what_a_living_one_writes_is_n
     clear_leftovers(tmp_path)
     assert len(list(tmp_path.glob("model.*.partial"))) == 1
     assert path.read_bytes() == b"ours"
-    living.communicate("\n", timeout=60)
+    living.communicate("\n", timeout=300)
     assert path.read_bytes() == b"half and half"
     assert other_names(tmp_path, "model") == []
 

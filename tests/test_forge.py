@@ -44,7 +44,7 @@ def hand_over(folder: Path, *command: str) -> str:
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     return done.stdout
 
@@ -91,7 +91,7 @@ def test_a_supernode_that_has_ended_before_leaves_no_complaint(tmp_path: Path) -
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -123,7 +123,7 @@ def test_a_superlink_that_is_killed_in_a_call_costs_no_reply(tmp_path: Path, cut
     assert {node.node_id for node in grid.get_nodes()} == set(database.nodes)
     content = RecordDict({"arrays": model(1)})
     messages = [Message(content, node, MessageType.TRAIN) for node in database.nodes]
-    replies = {reply.metadata.src_node_id: reply for reply in grid.send_and_receive(messages, timeout=30)}
+    replies = {reply.metadata.src_node_id: reply for reply in grid.send_and_receive(messages, timeout=300)}
     assert database.cut == ""
     assert set(replies) == set(database.nodes)
     for node, reply in replies.items():
@@ -166,7 +166,7 @@ def test_a_message_that_was_answered_is_not_handed_out_again(tmp_path: Path) -> 
     database = Database(tmp_path, "PushObject")
     content = RecordDict({"arrays": model(1)})
     messages = [Message(content, node, MessageType.TRAIN) for node in database.nodes]
-    assert len(list(grid_on(database, database.run).send_and_receive(messages, timeout=30))) == 2
+    assert len(list(grid_on(database, database.run).send_and_receive(messages, timeout=300))) == 2
     database.answer()
     assert sorted(database.asked) == sorted(database.nodes)
 
@@ -198,7 +198,7 @@ def test_a_superlink_that_keeps_nothing_ends_the_run_with_one_line(
     with pytest.raises(
         FedShieldError, match=r"^the SuperLink has not kept what was sent to it 10 times; its log says "
     ):
-        list(grid_on(database, database.run).send_and_receive([message], timeout=30))
+        list(grid_on(database, database.run).send_and_receive([message], timeout=300))
 
 
 async def nothing_new(scope: dict[str, Any], _: object, send: Send) -> None:

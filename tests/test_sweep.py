@@ -146,7 +146,7 @@ def test_a_sweep_that_is_stopped_twice_goes_on_to_the_same_results(
     process = _start(path, out, 0)
     children = _children(process.pid)
     process.send_signal(signal.SIGINT)
-    told, complaint = process.communicate(timeout=60)
+    told, complaint = process.communicate(timeout=300)
     assert process.returncode == 130
     assert told.splitlines()[-2:] == [
         "Stopping: waiting for checkpoints; Ctrl-C again kills the runs",
@@ -158,7 +158,7 @@ def test_a_sweep_that_is_stopped_twice_goes_on_to_the_same_results(
     process = _start(path, out, max(_rounds(out)))
     orphans = _children(process.pid)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert len(orphans) == 2
     assert numbers(out) == []
     resumed = fedshield("sweep", str(path), "--results", str(out), "--jobs", "2")  # waits for those left by the kill
@@ -356,7 +356,7 @@ def test_a_run_that_an_orphan_has_finished_is_not_started(whole: tuple[Path, Pat
         time.sleep(5)
         assert process.poll() is None
         (tmp_path / "summary.json").rename(run / "summary.json")
-    told, complaint = process.communicate(timeout=60)
+    told, complaint = process.communicate(timeout=300)
     assert process.returncode == 0, complaint
     assert told.startswith(f"Study: tiny: 2 runs, 2 of them finished: {kept}\n")
     assert numbers(kept) == numbers(out)
