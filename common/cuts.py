@@ -22,7 +22,7 @@ def tested_images(n: int, division: Division) -> str:
     return out_of(n, tests) if n < tests else f"{n:,}"
 
 
-def nobodys_images(division: Division) -> int:
+def unused_images(division: Division) -> int:
     """Return how many training images a limit has left with nobody."""
     return max(0, int(division.get("available", 0)) - int(division.get("used", 0)))
 

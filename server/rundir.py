@@ -177,7 +177,7 @@ class RunDir:
         if "command" in first:
             described, told = went_on(first, described, self.done)
             if told:
-                log.warning("%s: goes on otherwise than it began (%s): its last digits may differ", self.path, told)
+                log.warning("%s: goes on with a change (%s): the last digits may differ from here on", self.path, told)
         deployed = {"deployed": True} if self.kind == DEPLOYED else {}
         self.write_json("environment.json", {"kind": self.kind.name, **deployed, **described})
 

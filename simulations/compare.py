@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.accuracy import Evaluation
-from common.cuts import nobodys_images, tested_images, training_images
+from common.cuts import tested_images, training_images, unused_images
 from common.errors import FedShieldError
 from common.flat import Flat
 from server.stored import (
@@ -119,7 +119,7 @@ def _results(found: Sequence[Record], names: Sequence[str], divisions: Sequence[
     notes = ["in brackets: 95 % intervals for the sample of test images; another training seed may differ by more"]
     notes += [f"{name}: {NO_ATTACK}" for name, each in zip(names, found, strict=True) if each and not each["robust"]]
     for name, division in zip(names, divisions, strict=True):
-        if nobodys_images(division):
+        if unused_images(division):
             notes.append(f"{name}: trained on {training_images(division)} images (data.max-examples)")
     return Sheet("Results", header, rows, notes, 1)
 

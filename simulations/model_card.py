@@ -13,7 +13,7 @@ from common.own import is_own
 from common.words import markdown, visible
 from server.checkpoint import chosen
 from server.stored import DEPLOYED, read_config, read_division, read_environment, read_kind
-from simulations.repeat import CLIENTS, repeat
+from simulations.repeat import ABOUT_REAL_CLIENTS, repeat
 from simulations.run_figures import NO_ATTACK, bracket, dataset_name, read_figures, share, training
 
 _USE = {
@@ -71,7 +71,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
             *(f"{_use(name, config, len(classes))}\n" for name in names),
             "## Where it comes from",
             "",
-            *([CLIENTS, ""] if kind == DEPLOYED else []),
+            *([ABOUT_REAL_CLIENTS, ""] if kind == DEPLOYED else []),
             *(f"    {visible(line)}" for line in repeat(kind, read_config(run_dir), environment)),
             "",
             f"SHA-256 of the weights in the run directory: {markdown(str((chosen(run_dir) or {}).get('sha256')))}.",

@@ -29,7 +29,7 @@ def split_data(
     """
     log_to(console)
     config = parse_config(resolve(file, set_ or [], default_config()))
-    from common.cuts import nobodys_images, training_images
+    from common.cuts import training_images, unused_images
     from common.holdings import describe_partition
     from common.setup import prepare_data
     from common.split import write_split
@@ -38,7 +38,7 @@ def split_data(
     for place in write_split(splits, division, whole_path(out)):
         console.print(place)
     described = describe_partition(splits.train, division)
-    left = nobodys_images(described)
+    left = unused_images(described)
     cut = f"; {left:,} go to nobody (data.max-examples = {config.data.max_examples})" if left else ""
     console.print(f"Training images: {training_images(described)} are divided{cut}")
 

@@ -11,7 +11,7 @@ from server.stored import DEPLOYED, Kind
 from simulations.options import parse_assignment
 
 SUBMIT = "fedshield submit --superlink HOST:PORT --ca ca.crt"
-CLIENTS = (
+ABOUT_REAL_CLIENTS = (
     "This run had real clients, or was started by Flower's own commands: the server does not know by which command. "
     "Give your SuperLink's address and certificate instead; each client must have the images that it had."
 )

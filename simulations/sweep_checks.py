@@ -49,15 +49,18 @@ def check_data(points: Sequence[Point]) -> None:
 
 
 def check_code(study: Study, points: Sequence[Point]) -> None:
-    """Try once each what can be wrong in other ways than by its name, rather than let each run fail in its turn."""
+    """Try code that is the user's, and what needs enough clients or classes, rather than let runs fail in their turn.
+
+    Points that differ in nothing of that are tried once.
+    """
     tried = set()
     for point in points if study.command != "partitions" else ():
         config = point.config
         of_network = config.model, config.data, config.loss, config.attack, config.train.label_smoothing
-        kind = *of_network, config.evaluate, config.strategy, config.federation.cohort
-        if kind in tried or not _may_be_wrong(config):
+        decisive = *of_network, config.evaluate, config.strategy, config.federation.cohort
+        if decisive in tried or not _needs_trial(config):
             continue
-        tried.add(kind)
+        tried.add(decisive)
         from simulations.trial import try_out  # it imports torch
 
         try:
@@ -66,8 +69,8 @@ def check_code(study: Study, points: Sequence[Point]) -> None:
             raise FedShieldError(f"study {study.name}, run {point.name}: {error}") from error
 
 
-def _may_be_wrong(config: RunConfig) -> bool:
-    """Tell whether a configuration names code of others, or what asks for clients or classes enough."""
+def _needs_trial(config: RunConfig) -> bool:
+    """Tell whether a configuration names a user's or torchvision's code, or what needs enough clients or classes."""
     attacks = (*config.evaluate.attacks, *config.evaluate.final_attacks)
     return (
         bool(config.own_references())

@@ -7,7 +7,7 @@ from rich.box import SIMPLE
 from rich.cells import cell_len
 from rich.table import Column, Table
 
-from common.cuts import nobodys_images, training_images
+from common.cuts import training_images, unused_images
 from common.evaluation import Evaluation, Rate
 from simulations.run_figures import NO_ATTACK, bracket, share
 
@@ -114,7 +114,7 @@ def partition_tables(described: dict[str, Any], width: int) -> list[Table]:
     classes, clients = described["classes"], described["clients"]
     held = {str(client): counts for client, counts in enumerate(clients)}
     held |= {name: described[name] for name in ("pool", "shared", "validation") if name in described}
-    cut = " (data.max-examples)" if nobodys_images(described) else ""
+    cut = " (data.max-examples)" if unused_images(described) else ""
     title = f"training images by class, {training_images(described)}{cut}"
     digits, total = (len(str(max(map(most, held.values())))) for most in (max, sum))
     longest = max(map(cell_len, ["client", *held]))
@@ -133,16 +133,16 @@ def partition_tables(described: dict[str, Any], width: int) -> list[Table]:
 
 
 def _counts_table(
-    title: str, header: Sequence[str], rows: Mapping[str, Sequence[int]], least: int, first: int
+    title: str, header: Sequence[str], rows: Mapping[str, Sequence[int]], least: int, upper: int
 ) -> Table:
-    """Return counts under their names, with a gap after the ``first`` rows; names are folded, numbers never.
+    """Return counts under their names, with a gap after the ``upper`` rows; names are folded, numbers never.
 
     Args:
         title: of the table.
         header: of all columns.
         rows: name -> counts.
         least: width of a column of numbers.
-        first: number of rows.
+        upper: how many rows are above the gap.
     """
     table = Table(title=title, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     longest = max(map(cell_len, [header[0], *rows]))
@@ -150,5 +150,5 @@ def _counts_table(
     for name in header[1:]:
         table.add_column(name, justify="right", overflow="fold", min_width=least)
     for place, (name, counts) in enumerate(rows.items(), 1):
-        table.add_row(name, *(str(count or "·") for count in counts), end_section=place == first)
+        table.add_row(name, *(str(count or "·") for count in counts), end_section=place == upper)
     return table

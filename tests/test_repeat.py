@@ -83,7 +83,7 @@ def test_a_run_that_goes_on_elsewhere_says_so_and_forgets_nothing(
     (kept,) = map(json.loads, (path / "evaluations.jsonl").read_text().splitlines())
     assert kept["round"] == 1
     assert kept["natural"] == final["natural"]  # of the end that the run had before
-    assert "gone on after round 1" in str(run_page(path))
+    assert "resumed after round 1" in str(run_page(path))
 
 
 @pytest.mark.parametrize("command", ["run", "centralized"])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.cuts import nobodys_images, tested_images, training_images
+from common.cuts import tested_images, training_images, unused_images
 from common.flat import Flat, default_config
 from server.stored import (
     DEPLOYED,
@@ -17,7 +17,7 @@ from server.stored import (
     read_predictions,
     read_summary,
 )
-from simulations.repeat import CLIENTS, repeat
+from simulations.repeat import ABOUT_REAL_CLIENTS, repeat
 from simulations.reports import charts
 from simulations.reports.clients import clients, labels, refusals
 from simulations.reports.measures import Record, attacks, classes, curve, percent, scaled
@@ -100,7 +100,7 @@ def _lead(config: Record, kind: Kind, metrics: Sequence[Record], environment: Re
 
 def _training(division: Record) -> list[Fact]:
     """Return how many of the training images were used, where that is known."""
-    cut = "" if not nobodys_images(division) else "data.max-examples leaves out the others"
+    cut = "" if not unused_images(division) else "data.max-examples leaves out the others"
     return [Fact("training images", told, cut)] if (told := training_images(division)) else []
 
 
@@ -183,9 +183,9 @@ def _environment(environment: Record, metrics: Sequence[Record], kind: Kind, con
     }
     rows = [[key, str(value)] for key, value in known.items() if value]
     rows += [
-        [f"gone on after {kind.unit} {each.get('after')}", _changes(each)] for each in environment.get("resumed", ())
+        [f"resumed after {kind.unit} {each.get('after')}", _changes(each)] for each in environment.get("resumed", ())
     ]
-    notes = [Text(CLIENTS)] if kind == DEPLOYED else []
+    notes = [Text(ABOUT_REAL_CLIENTS)] if kind == DEPLOYED else []
     return [Table(["", ""], rows, 2), *notes, Code("\n".join(repeat(kind, config, environment)))]
 
 
