@@ -159,6 +159,7 @@ def test_a_run_that_is_stopped_from_outside_resumes_to_the_same_numbers(
             break
     rest, complaint = process.communicate(timeout=300)
     part = tmp_path / "part"
+    assert f"round 2/{ROUNDS}" not in rest  # nothing is told twice
     if blow is signal.SIGINT:
         assert process.returncode == 130
         assert f"continue with: fedshield run --resume {part}" in rest
