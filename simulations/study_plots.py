@@ -227,12 +227,14 @@ def _draw_points(measured: Measured, title: str, reference: Mapping[str, str]) -
                               fontsize=8, color=GREY)  # fmt: skip
                 continue
             mean = sum(rates) / len(rates)
-            axis.plot([mean], [place], "D", ms=6, color=LINE_COLOURS[4])
-            axis.plot(rates, [place] * len(rates), "o", ms=4.5, mfc="none", mew=0.9, color=LINE_COLOURS[0])
+            axis.plot([mean], [place], "D", ms=6, color=LINE_COLOURS[4], clip_on=False)
+            axis.plot(rates, [place] * len(rates), "o", ms=4.5, mfc="none", mew=0.9, color=LINE_COLOURS[0],
+                      clip_on=False)  # fmt: skip
             axis.annotate(f"{mean:.1f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8)
             if values in dashed:
                 axis.axvline(mean, color=GREY, lw=0.8, ls="--", zorder=1)
-        axis.set(xlabel="accuracy, %", ylabel="", ylim=(-0.6, len(order) - 0.4))
+        left = max(0, axis.get_xlim()[0])  # no accuracy is less
+        axis.set(xlabel="accuracy, %", ylabel="", ylim=(-0.6, len(order) - 0.4), xlim=(left, None))
     axes[0].set_yticks(range(len(order)), [fill(name_point(measured.keys, values), 34) for values in order])
     rest = f"; dashed: {name_point(measured.keys, dashed[0])}" if dashed else ""
     caption(figure, measured.note("Circles: single seeds; diamond and number: the mean of {} seeds") + rest)

@@ -84,7 +84,7 @@ def lacking(rows: Sequence[Row]) -> list[str]:
     keys = varied_columns(rows[0])
     points = _by_point(rows, keys)
     whole = sum(len(finished(planned)) == len(planned) for planned in points.values())
-    told = [f"{len(done)} of {len(rows)} runs have figures, {whole} of {len(points)} points all of theirs"]
+    told = [f"{len(done)} of {len(rows)} runs have figures; {whole} of {len(points)} points have them for all seeds"]
     names: dict[str, list[str]] = {}
     for point, planned in points.items():
         reasons = Counter(row["why"] for row in planned if row.get("why"))

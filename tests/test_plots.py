@@ -23,6 +23,7 @@ from common.kept import Kept
 from simulations.evaluation_plots import _draw_confusion, confusion, evaluation_figures, plot_evaluation
 from simulations.panels import styles
 from simulations.plots import COLOURS, accuracy_figure, draw_shares, partition_figure, plot_run, save
+from simulations.reports.charts import of_seeds
 from simulations.reports.of_study import study_page
 from simulations.reports.page import Chart
 from simulations.study_plots import plot_study, study_figures
@@ -124,6 +125,20 @@ def test_a_key_over_decades_is_drawn_on_a_logarithmic_axis(tmp_path: Path) -> No
     assert {axis.get_xscale() for axis in drawn["over-partition.alpha"].axes} == {"log"}
 
 
+def test_no_axis_goes_on_to_an_accuracy_below_zero(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", ["case"], [("a",), ("b",)])
+    rows = [{**row, "pgd-20": "0.0" if row["case"] == "a" else row["pgd-20"]} for row in read_results(folder)]
+    write_csv(folder / "results.csv", list(rows[0]), rows)
+    natural, robust = study_figures(folder)["points"].axes
+    assert natural.get_xlim()[0] > 20
+    assert robust.get_xlim()[0] == 0
+    for lowest, floor in ((0.0, 0), (40.0, None)):
+        spec = of_seeds(
+            [{"name": "a", "seed": 1, "accuracy": lowest}, {"name": "b", "seed": 1, "accuracy": 50.0}], "ab"
+        )
+        assert {layer["encoding"]["x"]["scale"].get("domainMin") for layer in spec["layer"]} == {floor}
+
+
 def test_one_seed_and_one_round_are_not_made_more_of(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "s", ["case"], [("a",), ("b",)], rounds=1)
     results = folder / "results.csv"
@@ -195,7 +210,7 @@ def test_a_point_without_figures_stands_in_tables_figures_and_report(tmp_path: P
         ["FedAvg", "3", "100"], ["diverges", "0 of 3", "–"], ["begun", "2 of 3", "100"]
     ]  # fmt: skip
     assert accuracy.notes[1:4] == [
-        "5 of 9 runs have figures, 1 of 3 points all of theirs",
+        "5 of 9 runs have figures; 1 of 3 points have them for all seeds",
         "no figures of diverges: failed: too few replies",
         "no figures of begun (1 of 3 runs): not finished",
     ]

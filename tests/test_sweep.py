@@ -189,7 +189,7 @@ def test_a_failed_run_is_told_and_does_not_stop_the_others(tmp_path: Path) -> No
     assert (fine["run"], fine["seed"], fine["rounds"]) == ("train.learning-rate=0.05-seed5", "5", "2")
     assert (fine["used"], fine["available"], fine["test-images"], fine["why"]) == ("200", "4000", "1000", "")
     notes = make_tables(out)[0].notes
-    assert "1 of 2 runs have figures, 1 of 2 points all of theirs" in notes
+    assert "1 of 2 runs have figures; 1 of 2 points have them for all seeds" in notes
     assert f"no figures of {failed['train.learning-rate']}: {failed['why']}" in notes
     assert "training images of a run: 200 of 4,000 (data.max-examples)" in notes
     assert "test images of a run: 40 of 1,000 (evaluate.final-examples)" in notes

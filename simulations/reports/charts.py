@@ -124,7 +124,10 @@ def of_seeds(rows: Sequence[Record], names: Sequence[str]) -> Spec:
     """
     axis = alt.Axis(grid=True, gridDash=[1, 3], labelLimit=260)
     y = alt.Y("name:N", title=None, scale=alt.Scale(domain=list(names)), axis=axis)
-    scale = alt.Scale(zero=False, padding=12)
+    low, high = (pick((row["accuracy"] for row in rows), default=0) for pick in (min, max))
+    # Room beside the rings, but none for an accuracy below 0.
+    floor = 0 if low <= 0.05 * (high - low) else alt.Undefined
+    scale = alt.Scale(zero=False, padding=12, domainMin=floor)
     base = _chart(rows).encode(y=y)
     seeds = base.mark_point(size=50, color=_SHADE).encode(
         x=alt.X("accuracy:Q", title="accuracy, %", scale=scale),
