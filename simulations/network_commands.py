@@ -39,7 +39,7 @@ def split_data(
         console.print(place)
     described = describe_partition(splits.train, division)
     left = unused_images(described)
-    cut = f"; {left:,} go to nobody (data.max-examples = {config.data.max_examples})" if left else ""
+    cut = f"; {left:,} go to nobody (data.max-examples=0 divides all)" if left else ""
     console.print(f"Training images: {training_images(described)} are divided{cut}")
 
 

@@ -100,7 +100,7 @@ def test_a_division_says_how_many_images_go_to_nobody_and_a_run_on_it_knows(fold
 
     assert last_line("split-data", "--out", str(tmp_path / "all")) == "Training images: all 1,602 are divided"
     cut = "--set", "data.max-examples=1000"
-    left = "Training images: 1,000 of 1,602 are divided; 602 go to nobody (data.max-examples = 1000)"
+    left = "Training images: 1,000 of 1,602 are divided; 602 go to nobody (data.max-examples=0 divides all)"
     assert last_line("split-data", *cut, "--out", str(tmp_path / "some")) == left
     place = {"data__name": "split", "data__root": str(tmp_path / "some")}
     held = server_data(tiny_config(**{**of_folder(folder), **place})).division

@@ -142,7 +142,7 @@ def test_the_command_writes_once_and_never_overwrites(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         *(str(tmp_path / "bench" / name) for name in ("server", *(f"client-{client}" for client in range(10)))),
-        "Training images: 100 of 4,000 are divided; 3,900 go to nobody (data.max-examples = 100)",
+        "Training images: 100 of 4,000 are divided; 3,900 go to nobody (data.max-examples=0 divides all)",
     ]
     before = sorted((tmp_path / "bench").rglob("*"))
     # Another share of the pool is no other division.
