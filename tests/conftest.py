@@ -52,7 +52,7 @@ def speaking() -> None:
     LocalGrid(tiny_config(), InProcess())
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def command_line() -> Iterator[None]:
     """Take back what the command line does to its process: the handlers of its log, of Ctrl-C and of a polite kill."""
     log = logging.getLogger("fedshield")

@@ -130,7 +130,6 @@ def test_a_finished_run_is_not_gone_on_with_otherwise(finished: tuple[Path, str]
     assert "belongs to another configuration: seed = 1 there, 2 now" in other.stderr
 
 
-@pytest.mark.usefixtures("command_line")
 def test_a_run_is_found_by_its_name_in_the_usual_folder(
     tmp_path: Path, finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +193,6 @@ def test_doctor_tells_what_is_there(tmp_path: Path) -> None:
     assert "cifar10 is not in" in done.stdout
 
 
-@pytest.mark.usefixtures("command_line")
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
@@ -226,7 +224,6 @@ def test_doctor_finds_a_folder_and_a_division_of_it(tmp_path: Path, monkeypatch:
             assert "relu, 2 classes, 32×32 pixels" in done.stdout
 
 
-@pytest.mark.usefixtures("command_line")
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

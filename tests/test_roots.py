@@ -25,7 +25,6 @@ def begun(place: Path, monkeypatch: pytest.MonkeyPatch, rounds: int = 1) -> Path
     return place / "runs" / "one"
 
 
-@pytest.mark.usefixtures("command_line")
 def test_a_relative_root_is_told_from_where_the_run_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = begun(tmp_path, monkeypatch)
     make_folder(tmp_path / "elsewhere" / "pets", size=20, images=8)  # others of that name are not taken
@@ -39,7 +38,6 @@ def test_a_relative_root_is_told_from_where_the_run_was_begun(tmp_path: Path, mo
     assert read_json(run / "config.json", "")["data"]["root"] == str(tmp_path / "pets")
 
 
-@pytest.mark.usefixtures("command_line")
 def test_evaluate_and_resume_are_told_where_the_images_have_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,7 +54,6 @@ def test_evaluate_and_resume_are_told_where_the_images_have_gone(
     assert done.exit_code == 0, done
 
 
-@pytest.mark.usefixtures("command_line")
 def test_evaluate_changes_nothing_else_of_a_run(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["evaluate", "nothing", "--set", "attack.epsilon-255=4"])
     assert isinstance(done.exception, FedShieldError)

@@ -387,7 +387,6 @@ def far(model, threat, classes):
 """
 
 
-@pytest.mark.usefixtures("command_line")
 @pytest.mark.parametrize(
     ("key", "values", "told"),
     [
