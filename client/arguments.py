@@ -11,7 +11,7 @@ from typing import Any
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from common.errors import FedShieldError
-from common.places import whole_path
+from common.paths import whole_path
 from common.split import check_client_place
 
 _PAIR = r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)"  # as Flower reads one

@@ -20,10 +20,11 @@ from pathlib import Path
 from client.arguments import check_arguments
 from client.ended import forget_messages_of_ended_runs
 from client.line import check_line, hold_on
-from client.resident import FOLDER, lives, paths
+from client.resident import FOLDER, lives
 from client.sockets import short_name
 from client.superexec import forge_socket, keep_others_out
 from common.errors import FedShieldError
+from common.paths import python_path
 from common.words import visible
 
 _POLL_SECONDS = 1.0
@@ -48,7 +49,7 @@ def supernode() -> None:
         keep_others_out(folder)
         if sys.platform == "linux":
             command = [sys.executable, "-m", "client.forge", str(forge_socket(folder)), str(os.getpid())]
-            subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths()}, stdin=subprocess.DEVNULL)  # noqa: S603
+            subprocess.Popen(command, env={**os.environ, "PYTHONPATH": python_path()}, stdin=subprocess.DEVNULL)  # noqa: S603
         flower_supernode()
 
 

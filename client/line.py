@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import certifi
 
 from client.arguments import only_asks
-from common.places import whole_path
+from common.paths import whole_path
 from common.reach import Place, patient
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 
 from client.sockets import short_name
 from common.errors import FedShieldError
+from common.paths import python_path
 
 log = logging.getLogger("fedshield")
 
@@ -151,7 +152,7 @@ def _start(place: Path) -> Connection | None:
     place.unlink(missing_ok=True)
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "client.resident", str(place), str(os.getppid())],
-        env={**os.environ, "PYTHONPATH": paths()},
+        env={**os.environ, "PYTHONPATH": python_path()},
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -162,11 +163,6 @@ def _start(place: Path) -> Connection | None:
             return connection
         time.sleep(0.05)
     return None
-
-
-def paths() -> str:
-    """Return PYTHONPATH for a process that imports this app."""
-    return os.pathsep.join([str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _end(place: Path) -> None:

@@ -1,6 +1,5 @@
 """Named arrays in folders of the cache: written whole, and mapped into memory, so that a machine holds them once."""
 
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -12,18 +11,10 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from common.errors import FedShieldError, explain_os_errors
-from common.places import whole_path
 
 Arrays = dict[str, NDArray[Any]]
 
 _PARTIAL = ".partial"
-
-
-def cache_dir() -> Path:
-    """Return the folder of the cache: ``$FEDSHIELD_CACHE``, or ``fedshield`` in the user's cache folder."""
-    given = os.environ.get("FEDSHIELD_CACHE")
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "fedshield")
-    return whole_path(given or usual, "set FEDSHIELD_CACHE to a folder of your own")
 
 
 def find_arrays(place: Path, names: Collection[str]) -> Arrays | None:

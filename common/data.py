@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import shapes
-from common.cache import Arrays, cache_dir, find_arrays, keep_arrays
+from common.cache import Arrays, find_arrays, keep_arrays
 from common.errors import FedShieldError, explain_os_errors
 from common.images import ImageFile, check_link, decode_images, list_images, listing_digest
-from common.places import whole_path
+from common.paths import cache_dir, whole_path
 from common.published import PUBLISHED
 from common.seeding import rng_for
 

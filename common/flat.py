@@ -9,6 +9,7 @@ from typing import Any
 
 from common.errors import FedShieldError, explain_os_errors
 from common.parsing import parse_toml
+from common.paths import defaults_file
 
 Scalar = bool | int | float | str
 Flat = dict[str, Scalar]
@@ -16,13 +17,7 @@ Flat = dict[str, Scalar]
 
 def default_config() -> Flat:
     """Return the defaults of ``[tool.flwr.app.config]``, flat."""
-    here = Path(__file__).resolve().parent
-    # A checkout has pyproject.toml beside the packages; an installed wheel carries it inside this one.
-    places = [here / "pyproject.toml", here.parent / "pyproject.toml"]
-    path = next((place for place in places if place.exists()), None)
-    if path is None:
-        raise FedShieldError(f"{places[1]}: the file with the defaults is missing; install fedshield again")
-    return flatten(tomllib.loads(path.read_text("utf-8"))["tool"]["flwr"]["app"]["config"])
+    return flatten(tomllib.loads(defaults_file().read_text("utf-8"))["tool"]["flwr"]["app"]["config"])
 
 
 def toml_lines(table: Mapping[str, Any]) -> list[str]:

@@ -15,21 +15,22 @@ from numpy.typing import NDArray
 
 from common.errors import explain_os_errors
 from common.files import clear_leftovers, writing
+from common.paths import sources_digest
 
 Arrays = dict[str, NDArray[Any]]
 
 log = logging.getLogger("fedshield")
 
 _CODE = (
-    "activations.py",
-    "attacks.py",
-    "borrowed.py",
-    "evaluation.py",
-    "margin.py",
-    "models.py",
-    "modes.py",
-    "seeding.py",
-    "training.py",
+    "common/activations.py",
+    "common/attacks.py",
+    "common/borrowed.py",
+    "common/evaluation.py",
+    "common/margin.py",
+    "common/models.py",
+    "common/modes.py",
+    "common/seeding.py",
+    "common/training.py",
 )  # what changes figures
 _LARGEST = 2**28  # bytes of a group; eight examples of 512×512 pixels have an eighth of it
 
@@ -109,8 +110,7 @@ def digest_of(decided: object, arrays: Arrays) -> str:
         arrays: weights, images and labels, by name.
     """
     digest = hashlib.sha256(f"{decided!r} torch {version('torch')} torchattacks {version('torchattacks')}".encode())
-    for name in _CODE:
-        digest.update(Path(__file__).with_name(name).read_bytes())
+    digest.update(sources_digest(*_CODE))
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())

@@ -13,9 +13,9 @@ from types import ModuleType
 from typing import Any
 
 from common.errors import DeadEndError, FedShieldError, explain_os_errors
+from common.paths import ROOT
 
 _REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
-_APP = Path(__file__).resolve().parents[1]
 
 
 def is_own(name: str) -> bool:
@@ -30,7 +30,7 @@ def own_file(reference: str) -> Path:
     a client brings its files there, and runs anywhere.
     """
     path = Path(os.path.expanduser(reference.rpartition(":")[0]))
-    beside = _APP / path
+    beside = ROOT / path
     # os.path raises nothing, whatever a configuration from elsewhere names.
     return path.absolute() if os.path.exists(path) or not os.path.exists(beside) else beside
 

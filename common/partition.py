@@ -9,17 +9,15 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import common.data
-import common.seeding
-from common.cache import Arrays, cache_dir, find_arrays, keep_arrays
+from common.cache import Arrays, find_arrays, keep_arrays
 from common.data import balanced_subset
 from common.errors import FedShieldError
+from common.paths import cache_dir, sources_digest
 from common.seeding import rng_for, seed_for
 
 Indices = NDArray[np.int64]
@@ -156,9 +154,9 @@ def kept_partition(labels: Indices, *arguments: Any) -> Partition:
     Where the cache cannot be written it is done again each time.
     """
     # What decides the division: the code, the libraries' random numbers, and what they are asked for.
-    rules = b"".join(Path(str(module.__file__)).read_bytes() for module in (common.data, common.seeding))
+    rules = sources_digest("common/partition.py", "common/data.py", "common/seeding.py")
     versions = f"{version('flwr-datasets')} {version('datasets')} {np.__version__} {arguments}"
-    key = hashlib.sha256(Path(__file__).read_bytes() + rules + versions.encode() + labels.tobytes()).hexdigest()[:32]
+    key = hashlib.sha256(rules + versions.encode() + labels.tobytes()).hexdigest()[:32]
     place = cache_dir() / "partitions" / key
 
     def find() -> Arrays | None:

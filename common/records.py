@@ -14,8 +14,9 @@ from flwr.common.constant import SType
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.cache import Arrays, cache_dir, find_arrays, keep_arrays
+from common.cache import Arrays, find_arrays, keep_arrays
 from common.data import Dataset
+from common.paths import cache_dir
 
 State = dict[str, Tensor]
 

@@ -21,7 +21,7 @@ from common.machine import available_cores
 from common.models import build_model, trains_on_one
 from common.own import load_own
 from common.partition import Partition, SchemeParameters, kept_partition, undivided
-from common.places import whole_path
+from common.paths import whole_path
 from common.schedule import learning_rate
 from common.split import client_images, server_holdings, server_test
 from common.training import Schedule

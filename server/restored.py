@@ -9,7 +9,7 @@ from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
 from common.flat import Flat, merge
 from common.own import own_code, own_file
-from common.places import whole_path
+from common.paths import whole_path
 from common.trust import is_trusted, require_trust
 from server.stored import Kind, parse_stored, read_config, read_environment
 

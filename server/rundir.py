@@ -19,7 +19,7 @@ from common.errors import DeadEndError, FedShieldError, explain_os_errors
 from common.files import append_json_line, read_json, replace_json
 from common.flat import Flat
 from common.links import refuse_links
-from common.places import whole_path
+from common.paths import whole_path
 from common.records import State
 from server.checkpoint import (
     load_model,

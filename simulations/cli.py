@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from common.config import parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.flat import Flat, default_config
-from common.places import whole_path
+from common.paths import whole_path
 from common.words import visible
 from simulations.console import console, interrupt_once, log_to
 from simulations.network_commands import network

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import torch
 
-from common.cache import cache_dir
 from common.config import RunConfig
 from common.cost import model_cost, training_passes
 from common.data import data_key
 from common.errors import FedShieldError
 from common.images import is_litter
 from common.machine import available_cores
-from common.places import whole_path
+from common.paths import cache_dir, whole_path
 from common.published import PUBLISHED
 from common.setup import make_model, server_data
 from server.environment import PACKAGES, installed, processor

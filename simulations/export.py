@@ -20,7 +20,7 @@ from common.exported import ARCHITECTURE, CODE
 from common.files import replace_file, writing
 from common.models import BasicBlock
 from common.own import is_own, own_code
-from common.places import whole_path
+from common.paths import whole_path
 from common.setup import make_model
 from server.checkpoint import chosen, chosen_model, fit_state
 from server.restored import stored_config

@@ -7,7 +7,7 @@ import typer
 
 from common.config import parse_config
 from common.flat import default_config
-from common.places import whole_path
+from common.paths import ROOT, whole_path
 from simulations.console import console, interrupt_when_terminated, log_to
 from simulations.options import AuthorityOption, FileArgument, SetOption, SuperlinkOption, WaitOption, resolve
 
@@ -102,7 +102,7 @@ def submit(
 
     fedshield submit --superlink localhost:8000 --ca federation/ca.crt my.toml
     """
-    from simulations.submit import ROOT, Control
+    from simulations.submit import Control
     from simulations.submit import submit as run_there
 
     settings = parse_config(resolve(file, set_ or [], default_config())).flat()

@@ -12,10 +12,10 @@ import typer
 from common.config import RunConfig, parse_config, parse_labels
 from common.errors import FedShieldError, explain_os_errors
 from common.flat import Flat, Scalar, default_config, flatten, merge, near, read_toml
-from common.places import whole_path
+from common.paths import ROOT, whole_path
 from simulations.console import Output
 
-PRESETS = Path(__file__).resolve().parent / "presets"
+PRESETS = ROOT / "simulations" / "presets"
 SWEEPS = PRESETS.with_name("sweeps")
 _MEASURING = ("data.root", "threads")  # where the images are now, and what of the machine is used
 

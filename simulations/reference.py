@@ -5,13 +5,12 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from common.config import RunConfig
 from common.flat import default_config
+from common.paths import defaults_file
 
-PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 HEAD = """# Every key of the configuration
 
 Write a key in a TOML file (`[attack]`, then `epsilon-255 = 4`), after `--set` (`attack.epsilon-255=4`), or in
@@ -39,7 +38,7 @@ def meanings() -> dict[str, str]:
     found: dict[str, str] = {}
     prefix = last = ""
     inside = False
-    for line in PYPROJECT.read_text("utf-8").splitlines():
+    for line in defaults_file().read_text("utf-8").splitlines():
         if line.startswith("["):
             inside = line.startswith("[tool.flwr.app.config")
             prefix = line.removeprefix("[tool.flwr.app.config").strip("].")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from common.errors import FedShieldError
-from common.places import whole_path
+from common.paths import whole_path
 from simulations.console import console, log_to
 from simulations.options import RunArgument, TrustOption, find_results, finite, parse_attacks
 

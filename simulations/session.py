@@ -6,7 +6,7 @@ from pathlib import Path
 from flwr.app import MessageType
 
 from common.config import RunConfig
-from common.places import whole_path
+from common.paths import whole_path
 from simulations.console import Output, Terminal
 from simulations.executors import Executor, make_executor
 from simulations.grid import LocalGrid, Reply, run_server

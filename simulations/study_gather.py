@@ -8,10 +8,10 @@ from typing import Any
 
 from common.errors import FedShieldError, explain_os_errors
 from common.files import read_json, read_json_lines, replace_file
+from common.paths import ROOT
 from simulations.study import Point, Study
 from simulations.study_results import ADDED, DIVIDED, write_csv
 
-ROOT = Path(__file__).resolve().parents[1]
 Planned = Sequence[Sequence[str]]  # the attacks of each point
 HINT = "delete the run directory, and sweep again"
 
@@ -21,7 +21,7 @@ def code_version() -> str:
     digest = sha256()
     rooms = [path for room in ("client", "common", "server") for path in (ROOT / room).rglob("*.py")]
     # Of the room `simulations`, only this trains.
-    for path in sorted([*rooms, *(ROOT / "simulations").glob("centralized.py")]):
+    for path in sorted([*rooms, ROOT / "simulations" / "centralized.py"]):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 

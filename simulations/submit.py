@@ -21,12 +21,11 @@ from flwr.supercore.control import ControlHttpClient
 
 from common.errors import FedShieldError
 from common.flat import Flat, toml_lines
-from common.places import whole_path
+from common.paths import whole_path
 from common.reach import Place
 from common.words import in_one_line
 from simulations.console import Terminal
 
-ROOT = Path(__file__).resolve().parents[1]
 _POLL_SECONDS = 2.0
 _COMMAND_SECONDS = 120.0
 _LOST_SECONDS = 600.0  # after which a SuperLink that was there does not come back

@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file, replace_json
 from common.flat import Flat
-from common.places import whole_path
+from common.paths import whole_path
 from server.stored import lost_rounds
 from simulations.console import Terminal, interrupt_when_terminated
 from simulations.study import Point, Study, load_study, points, study_toml

@@ -18,8 +18,9 @@ from filelock import FileLock, Timeout
 from common.errors import explain_os_errors
 from common.files import open_to_append, replace_file, unshare
 from common.machine import available_cores
+from common.paths import python_path
 from simulations.study import Point, config_toml
-from simulations.study_gather import ROOT, forget_failure, note_code
+from simulations.study_gather import forget_failure, note_code
 
 _POLL = 0.1  # seconds
 _PATIENCE = 60  # seconds that a run has to write its checkpoint, and that we wait for one left by a killed sweep
@@ -123,7 +124,7 @@ def _start(command: str, point: Point, runs: Path, slot: int, devices: Sequence[
     arguments = [str(os.getpid()), command, str(runs / f"{point.name}.toml"), *place]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     # The same sources as ours, also where they are not installed.
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment["PYTHONPATH"] = python_path()
     if devices:
         environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
     with explain_os_errors(path):

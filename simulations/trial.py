@@ -7,7 +7,7 @@ from common.attacks import OF_EVALUATION, attack_mode, build_attack, check_class
 from common.config import RunConfig
 from common.images import list_images
 from common.own import is_own
-from common.places import whole_path
+from common.paths import whole_path
 from common.published import PUBLISHED
 from common.setup import check_own, evaluation_threat, make_loss, make_model
 from common.shapes import CLASSES

@@ -329,7 +329,7 @@ def test_names_are_checked_with_the_configuration() -> None:
 def test_a_file_beside_the_app_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a client finds it in the app that Flower has sent."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.own._APP", tmp_path / "app")
+    monkeypatch.setattr("common.own.ROOT", tmp_path / "app")
     (tmp_path / "app").mkdir()
     write(tmp_path / "app", "def it():\n    return 'of the app'\n")
     assert load_own("key", "mine.py:it")() == "of the app"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.places import some_home
+from common.paths import some_home
 from simulations.plots import LINE_COLOURS
 
 with some_home():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.errors import FedShieldError
 from common.files import replace_file
-from common.places import whole_path
+from common.paths import whole_path
 from simulations.options import find_results
 from simulations.reports.of_run import run_page
 from simulations.reports.of_study import study_page

@@ -9,7 +9,7 @@ import matplotlib
 import pytest
 
 from common.errors import FedShieldError
-from common.places import whole_path
+from common.paths import whole_path
 from simulations.cli import main
 from tests.test_cli import ROOT
 

@@ -1,0 +1,71 @@
+"""Where FedShield's own files are, where it keeps what can be made again, and paths as a user writes them."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import FedShieldError
+
+ROOT = Path(__file__).resolve().parents[1]  # a checkout, an app that Flower has sent, or where packages are installed
+
+
+def whole_path(given: Path | str, hint: str = "write the whole path") -> Path:
+    """Return an absolute path, with the home folder that ``~`` or ``~name`` stands for.
+
+    Raises:
+        FedShieldError: there is no such home folder, or no working directory to begin at.
+    """
+    try:
+        return Path(given).expanduser().absolute()
+    except RuntimeError as error:
+        raise FedShieldError(f"{given}: this system knows no such home folder; {hint}") from error
+    except OSError as error:
+        raise FedShieldError(f"{given}: the working directory is gone; go to another one") from error
+
+
+def defaults_file() -> Path:
+    """Return ``pyproject.toml``, which has the defaults: beside the packages, or inside this one in an installed wheel.
+
+    Raises:
+        FedShieldError: it is missing.
+    """
+    places = [ROOT / "common" / "pyproject.toml", ROOT / "pyproject.toml"]
+    path = next((place for place in places if place.exists()), None)
+    if path is None:
+        raise FedShieldError(f"{places[1]}: the file with the defaults is missing; install fedshield again")
+    return path
+
+
+def cache_dir() -> Path:
+    """Return the folder of the cache: ``$FEDSHIELD_CACHE``, or ``fedshield`` in the user's cache folder."""
+    given = os.environ.get("FEDSHIELD_CACHE")
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "fedshield")
+    return whole_path(given or usual, "set FEDSHIELD_CACHE to a folder of your own")
+
+
+def python_path() -> str:
+    """Return PYTHONPATH for a process that imports this very app."""
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def sources_digest(*names: str) -> bytes:
+    """Return a SHA-256 of source files, named from ``ROOT``: what they have made is made again when they change."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update((ROOT / name).read_bytes())
+    return digest.digest()
+
+
+@contextmanager
+def some_home() -> Iterator[None]:
+    """Give a library that looks for the home folder as it is imported a name for one, where the user has none."""
+    if os.path.expanduser("~") != "~":
+        yield
+        return
+    os.environ["HOME"] = "/nonexistent"
+    try:
+        yield
+    finally:
+        del os.environ["HOME"]
