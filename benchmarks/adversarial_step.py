@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Figures, alternate, median, median_ratio, report
 from common.attacks import Threat
+from common.factory import prepare_torch
 from common.losses import LOSSES, LossContext
 from common.models import build_model
-from common.setup import prepare_torch
 from common.training import Schedule, Trainer
 
 EPSILON, STEP = 8 / 255, 2 / 255

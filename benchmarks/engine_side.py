@@ -87,8 +87,8 @@ def run_bare(times: Times, settings: list[str]) -> None:
     from torch.nn.functional import cross_entropy
 
     from common.config import parse_config
+    from common.factory import make_model, prepare_data, prepare_torch
     from common.flat import default_config, merge
-    from common.setup import make_model, prepare_data, prepare_torch
     from simulations.options import resolve
 
     config = parse_config(merge(default_config(), resolve(None, settings, default_config()), "options"))

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from benchmarks.harness import Figures, alternate, median, report
 from common.config import RunConfig, parse_config
+from common.factory import make_model
 from common.flat import default_config, merge
 from common.machine import available_cores
-from common.setup import make_model
 from server.app import run_federation
 from server.stored import read_metrics
 from simulations.executors import Executor, InProcess

@@ -21,9 +21,9 @@ from flwr.app import ArrayRecord, Message, MessageType
 
 from benchmarks.harness import report
 from common.config import RunConfig, parse_config
+from common.factory import make_model
 from common.flat import default_config, merge
 from common.records import State, to_record, to_state
-from common.setup import make_model
 from server.app import run_federation
 from server.guard import Checked, Guard
 from server.jury import STATISTICS, judge

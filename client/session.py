@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from common.config import RunConfig, parse_config
 from common.data import Dataset
+from common.factory import check_batches, client_data, make_loss, make_model, prepare_torch, schedule_of
 from common.flat import Flat
 from common.models import load_state
 from common.records import to_record, to_state
 from common.seeding import seed_for
-from common.setup import check_batches, client_data, make_loss, make_model, prepare_torch, schedule_of
 from common.training import FitResult, Trainer
 
 Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]

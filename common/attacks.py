@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from common.errors import DeadEndError, FedShieldError
 from common.modes import keep_modes, ways_of
-from common.own import explain_own, is_own, load_own
+from common.user_code import explain_own, is_own, load_own
 
 Attack = Callable[[Tensor, Tensor], Tensor]
 """(images [B,3,H,W] in [0, 1], labels [B]) -> adversarial images, same shape and range."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from common.errors import FedShieldError
 from common.flat import near
 from common.modes import keep_statistics
-from common.own import explain_own, is_own, load_own
+from common.user_code import explain_own, is_own, load_own
 
 TORCHVISION = "torchvision:"
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool}

@@ -24,7 +24,7 @@ from pydantic import (
 
 from common.errors import RENAME, FedShieldError, is_text
 from common.flat import Flat, default_config, flatten, near, nest
-from common.own import is_own
+from common.user_code import is_own
 from common.words import visible
 
 # Family -> whether steps and restarts may follow (pgd-20x5), and the steps that a bare name means.

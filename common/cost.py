@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.own import is_own
+from common.user_code import is_own
 
 
 @dataclass(frozen=True)

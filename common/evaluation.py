@@ -15,9 +15,9 @@ from common.accuracy import Distortion, Evaluation, Mask, Rate
 from common.attacks import AUTOATTACK, MINIMAL, OF_EVALUATION, Attack, Threat, attack_mode, build_attack, parse_label
 from common.errors import DeadEndError
 from common.kept import Kept
-from common.own import is_own, own_digest
 from common.seeding import seed_for
 from common.training import pixels
+from common.user_code import is_own, own_digest
 
 __all__ = ["Distortion", "Evaluation", "Rate", "evaluate", "passes", "probe"]
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from common.errors import FedShieldError
 from common.models import build_model, load_state
-from common.own import is_own
 from common.trust import require_trust
+from common.user_code import is_own
 
 ARCHITECTURE = "fedshield"  # key of what builds the network again, in the metadata of a safetensors file
 CODE = "model.py"  # beside it, where the network is a user's own

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from common.attacks import Attack, Threat, build_attack
 from common.errors import DeadEndError
 from common.mixture import build_training_attack
-from common.own import explain_own, is_own, load_own
+from common.user_code import explain_own, is_own, load_own
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(images [B,3,H,W] in [0, 1], labels [B]) -> scalar loss, with a graph to the model's weights."""

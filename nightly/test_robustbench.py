@@ -15,7 +15,7 @@ import pytest
 from common.attacks import Threat
 from common.evaluation import evaluate
 from common.exported import load_exported
-from common.setup import test_data as read_test
+from common.factory import test_data as read_test
 from server.restored import stored_config
 from simulations.export import export_run
 from tests.bench import ROOT

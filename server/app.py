@@ -15,9 +15,9 @@ from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 from common.config import RunConfig, parse_config
 from common.cuts import told_images
 from common.errors import FedShieldError, explain_os_errors
+from common.factory import check_own, prepare_torch, server_data
 from common.holdings import Holdings
 from common.records import shared_record, to_record, to_state
-from common.setup import check_own, prepare_torch, server_data
 from common.words import visible
 from server.checkpoint import fit_state
 from server.delivery import PromptGrid

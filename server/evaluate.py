@@ -18,12 +18,12 @@ from common.data import Dataset, balanced_subset, is_at_hand
 from common.errors import FedShieldError
 from common.evaluation import Evaluation, evaluate
 from common.examples import attack_examples
+from common.factory import check_own, evaluation_threat, make_model, prepare_torch, test_data
 from common.files import append_json_line
 from common.flat import Flat
 from common.kept import Kept, digest_of
-from common.own import own_digest
 from common.seeding import seed_for
-from common.setup import check_own, evaluation_threat, make_model, prepare_torch, test_data
+from common.user_code import own_digest
 from server.checkpoint import chosen_model, fit_state
 from server.restored import stored_config
 from server.stored import FEDERATION, read_division, read_kind

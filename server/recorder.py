@@ -11,10 +11,10 @@ from torch import Tensor
 from common.attacks import check_classes
 from common.config import RunConfig
 from common.evaluation import Evaluation
+from common.factory import make_model
 from common.holdings import Holdings
 from common.models import load_state
 from common.records import State
-from common.setup import make_model
 from server.checkpoint import chosen_model, read_checkpoint
 from server.evaluate import evaluate_finally, evaluate_on
 from server.rundir import RunDir

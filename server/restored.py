@@ -8,9 +8,9 @@ from pathlib import Path
 from common.config import RunConfig, parse_config
 from common.errors import FedShieldError
 from common.flat import Flat, merge
-from common.own import own_code, own_file
 from common.paths import whole_path
 from common.trust import is_trusted, require_trust
+from common.user_code import own_code, own_file
 from server.stored import Kind, parse_stored, read_config, read_environment
 
 # What may differ between a run and its continuation: length, place, the server's patience, the last measurement.

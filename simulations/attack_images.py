@@ -16,11 +16,11 @@ from common.attacks import MINIMAL, Threat, attack_mode, build_attack, check_cla
 from common.errors import FedShieldError, explain_os_errors
 from common.evaluation import passes
 from common.exported import Exported, read_exported
+from common.factory import make_model, prepare_torch
 from common.files import writing
 from common.flat import near
 from common.images import decode_images
 from common.seeding import seed_for
-from common.setup import make_model, prepare_torch
 from common.training import pixels
 from server.checkpoint import chosen_model, fit_state
 from server.restored import stored_config

@@ -13,9 +13,9 @@ from common.config import RunConfig
 from common.cuts import told_images
 from common.data import Dataset
 from common.errors import DeadEndError, FedShieldError
+from common.factory import check_batches, check_own, make_loss, make_model, prepare_data, prepare_torch, schedule_of
 from common.holdings import take_holdings
 from common.seeding import seed_for
-from common.setup import check_batches, check_own, make_loss, make_model, prepare_data, prepare_torch, schedule_of
 from common.training import Trainer
 from server.checkpoint import fit_state
 from server.environment import describe_environment

@@ -203,8 +203,8 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
     """
     log_to(console)
     config = parse_config(resolve(file, set_ or [], default_config()))
+    from common.factory import prepare_data
     from common.holdings import describe_partition
-    from common.setup import prepare_data
     from simulations.plots import plot_partition
     from simulations.tables import partition_tables
 

@@ -13,11 +13,11 @@ from common.config import RunConfig
 from common.cost import model_cost, training_passes
 from common.data import data_key
 from common.errors import FedShieldError
+from common.factory import make_model, server_data
 from common.images import is_litter
 from common.machine import available_cores
 from common.paths import cache_dir, whole_path
 from common.published import PUBLISHED
-from common.setup import make_model, server_data
 from server.environment import PACKAGES, installed, processor
 from simulations.console import Terminal
 from simulations.trial import count_classes

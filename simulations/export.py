@@ -17,11 +17,11 @@ from common.borrowed import TORCHVISION
 from common.config import RunConfig
 from common.errors import FedShieldError, explain_os_errors
 from common.exported import ARCHITECTURE, CODE
+from common.factory import make_model
 from common.files import replace_file, writing
 from common.models import BasicBlock
-from common.own import is_own, own_code
 from common.paths import whole_path
-from common.setup import make_model
+from common.user_code import is_own, own_code
 from server.checkpoint import chosen, chosen_model, fit_state
 from server.restored import stored_config
 from server.stored import read_classes

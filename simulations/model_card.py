@@ -9,7 +9,7 @@ from common.config import RunConfig
 from common.cuts import tested_images, training_images
 from common.exported import CODE
 from common.models import MEAN, STD
-from common.own import is_own
+from common.user_code import is_own
 from common.words import markdown, visible
 from server.checkpoint import chosen
 from server.stored import DEPLOYED, read_config, read_division, read_environment, read_kind

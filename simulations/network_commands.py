@@ -30,8 +30,8 @@ def split_data(
     log_to(console)
     config = parse_config(resolve(file, set_ or [], default_config()))
     from common.cuts import training_images, unused_images
+    from common.factory import prepare_data
     from common.holdings import describe_partition
-    from common.setup import prepare_data
     from common.split import write_split
 
     splits, division = prepare_data(config)

@@ -183,7 +183,7 @@ class RayActors:
 
     def _size(self, job: Job) -> int:
         """Return the number of images of a job's client; one that cannot read its own will say so itself."""
-        from common.setup import client_data
+        from common.factory import client_data
 
         try:
             return len(client_data(self._config, int(job.context.node_config["partition-id"])).labels)

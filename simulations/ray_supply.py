@@ -9,8 +9,8 @@ from flwr.app import Message
 
 from common.config import DataConfig, RunConfig
 from common.data import Dataset, Splits, adopt_data, data_key
+from common.factory import prepare_data
 from common.records import find_shared, keep_shared, shared_digest
-from common.setup import prepare_data
 
 
 @dataclass(frozen=True)

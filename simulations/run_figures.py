@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.own import is_own
+from common.user_code import is_own
 from server.checkpoint import chosen
 from server.stored import read_evaluations, read_metrics, read_summary
 

@@ -5,12 +5,12 @@ import torch
 
 from common.attacks import OF_EVALUATION, attack_mode, build_attack, check_classes, parse_label
 from common.config import RunConfig
+from common.factory import check_own, evaluation_threat, make_loss, make_model
 from common.images import list_images
-from common.own import is_own
 from common.paths import whole_path
 from common.published import PUBLISHED
-from common.setup import check_own, evaluation_threat, make_loss, make_model
 from common.shapes import CLASSES
+from common.user_code import is_own
 from server.robust import check_strategy
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from common.config import RunConfig
 from common.data import load_data
 from common.errors import FedShieldError
+from common.factory import make_model, prepare_data
 from common.seeding import seed_for
-from common.setup import make_model, prepare_data
 from server.app import run_federation
 from server.checkpoint import chosen_model, load_momenta, read_checkpoint
 from server.evaluate import evaluate_on, evaluate_run

@@ -17,11 +17,11 @@ from common.config import (
 )
 from common.data import DATASETS
 from common.errors import FedShieldError
+from common.factory import prepare_data
 from common.flat import default_config, flatten, merge, read_toml
 from common.losses import LOSSES
 from common.models import MODELS
 from common.partition import SCHEMES
-from common.setup import prepare_data
 from simulations.options import PRESETS, new_or_stored, resolve
 
 

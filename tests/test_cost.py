@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from common.config import parse_config
 from common.cost import model_cost, training_passes
+from common.factory import make_loss, make_model
 from common.models import MODELS, build_model
-from common.setup import make_loss, make_model
 from simulations.cli import app
 from tests.conftest import tiny_flat
 

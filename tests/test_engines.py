@@ -11,7 +11,7 @@ from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.app.metadata import Metadata
 
 from common.errors import FedShieldError
-from common.setup import prepare_data
+from common.factory import prepare_data
 from server.app import run_federation
 from server.stored import read_metrics
 from simulations.executors import Outcome

@@ -13,10 +13,10 @@ from common.attacks import Threat
 from common.errors import FedShieldError
 from common.evaluation import Evaluation, Rate, evaluate
 from common.examples import attack_examples
+from common.factory import make_model, prepare_data
 from common.holdings import take_holdings
 from common.kept import Kept
 from common.models import build_model
-from common.setup import make_model, prepare_data
 from server.evaluate import evaluate_finally
 from tests.conftest import Threshold, tiny_config
 

@@ -16,9 +16,9 @@ from common.attacks import Threat
 from common.errors import FedShieldError
 from common.evaluation import evaluate
 from common.exported import load_exported
+from common.factory import make_model
+from common.factory import test_data as read_test
 from common.models import build_model
-from common.setup import make_model
-from common.setup import test_data as read_test
 from server.checkpoint import chosen_model
 from server.restored import stored_config
 from simulations.centralized import train_centrally

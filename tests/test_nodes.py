@@ -12,7 +12,7 @@ from flwr.proto.node_pb2 import NodeInfo
 
 from common.config import RunConfig
 from common.errors import FedShieldError
-from common.setup import server_data
+from common.factory import server_data
 from server.nodes import Roster
 from simulations.executors import InProcess, Job, Outcome
 from simulations.grid import LocalGrid

@@ -14,12 +14,12 @@ from common.config import parse_config
 from common.errors import FedShieldError
 from common.evaluation import evaluate
 from common.exported import load_exported
+from common.factory import make_model
 from common.kept import Kept
 from common.losses import LossContext, build_loss
 from common.models import build_model, load_state
-from common.own import load_own
 from common.records import to_record, to_state
-from common.setup import make_model
+from common.user_code import load_own
 from server.evaluate import evaluate_run
 from server.stored import read_metrics
 from tests.conftest import Threshold, tiny_config, tiny_flat
@@ -329,7 +329,7 @@ def test_names_are_checked_with_the_configuration() -> None:
 def test_a_file_beside_the_app_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a client finds it in the app that Flower has sent."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.own.ROOT", tmp_path / "app")
+    monkeypatch.setattr("common.user_code.ROOT", tmp_path / "app")
     (tmp_path / "app").mkdir()
     write(tmp_path / "app", "def it():\n    return 'of the app'\n")
     assert load_own("key", "mine.py:it")() == "of the app"

@@ -15,10 +15,10 @@ import pytest
 from rich.console import Console
 
 from common.errors import FedShieldError
+from common.factory import prepare_data
 from common.flat import read_toml
 from common.kept import Kept
 from common.links import refuse_links
-from common.setup import prepare_data
 from common.split import write_split
 from server.rundir import RunDir
 from server.stored import read_evaluations, read_summary

@@ -2,8 +2,8 @@
 
 import pytest
 
+from common.factory import schedule_of
 from common.schedule import learning_rate
-from common.setup import schedule_of
 from tests.conftest import tiny_config
 
 

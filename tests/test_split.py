@@ -14,7 +14,7 @@ from PIL import Image
 
 from common.config import RunConfig
 from common.errors import FedShieldError
-from common.setup import client_data, prepare_data, server_data
+from common.factory import client_data, prepare_data, server_data
 from common.split import write_split
 from server.stored import read_metrics
 from simulations.executors import InProcess, Job, Outcome

@@ -10,10 +10,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from common.attacks import Threat
+from common.factory import prepare_data
 from common.losses import LOSSES, LossContext
 from common.models import build_model
 from common.seeding import seed_for
-from common.setup import prepare_data
 from common.training import Schedule, Trainer, augment, draw_crops, pixels
 from tests.conftest import tiny_config
 
@@ -153,7 +153,7 @@ def test_training_does_not_import_torchs_compiler_or_the_partitioners() -> None:
     # Each costs seconds in every process: torch.optim's classes import the one, flwr-datasets is needed once a machine.
     code = (
         "import sys\nfrom tests.test_training import SCHEDULE, trained\ntrained(SCHEDULE)\n"
-        "from common.setup import prepare_data\nfrom tests.conftest import tiny_config\n"
+        "from common.factory import prepare_data\nfrom tests.conftest import tiny_config\n"
         "prepare_data(tiny_config(partition__scheme='iid'))\n"
         "print([name for name in ('torch._dynamo', 'flwr_datasets', 'ray', 'matplotlib') if name in sys.modules])"
     )

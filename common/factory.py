@@ -19,12 +19,12 @@ from common.holdings import Holdings, take_holdings
 from common.losses import Loss, LossContext, build_loss
 from common.machine import available_cores
 from common.models import build_model, trains_on_one
-from common.own import load_own
 from common.partition import Partition, SchemeParameters, kept_partition, undivided
 from common.paths import whole_path
 from common.schedule import learning_rate
 from common.split import client_images, server_holdings, server_test
 from common.training import Schedule
+from common.user_code import load_own
 
 log = logging.getLogger("fedshield")
 
