@@ -53,13 +53,13 @@ app = ClientApp(mods=[_unpack_arrays, _name_mistakes])
 
 @app.query()
 def enlist(message: Message, context: Context) -> Message:
-    """Tell which client runs on this node; see ``client.work``."""
+    """Tell which client runs on this node; see ``client.tasks``."""
     return Message(_do("enlist", message, context), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the received model; see ``client.work``."""
+    """Train the received model; see ``client.tasks``."""
     return Message(_do("train", message, context), reply_to=message)
 
 
@@ -69,6 +69,6 @@ def _do(task: str, message: Message, context: Context) -> RecordDict:
         done = resident.ask(task, message.content, context.run_config, context.node_config)
         if done is not None:
             return done
-    from client.work import TASKS  # imports torch
+    from client.tasks import TASKS  # imports torch
 
     return TASKS[task](message.content, context.run_config, context.node_config)

@@ -49,7 +49,7 @@ def wanted() -> bool:
 def ask(
     task: str, content: RecordDict, run_config: Mapping[str, Any], node_config: Mapping[str, Any]
 ) -> RecordDict | None:
-    """Let the resident process do a task of ``client.work``, and start it if there is none.
+    """Let the resident process do a task of ``client.tasks``, and start it if there is none.
 
     Returns:
         The reply's content, or None when no such process could be started.
@@ -203,7 +203,7 @@ def serve(place: Path, supernode: int) -> None:
 
 def _answer(task: str, content: RecordDict, run_config: Any, node_config: Any) -> tuple[str, Any]:
     try:
-        from client.work import TASKS
+        from client.tasks import TASKS
 
         done = TASKS[task](content, run_config, node_config)
     except FedShieldError as error:

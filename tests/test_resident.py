@@ -34,7 +34,7 @@ try:
     model = RecordDict({"bulk": ConfigRecord({"bulk": bytes(node_config.get("bulk", 0))})})
     content = resident.ask(name, model, run_config, node_config)
     if content is None:
-        from client.work import TASKS
+        from client.tasks import TASKS
         content = TASKS[name](model, run_config, node_config)
     found = dict(content.metric_records["metrics"])
 except FedShieldError as error:
