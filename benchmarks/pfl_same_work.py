@@ -119,7 +119,7 @@ def run_ours(options: argparse.Namespace) -> None:
     import flwr.app  # noqa: F401  # which sets the level of its logger
 
     from server.app import run_federation
-    from server.evaluate import evaluate_run
+    from server.evaluation import evaluate_run
     from server.stored import read_metrics
     from simulations.executors import InProcess
     from simulations.grid import LocalGrid, Reply

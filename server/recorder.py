@@ -16,7 +16,7 @@ from common.holdings import Holdings
 from common.models import load_state
 from common.records import State
 from server.checkpoint import chosen_model, read_checkpoint
-from server.evaluate import evaluate_finally, evaluate_on
+from server.evaluation import evaluate_finally, evaluate_on
 from server.rundir import RunDir
 from server.stored import DEPLOYED, FEDERATION
 from server.watchers import Watchers

@@ -176,7 +176,7 @@ def evaluate(
         changes["evaluate.final-examples"] = examples
     radii = parse_radii(epsilons or "")
     from common.cuts import out_of
-    from server.evaluate import evaluate_run
+    from server.evaluation import evaluate_run
     from server.stored import read_kind
     from simulations.sheets import whole
     from simulations.tables import evaluation_tables

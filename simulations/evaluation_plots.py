@@ -110,7 +110,7 @@ def confusion(arrays: Arrays) -> tuple[str, NDArray[np.int64]]:
     """Count what images are taken for under the last attack, as the examples are; ``natural`` without an attack.
 
     Args:
-        arrays: of an evaluation, as ``server.evaluate`` keeps them.
+        arrays: of an evaluation, as ``server.evaluation`` keeps them.
 
     Returns:
         The attack, and [C,C]: images of each class, and what they are taken for.

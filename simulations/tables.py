@@ -20,7 +20,7 @@ def evaluation_tables(evaluation: Evaluation, record: dict[str, Any]) -> list[Ta
 
     Args:
         evaluation: the figures.
-        record: the same for a results file, as of ``server.evaluate``.
+        record: the same for a results file, as of ``server.evaluation``.
     """
     tables = [evaluation_table(evaluation)]
     if evaluation.distortions:

@@ -20,7 +20,7 @@ from common.factory import make_model, prepare_data
 from common.seeding import seed_for
 from server.app import run_federation
 from server.checkpoint import chosen_model, load_momenta, read_checkpoint
-from server.evaluate import evaluate_on, evaluate_run
+from server.evaluation import evaluate_on, evaluate_run
 from server.restored import stored_config
 from server.rundir import RunDir
 from server.stored import CENTRALIZED, read_kind, read_metrics

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.errors import FedShieldError
-from server.evaluate import evaluate_run
+from server.evaluation import evaluate_run
 from server.stored import read_metrics
 from simulations.centralized import train_centrally
 from simulations.compare import compare_runs, difference

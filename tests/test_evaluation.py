@@ -17,7 +17,7 @@ from common.factory import make_model, prepare_data
 from common.holdings import take_holdings
 from common.kept import Kept
 from common.models import build_model
-from server.evaluate import evaluate_finally
+from server.evaluation import evaluate_finally
 from tests.conftest import Threshold, tiny_config
 
 THREAT = Threat(8 / 255, 2 / 255, 7)

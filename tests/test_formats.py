@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import FedShieldError
-from server.evaluate import evaluate_run
+from server.evaluation import evaluate_run
 from server.rundir import RunDir
 from server.stored import FEDERATION, parse_stored, read_config
 from simulations.attack_images import attack_pictures

@@ -20,7 +20,7 @@ from common.losses import LossContext, build_loss
 from common.models import build_model, load_state
 from common.records import to_record, to_state
 from common.user_code import load_own
-from server.evaluate import evaluate_run
+from server.evaluation import evaluate_run
 from server.stored import read_metrics
 from tests.conftest import Threshold, tiny_config, tiny_flat
 from tests.pages import blocks, commands, type_in

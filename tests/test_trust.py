@@ -19,7 +19,7 @@ from common.errors import FedShieldError
 from common.exported import ARCHITECTURE, load_exported
 from common.trust import is_trusted, require_trust, trust
 from server.app import run_federation
-from server.evaluate import evaluate_run
+from server.evaluation import evaluate_run
 from server.stored import FEDERATION
 from simulations.attack_images import attack_pictures
 from simulations.compare import compare_runs

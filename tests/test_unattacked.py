@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from server.evaluate import Measured, evaluate_run
+from server.evaluation import Measured, evaluate_run
 from server.stored import read_metrics
 from server.trackers import figures
 from simulations.compare import compare_runs
