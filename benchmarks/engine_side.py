@@ -47,7 +47,7 @@ def note_first_steps(log: str) -> None:
 
 def run_engine(times: Times, engine: str, settings: list[str]) -> None:
     """Run ``fedshield run``, a round at a time."""
-    import simulations.session
+    import simulations.federation
     from simulations.cli import main
     from simulations.grid import LocalGrid
 
@@ -62,7 +62,7 @@ def run_engine(times: Times, engine: str, settings: list[str]) -> None:
                 times.wait(self.rounds)
             return super().send_and_receive(messages, timeout=timeout)
 
-    vars(simulations.session)["LocalGrid"] = Timed
+    vars(simulations.federation)["LocalGrid"] = Timed
     if engine == "ray":
         from simulations.ray_engine import RayActors, Worker
 

@@ -25,9 +25,9 @@ from server.rundir import RunDir, finished_run
 from server.stored import CENTRALIZED
 from server.watchers import watching
 from simulations.console import Output, Terminal
+from simulations.federation import complete, rounds_before
 from simulations.live import LiveView
 from simulations.plots import plot_run
-from simulations.session import complete, rounds_before
 
 log = logging.getLogger("fedshield")
 

@@ -109,7 +109,7 @@ def run(
     log_to(console, output)
     config = new_or_stored(file, set_, results, name, resume, "federation", trust_code)
 
-    from simulations.session import run_locally
+    from simulations.federation import run_locally
 
     run_locally(config, engine and engine.value, workers, ray_address, console, output)
 

@@ -14,9 +14,9 @@ from server.stored import FEDERATION, parse_stored, read_config
 from simulations.attack_images import attack_pictures
 from simulations.compare import compare_runs
 from simulations.export import export_run
+from simulations.federation import rounds_before
 from simulations.options import new_or_stored
 from simulations.reports.write import write_report
-from simulations.session import rounds_before
 from tests.test_federation import run
 
 RATE = {"value": 0.5, "interval": [0.4, 0.6]}

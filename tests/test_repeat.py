@@ -17,12 +17,12 @@ from simulations.centralized import train_centrally
 from simulations.cli import app
 from simulations.console import Terminal
 from simulations.export import export_run
+from simulations.federation import run_locally
 from simulations.options import given
 from simulations.repeat import sweep_again
 from simulations.reports.of_run import run_page
 from simulations.reports.of_study import study_page
 from simulations.reports.page import Code, Page, Text
-from simulations.session import run_locally
 from tests.conftest import tiny_config
 from tests.test_federation import figures, run, same, weights
 from tests.test_study import results
