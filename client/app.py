@@ -7,7 +7,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
-from client import resident
+from client.supernode import worker as resident
 from common.errors import FedShieldError, explain_os_errors
 from common.packing import is_packed, pack, unpack
 from common.words import visible, without_folders

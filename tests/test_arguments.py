@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from client.arguments import check_arguments, client_number
+from client.supernode.arguments import check_arguments, client_number
 from common.errors import FedShieldError
 from simulations.certs import make_certs
 from tests.bench import BIN

@@ -11,7 +11,7 @@ from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supernode import start_client_internal
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
-from client.ended import forget_messages_of_ended_runs
+from client.supernode.flower_patches import forget_messages_of_ended_runs
 
 RUN = 7
 
@@ -58,7 +58,7 @@ def test_a_message_of_a_run_that_has_ended_is_forgotten(sent: Message, monkeypat
         return whole[name]
 
     # What Flower 1.41 does by itself: a task is left, of a message that cannot be read. Where this fails, Flower does
-    # so no longer, and client/ended.py can go.
+    # so no longer, and client/supernode/flower_patches.py can go.
     assert left_by(sent, ended, print) == (None, 1, 1)
 
     pull = start_client_internal._pull_and_store_message

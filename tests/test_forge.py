@@ -10,18 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.flower import free_ports
-from client.resident import FOLDER
-from client.superexec import forge_socket
+from client.supernode.superexec import forge_socket
+from client.supernode.worker import FOLDER
 from tests.bench import BIN, ROOT
 from tests.conftest import until
 
 # Flower's SuperExec, for one message.
-SUPEREXEC = "import sys; from client.superexec import _hand_over; _hand_over(sys.argv[1:])"
+SUPEREXEC = "import sys; from client.supernode.superexec import _hand_over; _hand_over(sys.argv[1:])"
 
 FORGE = """
 import os, sys
 from pathlib import Path
-from client.forge import serve
+from client.supernode.fork_server import serve
 
 log = Path(sys.argv[1])
 
@@ -86,7 +86,7 @@ def test_each_command_gets_a_process_of_its_own_until_the_supernode_ends(tmp_pat
 
 def test_a_supernode_that_has_ended_before_leaves_no_complaint(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "client.forge", str(tmp_path / "gone" / "socket"), str(os.getpid())],
+        [sys.executable, "-m", "client.supernode.fork_server", str(tmp_path / "gone" / "socket"), str(os.getpid())],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from benchmarks.flower import free_ports
-from client.line import check_line
+from client.supernode.superlink_check import check_line
 from common import reach
 from common.errors import FedShieldError
 from common.reach import Place

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from client.resident import FOLDER
+from client.supernode.worker import FOLDER
 from common.flat import Flat, default_config
 from tests.conftest import TINY, lives, until
 
@@ -27,7 +27,7 @@ sys.stdin.readline()
 MESSAGE = """
 import json, sys
 from flwr.app import ConfigRecord, RecordDict
-from client import resident
+from client.supernode import worker as resident
 from common.errors import FedShieldError
 name, run_config, node_config = json.loads(sys.argv[1])
 try:

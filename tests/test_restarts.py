@@ -31,7 +31,7 @@ from flwr.superlink.servicer.runtime import runtime_handlers
 from flwr.supernode import fleet_http_connection
 
 from benchmarks.flower import free_ports
-from client.line import hold_on
+from client.supernode.superlink_check import hold_on
 from common.errors import FedShieldError
 from server import delivery
 from server.delivery import PromptGrid

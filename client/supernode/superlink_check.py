@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import certifi
 
-from client.arguments import only_asks
+from client.supernode.arguments import only_asks
 from common.paths import whole_path
 from common.reach import Place, patient
 

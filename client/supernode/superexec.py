@@ -17,8 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from client.resident import FOLDER
-from client.sockets import short_name
+from client.supernode.sockets import short_name
+from client.supernode.worker import FOLDER
 
 log = logging.getLogger("fedshield")
 
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _hand_over(command: list[str], **streams: Any) -> None:
-    """Let ``client.forge`` do Flower's command for a message; where it does not, start the command itself."""
+    """Let ``client.supernode.fork_server`` do Flower's command for a message; where it does not, start the command itself."""
     try:
         with socket.socket(socket.AF_UNIX) as near:
             with short_name(forge_socket(Path(os.environ[FOLDER]))) as name:

@@ -24,7 +24,7 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord, RecordDict
 
-from client.sockets import short_name
+from client.supernode.sockets import short_name
 from common.errors import FedShieldError
 from common.paths import python_path
 
@@ -151,7 +151,7 @@ def _start(place: Path) -> Connection | None:
     """Start the process; None when it does not come up."""
     place.unlink(missing_ok=True)
     process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", "client.resident", str(place), str(os.getppid())],
+        [sys.executable, "-m", "client.supernode.worker", str(place), str(os.getppid())],
         env={**os.environ, "PYTHONPATH": python_path()},
         stdin=subprocess.DEVNULL,
         start_new_session=True,

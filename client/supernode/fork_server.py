@@ -17,12 +17,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from client.arguments import check_arguments
-from client.ended import forget_messages_of_ended_runs
-from client.line import check_line, hold_on
-from client.resident import FOLDER, lives
-from client.sockets import short_name
-from client.superexec import forge_socket, keep_others_out
+from client.supernode.arguments import check_arguments
+from client.supernode.flower_patches import forget_messages_of_ended_runs
+from client.supernode.sockets import short_name
+from client.supernode.superexec import forge_socket, keep_others_out
+from client.supernode.superlink_check import check_line, hold_on
+from client.supernode.worker import FOLDER, lives
 from common.errors import FedShieldError
 from common.paths import python_path
 from common.words import visible
@@ -48,7 +48,13 @@ def supernode() -> None:
         os.environ |= {"PATH": os.pathsep.join([name, os.environ["PATH"]]), FOLDER: name}
         keep_others_out(folder)
         if sys.platform == "linux":
-            command = [sys.executable, "-m", "client.forge", str(forge_socket(folder)), str(os.getpid())]
+            command = [
+                sys.executable,
+                "-m",
+                "client.supernode.fork_server",
+                str(forge_socket(folder)),
+                str(os.getpid()),
+            ]
             subprocess.Popen(command, env={**os.environ, "PYTHONPATH": python_path()}, stdin=subprocess.DEVNULL)  # noqa: S603
         flower_supernode()
 
