@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Figures, alternate, median, median_ratio, report
-from common.attacks import Threat
+from common.attacks.library import Threat
 from common.factory import prepare_torch
 from common.losses import LOSSES, LossContext
 from common.models import build_model

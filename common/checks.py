@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from common.accuracy import Evaluation, Mask
-from common.attacks import Threat, attack_mode, parse_label
+from common.attacks.library import Threat, attack_mode, parse_label
 from common.evaluation import evaluate, probe
 from common.seeding import seed_for
 from common.training import pixels

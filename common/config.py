@@ -248,7 +248,7 @@ class ModelConfig(_Table):
 
 
 class AttackConfig(_Table):
-    """The threat model (Linf) and the training attack; see ``common.attacks``."""
+    """The threat model (Linf) and the training attack; see ``common.attacks.library``."""
 
     name: AttackName
     epsilon_255: Annotated[float, Field(ge=0, le=255)]

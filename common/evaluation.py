@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.accuracy import Distortion, Evaluation, Mask, Rate
-from common.attacks import AUTOATTACK, MINIMAL, OF_EVALUATION, Attack, Threat, attack_mode, build_attack, parse_label
+from common.attacks.library import (
+    AUTOATTACK,
+    MINIMAL,
+    OF_EVALUATION,
+    Attack,
+    Threat,
+    attack_mode,
+    build_attack,
+    parse_label,
+)
 from common.errors import DeadEndError
 from common.kept import Kept
 from common.seeding import seed_for

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.accuracy import Evaluation
-from common.attacks import AUTOATTACK, OF_EVALUATION, Threat, attack_mode, build_attack, parse_label
+from common.attacks.library import AUTOATTACK, OF_EVALUATION, Threat, attack_mode, build_attack, parse_label
 from common.seeding import seed_for
 from common.training import pixels
 

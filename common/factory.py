@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from common.attacks import Threat
+from common.attacks.library import Threat
 from common.config import OWN_KEYS, DataConfig, PartitionConfig, RunConfig, SharingConfig
 from common.data import Dataset, Splits, load_data
 from common.errors import FedShieldError

@@ -23,10 +23,10 @@ log = logging.getLogger("fedshield")
 
 _CODE = (
     "common/activations.py",
-    "common/attacks.py",
+    "common/attacks/library.py",
     "common/borrowed.py",
     "common/evaluation.py",
-    "common/margin.py",
+    "common/attacks/cw_linf.py",
     "common/models.py",
     "common/modes.py",
     "common/seeding.py",

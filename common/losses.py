@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from common.attacks import Attack, Threat, build_attack
+from common.attacks.library import Attack, Threat, build_attack
+from common.attacks.mixture import build_training_attack
 from common.errors import DeadEndError
-from common.mixture import build_training_attack
 from common.user_code import explain_own, is_own, load_own
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.attacks import Threat, parse_label
+from common.attacks.library import Threat, parse_label
 from common.checks import doubts
 from common.config import RunConfig
 from common.data import Dataset, balanced_subset, is_at_hand

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.attacks import check_classes
+from common.attacks.library import check_classes
 from common.config import RunConfig
 from common.evaluation import Evaluation
 from common.factory import make_model

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.table import Column, Table
 from torch import Tensor, nn
 
-from common.attacks import MINIMAL, Threat, attack_mode, build_attack, check_classes, parse_label
+from common.attacks.library import MINIMAL, Threat, attack_mode, build_attack, check_classes, parse_label
 from common.errors import FedShieldError, explain_os_errors
 from common.evaluation import passes
 from common.exported import Exported, read_exported

@@ -8,7 +8,7 @@ import torch
 import torchattacks
 from torch import nn
 
-from common.attacks import ATTACKS, AUTOATTACK, MINIMAL, Threat, attack_mode, build_attack, parse_label
+from common.attacks.library import ATTACKS, AUTOATTACK, MINIMAL, Threat, attack_mode, build_attack, parse_label
 from common.errors import FedShieldError
 from common.models import build_model
 

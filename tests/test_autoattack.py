@@ -10,7 +10,7 @@ from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from common.attacks import Threat
+from common.attacks.library import Threat
 from common.checks import doubts
 from common.data import Dataset, balanced_subset, load_data
 from common.evaluation import evaluate

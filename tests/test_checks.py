@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from common.accuracy import Evaluation, Rate
-from common.attacks import Threat
+from common.attacks.library import Threat
 from common.checks import doubts, sign_test
 from common.evaluation import evaluate
 from tests.conftest import Threshold

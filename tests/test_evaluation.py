@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.attacks import Threat
+from common.attacks.library import Threat
 from common.errors import FedShieldError
 from common.evaluation import Evaluation, Rate, evaluate
 from common.examples import attack_examples

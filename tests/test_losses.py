@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 import torchattacks
 from torch import Tensor, nn
 
-from common.attacks import Threat
+from common.attacks.library import Threat
 from common.losses import LOSSES, Calibrated, LossContext, soft_cross_entropy
 from common.models import build_model
 

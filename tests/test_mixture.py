@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.attacks import Threat
-from common.margin import margin
-from common.mixture import Mixture, build_training_attack
+from common.attacks.cw_linf import margin
+from common.attacks.library import Threat
+from common.attacks.mixture import Mixture, build_training_attack
 from common.models import build_model
 
 THREAT = Threat(8 / 255, 2 / 255, 3)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.attacks import Threat, build_attack
+from common.attacks.library import Threat, build_attack
 from common.config import parse_config
 from common.errors import FedShieldError
 from common.evaluation import evaluate

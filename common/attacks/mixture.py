@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from common.attacks import MINIMAL, Attack, Threat, attack_mode, build_attack
+from common.attacks.library import MINIMAL, Attack, Threat, attack_mode, build_attack
 
 _LEAST = 0.01  # weight of an attack that hardly hurts now: it is still tried now and then
 

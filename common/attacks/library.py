@@ -204,7 +204,7 @@ def _kl(model: nn.Module, threat: Threat, classes: int) -> Any:
 
 def _cw(model: nn.Module, threat: Threat, classes: int) -> Any:
     """The margin of Carlini and Wagner 2017 (arXiv 1608.04644) in an Linf ball: PGD on it, from a random start."""
-    from common.margin import MarginPGD
+    from common.attacks.cw_linf import MarginPGD
 
     return MarginPGD(model, eps=threat.epsilon, alpha=threat.step, steps=threat.steps, random_start=True)
 
