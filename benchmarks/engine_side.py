@@ -86,9 +86,9 @@ def run_bare(times: Times, settings: list[str]) -> None:
     import torchattacks
     from torch.nn.functional import cross_entropy
 
-    from common.config import parse_config
+    from common.config.flat import default_config, merge
+    from common.config.schema import parse_config
     from common.factory import make_model, prepare_data, prepare_torch
-    from common.flat import default_config, merge
     from simulations.options import resolve
 
     config = parse_config(merge(default_config(), resolve(None, settings, default_config()), "options"))

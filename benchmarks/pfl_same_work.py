@@ -25,9 +25,9 @@ import torch
 from torch import nn
 
 from benchmarks.harness import Figures, alternate, median, median_ratio, report
-from common.config import RunConfig, parse_config
+from common.config.flat import default_config, merge
+from common.config.schema import RunConfig, parse_config
 from common.data import DATASETS, Dataset, Source, Splits, balanced_subset, load_data
-from common.flat import default_config, merge
 from common.shapes import CLASSES, generate
 
 ROOT = Path(__file__).resolve().parents[1]

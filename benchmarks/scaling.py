@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness import Figures, alternate, median, report
-from common.config import RunConfig, parse_config
+from common.config.flat import default_config, merge
+from common.config.schema import RunConfig, parse_config
 from common.factory import make_model
-from common.flat import default_config, merge
 from common.machine import available_cores
 from server.app import run_federation
 from server.stored import read_metrics

@@ -20,9 +20,9 @@ import torch
 from flwr.app import ArrayRecord, Message, MessageType
 
 from benchmarks.harness import report
-from common.config import RunConfig, parse_config
+from common.config.flat import default_config, merge
+from common.config.schema import RunConfig, parse_config
 from common.factory import make_model
-from common.flat import default_config, merge
 from common.records import State, to_record, to_state
 from server.app import run_federation
 from server.guard import Checked, Guard

@@ -6,10 +6,10 @@ import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
-from common.config import RunConfig, parse_config
+from common.config.flat import Flat
+from common.config.schema import RunConfig, parse_config
 from common.data import Dataset
 from common.factory import check_batches, client_data, make_loss, make_model, prepare_torch, schedule_of
-from common.flat import Flat
 from common.models import load_state
 from common.records import to_record, to_state
 from common.seeding import seed_for

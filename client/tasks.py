@@ -8,8 +8,8 @@ from flwr.app import ArrayRecord, MetricRecord, RecordDict
 
 from client.session import Examples, session_for
 from client.supernode.arguments import check_node_config, check_place, client_number
+from common.config.flat import Flat
 from common.errors import FedShieldError
-from common.flat import Flat
 from common.records import find_shared, keep_shared, shared_digest
 
 NodeConfig = Mapping[str, Any]

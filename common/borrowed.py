@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.config.flat import near
 from common.errors import FedShieldError
-from common.flat import near
 from common.modes import keep_statistics
 from common.user_code import explain_own, is_own, load_own
 

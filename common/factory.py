@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.attacks.library import Threat
-from common.config import OWN_KEYS, DataConfig, PartitionConfig, RunConfig, SharingConfig
+from common.config.schema import OWN_KEYS, DataConfig, PartitionConfig, RunConfig, SharingConfig
 from common.data import Dataset, Splits, load_data
 from common.errors import FedShieldError
 from common.holdings import Holdings, take_holdings

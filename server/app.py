@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
-from common.config import RunConfig, parse_config
+from common.config.schema import RunConfig, parse_config
 from common.cuts import told_images
 from common.errors import FedShieldError, explain_os_errors
 from common.factory import check_own, prepare_torch, server_data

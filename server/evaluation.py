@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from common.attacks.library import Threat, parse_label
 from common.checks import doubts
-from common.config import RunConfig
+from common.config.flat import Flat
+from common.config.schema import RunConfig
 from common.data import Dataset, balanced_subset, is_at_hand
 from common.errors import FedShieldError
 from common.evaluation import Evaluation, evaluate
 from common.examples import attack_examples
 from common.factory import check_own, evaluation_threat, make_model, prepare_torch, test_data
 from common.files import append_json_line
-from common.flat import Flat
 from common.kept import Kept, digest_of
 from common.seeding import seed_for
 from common.user_code import own_digest

@@ -7,10 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from common.config import RunConfig
+from common.config.flat import Flat
+from common.config.schema import RunConfig
 from common.errors import FedShieldError, explain_os_errors
 from common.files import append_json_line, clear_leftovers, replace_file
-from common.flat import Flat
 from common.trust import trust
 from common.user_code import own_code, own_file
 from server.restored import changed_code, own_copies

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.attacks.library import check_classes
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from common.evaluation import Evaluation
 from common.factory import make_model
 from common.holdings import Holdings

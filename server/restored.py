@@ -5,9 +5,9 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from common.config import RunConfig, parse_config
+from common.config.flat import Flat, merge
+from common.config.schema import RunConfig, parse_config
 from common.errors import FedShieldError
-from common.flat import Flat, merge
 from common.paths import whole_path
 from common.trust import is_trusted, require_trust
 from common.user_code import own_code, own_file

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Bulyan, FedAvg, FedMedian, FedTrimmedAvg, Krum, MultiKrum
 
-from common.config import StrategyConfig
+from common.config.schema import StrategyConfig
 from common.errors import FedShieldError
 from common.records import to_record, to_state
 from server.average import RunningMean

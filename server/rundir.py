@@ -14,10 +14,10 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from common.config import RunConfig
+from common.config.flat import Flat
+from common.config.schema import RunConfig
 from common.errors import DeadEndError, FedShieldError, explain_os_errors
 from common.files import append_json_line, read_json, replace_json
-from common.flat import Flat
 from common.links import refuse_links
 from common.paths import whole_path
 from common.records import State

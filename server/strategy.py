@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, Met
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from common.config import StrategyConfig
+from common.config.schema import StrategyConfig
 from common.records import first_failure, shared_digest
 from common.seeding import rng_for
 from server.average import RunningMean

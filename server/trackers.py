@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from common.files import read_json
 from common.words import markdown
 from server.rundir import RunDir

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from server.exporter import Exporter
 from server.rundir import RunDir

@@ -13,12 +13,12 @@ from rich.table import Column, Table
 from torch import Tensor, nn
 
 from common.attacks.library import MINIMAL, Threat, attack_mode, build_attack, check_classes, parse_label
+from common.config.flat import near
 from common.errors import FedShieldError, explain_os_errors
 from common.evaluation import passes
 from common.exported import Exported, read_exported
 from common.factory import make_model, prepare_torch
 from common.files import writing
-from common.flat import near
 from common.images import decode_images
 from common.seeding import seed_for
 from common.training import pixels

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from common.cuts import told_images
 from common.data import Dataset
 from common.errors import DeadEndError, FedShieldError

@@ -9,9 +9,9 @@ import typer
 from click import Context
 from typer.core import TyperGroup
 
-from common.config import parse_config
+from common.config.flat import Flat, default_config
+from common.config.schema import parse_config
 from common.errors import FedShieldError, explain_os_errors
-from common.flat import Flat, default_config
 from common.paths import whole_path
 from common.words import visible
 from simulations.console import console, interrupt_once, log_to

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.accuracy import Evaluation
+from common.config.flat import Flat
 from common.cuts import tested_images, training_images, unused_images
 from common.errors import FedShieldError
-from common.flat import Flat
 from server.stored import (
     lost_rounds,
     read_config,

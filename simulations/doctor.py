@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from common.cost import model_cost, training_passes
 from common.data import data_key
 from common.errors import FedShieldError

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from flwr.app import Context, Error, Message, RecordDict
 
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from common.errors import FedShieldError
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from common.borrowed import TORCHVISION
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from common.errors import FedShieldError, explain_os_errors
 from common.exported import ARCHITECTURE, CODE
 from common.factory import make_model

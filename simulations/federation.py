@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flwr.app import MessageType
 
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from common.paths import whole_path
 from simulations.console import Output, Terminal
 from simulations.executors import Executor, make_executor

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from server.nodes import client_name
 from simulations.executors import Executor, Job
 

@@ -11,7 +11,7 @@ import torch
 from flwr.app import Message, MessageType, RecordDict
 from torch import Tensor
 
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from common.records import State, to_record, to_state
 from common.seeding import rng_for, seed_for
 from simulations.executors import Executor, Job, Outcome

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.borrowed import TORCHVISION, is_borrowed, torchvision_options
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from common.cuts import tested_images, training_images
 from common.exported import CODE
 from common.models import MEAN, STD

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from common.config import parse_config
-from common.flat import default_config
+from common.config.flat import default_config
+from common.config.schema import parse_config
 from common.paths import ROOT, whole_path
 from simulations.console import console, interrupt_when_terminated, log_to
 from simulations.options import AuthorityOption, FileArgument, SetOption, SuperlinkOption, WaitOption, resolve

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from common.config import RunConfig, parse_config, parse_labels
+from common.config.flat import Flat, Scalar, default_config, flatten, merge, near, read_toml
+from common.config.schema import RunConfig, parse_config, parse_labels
 from common.errors import FedShieldError, explain_os_errors
-from common.flat import Flat, Scalar, default_config, flatten, merge, near, read_toml
 from common.paths import ROOT, whole_path
 from simulations.console import Output
 

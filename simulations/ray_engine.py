@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Context, Message, RecordDict
 from flwr.app.metadata import Metadata
 
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.machine import available_cores
 from simulations.executors import Job, Outcome, failure, run_client

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.flat import Flat, Scalar, default_config
+from common.config.flat import Flat, Scalar, default_config
 from server.stored import DEPLOYED, Kind
 from simulations.options import parse_assignment
 

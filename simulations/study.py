@@ -9,9 +9,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from common.config import RunConfig, parse_config
+from common.config.flat import Flat, Scalar, default_config, merge, near, read_tables, read_toml, toml_lines
+from common.config.schema import RunConfig, parse_config
 from common.errors import FedShieldError
-from common.flat import Flat, Scalar, default_config, merge, near, read_tables, read_toml, toml_lines
 from simulations.options import PRESETS, SWEEPS, complete_preset, find_file
 from simulations.study_checks import (
     check_changes,

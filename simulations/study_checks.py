@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from common.config.flat import Flat, Scalar, default_config, flatten, merge, near
 from common.errors import FedShieldError
-from common.flat import Flat, Scalar, default_config, flatten, merge, near
 
 Grid = dict[str, list[Scalar]]
 Cases = dict[str, Flat]

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.config.flat import Scalar, flatten
 from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file
-from common.flat import Scalar, flatten
 from common.links import refuse_links
 from common.parsing import parse_toml
 

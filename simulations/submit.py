@@ -19,8 +19,8 @@ from cryptography.x509 import load_pem_x509_certificate
 from flwr.proto.control_pb2 import ListNodesRequest
 from flwr.supercore.control import ControlHttpClient
 
+from common.config.flat import Flat, toml_lines
 from common.errors import FedShieldError
-from common.flat import Flat, toml_lines
 from common.paths import whole_path
 from common.reach import Place
 from common.words import in_one_line

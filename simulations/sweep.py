@@ -6,9 +6,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from common.config.flat import Flat
 from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file, replace_json
-from common.flat import Flat
 from common.paths import whole_path
 from server.stored import lost_rounds
 from simulations.console import Terminal, interrupt_when_terminated

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from common.data import data_key
 from common.errors import FedShieldError, explain_os_errors
 from common.files import clear_leftovers

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from common.attacks.library import OF_EVALUATION, attack_mode, build_attack, check_classes, parse_label
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from common.factory import check_own, evaluation_threat, make_loss, make_model
 from common.images import list_images
 from common.paths import whole_path

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.flower import free_ports, with_environment
+from common.config.flat import Flat
 from common.factory import prepare_data
-from common.flat import Flat
 from common.split import write_split
 from simulations.certs import make_certs
 from simulations.register import register

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.config import RunConfig, parse_config
-from common.flat import Flat, default_config
+from common.config.flat import Flat, default_config
+from common.config.schema import RunConfig, parse_config
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell, in the background: tests interrupt what they start
     signal.signal(signal.SIGINT, signal.default_int_handler)

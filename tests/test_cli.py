@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from common.config.flat import Flat
 from common.errors import FedShieldError
-from common.flat import Flat
 from server.stored import read_metrics
 from simulations.cli import app, main
 from tests.conftest import TINY

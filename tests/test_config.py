@@ -6,7 +6,8 @@ from typing import get_args
 import pytest
 
 from common.activations import ACTIVATIONS
-from common.config import (
+from common.config.flat import default_config, flatten, merge, read_toml
+from common.config.schema import (
     ActivationName,
     AttackConfig,
     DataConfig,
@@ -18,7 +19,6 @@ from common.config import (
 from common.data import DATASETS
 from common.errors import FedShieldError
 from common.factory import prepare_data
-from common.flat import default_config, flatten, merge, read_toml
 from common.losses import LOSSES
 from common.models import MODELS
 from common.partition import SCHEMES

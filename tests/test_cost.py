@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from typer.testing import CliRunner
 
-from common.config import parse_config
+from common.config.schema import parse_config
 from common.cost import model_cost, training_passes
 from common.factory import make_loss, make_model
 from common.models import MODELS, build_model

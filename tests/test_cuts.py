@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from common.config.flat import default_config
 from common.factory import prepare_data, server_data
-from common.flat import default_config
 from server.rundir import RunDir
 from simulations.centralized import train_centrally
 from simulations.cli import app

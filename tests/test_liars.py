@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
-from common.config import ByzantineConfig
+from common.config.schema import ByzantineConfig
 from common.records import to_state
 from server.app import run_federation
 from simulations.executors import InProcess

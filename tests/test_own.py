@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.attacks.library import Threat, build_attack
-from common.config import parse_config
+from common.config.schema import parse_config
 from common.errors import FedShieldError
 from common.evaluation import evaluate
 from common.exported import load_exported

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from common.config.flat import read_toml
 from common.errors import FedShieldError
 from common.factory import prepare_data
-from common.flat import read_toml
 from common.kept import Kept
 from common.links import refuse_links
 from common.split import write_split

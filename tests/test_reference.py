@@ -2,13 +2,13 @@
 
 import re
 
-from common.flat import default_config
-from simulations.reference import meanings, reference
+from common.config.flat import default_config
+from common.config.reference import meanings, reference
 from tests.bench import ROOT
 
 
 def test_the_committed_page_is_that_of_the_model_and_the_defaults() -> None:
-    again = "uv run python -m simulations.reference > docs/reference.md"
+    again = "uv run python -m common.config.reference > docs/reference.md"
     assert (ROOT / "docs" / "reference.md").read_text() == reference(), again
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from common.flat import default_config
+from common.config.flat import default_config
 from common.machine import available_cores
 from server.rundir import RunDir
 from server.stored import CENTRALIZED, DEPLOYED, FEDERATION, Kind, read_config, read_environment, read_kind

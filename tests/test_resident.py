@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from client.supernode.worker import FOLDER
-from common.flat import Flat, default_config
+from common.config.flat import Flat, default_config
 from tests.conftest import TINY, lives, until
 
 # A SuperNode starts one process for each message: this one, for each task on its command line when it is given a line.

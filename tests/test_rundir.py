@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from common.errors import DeadEndError, FedShieldError
 from common.files import append_json_line, read_json_lines
 from server.checkpoint import chosen_model, load_model, read_checkpoint

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.files import read_json, read_json_lines
 from simulations import study_gather, sweep_jobs

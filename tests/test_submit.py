@@ -9,8 +9,8 @@ import psutil
 import pytest
 from flwr.common.config import parse_config_args
 
+from common.config.flat import default_config, toml_lines
 from common.errors import FedShieldError
-from common.flat import default_config, toml_lines
 from simulations import submit
 from simulations.certs import make_certs
 from simulations.console import Terminal

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from common.config.flat import Flat
 from common.errors import FedShieldError
-from common.flat import Flat
 from simulations.console import Terminal
 from simulations.study_results import read_labels, read_rounds
 from simulations.study_tables import make_tables

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from common.config import parse_config
+from common.config.schema import parse_config
 from common.errors import FedShieldError
 from server.stored import read_metrics
 from server.watchers import Watchers

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from common.config import RunConfig
+from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.exported import ARCHITECTURE, load_exported
 from common.trust import is_trusted, require_trust, trust

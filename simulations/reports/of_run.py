@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.config.flat import Flat, default_config
 from common.cuts import tested_images, training_images, unused_images
-from common.flat import Flat, default_config
 from server.stored import (
     DEPLOYED,
     Kind,

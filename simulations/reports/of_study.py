@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.flat import default_config
+from common.config.flat import default_config
 from simulations.panels import divisions, name_group, name_point
 from simulations.repeat import sweep_again
 from simulations.reports import charts

@@ -22,8 +22,8 @@ from pydantic import (
     model_validator,
 )
 
+from common.config.flat import Flat, default_config, flatten, near, nest
 from common.errors import RENAME, FedShieldError, is_text
-from common.flat import Flat, default_config, flatten, near, nest
 from common.user_code import is_own
 from common.words import visible
 

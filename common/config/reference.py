@@ -1,21 +1,21 @@
 """The reference of every configuration key, from the typed model and the file with the defaults.
 
-``uv run python -m simulations.reference > docs/reference.md``
+``uv run python -m common.config.reference > docs/reference.md``
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from common.config import RunConfig
-from common.flat import default_config
+from common.config.flat import default_config
+from common.config.schema import RunConfig
 from common.paths import defaults_file
 
 HEAD = """# Every key of the configuration
 
 Write a key in a TOML file (`[attack]`, then `epsilon-255 = 4`), after `--set` (`attack.epsilon-255=4`), or in
 `flwr run --run-config`. An unknown key, or a value that is not allowed, ends the command with a line that names it.
-This page is made from the typed model and the defaults by `python -m simulations.reference`.
+This page is made from the typed model and the defaults by `python -m common.config.reference`.
 """
 _LINE = re.compile(r"(?P<key>[a-z0-9-]+) = [^#]*?(?:#\s*(?P<meaning>.*))?")
 _MORE = re.compile(r"\s+#\s*(?P<meaning>.*)")
