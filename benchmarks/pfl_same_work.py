@@ -27,8 +27,8 @@ from torch import nn
 from benchmarks.harness import Figures, alternate, median, median_ratio, report
 from common.config.flat import default_config, merge
 from common.config.schema import RunConfig, parse_config
-from common.data import DATASETS, Dataset, Source, Splits, balanced_subset, load_data
-from common.shapes import CLASSES, generate
+from common.data.datasets import DATASETS, Dataset, Source, Splits, balanced_subset, load_data
+from common.data.shapes10 import CLASSES, generate
 
 ROOT = Path(__file__).resolve().parents[1]
 PFL = "0.6.0"

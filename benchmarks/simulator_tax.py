@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks.flower import Flower, events, family, time_stock
 from benchmarks.harness import Figures, alternate, median, report, resident_bytes
-from common.shapes import generate
+from common.data.shapes10 import generate
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIENTS, BATCH, STEPS = 10, 32, 3

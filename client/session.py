@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from common.config.flat import Flat
 from common.config.schema import RunConfig, parse_config
-from common.data import Dataset
+from common.data.datasets import Dataset
 from common.factory import check_batches, client_data, make_loss, make_model, prepare_torch, schedule_of
 from common.models import load_state
 from common.records import to_record, to_state

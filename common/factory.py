@@ -13,16 +13,16 @@ from torch import nn
 
 from common.attacks.library import Threat
 from common.config.schema import OWN_KEYS, DataConfig, PartitionConfig, RunConfig, SharingConfig
-from common.data import Dataset, Splits, load_data
+from common.data.datasets import Dataset, Splits, load_data
+from common.data.partition import Partition, SchemeParameters, kept_partition, undivided
+from common.data.server_data import Holdings, take_holdings
+from common.data.split_directories import client_images, server_holdings, server_test
 from common.errors import FedShieldError
-from common.holdings import Holdings, take_holdings
 from common.losses import Loss, LossContext, build_loss
 from common.machine import available_cores
 from common.models import build_model, trains_on_one
-from common.partition import Partition, SchemeParameters, kept_partition, undivided
 from common.paths import whole_path
 from common.schedule import learning_rate
-from common.split import client_images, server_holdings, server_test
 from common.training import Schedule
 from common.user_code import load_own
 
@@ -63,7 +63,7 @@ def prepare_data(config: RunConfig, centralized: bool = False) -> tuple[Splits, 
 
 
 def server_data(config: RunConfig) -> Holdings:
-    """Return what the server of a federation holds; see ``common.split`` for data that is divided already."""
+    """Return what the server of a federation holds; see ``common.data.split_directories`` for data that is divided already."""
     if config.data.name == "split":
         data, sharing = config.data, config.sharing
         return server_holdings(_root(data), data.image_size, config.federation.clients, sharing.fraction, config.seed)

@@ -14,8 +14,8 @@ from flwr.common.constant import SType
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.cache import Arrays, find_arrays, keep_arrays
-from common.data import Dataset
+from common.data.array_cache import Arrays, find_arrays, keep_arrays
+from common.data.datasets import Dataset
 from common.paths import cache_dir
 
 State = dict[str, Tensor]

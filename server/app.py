@@ -13,10 +13,10 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from common.config.schema import RunConfig, parse_config
-from common.cuts import told_images
+from common.data.cuts import told_images
+from common.data.server_data import Holdings
 from common.errors import FedShieldError, explain_os_errors
 from common.factory import check_own, prepare_torch, server_data
-from common.holdings import Holdings
 from common.records import shared_record, to_record, to_state
 from common.words import visible
 from server.checkpoint import fit_state

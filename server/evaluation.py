@@ -15,7 +15,7 @@ from common.attacks.library import Threat, parse_label
 from common.checks import doubts
 from common.config.flat import Flat
 from common.config.schema import RunConfig
-from common.data import Dataset, balanced_subset, is_at_hand
+from common.data.datasets import Dataset, balanced_subset, is_at_hand
 from common.errors import FedShieldError
 from common.evaluation import Evaluation, evaluate
 from common.examples import attack_examples

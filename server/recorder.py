@@ -10,9 +10,9 @@ from torch import Tensor
 
 from common.attacks.library import check_classes
 from common.config.schema import RunConfig
+from common.data.server_data import Holdings
 from common.evaluation import Evaluation
 from common.factory import make_model
-from common.holdings import Holdings
 from common.models import load_state
 from common.records import State
 from server.checkpoint import chosen_model, read_checkpoint

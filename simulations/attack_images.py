@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from common.attacks.library import MINIMAL, Threat, attack_mode, build_attack, check_classes, parse_label
 from common.config.flat import near
+from common.data.image_folders import decode_images
 from common.errors import FedShieldError, explain_os_errors
 from common.evaluation import passes
 from common.exported import Exported, read_exported
 from common.factory import make_model, prepare_torch
 from common.files import writing
-from common.images import decode_images
 from common.seeding import seed_for
 from common.training import pixels
 from server.checkpoint import chosen_model, fit_state

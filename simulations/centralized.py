@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from common.config.schema import RunConfig
-from common.cuts import told_images
-from common.data import Dataset
+from common.data.cuts import told_images
+from common.data.datasets import Dataset
+from common.data.server_data import take_holdings
 from common.errors import DeadEndError, FedShieldError
 from common.factory import check_batches, check_own, make_loss, make_model, prepare_data, prepare_torch, schedule_of
-from common.holdings import take_holdings
 from common.seeding import seed_for
 from common.training import Trainer
 from server.checkpoint import fit_state

@@ -175,7 +175,7 @@ def evaluate(
     if examples is not None:
         changes["evaluate.final-examples"] = examples
     radii = parse_radii(epsilons or "")
-    from common.cuts import out_of
+    from common.data.cuts import out_of
     from server.evaluation import evaluate_run
     from server.stored import read_kind
     from simulations.sheets import whole
@@ -203,8 +203,8 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
     """
     log_to(console)
     config = parse_config(resolve(file, set_ or [], default_config()))
+    from common.data.server_data import describe_partition
     from common.factory import prepare_data
-    from common.holdings import describe_partition
     from simulations.plots import plot_partition
     from simulations.tables import partition_tables
 

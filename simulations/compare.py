@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from common.accuracy import Evaluation
 from common.config.flat import Flat
-from common.cuts import tested_images, training_images, unused_images
+from common.data.cuts import tested_images, training_images, unused_images
 from common.errors import FedShieldError
 from server.stored import (
     lost_rounds,

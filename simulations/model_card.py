@@ -6,7 +6,7 @@ from typing import Any
 
 from common.borrowed import TORCHVISION, is_borrowed, torchvision_options
 from common.config.schema import RunConfig
-from common.cuts import tested_images, training_images
+from common.data.cuts import tested_images, training_images
 from common.exported import CODE
 from common.models import MEAN, STD
 from common.user_code import is_own

@@ -29,10 +29,10 @@ def split_data(
     """
     log_to(console)
     config = parse_config(resolve(file, set_ or [], default_config()))
-    from common.cuts import training_images, unused_images
+    from common.data.cuts import training_images, unused_images
+    from common.data.server_data import describe_partition
+    from common.data.split_directories import write_split
     from common.factory import prepare_data
-    from common.holdings import describe_partition
-    from common.split import write_split
 
     splits, division = prepare_data(config)
     for place in write_split(splits, division, whole_path(out)):

@@ -8,7 +8,7 @@ import numpy as np
 from flwr.app import Message
 
 from common.config.schema import DataConfig, RunConfig
-from common.data import Dataset, Splits, adopt_data, data_key
+from common.data.datasets import Dataset, Splits, adopt_data, data_key
 from common.factory import prepare_data
 from common.records import find_shared, keep_shared, shared_digest
 

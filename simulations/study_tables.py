@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
-from common.cuts import out_of
+from common.data.cuts import out_of
 from common.files import replace_file
 from simulations.sheets import Sheet
 from simulations.study_results import (

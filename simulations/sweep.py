@@ -117,8 +117,8 @@ class _Progress:
 
     def _divide(self, missing: Sequence[Point]) -> None:
         """Divide the data for each point; that is too little work for processes."""
+        from common.data.server_data import describe_partition
         from common.factory import prepare_data
-        from common.holdings import describe_partition
 
         for point in missing:
             try:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.config.schema import RunConfig
-from common.data import data_key
+from common.data.datasets import data_key
 from common.errors import FedShieldError, explain_os_errors
 from common.files import clear_leftovers
 from common.links import refuse_links

@@ -7,7 +7,7 @@ from rich.box import SIMPLE
 from rich.cells import cell_len
 from rich.table import Column, Table
 
-from common.cuts import training_images, unused_images
+from common.data.cuts import training_images, unused_images
 from common.evaluation import Evaluation, Rate
 from simulations.run_figures import NO_ATTACK, bracket, share
 

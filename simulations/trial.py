@@ -5,11 +5,11 @@ import torch
 
 from common.attacks.library import OF_EVALUATION, attack_mode, build_attack, check_classes, parse_label
 from common.config.schema import RunConfig
+from common.data.downloads import PUBLISHED
+from common.data.image_folders import list_images
+from common.data.shapes10 import CLASSES
 from common.factory import check_own, evaluation_threat, make_loss, make_model
-from common.images import list_images
 from common.paths import whole_path
-from common.published import PUBLISHED
-from common.shapes import CLASSES
 from common.user_code import is_own
 from server.robust import check_strategy
 

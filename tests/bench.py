@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from benchmarks.flower import free_ports, with_environment
 from common.config.flat import Flat
+from common.data.split_directories import write_split
 from common.factory import prepare_data
-from common.split import write_split
 from simulations.certs import make_certs
 from simulations.register import register
 from simulations.submit import Control

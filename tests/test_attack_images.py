@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from common.data.shapes10 import CLASSES, generate
 from common.errors import FedShieldError
 from common.exported import load_exported
-from common.shapes import CLASSES, generate
 from simulations.attack_images import attack_pictures, table, write_pictures
 from simulations.cli import app
 from simulations.export import export_run

@@ -12,7 +12,7 @@ from torch import nn
 
 from common.attacks.library import Threat
 from common.checks import doubts
-from common.data import Dataset, balanced_subset, load_data
+from common.data.datasets import Dataset, balanced_subset, load_data
 from common.evaluation import evaluate
 from common.losses import LOSSES, LossContext
 from common.models import build_model

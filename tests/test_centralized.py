@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 
 from common.config.schema import RunConfig
-from common.data import load_data
+from common.data.datasets import load_data
 from common.errors import FedShieldError
 from common.factory import make_model, prepare_data
 from common.seeding import seed_for

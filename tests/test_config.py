@@ -16,12 +16,12 @@ from common.config.schema import (
     PartitionConfig,
     parse_config,
 )
-from common.data import DATASETS
+from common.data.datasets import DATASETS
+from common.data.partition import SCHEMES
 from common.errors import FedShieldError
 from common.factory import prepare_data
 from common.losses import LOSSES
 from common.models import MODELS
-from common.partition import SCHEMES
 from simulations.options import PRESETS, new_or_stored, resolve
 
 

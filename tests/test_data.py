@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from common import shapes
-from common.cache import find_arrays, keep_arrays
-from common.data import adopt_data, balanced_subset, data_key, load_data
+from common.data import shapes10 as shapes
+from common.data.array_cache import find_arrays, keep_arrays
+from common.data.datasets import adopt_data, balanced_subset, data_key, load_data
+from common.data.image_folders import decode_images
 from common.errors import FedShieldError
-from common.images import decode_images
 
 ROOT = Path(__file__).parents[1]
 REAL_CIFAR10 = ROOT / "data" / "cifar10-jpeg"
@@ -301,7 +301,7 @@ STANDS_STILL = """
 import sys
 from pathlib import Path
 import numpy as np
-from common import cache
+from common.data import array_cache as cache
 save = np.save
 
 def wait(path, array):
@@ -342,7 +342,7 @@ TWO_USERS = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from common.cache import find_arrays, keep_arrays
+from common.data.array_cache import find_arrays, keep_arrays
 from common.errors import FedShieldError
 
 def keep(user, umask, name):

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from common.attacks.library import Threat
+from common.data.server_data import take_holdings
 from common.errors import FedShieldError
 from common.evaluation import Evaluation, Rate, evaluate
 from common.examples import attack_examples
 from common.factory import make_model, prepare_data
-from common.holdings import take_holdings
 from common.kept import Kept
 from common.models import build_model
 from server.evaluation import evaluate_finally

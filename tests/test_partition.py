@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
+from common.data.partition import SCHEMES, Partition, SchemeParameters, kept_partition, partition, undivided
 from common.errors import FedShieldError
-from common.partition import SCHEMES, Partition, SchemeParameters, kept_partition, partition, undivided
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 53))  # 530 images, 53 a class: nothing divides
 
@@ -165,7 +165,7 @@ def test_a_client_without_data_and_an_image_given_twice_are_errors() -> None:
 def test_a_kept_partition_is_the_same_and_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = (10, 7, "dirichlet", SchemeParameters(0.5, 2, 3), 0, 0.2, 0.4)
     made, first = partition(LABELS, *arguments), kept_partition(LABELS, *arguments)
-    monkeypatch.setattr("common.partition.partition", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr("common.data.partition.partition", lambda *_: pytest.fail("made again"))
     second = kept_partition(LABELS, *arguments)
     assert rows(first) == rows(second) == rows(made)
     monkeypatch.undo()

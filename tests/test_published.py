@@ -17,9 +17,9 @@ import pytest
 import torchvision.datasets
 from scipy.io import savemat
 
-from common.data import load_data
+from common.data.datasets import load_data
+from common.data.downloads import CIFAR_SHA256, PUBLISHED
 from common.errors import FedShieldError
-from common.published import CIFAR_SHA256, PUBLISHED
 
 RNG = np.random.default_rng(0)
 

@@ -15,11 +15,11 @@ import pytest
 from rich.console import Console
 
 from common.config.flat import read_toml
+from common.data.split_directories import write_split
 from common.errors import FedShieldError
 from common.factory import prepare_data
 from common.kept import Kept
 from common.links import refuse_links
-from common.split import write_split
 from server.rundir import RunDir
 from server.stored import read_evaluations, read_summary
 from simulations.certs import make_certs

@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_res_message
 from flwr.serverapp.strategy import FedAvg
 
-from common.data import Dataset
+from common.data.datasets import Dataset
 from common.errors import DeadEndError, FedShieldError
 from common.models import build_model
 from common.records import (

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from common.config.schema import RunConfig
+from common.data.split_directories import write_split
 from common.errors import FedShieldError
 from common.factory import client_data, prepare_data, server_data
-from common.split import write_split
 from server.stored import read_metrics
 from simulations.executors import InProcess, Job, Outcome
 from tests.conftest import tiny_config

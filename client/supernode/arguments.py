@@ -10,9 +10,9 @@ from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 
+from common.data.split_directories import check_client_place
 from common.errors import FedShieldError
 from common.paths import whole_path
-from common.split import check_client_place
 
 _PAIR = r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)"  # as Flower reads one
 _KEYS = ("partition-id", "num-partitions", "data-path")

@@ -166,7 +166,7 @@ class _Table(BaseModel):
 
 
 class DataConfig(_Table):
-    """Which images; see ``common.data``."""
+    """Which images; see ``common.data.datasets``."""
 
     name: Literal["shapes10", "cifar10", "cifar100", "svhn", "fashion-mnist", "folder", "split"]
     root: str
@@ -207,7 +207,7 @@ class FederationConfig(_Table):
 
 
 class PartitionConfig(_Table):
-    """How the private training images are split; see ``common.partition``."""
+    """How the private training images are split; see ``common.data.partition``."""
 
     scheme: Literal["iid", "dirichlet", "pathological", "shards", "paper"]
     alpha: Annotated[float, Field(gt=0)]

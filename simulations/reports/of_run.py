@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.config.flat import Flat, default_config
-from common.cuts import tested_images, training_images, unused_images
+from common.data.cuts import tested_images, training_images, unused_images
 from server.stored import (
     DEPLOYED,
     Kind,

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.cache import Arrays, find_arrays, keep_arrays
-from common.data import balanced_subset
+from common.data.array_cache import Arrays, find_arrays, keep_arrays
+from common.data.datasets import balanced_subset
 from common.errors import FedShieldError
 from common.paths import cache_dir, sources_digest
 from common.seeding import rng_for, seed_for
@@ -154,7 +154,7 @@ def kept_partition(labels: Indices, *arguments: Any) -> Partition:
     Where the cache cannot be written it is done again each time.
     """
     # What decides the division: the code, the libraries' random numbers, and what they are asked for.
-    rules = sources_digest("common/partition.py", "common/data.py", "common/seeding.py")
+    rules = sources_digest("common/data/partition.py", "common/data/datasets.py", "common/seeding.py")
     versions = f"{version('flwr-datasets')} {version('datasets')} {np.__version__} {arguments}"
     key = hashlib.sha256(rules + versions.encode() + labels.tobytes()).hexdigest()[:32]
     place = cache_dir() / "partitions" / key

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data import Dataset, Splits
-from common.partition import Indices, Partition
+from common.data.datasets import Dataset, Splits
+from common.data.partition import Indices, Partition
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common import shapes
-from common.cache import Arrays, find_arrays, keep_arrays
+from common.data import shapes10 as shapes
+from common.data.array_cache import Arrays, find_arrays, keep_arrays
+from common.data.downloads import PUBLISHED
+from common.data.image_folders import ImageFile, check_link, decode_images, list_images, listing_digest
 from common.errors import FedShieldError, explain_os_errors
-from common.images import ImageFile, check_link, decode_images, list_images, listing_digest
 from common.paths import cache_dir, whole_path
-from common.published import PUBLISHED
 from common.seeding import rng_for
 
 log = logging.getLogger("fedshield")

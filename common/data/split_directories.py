@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from common.cache import Arrays, find_arrays, keep_arrays
-from common.data import Dataset, Splits, tell_left_out
+from common.data.array_cache import Arrays, find_arrays, keep_arrays
+from common.data.datasets import Dataset, Splits, tell_left_out
+from common.data.image_folders import decode_images, is_litter, list_images, listing_digest
+from common.data.partition import Indices, Partition, balanced_part
+from common.data.server_data import Holdings, class_counts, describe_partition
 from common.errors import FedShieldError, explain_os_errors
 from common.files import create_file, read_json, replace_file, replace_json
-from common.holdings import Holdings, class_counts, describe_partition
-from common.images import decode_images, is_litter, list_images, listing_digest
 from common.links import refuse_links
-from common.partition import Indices, Partition, balanced_part
 from common.paths import cache_dir
 
 log = logging.getLogger("fedshield")

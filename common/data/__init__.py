@@ -1,0 +1,1 @@
+"""Datasets, image folders, and who holds which image."""
