@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from common.attacks.library import Threat
-from common.evaluation import evaluate
+from common.evaluation.evaluate import evaluate
 from common.exported import load_exported
 from common.factory import test_data as read_test
 from server.restored import stored_config

@@ -12,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 
 from common.attacks.library import Threat, parse_label
-from common.checks import doubts
 from common.config.flat import Flat
 from common.config.schema import RunConfig
 from common.data.datasets import Dataset, balanced_subset, is_at_hand
 from common.errors import FedShieldError
-from common.evaluation import Evaluation, evaluate
-from common.examples import attack_examples
+from common.evaluation.evaluate import Evaluation, evaluate
+from common.evaluation.examples import attack_examples
+from common.evaluation.sanity_checks import doubts
+from common.evaluation.store import Kept, digest_of
 from common.factory import check_own, evaluation_threat, make_model, prepare_torch, test_data
 from common.files import append_json_line
-from common.kept import Kept, digest_of
 from common.seeding import seed_for
 from common.user_code import own_digest
 from server.checkpoint import chosen_model, fit_state

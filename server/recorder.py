@@ -11,7 +11,7 @@ from torch import Tensor
 from common.attacks.library import check_classes
 from common.config.schema import RunConfig
 from common.data.server_data import Holdings
-from common.evaluation import Evaluation
+from common.evaluation.evaluate import Evaluation
 from common.factory import make_model
 from common.models import load_state
 from common.records import State

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from common.config.flat import Flat, default_config, flatten
 from common.config.schema import RunConfig, parse_config
 from common.errors import FedShieldError
+from common.evaluation.store import Arrays, Kept
 from common.files import read_json, read_json_lines
-from common.kept import Arrays, Kept
 from common.links import refuse_links
 from server.formats import Division, Environment, Evaluated, Format, Round, Summary, check_format
 

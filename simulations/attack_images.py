@@ -16,7 +16,7 @@ from common.attacks.library import MINIMAL, Threat, attack_mode, build_attack, c
 from common.config.flat import near
 from common.data.image_folders import decode_images
 from common.errors import FedShieldError, explain_os_errors
-from common.evaluation import passes
+from common.evaluation.evaluate import passes
 from common.exported import Exported, read_exported
 from common.factory import make_model, prepare_torch
 from common.files import writing

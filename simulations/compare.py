@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.accuracy import Evaluation
 from common.config.flat import Flat
 from common.data.cuts import tested_images, training_images, unused_images
 from common.errors import FedShieldError
+from common.evaluation.results import Evaluation
 from server.stored import (
     lost_rounds,
     read_config,

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from common.accuracy import Evaluation
 from common.errors import FedShieldError
+from common.evaluation.results import Evaluation
 from server.stored import read_evaluations, read_kind, read_predictions
 from simulations.panels import headline
 from simulations.plots import COLOURS, GREY, WIDTH, caption, save_all

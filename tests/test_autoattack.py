@@ -11,9 +11,9 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from common.attacks.library import Threat
-from common.checks import doubts
 from common.data.datasets import Dataset, balanced_subset, load_data
-from common.evaluation import evaluate
+from common.evaluation.evaluate import evaluate
+from common.evaluation.sanity_checks import doubts
 from common.losses import LOSSES, LossContext
 from common.models import build_model
 from common.training import Schedule, Trainer

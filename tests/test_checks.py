@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.accuracy import Evaluation, Rate
 from common.attacks.library import Threat
-from common.checks import doubts, sign_test
-from common.evaluation import evaluate
+from common.evaluation.evaluate import evaluate
+from common.evaluation.results import Evaluation, Rate
+from common.evaluation.sanity_checks import doubts, sign_test
 from tests.conftest import Threshold
 
 THREAT = Threat(8 / 255, 2 / 255, 7)

@@ -12,10 +12,10 @@ from torch import Tensor
 from common.attacks.library import Threat
 from common.data.server_data import take_holdings
 from common.errors import FedShieldError
-from common.evaluation import Evaluation, Rate, evaluate
-from common.examples import attack_examples
+from common.evaluation.evaluate import Evaluation, Rate, evaluate
+from common.evaluation.examples import attack_examples
+from common.evaluation.store import Kept
 from common.factory import make_model, prepare_data
-from common.kept import Kept
 from common.models import build_model
 from server.evaluation import evaluate_finally
 from tests.conftest import Threshold, tiny_config

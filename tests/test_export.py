@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from common.attacks.library import Threat
 from common.errors import FedShieldError
-from common.evaluation import evaluate
+from common.evaluation.evaluate import evaluate
 from common.exported import load_exported
 from common.factory import make_model
 from common.factory import test_data as read_test

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from common.attacks.library import Threat, build_attack
 from common.config.schema import parse_config
 from common.errors import FedShieldError
-from common.evaluation import evaluate
+from common.evaluation.evaluate import evaluate
+from common.evaluation.store import Kept
 from common.exported import load_exported
 from common.factory import make_model
-from common.kept import Kept
 from common.losses import LossContext, build_loss
 from common.models import build_model, load_state
 from common.records import to_record, to_state

@@ -17,9 +17,9 @@ from matplotlib.collections import PolyCollection
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 
-from common.accuracy import Evaluation
 from common.errors import FedShieldError
-from common.kept import Kept
+from common.evaluation.results import Evaluation
+from common.evaluation.store import Kept
 from simulations.evaluation_plots import _draw_confusion, confusion, evaluation_figures, plot_evaluation
 from simulations.panels import styles
 from simulations.plots import COLOURS, accuracy_figure, draw_shares, partition_figure, plot_run, save

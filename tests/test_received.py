@@ -17,8 +17,8 @@ from rich.console import Console
 from common.config.flat import read_toml
 from common.data.split_directories import write_split
 from common.errors import FedShieldError
+from common.evaluation.store import Kept
 from common.factory import prepare_data
-from common.kept import Kept
 from common.links import refuse_links
 from server.rundir import RunDir
 from server.stored import read_evaluations, read_summary

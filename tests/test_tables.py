@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.table import Table
 
-from common.evaluation import Evaluation
+from common.evaluation.evaluate import Evaluation
 from simulations.attack_images import Attacked, table
 from simulations.console import Terminal
 from simulations.sheets import whole

@@ -289,7 +289,7 @@ class CentralizedConfig(_Table):
 
 
 class EvaluateConfig(_Table):
-    """What the server measures; see ``common.evaluation``."""
+    """What the server measures; see ``common.evaluation.evaluate``."""
 
     every: Positive
     examples: Natural

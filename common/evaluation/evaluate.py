@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.accuracy import Distortion, Evaluation, Mask, Rate
 from common.attacks.library import (
     AUTOATTACK,
     MINIMAL,
@@ -23,7 +22,8 @@ from common.attacks.library import (
     parse_label,
 )
 from common.errors import DeadEndError
-from common.kept import Kept
+from common.evaluation.results import Distortion, Evaluation, Mask, Rate
+from common.evaluation.store import Kept
 from common.seeding import seed_for
 from common.training import pixels
 from common.user_code import is_own, own_digest

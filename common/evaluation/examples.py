@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from common.accuracy import Evaluation
 from common.attacks.library import AUTOATTACK, OF_EVALUATION, Threat, attack_mode, build_attack, parse_label
+from common.evaluation.results import Evaluation
 from common.seeding import seed_for
 from common.training import pixels
 

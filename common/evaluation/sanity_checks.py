@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from common.accuracy import Evaluation, Mask
 from common.attacks.library import Threat, attack_mode, parse_label
-from common.evaluation import evaluate, probe
+from common.evaluation.evaluate import evaluate, probe
+from common.evaluation.results import Evaluation, Mask
 from common.seeding import seed_for
 from common.training import pixels
 

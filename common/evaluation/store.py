@@ -25,7 +25,7 @@ _CODE = (
     "common/activations.py",
     "common/attacks/library.py",
     "common/borrowed.py",
-    "common/evaluation.py",
+    "common/evaluation/evaluate.py",
     "common/attacks/cw_linf.py",
     "common/models.py",
     "common/modes.py",

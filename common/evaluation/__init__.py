@@ -1,0 +1,1 @@
+"""Natural and robust accuracy: measured, kept, and questioned."""
