@@ -23,7 +23,7 @@ from benchmarks.harness import report
 from common.config.flat import default_config, merge
 from common.config.schema import RunConfig, parse_config
 from common.factory import make_model
-from common.records import State, to_record, to_state
+from common.messages.records import State, to_record, to_state
 from server.app import run_federation
 from server.guard import Checked, Guard
 from server.jury import STATISTICS, judge

@@ -9,7 +9,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from client.supernode import worker as resident
 from common.errors import FedShieldError, explain_os_errors
-from common.packing import is_packed, pack, unpack
+from common.messages.packing import is_packed, pack, unpack
 from common.words import visible, without_folders
 
 log = logging.getLogger("fedshield")

@@ -10,7 +10,7 @@ from client.session import Examples, session_for
 from client.supernode.arguments import check_node_config, check_place, client_number
 from common.config.flat import Flat
 from common.errors import FedShieldError
-from common.records import find_shared, keep_shared, shared_digest
+from common.messages.records import find_shared, keep_shared, shared_digest
 
 NodeConfig = Mapping[str, Any]
 _DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -17,7 +17,7 @@ from common.data.cuts import told_images
 from common.data.server_data import Holdings
 from common.errors import FedShieldError, explain_os_errors
 from common.factory import check_own, prepare_torch, server_data
-from common.records import shared_record, to_record, to_state
+from common.messages.records import shared_record, to_record, to_state
 from common.words import visible
 from server.checkpoint import fit_state
 from server.delivery import PromptGrid

@@ -4,7 +4,7 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
-from common.records import State, to_record, to_state
+from common.messages.records import State, to_record, to_state
 
 
 class RunningMean:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from common.errors import FedShieldError, explain_os_errors
 from common.files import clear_leftovers, read_json, replace_file, replace_json
+from common.messages.records import State
 from common.models import load_state
-from common.records import State
 from server.formats import Checkpoint, check_format
 
 log = logging.getLogger("fedshield")

@@ -26,9 +26,9 @@ from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from common.errors import FedShieldError
-from common.packing import pack, unpack
+from common.messages.packing import pack, unpack
+from common.messages.records import LiveArray
 from common.reach import patient
-from common.records import LiveArray
 
 log = logging.getLogger("fedshield")
 
@@ -45,7 +45,7 @@ class PromptGrid(Grid):
     three seconds more, and the memory of all its replies. And it unpacks what the clients sent in one go: bytes that
     cannot be unpacked, that unpack to more than there is memory, or that stay away in the middle of a reply would cost
     all of them. Here each reply is fetched by itself, and is as large as the message that it answers at most. Arrays
-    travel packed, see ``common.packing``.
+    travel packed, see ``common.messages.packing``.
 
     A SuperLink that is killed and started again costs nothing: what it did not say that it has, it is sent again, and
     where it has lost a reply, the client is asked again.

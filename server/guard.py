@@ -9,7 +9,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
-from common.records import ENGINE_RECORD
+from common.messages.records import ENGINE_RECORD
 
 _METRICS = ("num-examples", "loss", "seconds")
 _LARGEST_METRIC = 1e12

@@ -7,7 +7,7 @@ from statistics import median_high, median_low
 import numpy as np
 from flwr.app import ArrayRecord
 
-from common.records import LiveArray
+from common.messages.records import LiveArray
 from server.guard import Checked
 
 STATISTICS = 2  # times the limit of updates: honest clients differ more in what they see than in what they learn

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Bulyan, FedAvg, FedMedian, FedTrimmedAvg, Kr
 
 from common.config.schema import StrategyConfig
 from common.errors import FedShieldError
-from common.records import to_record, to_state
+from common.messages.records import to_record, to_state
 from server.average import RunningMean
 
 log = logging.getLogger("fedshield")

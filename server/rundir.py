@@ -19,8 +19,8 @@ from common.config.schema import RunConfig
 from common.errors import DeadEndError, FedShieldError, explain_os_errors
 from common.files import append_json_line, read_json, replace_json
 from common.links import refuse_links
+from common.messages.records import State
 from common.paths import whole_path
-from common.records import State
 from server.checkpoint import (
     load_model,
     load_momenta,

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from common.config.schema import StrategyConfig
-from common.records import first_failure, shared_digest
+from common.messages.records import first_failure, shared_digest
 from common.seeding import rng_for
 from server.average import RunningMean
 from server.guard import Checked, Guard, RefusedError

@@ -12,7 +12,7 @@ from flwr.app import Message, MessageType, RecordDict
 from torch import Tensor
 
 from common.config.schema import RunConfig
-from common.records import State, to_record, to_state
+from common.messages.records import State, to_record, to_state
 from common.seeding import rng_for, seed_for
 from simulations.executors import Executor, Job, Outcome
 

@@ -128,7 +128,7 @@ class RayActors:
                 if outcome is None:
                     outcome = failure(turn.job.message, f"{troubles[node]}; {trouble} again"), turn.job.context.state
                 elif node in troubles and not outcome[0].has_error():
-                    from common.records import note_failure
+                    from common.messages.records import note_failure
 
                     note_failure(outcome[0].content, troubles[node])
                 hand_out()  # first: no worker waits while the server looks at the reply

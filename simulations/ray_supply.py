@@ -10,7 +10,7 @@ from flwr.app import Message
 from common.config.schema import DataConfig, RunConfig
 from common.data.datasets import Dataset, Splits, adopt_data, data_key
 from common.factory import prepare_data
-from common.records import find_shared, keep_shared, shared_digest
+from common.messages.records import find_shared, keep_shared, shared_digest
 
 
 @dataclass(frozen=True)

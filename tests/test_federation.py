@@ -11,7 +11,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from common.errors import FedShieldError
 from common.factory import make_model, prepare_data
-from common.records import to_record, to_state
+from common.messages.records import to_record, to_state
 from server.app import run_federation
 from server.checkpoint import chosen_model, load_model, read_checkpoint
 from server.stored import read_metrics

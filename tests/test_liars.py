@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.config.schema import ByzantineConfig
-from common.records import to_state
+from common.messages.records import to_state
 from server.app import run_federation
 from simulations.executors import InProcess
 from simulations.grid import LocalGrid

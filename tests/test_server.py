@@ -16,8 +16,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from common.data.datasets import Dataset
 from common.errors import DeadEndError, FedShieldError
-from common.models import build_model
-from common.records import (
+from common.messages.records import (
     LiveArray,
     find_shared,
     keep_shared,
@@ -27,6 +26,7 @@ from common.records import (
     to_record,
     to_state,
 )
+from common.models import build_model
 from server.guard import Checked, Guard, RefusedError
 from server.jury import Usual, judge
 from server.nodes import Roster

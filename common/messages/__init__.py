@@ -1,0 +1,1 @@
+"""What server and client send each other: the only part of ``common`` that knows Flower."""
