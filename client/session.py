@@ -11,7 +11,7 @@ from common.config.schema import RunConfig, parse_config
 from common.data.datasets import Dataset
 from common.factory import check_batches, client_data, make_loss, make_model, prepare_torch, schedule_of
 from common.messages.records import to_record, to_state
-from common.models import load_state
+from common.models.networks import load_state
 from common.seeding import seed_for
 from common.training import FitResult, Trainer
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from common.errors import FedShieldError
-from common.models import build_model, load_state
+from common.models.networks import build_model, load_state
 from common.trust import require_trust
 from common.user_code import is_own
 

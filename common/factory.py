@@ -20,7 +20,7 @@ from common.data.split_directories import client_images, server_holdings, server
 from common.errors import FedShieldError
 from common.losses import Loss, LossContext, build_loss
 from common.machine import available_cores
-from common.models import build_model, trains_on_one
+from common.models.networks import build_model, trains_on_one
 from common.paths import whole_path
 from common.schedule import learning_rate
 from common.training import Schedule

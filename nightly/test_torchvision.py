@@ -11,7 +11,7 @@ from PIL import Image
 
 from common.errors import FedShieldError
 from common.exported import load_exported
-from common.models import build_model
+from common.models.networks import build_model
 from server.evaluation import evaluate_run
 from server.stored import read_metrics
 from simulations.export import export_run

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from common.errors import FedShieldError, explain_os_errors
 from common.files import clear_leftovers, read_json, replace_file, replace_json
 from common.messages.records import State
-from common.models import load_state
+from common.models.networks import load_state
 from server.formats import Checkpoint, check_format
 
 log = logging.getLogger("fedshield")

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.cost import model_cost
 from common.machine import available_cores
+from common.models.flops import model_cost
 
 PACKAGES = ("fedshield", "flwr", "flwr-datasets", "numpy", "torch", "torchattacks", "torchvision")
 

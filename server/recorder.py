@@ -14,7 +14,7 @@ from common.data.server_data import Holdings
 from common.evaluation.evaluate import Evaluation
 from common.factory import make_model
 from common.messages.records import State
-from common.models import load_state
+from common.models.networks import load_state
 from server.checkpoint import chosen_model, read_checkpoint
 from server.evaluation import evaluate_finally, evaluate_on
 from server.rundir import RunDir

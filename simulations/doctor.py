@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 from common.config.schema import RunConfig
-from common.cost import model_cost, training_passes
 from common.data.datasets import data_key
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import is_litter
 from common.errors import FedShieldError
 from common.factory import make_model, server_data
 from common.machine import available_cores
+from common.models.flops import model_cost, training_passes
 from common.paths import cache_dir, whole_path
 from server.environment import PACKAGES, installed, processor
 from simulations.console import Terminal

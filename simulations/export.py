@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from common.borrowed import TORCHVISION
 from common.config.schema import RunConfig
 from common.errors import FedShieldError, explain_os_errors
 from common.exported import ARCHITECTURE, CODE
 from common.factory import make_model
 from common.files import replace_file, writing
-from common.models import BasicBlock
+from common.models.external import TORCHVISION
+from common.models.networks import BasicBlock
 from common.paths import whole_path
 from common.user_code import is_own, own_code
 from server.checkpoint import chosen, chosen_model, fit_state

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.borrowed import TORCHVISION, is_borrowed, torchvision_options
 from common.config.schema import RunConfig
 from common.data.cuts import tested_images, training_images
 from common.exported import CODE
-from common.models import MEAN, STD
+from common.models.external import TORCHVISION, is_borrowed, torchvision_options
+from common.models.networks import MEAN, STD
 from common.user_code import is_own
 from common.words import markdown, visible
 from server.checkpoint import chosen

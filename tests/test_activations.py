@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from common.activations import ACTIVATIONS
-from common.models import build_model
+from common.models.activations import ACTIVATIONS
+from common.models.networks import build_model
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

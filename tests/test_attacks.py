@@ -10,7 +10,7 @@ from torch import nn
 
 from common.attacks.library import ATTACKS, AUTOATTACK, MINIMAL, Threat, attack_mode, build_attack, parse_label
 from common.errors import FedShieldError
-from common.models import build_model
+from common.models.networks import build_model
 
 THREAT = Threat(epsilon=8 / 255, step=2 / 255, steps=4)
 IMAGES = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))

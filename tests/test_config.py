@@ -5,7 +5,6 @@ from typing import get_args
 
 import pytest
 
-from common.activations import ACTIVATIONS
 from common.config.flat import default_config, flatten, merge, read_toml
 from common.config.schema import (
     ActivationName,
@@ -21,7 +20,8 @@ from common.data.partition import SCHEMES
 from common.errors import FedShieldError
 from common.factory import prepare_data
 from common.losses import LOSSES
-from common.models import MODELS
+from common.models.activations import ACTIVATIONS
+from common.models.networks import MODELS
 from simulations.options import PRESETS, new_or_stored, resolve
 
 

@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from typer.testing import CliRunner
 
 from common.config.schema import parse_config
-from common.cost import model_cost, training_passes
 from common.factory import make_loss, make_model
-from common.models import MODELS, build_model
+from common.models.flops import model_cost, training_passes
+from common.models.networks import MODELS, build_model
 from simulations.cli import app
 from tests.conftest import tiny_flat
 

@@ -16,7 +16,7 @@ from common.evaluation.evaluate import Evaluation, Rate, evaluate
 from common.evaluation.examples import attack_examples
 from common.evaluation.store import Kept
 from common.factory import make_model, prepare_data
-from common.models import build_model
+from common.models.networks import build_model
 from server.evaluation import evaluate_finally
 from tests.conftest import Threshold, tiny_config
 

@@ -18,7 +18,7 @@ from common.evaluation.evaluate import evaluate
 from common.exported import load_exported
 from common.factory import make_model
 from common.factory import test_data as read_test
-from common.models import build_model
+from common.models.networks import build_model
 from server.checkpoint import chosen_model
 from server.restored import stored_config
 from simulations.centralized import train_centrally
@@ -146,7 +146,7 @@ def test_a_folder_holds_one_model_in_several_formats(finished: Path, tmp_path: P
 
 NETWORKS = """
 from torch import nn
-from common.models import Normalize
+from common.models.networks import Normalize
 
 class Tied(nn.Module):
     def __init__(self, classes):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from common.attacks.library import Threat
 from common.losses import LOSSES, Calibrated, LossContext, soft_cross_entropy
-from common.models import build_model
+from common.models.networks import build_model
 
 IMAGES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 3, 1, 2, 9])

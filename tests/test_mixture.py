@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from common.attacks.cw_linf import margin
 from common.attacks.library import Threat
 from common.attacks.mixture import Mixture, build_training_attack
-from common.models import build_model
+from common.models.networks import build_model
 
 THREAT = Threat(8 / 255, 2 / 255, 3)
 IMAGES = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -5,8 +5,8 @@ import torch
 import torchvision
 from torch import nn
 
-from common.activations import ACTIVATIONS
-from common.models import MODELS, build_model
+from common.models.activations import ACTIVATIONS
+from common.models.networks import MODELS, build_model
 
 
 def build(name: str, width: int = 4, activation: str = "relu", downsample: bool = True, seed: int = 1) -> nn.Module:

@@ -18,7 +18,7 @@ from common.exported import load_exported
 from common.factory import make_model
 from common.losses import LossContext, build_loss
 from common.messages.records import to_record, to_state
-from common.models import build_model, load_state
+from common.models.networks import build_model, load_state
 from common.user_code import load_own
 from server.evaluation import evaluate_run
 from server.stored import read_metrics

@@ -6,7 +6,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from common.messages.packing import is_packed, pack, unpack
 from common.messages.records import LiveArray, to_record
-from common.models import build_model
+from common.models.networks import build_model
 
 STATE = build_model("cnn", 10, 2, "relu", True, 1).state_dict()
 

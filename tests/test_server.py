@@ -26,7 +26,7 @@ from common.messages.records import (
     to_record,
     to_state,
 )
-from common.models import build_model
+from common.models.networks import build_model
 from server.guard import Checked, Guard, RefusedError
 from server.jury import Usual, judge
 from server.nodes import Roster

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from common.attacks.library import Threat
 from common.factory import prepare_data
 from common.losses import LOSSES, LossContext
-from common.models import build_model
+from common.models.networks import build_model
 from common.seeding import seed_for
 from common.training import Schedule, Trainer, augment, draw_crops, pixels
 from tests.conftest import tiny_config

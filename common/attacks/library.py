@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import DeadEndError, FedShieldError
-from common.modes import keep_modes, ways_of
+from common.models.modes import keep_modes, ways_of
 from common.user_code import explain_own, is_own, load_own
 
 Attack = Callable[[Tensor, Tensor], Tensor]

@@ -238,7 +238,7 @@ class SharingConfig(_Table):
 
 
 class ModelConfig(_Table):
-    """The network; see ``common.models``."""
+    """The network; see ``common.models.networks``."""
 
     name: ModelName
     width: Annotated[int, Field(ge=1, le=1024)]

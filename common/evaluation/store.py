@@ -22,13 +22,13 @@ Arrays = dict[str, NDArray[Any]]
 log = logging.getLogger("fedshield")
 
 _CODE = (
-    "common/activations.py",
+    "common/models/activations.py",
     "common/attacks/library.py",
-    "common/borrowed.py",
+    "common/models/external.py",
     "common/evaluation/evaluate.py",
     "common/attacks/cw_linf.py",
-    "common/models.py",
-    "common/modes.py",
+    "common/models/networks.py",
+    "common/models/modes.py",
     "common/seeding.py",
     "common/training.py",
 )  # what changes figures

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from common.config.flat import near
 from common.errors import FedShieldError
-from common.modes import keep_statistics
+from common.models.modes import keep_statistics
 from common.user_code import explain_own, is_own, load_own
 
 TORCHVISION = "torchvision:"

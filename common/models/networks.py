@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from common.activations import ACTIVATIONS
-from common.borrowed import borrow, is_borrowed
-from common.modes import keep_modes, keep_statistics
+from common.models.activations import ACTIVATIONS
+from common.models.external import borrow, is_borrowed
+from common.models.modes import keep_modes, keep_statistics
 from common.seeding import seed_for
 
 MakeActivation = Callable[[], nn.Module]
@@ -165,7 +165,7 @@ def build_model(
     """Build a freshly initialised network; the same arguments give the same weights.
 
     Args:
-        name: a key of ``MODELS``, or a network of ``common.borrowed``, whose initial weights stay as they are.
+        name: a key of ``MODELS``, or a network of ``common.models.external``, whose initial weights stay as they are.
         classes: number of logits.
         width: channels of the first stage.
         activation: a key of ``ACTIVATIONS``. Convolutions start with PyTorch's weights times its gain over ReLU's.
