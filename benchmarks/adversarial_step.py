@@ -23,9 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.harness import Figures, alternate, median, median_ratio, report
 from common.attacks.library import Threat
 from common.factory import prepare_torch
-from common.losses import LOSSES, LossContext
 from common.models.networks import build_model
-from common.training import Schedule, Trainer
+from common.training.losses import LOSSES, LossContext
+from common.training.trainer import Schedule, Trainer
 
 EPSILON, STEP = 8 / 255, 2 / 255
 

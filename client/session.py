@@ -13,7 +13,7 @@ from common.factory import check_batches, client_data, make_loss, make_model, pr
 from common.messages.records import to_record, to_state
 from common.models.networks import load_state
 from common.seeding import seed_for
-from common.training import FitResult, Trainer
+from common.training.trainer import FitResult, Trainer
 
 Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]
 

@@ -18,12 +18,12 @@ from common.data.partition import Partition, SchemeParameters, kept_partition, u
 from common.data.server_data import Holdings, take_holdings
 from common.data.split_directories import client_images, server_holdings, server_test
 from common.errors import FedShieldError
-from common.losses import Loss, LossContext, build_loss
 from common.machine import available_cores
 from common.models.networks import build_model, trains_on_one
 from common.paths import whole_path
-from common.schedule import learning_rate
-from common.training import Schedule
+from common.training.losses import Loss, LossContext, build_loss
+from common.training.schedule import learning_rate
+from common.training.trainer import Schedule
 from common.user_code import load_own
 
 log = logging.getLogger("fedshield")

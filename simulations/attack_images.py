@@ -21,7 +21,7 @@ from common.exported import Exported, read_exported
 from common.factory import make_model, prepare_torch
 from common.files import writing
 from common.seeding import seed_for
-from common.training import pixels
+from common.training.trainer import pixels
 from server.checkpoint import chosen_model, fit_state
 from server.restored import stored_config
 from server.stored import read_classes

@@ -16,7 +16,7 @@ from common.data.server_data import take_holdings
 from common.errors import DeadEndError, FedShieldError
 from common.factory import check_batches, check_own, make_loss, make_model, prepare_data, prepare_torch, schedule_of
 from common.seeding import seed_for
-from common.training import Trainer
+from common.training.trainer import Trainer
 from server.checkpoint import fit_state
 from server.environment import describe_environment
 from server.recorder import Recorder

@@ -14,9 +14,9 @@ from common.attacks.library import Threat
 from common.data.datasets import Dataset, balanced_subset, load_data
 from common.evaluation.evaluate import evaluate
 from common.evaluation.sanity_checks import doubts
-from common.losses import LOSSES, LossContext
 from common.models.networks import build_model
-from common.training import Schedule, Trainer
+from common.training.losses import LOSSES, LossContext
+from common.training.trainer import Schedule, Trainer
 
 THREAT = Threat(4 / 255, 1 / 255, 10)
 

@@ -19,9 +19,9 @@ from common.data.datasets import DATASETS
 from common.data.partition import SCHEMES
 from common.errors import FedShieldError
 from common.factory import prepare_data
-from common.losses import LOSSES
 from common.models.activations import ACTIVATIONS
 from common.models.networks import MODELS
+from common.training.losses import LOSSES
 from simulations.options import PRESETS, new_or_stored, resolve
 
 

@@ -9,8 +9,8 @@ import torchattacks
 from torch import Tensor, nn
 
 from common.attacks.library import Threat
-from common.losses import LOSSES, Calibrated, LossContext, soft_cross_entropy
 from common.models.networks import build_model
+from common.training.losses import LOSSES, Calibrated, LossContext, soft_cross_entropy
 
 IMAGES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 3, 1, 2, 9])

@@ -16,9 +16,9 @@ from common.evaluation.evaluate import evaluate
 from common.evaluation.store import Kept
 from common.exported import load_exported
 from common.factory import make_model
-from common.losses import LossContext, build_loss
 from common.messages.records import to_record, to_state
 from common.models.networks import build_model, load_state
+from common.training.losses import LossContext, build_loss
 from common.user_code import load_own
 from server.evaluation import evaluate_run
 from server.stored import read_metrics

@@ -3,7 +3,7 @@
 import pytest
 
 from common.factory import schedule_of
-from common.schedule import learning_rate
+from common.training.schedule import learning_rate
 from tests.conftest import tiny_config
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from common.attacks.library import Threat
 from common.factory import prepare_data
-from common.losses import LOSSES, LossContext
 from common.models.networks import build_model
 from common.seeding import seed_for
-from common.training import Schedule, Trainer, augment, draw_crops, pixels
+from common.training.losses import LOSSES, LossContext
+from common.training.trainer import Schedule, Trainer, augment, draw_crops, pixels
 from tests.conftest import tiny_config
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (21, 3, 32, 32), dtype=np.uint8)

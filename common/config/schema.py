@@ -259,14 +259,14 @@ class AttackConfig(_Table):
 
 
 class LossConfig(_Table):
-    """The training method; see ``common.losses``."""
+    """The training method; see ``common.training.losses``."""
 
     name: LossName
     beta: Annotated[float, Field(ge=0)]
 
 
 class TrainConfig(_Table):
-    """Local training; see ``common.training``."""
+    """Local training; see ``common.training.trainer``."""
 
     local_epochs: Natural
     batch_size: Positive

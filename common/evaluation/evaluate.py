@@ -25,7 +25,7 @@ from common.errors import DeadEndError
 from common.evaluation.results import Distortion, Evaluation, Mask, Rate
 from common.evaluation.store import Kept
 from common.seeding import seed_for
-from common.training import pixels
+from common.training.trainer import pixels
 from common.user_code import is_own, own_digest
 
 __all__ = ["Distortion", "Evaluation", "Rate", "evaluate", "passes", "probe"]

@@ -10,7 +10,7 @@ from torch import nn
 from common.attacks.library import AUTOATTACK, OF_EVALUATION, Threat, attack_mode, build_attack, parse_label
 from common.evaluation.results import Evaluation
 from common.seeding import seed_for
-from common.training import pixels
+from common.training.trainer import pixels
 
 _COUNT = 8
 

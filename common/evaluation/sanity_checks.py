@@ -16,7 +16,7 @@ from common.attacks.library import Threat, attack_mode, parse_label
 from common.evaluation.evaluate import evaluate, probe
 from common.evaluation.results import Evaluation, Mask
 from common.seeding import seed_for
-from common.training import pixels
+from common.training.trainer import pixels
 
 _FEW = 200  # examples of the checks that attack anew
 _LEVEL = 0.01  # of the tests; each check may raise a false alarm so often at most

@@ -30,7 +30,7 @@ _CODE = (
     "common/models/networks.py",
     "common/models/modes.py",
     "common/seeding.py",
-    "common/training.py",
+    "common/training/trainer.py",
 )  # what changes figures
 _LARGEST = 2**28  # bytes of a group; eight examples of 512×512 pixels have an eighth of it
 

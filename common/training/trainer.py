@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
 from common.errors import DeadEndError
-from common.losses import Loss
 from common.seeding import seed_for
+from common.training.losses import Loss
 
 _PADDING = 4
 _RESIDENT_BYTES = 2**30  # a client's images up to this size stay on the GPU for the whole call
@@ -144,7 +144,7 @@ class Trainer:
         Args:
             images: uint8 [N,3,H,W].
             labels: int64 [N].
-            loss: a training method of ``common.losses`` built on this very model.
+            loss: a training method of ``common.training.losses`` built on this very model.
             schedule: epochs, batches, rates.
             seed: fixes the order of the images, augmentation, noise and random starts.
             momenta: of SGD, of the weights' shapes in the order of the model's parameters, to go on from; empty if not

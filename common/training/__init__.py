@@ -1,0 +1,1 @@
+"""Training methods, and the loop that all training shares."""
