@@ -24,9 +24,9 @@ from common.config.flat import default_config, merge
 from common.config.schema import RunConfig, parse_config
 from common.factory import make_model
 from common.messages.records import State, to_record, to_state
+from server.aggregation.outliers import STATISTICS, judge
+from server.aggregation.reply_checks import Checked, Guard
 from server.app import run_federation
-from server.guard import Checked, Guard
-from server.jury import STATISTICS, judge
 from server.stored import read_metrics
 from simulations.executors import Executor, InProcess, Job, Outcome
 from simulations.grid import LocalGrid

@@ -19,17 +19,17 @@ from common.errors import FedShieldError, explain_os_errors
 from common.factory import check_own, prepare_torch, server_data
 from common.messages.records import shared_record, to_record, to_state
 from common.words import visible
+from server.aggregation.outliers import Usual
+from server.aggregation.robust import check_strategy
+from server.aggregation.strategy import Cohort, SharedDataFedAvg
 from server.checkpoint import fit_state
 from server.delivery import PromptGrid
 from server.environment import describe_environment
-from server.jury import Usual
 from server.nodes import Roster
 from server.recorder import Recorder
 from server.restored import with_first_threads
-from server.robust import check_strategy
 from server.rundir import RunDir, finished_run
 from server.stored import DEPLOYED, FEDERATION
-from server.strategy import Cohort, SharedDataFedAvg
 from server.watchers import watching
 
 log = logging.getLogger("fedshield")

@@ -11,7 +11,7 @@ from common.data.shapes10 import CLASSES
 from common.factory import check_own, evaluation_threat, make_loss, make_model
 from common.paths import whole_path
 from common.user_code import is_own
-from server.robust import check_strategy
+from server.aggregation.robust import check_strategy
 
 
 def try_out(config: RunConfig, federation: bool) -> None:

@@ -11,7 +11,7 @@ from flwr.serverapp.strategy import Bulyan, FedAvg, FedMedian, FedTrimmedAvg, Kr
 
 from common.config.schema import StrategyConfig
 from common.errors import FedShieldError
-from server.robust import RULES, RobustMean, check_strategy
+from server.aggregation.robust import RULES, RobustMean, check_strategy
 
 pytestmark = pytest.mark.usefixtures("speaking")
 

@@ -27,11 +27,11 @@ from common.messages.records import (
     to_state,
 )
 from common.models.networks import build_model
-from server.guard import Checked, Guard, RefusedError
-from server.jury import Usual, judge
+from server.aggregation.outliers import Usual, judge
+from server.aggregation.reply_checks import Checked, Guard, RefusedError
+from server.aggregation.robust import RobustMean
+from server.aggregation.strategy import Cohort, SharedDataFedAvg
 from server.nodes import Roster
-from server.robust import RobustMean
-from server.strategy import Cohort, SharedDataFedAvg
 from simulations.executors import InProcess
 from simulations.grid import LocalGrid
 from tests.conftest import tiny_config

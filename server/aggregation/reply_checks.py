@@ -22,7 +22,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Checked:
-    """A reply that is well formed; ``server.jury`` compares it with the others of its round.
+    """A reply that is well formed; ``server.aggregation.outliers`` compares it with the others of its round.
 
     Attributes:
         arrays: the client's model, in the order of the global one: what comes after may go by place or by name.

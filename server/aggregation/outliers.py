@@ -8,7 +8,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from common.messages.records import LiveArray
-from server.guard import Checked
+from server.aggregation.reply_checks import Checked
 
 STATISTICS = 2  # times the limit of updates: honest clients differ more in what they see than in what they learn
 _LOSS_LIMIT = 10  # a loss may be so many times as far from the others' median as that is from zero

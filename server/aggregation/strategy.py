@@ -13,12 +13,12 @@ from flwr.serverapp.strategy import FedAvg
 from common.config.schema import StrategyConfig
 from common.messages.records import first_failure, shared_digest
 from common.seeding import rng_for
-from server.average import RunningMean
-from server.guard import Checked, Guard, RefusedError
-from server.jury import Usual, judge
+from server.aggregation.mean import RunningMean
+from server.aggregation.outliers import Usual, judge
+from server.aggregation.reply_checks import Checked, Guard, RefusedError
+from server.aggregation.robust import RobustMean
+from server.aggregation.round_report import Tally
 from server.nodes import Roster
-from server.robust import RobustMean
-from server.tally import Tally
 
 _FAR_APART = (
     "clients with few images, or very different ones, differ so, and so do liars: start a new run with a higher "
@@ -52,7 +52,7 @@ class Cohort:
 class SharedDataFedAvg(FedAvg):
     """FedAvg (McMahan et al. 2017, arXiv 1602.05629) with globally shared data (Zhao et al. 2018, arXiv 1806.00582).
 
-    Or, in place of the mean, one of Flower's robust strategies; see ``server.robust``.
+    Or, in place of the mean, one of Flower's robust strategies; see ``server.aggregation.robust``.
 
     Each client receives the shared data with the first message that it answers well, and its digest with every message.
     Without shared data this is Flower's FedAvg, with replies aggregated in client order and integer buffers kept

@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import Bulyan, FedAvg, FedMedian, FedTrimmedAvg, Kr
 from common.config.schema import StrategyConfig
 from common.errors import FedShieldError
 from common.messages.records import to_record, to_state
-from server.average import RunningMean
+from server.aggregation.mean import RunningMean
 
 log = logging.getLogger("fedshield")
 
