@@ -23,9 +23,9 @@ from server.aggregation.outliers import Usual
 from server.aggregation.robust import check_strategy
 from server.aggregation.strategy import Cohort, SharedDataFedAvg
 from server.checkpoint import fit_state
-from server.delivery import PromptGrid
 from server.environment import describe_environment
-from server.nodes import Roster
+from server.network.polling_grid import PromptGrid
+from server.network.roster import Roster
 from server.recorder import Recorder
 from server.restored import with_first_threads
 from server.rundir import RunDir, finished_run

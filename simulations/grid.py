@@ -11,7 +11,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from common.config.schema import RunConfig
-from server.nodes import client_name
+from server.network.roster import client_name
 from simulations.executors import Executor, Job
 
 _RUN_ID = 1

@@ -14,7 +14,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from common.errors import FedShieldError
 from common.words import in_one_line
-from server.nodes import client_of
+from server.network.roster import client_of
 from simulations.submit import Control
 
 

@@ -32,7 +32,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
 
-from server.delivery import PromptGrid
+from server.network.polling_grid import PromptGrid
 
 pytestmark = pytest.mark.usefixtures("speaking")
 

@@ -13,7 +13,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.factory import server_data
-from server.nodes import Roster
+from server.network.roster import Roster
 from simulations.executors import InProcess, Job, Outcome
 from simulations.grid import LocalGrid
 from tests.conftest import tiny_config

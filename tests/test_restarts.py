@@ -33,9 +33,9 @@ from flwr.supernode import fleet_http_connection
 from benchmarks.flower import free_ports
 from client.supernode.superlink_check import hold_on
 from common.errors import FedShieldError
-from server import delivery
-from server.delivery import PromptGrid
-from server.superlink import answer_again
+from server.network import polling_grid as delivery
+from server.network.polling_grid import PromptGrid
+from server.network.superlink import answer_again
 from simulations.certs import make_certs
 from tests.test_reach import Send
 

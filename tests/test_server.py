@@ -31,7 +31,7 @@ from server.aggregation.outliers import Usual, judge
 from server.aggregation.reply_checks import Checked, Guard, RefusedError
 from server.aggregation.robust import RobustMean
 from server.aggregation.strategy import Cohort, SharedDataFedAvg
-from server.nodes import Roster
+from server.network.roster import Roster
 from simulations.executors import InProcess
 from simulations.grid import LocalGrid
 from tests.conftest import tiny_config

@@ -6,7 +6,7 @@ from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
-from server import superlink
+from server.network import superlink
 
 
 def test_flowers_database_waits_a_minute_for_a_lock(tmp_path: Path) -> None:

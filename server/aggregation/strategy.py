@@ -18,7 +18,7 @@ from server.aggregation.outliers import Usual, judge
 from server.aggregation.reply_checks import Checked, Guard, RefusedError
 from server.aggregation.robust import RobustMean
 from server.aggregation.round_report import Tally
-from server.nodes import Roster
+from server.network.roster import Roster
 
 _FAR_APART = (
     "clients with few images, or very different ones, differ so, and so do liars: start a new run with a higher "

@@ -1,0 +1,1 @@
+"""Clients over a network: who is there, their replies, the SuperLink."""
