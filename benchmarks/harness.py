@@ -83,7 +83,7 @@ def hardware() -> dict[str, str]:
     """Return processor, cores, GPU and the versions that matter."""
     import torch
 
-    from server.environment import installed, processor
+    from server.run_directory.environment import installed, processor
 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     return {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.flower import cpu_seconds
 from benchmarks.harness import Figures, alternate, median, median_ratio, report
-from server.stored import read_metrics
+from server.run_directory.reader import read_metrics
 from tests.bench import Bench
 
 ROUNDS = 6

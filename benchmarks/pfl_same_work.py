@@ -120,7 +120,7 @@ def run_ours(options: argparse.Namespace) -> None:
 
     from server.app import run_federation
     from server.evaluation import evaluate_run
-    from server.stored import read_metrics
+    from server.run_directory.reader import read_metrics
     from simulations.executors import InProcess
     from simulations.grid import LocalGrid, Reply
 

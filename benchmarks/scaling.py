@@ -21,7 +21,7 @@ from common.config.schema import RunConfig, parse_config
 from common.factory import make_model
 from common.machine import available_cores
 from server.app import run_federation
-from server.stored import read_metrics
+from server.run_directory.reader import read_metrics
 from simulations.executors import Executor, InProcess
 from simulations.grid import LocalGrid
 

@@ -27,7 +27,7 @@ from common.messages.records import State, to_record, to_state
 from server.aggregation.outliers import STATISTICS, judge
 from server.aggregation.reply_checks import Checked, Guard
 from server.app import run_federation
-from server.stored import read_metrics
+from server.run_directory.reader import read_metrics
 from simulations.executors import Executor, InProcess, Job, Outcome
 from simulations.grid import LocalGrid
 from simulations.options import resolve

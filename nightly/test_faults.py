@@ -20,7 +20,7 @@ import pytest
 
 from nightly.relay import Relay
 from nightly.rogue import LIES
-from server.stored import read_metrics
+from server.run_directory.reader import read_metrics
 from tests.bench import ROOT, Bench, running
 from tests.test_federation import figures, run, same, weights
 

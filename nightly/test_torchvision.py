@@ -13,7 +13,7 @@ from common.errors import FedShieldError
 from common.exported import load_exported
 from common.models.networks import build_model
 from server.evaluation import evaluate_run
-from server.stored import read_metrics
+from server.run_directory.reader import read_metrics
 from simulations.export import export_run
 from tests.test_federation import run
 

@@ -22,14 +22,14 @@ from common.words import visible
 from server.aggregation.outliers import Usual
 from server.aggregation.robust import check_strategy
 from server.aggregation.strategy import Cohort, SharedDataFedAvg
-from server.checkpoint import fit_state
-from server.environment import describe_environment
 from server.network.polling_grid import PromptGrid
 from server.network.roster import Roster
 from server.recorder import Recorder
-from server.restored import with_first_threads
-from server.rundir import RunDir, finished_run
-from server.stored import DEPLOYED, FEDERATION
+from server.run_directory.checkpoint import fit_state
+from server.run_directory.environment import describe_environment
+from server.run_directory.reader import DEPLOYED, FEDERATION
+from server.run_directory.restored import with_first_threads
+from server.run_directory.writer import RunDir, finished_run
 from server.watchers import watching
 
 log = logging.getLogger("fedshield")

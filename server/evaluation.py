@@ -24,9 +24,9 @@ from common.factory import check_own, evaluation_threat, make_model, prepare_tor
 from common.files import append_json_line
 from common.seeding import seed_for
 from common.user_code import own_digest
-from server.checkpoint import chosen_model, fit_state
-from server.restored import stored_config
-from server.stored import FEDERATION, read_division, read_kind
+from server.run_directory.checkpoint import chosen_model, fit_state
+from server.run_directory.reader import FEDERATION, read_division, read_kind
+from server.run_directory.restored import stored_config
 
 log = logging.getLogger("fedshield")
 

@@ -11,7 +11,7 @@ from typing import Any
 from common.config.schema import RunConfig
 from common.files import read_json
 from common.words import markdown
-from server.rundir import RunDir
+from server.run_directory.writer import RunDir
 
 _PROJECT = "fedshield"
 _IDENTITIES = "trackers.json"

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from server.exporter import Exporter
-from server.rundir import RunDir
+from server.run_directory.writer import RunDir
 from server.trackers import MlflowTracker, TensorBoardTracker, WandbTracker
 
 log = logging.getLogger("fedshield")

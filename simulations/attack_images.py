@@ -22,9 +22,9 @@ from common.factory import make_model, prepare_torch
 from common.files import writing
 from common.seeding import seed_for
 from common.training.trainer import pixels
-from server.checkpoint import chosen_model, fit_state
-from server.restored import stored_config
-from server.stored import read_classes
+from server.run_directory.checkpoint import chosen_model, fit_state
+from server.run_directory.reader import read_classes
+from server.run_directory.restored import stored_config
 from simulations.evaluation_plots import draw_examples
 from simulations.plots import save_all
 

@@ -177,7 +177,7 @@ def evaluate(
     radii = parse_radii(epsilons or "")
     from common.data.cuts import out_of
     from server.evaluation import evaluate_run
-    from server.stored import read_kind
+    from server.run_directory.reader import read_kind
     from simulations.sheets import whole
     from simulations.tables import evaluation_tables
 

@@ -12,7 +12,7 @@ from common.config.flat import Flat
 from common.data.cuts import tested_images, training_images, unused_images
 from common.errors import FedShieldError
 from common.evaluation.results import Evaluation
-from server.stored import (
+from server.run_directory.reader import (
     lost_rounds,
     read_config,
     read_division,

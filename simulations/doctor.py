@@ -18,7 +18,7 @@ from common.factory import make_model, server_data
 from common.machine import available_cores
 from common.models.flops import model_cost, training_passes
 from common.paths import cache_dir, whole_path
-from server.environment import PACKAGES, installed, processor
+from server.run_directory.environment import PACKAGES, installed, processor
 from simulations.console import Terminal
 from simulations.trial import count_classes
 

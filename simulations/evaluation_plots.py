@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from common.errors import FedShieldError
 from common.evaluation.results import Evaluation
-from server.stored import read_evaluations, read_kind, read_predictions
+from server.run_directory.reader import read_evaluations, read_kind, read_predictions
 from simulations.panels import headline
 from simulations.plots import COLOURS, GREY, WIDTH, caption, save_all
 

@@ -22,9 +22,9 @@ from common.models.external import TORCHVISION
 from common.models.networks import BasicBlock
 from common.paths import whole_path
 from common.user_code import is_own, own_code
-from server.checkpoint import chosen, chosen_model, fit_state
-from server.restored import stored_config
-from server.stored import read_classes
+from server.run_directory.checkpoint import chosen, chosen_model, fit_state
+from server.run_directory.reader import read_classes
+from server.run_directory.restored import stored_config
 from simulations.model_card import model_card
 
 _OPSET = 18

@@ -19,7 +19,7 @@ def rounds_before(config: RunConfig) -> int:
     """Return how many rounds, or epochs, an earlier part of this run has finished."""
     if not config.results.resume:
         return 0
-    from server.checkpoint import rounds_done
+    from server.run_directory.checkpoint import rounds_done
 
     return rounds_done(whole_path(config.results.resume))
 
@@ -45,10 +45,10 @@ def run_locally(
     output: Output = Output.PLAIN,
 ) -> Path:
     """Run a federation with LocalGrid, draw its figures, and return its run directory."""
-    from server.restored import with_first_threads
+    from server.run_directory.restored import with_first_threads
 
     if config.results.resume:
-        from server.rundir import finished_run
+        from server.run_directory.writer import finished_run
 
         if (finished := finished_run(config)) is not None:
             return complete(finished)

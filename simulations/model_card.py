@@ -11,8 +11,8 @@ from common.models.external import TORCHVISION, is_borrowed, torchvision_options
 from common.models.networks import MEAN, STD
 from common.user_code import is_own
 from common.words import markdown, visible
-from server.checkpoint import chosen
-from server.stored import DEPLOYED, read_config, read_division, read_environment, read_kind
+from server.run_directory.checkpoint import chosen
+from server.run_directory.reader import DEPLOYED, read_config, read_division, read_environment, read_kind
 from simulations.repeat import ABOUT_REAL_CLIENTS, repeat
 from simulations.run_figures import NO_ATTACK, bracket, dataset_name, read_figures, share, training
 

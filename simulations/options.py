@@ -191,8 +191,8 @@ def new_or_stored(
         options["results.name"] = name
     base = default_config()
     if resume is not None:
-        from server.restored import resumed_config
-        from server.stored import KINDS
+        from server.run_directory.reader import KINDS
+        from server.run_directory.restored import resumed_config
 
         path = find_results(resume)
         base = resumed_config(path, KINDS[kind], options, trust_code)

@@ -28,7 +28,7 @@ from common.errors import explain_os_errors
 from common.files import replace_file
 from common.links import refuse_links
 from common.words import visible
-from server.stored import read_division, read_kind, read_metrics
+from server.run_directory.reader import read_division, read_kind, read_metrics
 
 # Okabe and Ito's palette, with a grey and a brown of our own that colour-blind readers can tell from the others too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#F0E442", "#56B4E9", "#595959", "#000000", "#7A3B1E")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.flat import Flat, Scalar, default_config
-from server.stored import DEPLOYED, Kind
+from server.run_directory.reader import DEPLOYED, Kind
 from simulations.options import parse_assignment
 
 SUBMIT = "fedshield submit --superlink HOST:PORT --ca ca.crt"

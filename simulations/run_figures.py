@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from common.user_code import is_own
-from server.checkpoint import chosen
-from server.stored import read_evaluations, read_metrics, read_summary
+from server.run_directory.checkpoint import chosen
+from server.run_directory.reader import read_evaluations, read_metrics, read_summary
 
 NO_ATTACK = "no attack was run: robust accuracy was not measured"
 OF_THE_PLACE = ("results.", "data.root")  # keys that say where a run lies, and nothing of what it computes

@@ -10,7 +10,7 @@ from common.config.flat import Flat
 from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file, replace_json
 from common.paths import whole_path
-from server.stored import lost_rounds
+from server.run_directory.reader import lost_rounds
 from simulations.console import Terminal, interrupt_when_terminated
 from simulations.study import Point, Study, load_study, points, study_toml
 from simulations.study_gather import gather, is_finished, note_code, note_failure

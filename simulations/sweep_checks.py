@@ -9,8 +9,8 @@ from common.errors import FedShieldError, explain_os_errors
 from common.files import clear_leftovers
 from common.links import refuse_links
 from common.parsing import parse_toml
-from server.restored import changed_keys
-from server.stored import KINDS, read_config
+from server.run_directory.reader import KINDS, read_config
+from server.run_directory.restored import changed_keys
 from simulations.study import Point, Study
 from simulations.study_gather import HINT
 from simulations.study_results import finished_runs

@@ -19,11 +19,11 @@ from common.errors import FedShieldError
 from common.factory import make_model, prepare_data
 from common.seeding import seed_for
 from server.app import run_federation
-from server.checkpoint import chosen_model, load_momenta, read_checkpoint
 from server.evaluation import evaluate_on, evaluate_run
-from server.restored import stored_config
-from server.rundir import RunDir
-from server.stored import CENTRALIZED, read_kind, read_metrics
+from server.run_directory.checkpoint import chosen_model, load_momenta, read_checkpoint
+from server.run_directory.reader import CENTRALIZED, read_kind, read_metrics
+from server.run_directory.restored import stored_config
+from server.run_directory.writer import RunDir
 from simulations.centralized import run_centrally, train_centrally
 from simulations.console import Terminal, log_to
 from simulations.executors import InProcess

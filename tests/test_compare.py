@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import FedShieldError
 from server.evaluation import evaluate_run
-from server.stored import read_metrics
+from server.run_directory.reader import read_metrics
 from simulations.centralized import train_centrally
 from simulations.compare import compare_runs, difference
 from simulations.export import export_run

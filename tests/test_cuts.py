@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from common.config.flat import default_config
 from common.factory import prepare_data, server_data
-from server.rundir import RunDir
+from server.run_directory.writer import RunDir
 from simulations.centralized import train_centrally
 from simulations.cli import app
 from simulations.compare import compare_runs

@@ -16,7 +16,7 @@ from flwr.proto.control_pb2 import ListNodesRequest
 from flwr.proto.node_pb2 import NodeInfo
 
 from common.errors import FedShieldError
-from server.stored import read_metrics
+from server.run_directory.reader import read_metrics
 from simulations.certs import make_certs
 from simulations.register import register
 from simulations.submit import Control

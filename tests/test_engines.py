@@ -13,7 +13,7 @@ from flwr.app.metadata import Metadata
 from common.errors import FedShieldError
 from common.factory import prepare_data
 from server.app import run_federation
-from server.stored import read_metrics
+from server.run_directory.reader import read_metrics
 from simulations.executors import Outcome
 from simulations.grid import LocalGrid, Reply
 from simulations.ray_cluster import default_workers, gpu_share

@@ -19,8 +19,8 @@ from common.exported import load_exported
 from common.factory import make_model
 from common.factory import test_data as read_test
 from common.models.networks import build_model
-from server.checkpoint import chosen_model
-from server.restored import stored_config
+from server.run_directory.checkpoint import chosen_model
+from server.run_directory.restored import stored_config
 from simulations.centralized import train_centrally
 from simulations.export import FORMATS, export_run, torchvision_state
 from simulations.model_card import torchvision_use

@@ -13,8 +13,8 @@ from common.errors import FedShieldError
 from common.factory import make_model, prepare_data
 from common.messages.records import to_record, to_state
 from server.app import run_federation
-from server.checkpoint import chosen_model, load_model, read_checkpoint
-from server.stored import read_metrics
+from server.run_directory.checkpoint import chosen_model, load_model, read_checkpoint
+from server.run_directory.reader import read_metrics
 from simulations.executors import InProcess, Job, failure
 from simulations.grid import LocalGrid, Reply
 from simulations.tables import partition_tables

@@ -9,8 +9,8 @@ import pytest
 
 from common.errors import FedShieldError
 from server.evaluation import evaluate_run
-from server.rundir import RunDir
-from server.stored import FEDERATION, parse_stored, read_config
+from server.run_directory.reader import FEDERATION, parse_stored, read_config
+from server.run_directory.writer import RunDir
 from simulations.attack_images import attack_pictures
 from simulations.compare import compare_runs
 from simulations.export import export_run

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from server.stored import read_metrics
+from server.run_directory.reader import read_metrics
 from simulations.live import LiveView, sparks
 from tests.bench import BIN
 from tests.test_cli import fedshield, tiny_options

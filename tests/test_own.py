@@ -21,7 +21,7 @@ from common.models.networks import build_model, load_state
 from common.training.losses import LossContext, build_loss
 from common.user_code import load_own
 from server.evaluation import evaluate_run
-from server.stored import read_metrics
+from server.run_directory.reader import read_metrics
 from tests.conftest import Threshold, tiny_config, tiny_flat
 from tests.pages import blocks, commands, type_in
 from tests.test_data import make_folder

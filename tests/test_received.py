@@ -20,8 +20,8 @@ from common.errors import FedShieldError
 from common.evaluation.store import Kept
 from common.factory import prepare_data
 from common.links import refuse_links
-from server.rundir import RunDir
-from server.stored import read_evaluations, read_summary
+from server.run_directory.reader import read_evaluations, read_summary
+from server.run_directory.writer import RunDir
 from simulations.certs import make_certs
 from simulations.compare import compare_runs
 from simulations.reports.write import write_report

@@ -11,8 +11,16 @@ from typer.testing import CliRunner
 
 from common.config.flat import default_config
 from common.machine import available_cores
-from server.rundir import RunDir
-from server.stored import CENTRALIZED, DEPLOYED, FEDERATION, Kind, read_config, read_environment, read_kind
+from server.run_directory.reader import (
+    CENTRALIZED,
+    DEPLOYED,
+    FEDERATION,
+    Kind,
+    read_config,
+    read_environment,
+    read_kind,
+)
+from server.run_directory.writer import RunDir
 from simulations.centralized import train_centrally
 from simulations.cli import app
 from simulations.console import Terminal

@@ -12,7 +12,7 @@ from playwright.sync_api import BrowserContext, sync_playwright
 from playwright.sync_api import Page as Tab
 
 from common.errors import FedShieldError
-from server.stored import read_metrics
+from server.run_directory.reader import read_metrics
 from simulations.reports.page import Fact, Page, Section, Table, Text, render
 from simulations.reports.write import write_report
 from tests.bench import ROOT

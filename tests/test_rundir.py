@@ -19,10 +19,10 @@ import torch
 from common.config.schema import RunConfig
 from common.errors import DeadEndError, FedShieldError
 from common.files import append_json_line, read_json_lines
-from server.checkpoint import chosen_model, load_model, read_checkpoint
-from server.restored import stored_config
-from server.rundir import RunDir, finished_run
-from server.stored import CENTRALIZED, FEDERATION, Kind, read_kind, read_metrics
+from server.run_directory.checkpoint import chosen_model, load_model, read_checkpoint
+from server.run_directory.reader import CENTRALIZED, FEDERATION, Kind, read_kind, read_metrics
+from server.run_directory.restored import stored_config
+from server.run_directory.writer import RunDir, finished_run
 from tests.conftest import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -156,7 +156,7 @@ def test_a_run_that_ended_before_its_first_round_may_start_again(tmp_path: Path)
 KILLED = """
 import os, shutil, sys
 from pathlib import Path
-from server.rundir import RunDir
+from server.run_directory.writer import RunDir
 from server.watchers import watching
 from tests.test_rundir import ROUND, STATE, config
 import torch.utils.tensorboard

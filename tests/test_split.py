@@ -16,7 +16,7 @@ from common.config.schema import RunConfig
 from common.data.split_directories import write_split
 from common.errors import FedShieldError
 from common.factory import client_data, prepare_data, server_data
-from server.stored import read_metrics
+from server.run_directory.reader import read_metrics
 from simulations.executors import InProcess, Job, Outcome
 from tests.conftest import tiny_config
 from tests.test_cli import ROOT, fedshield

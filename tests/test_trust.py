@@ -20,7 +20,7 @@ from common.exported import ARCHITECTURE, load_exported
 from common.trust import is_trusted, require_trust, trust
 from server.app import run_federation
 from server.evaluation import evaluate_run
-from server.stored import FEDERATION
+from server.run_directory.reader import FEDERATION
 from simulations.attack_images import attack_pictures
 from simulations.compare import compare_runs
 from simulations.executors import InProcess

@@ -300,7 +300,7 @@ class EvaluateConfig(_Table):
 
 
 class ResultsConfig(_Table):
-    """Where the run directory goes; see ``server.rundir``."""
+    """Where the run directory goes; see ``server.run_directory.writer``."""
 
     dir: str
     name: FolderName

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.config.flat import Flat, default_config
 from common.data.cuts import tested_images, training_images, unused_images
-from server.stored import (
+from server.run_directory.reader import (
     DEPLOYED,
     Kind,
     lost_rounds,

@@ -17,7 +17,7 @@ from common.errors import FedShieldError
 from common.evaluation.store import Arrays, Kept
 from common.files import read_json, read_json_lines
 from common.links import refuse_links
-from server.formats import Division, Environment, Evaluated, Format, Round, Summary, check_format
+from server.run_directory.schema import Division, Environment, Evaluated, Format, Round, Summary, check_format
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from common.errors import FedShieldError
 from common.paths import whole_path
 from common.trust import is_trusted, require_trust
 from common.user_code import own_code, own_file
-from server.stored import Kind, parse_stored, read_config, read_environment
+from server.run_directory.reader import Kind, parse_stored, read_config, read_environment
 
 # What may differ between a run and its continuation: length, place, the server's patience, the last measurement.
 _MAY_CHANGE = (

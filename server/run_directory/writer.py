@@ -21,7 +21,7 @@ from common.files import append_json_line, read_json, replace_json
 from common.links import refuse_links
 from common.messages.records import State
 from common.paths import whole_path
-from server.checkpoint import (
+from server.run_directory.checkpoint import (
     load_model,
     load_momenta,
     read_checkpoint,
@@ -29,10 +29,10 @@ from server.checkpoint import (
     rounds_done,
     write_checkpoint,
 )
-from server.environment import went_on
-from server.opening import check_empty, is_finished, keep_code, keep_lines, keep_summary, new_place
-from server.restored import changed_keys, first_threads, with_copies, with_first_threads
-from server.stored import DEPLOYED, FEDERATION, Kind, read_config, read_environment, read_metrics
+from server.run_directory.environment import went_on
+from server.run_directory.opening import check_empty, is_finished, keep_code, keep_lines, keep_summary, new_place
+from server.run_directory.reader import DEPLOYED, FEDERATION, Kind, read_config, read_environment, read_metrics
+from server.run_directory.restored import changed_keys, first_threads, with_copies, with_first_threads
 
 log = logging.getLogger("fedshield")
 

@@ -23,7 +23,7 @@ from common.errors import FedShieldError, explain_os_errors
 from common.files import clear_leftovers, read_json, replace_file, replace_json
 from common.messages.records import State
 from common.models.networks import load_state
-from server.formats import Checkpoint, check_format
+from server.run_directory.schema import Checkpoint, check_format
 
 log = logging.getLogger("fedshield")
 

@@ -13,8 +13,8 @@ from common.errors import FedShieldError, explain_os_errors
 from common.files import append_json_line, clear_leftovers, replace_file
 from common.trust import trust
 from common.user_code import own_code, own_file
-from server.restored import changed_code, own_copies
-from server.stored import Kind, odd_rounds, read_kind, read_metrics, read_summary
+from server.run_directory.reader import Kind, odd_rounds, read_kind, read_metrics, read_summary
+from server.run_directory.restored import changed_code, own_copies
 
 log = logging.getLogger("fedshield")
 
