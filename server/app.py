@@ -22,6 +22,7 @@ from common.words import visible
 from server.aggregation.outliers import Usual
 from server.aggregation.robust import check_strategy
 from server.aggregation.strategy import Cohort, SharedDataFedAvg
+from server.monitoring.observers import watching
 from server.network.polling_grid import PromptGrid
 from server.network.roster import Roster
 from server.recorder import Recorder
@@ -30,7 +31,6 @@ from server.run_directory.environment import describe_environment
 from server.run_directory.reader import DEPLOYED, FEDERATION
 from server.run_directory.restored import with_first_threads
 from server.run_directory.writer import RunDir, finished_run
-from server.watchers import watching
 
 log = logging.getLogger("fedshield")
 

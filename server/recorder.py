@@ -16,10 +16,10 @@ from common.factory import make_model
 from common.messages.records import State
 from common.models.networks import load_state
 from server.evaluation import evaluate_finally, evaluate_on
+from server.monitoring.observers import Watchers
 from server.run_directory.checkpoint import chosen_model, read_checkpoint
 from server.run_directory.reader import DEPLOYED, FEDERATION
 from server.run_directory.writer import RunDir
-from server.watchers import Watchers
 
 log = logging.getLogger("fedshield")
 

@@ -17,13 +17,13 @@ from common.errors import DeadEndError, FedShieldError
 from common.factory import check_batches, check_own, make_loss, make_model, prepare_data, prepare_torch, schedule_of
 from common.seeding import seed_for
 from common.training.trainer import Trainer
+from server.monitoring.observers import watching
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
 from server.run_directory.reader import CENTRALIZED
 from server.run_directory.restored import with_first_threads
 from server.run_directory.writer import RunDir, finished_run
-from server.watchers import watching
 from simulations.console import Output, Terminal
 from simulations.federation import complete, rounds_before
 from simulations.live import LiveView

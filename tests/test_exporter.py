@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.flower import free_ports
 from common.errors import FedShieldError
-from server.exporter import Exporter
+from server.monitoring.prometheus import Exporter
 from server.run_directory.reader import read_metrics
 from tests.test_federation import run
 

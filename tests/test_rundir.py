@@ -157,7 +157,7 @@ KILLED = """
 import os, shutil, sys
 from pathlib import Path
 from server.run_directory.writer import RunDir
-from server.watchers import watching
+from server.monitoring.observers import watching
 from tests.test_rundir import ROUND, STATE, config
 import torch.utils.tensorboard
 

@@ -11,8 +11,8 @@ import pytest
 
 from common.config.schema import parse_config
 from common.errors import FedShieldError
+from server.monitoring.observers import Watchers
 from server.run_directory.reader import read_metrics
-from server.watchers import Watchers
 from tests.conftest import tiny_flat, until
 from tests.test_federation import run
 

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from server.evaluation import Measured, evaluate_run
+from server.monitoring.trackers import figures
 from server.run_directory.reader import read_metrics
-from server.trackers import figures
 from simulations.compare import compare_runs
 from simulations.export import export_run
 from simulations.live import LiveView

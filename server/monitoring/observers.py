@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
-from server.exporter import Exporter
+from server.monitoring.prometheus import Exporter
+from server.monitoring.trackers import MlflowTracker, TensorBoardTracker, WandbTracker
 from server.run_directory.writer import RunDir
-from server.trackers import MlflowTracker, TensorBoardTracker, WandbTracker
 
 log = logging.getLogger("fedshield")
 
