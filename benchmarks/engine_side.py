@@ -48,7 +48,7 @@ def note_first_steps(log: str) -> None:
 def run_engine(times: Times, engine: str, settings: list[str]) -> None:
     """Run ``fedshield run``, a round at a time."""
     import simulations.federation
-    from simulations.cli import main
+    from simulations.cli.main import main
     from simulations.grid import LocalGrid
 
     class Timed(LocalGrid):
@@ -89,7 +89,7 @@ def run_bare(times: Times, settings: list[str]) -> None:
     from common.config.flat import default_config, merge
     from common.config.schema import parse_config
     from common.factory import make_model, prepare_data, prepare_torch
-    from simulations.options import resolve
+    from simulations.cli.options import resolve
 
     config = parse_config(merge(default_config(), resolve(None, settings, default_config()), "options"))
     device = prepare_torch(config.threads)

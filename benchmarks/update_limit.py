@@ -28,9 +28,9 @@ from server.aggregation.outliers import STATISTICS, judge
 from server.aggregation.reply_checks import Checked, Guard
 from server.app import run_federation
 from server.run_directory.reader import read_metrics
+from simulations.cli.options import resolve
 from simulations.executors import Executor, InProcess, Job, Outcome
 from simulations.grid import LocalGrid
-from simulations.options import resolve
 
 _QUICK = {
     "threads": 1,

@@ -21,7 +21,7 @@ from server.run_directory.reader import (
     read_metrics,
     read_predictions,
 )
-from simulations.options import find_results
+from simulations.cli.options import find_results
 from simulations.run_figures import NO_ATTACK, OF_THE_PLACE, bracket, last_round, read_figures, share
 from simulations.sheets import Sheet
 from simulations.study_tables import signed_interval

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.config.flat import Flat, Scalar, default_config
 from server.run_directory.reader import DEPLOYED, Kind
-from simulations.options import parse_assignment
+from simulations.cli.options import parse_assignment
 
 SUBMIT = "fedshield submit --superlink HOST:PORT --ca ca.crt"
 ABOUT_REAL_CLIENTS = (

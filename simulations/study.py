@@ -12,7 +12,7 @@ from typing import Any
 from common.config.flat import Flat, Scalar, default_config, merge, near, read_tables, read_toml, toml_lines
 from common.config.schema import RunConfig, parse_config
 from common.errors import FedShieldError
-from simulations.options import PRESETS, SWEEPS, complete_preset, find_file
+from simulations.cli.options import PRESETS, SWEEPS, complete_preset, find_file
 from simulations.study_checks import (
     check_changes,
     check_twice,

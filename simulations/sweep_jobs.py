@@ -178,7 +178,7 @@ def child() -> None:
     # A sweep in the background of a script ignores Ctrl-C, and its children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_watch, args=[parent], daemon=True).start()
-    from simulations.cli import main
+    from simulations.cli.main import main
 
     main()
 

@@ -12,7 +12,7 @@ from common.data.shapes10 import CLASSES, generate
 from common.errors import FedShieldError
 from common.exported import load_exported
 from simulations.attack_images import attack_pictures, table, write_pictures
-from simulations.cli import app
+from simulations.cli.main import app
 from simulations.export import export_run
 from tests.test_cli import fedshield
 from tests.test_federation import run

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from common.config.flat import Flat
 from common.errors import FedShieldError
 from server.run_directory.reader import read_metrics
-from simulations.cli import app, main
+from simulations.cli.main import app, main
 from tests.conftest import TINY
 from tests.test_data import make_folder
 from tests.test_federation import figures, same, weights

@@ -14,7 +14,7 @@ from common.config.schema import parse_config
 from common.factory import make_loss, make_model
 from common.models.flops import model_cost, training_passes
 from common.models.networks import MODELS, build_model
-from simulations.cli import app
+from simulations.cli.main import app
 from tests.conftest import tiny_flat
 
 VARIANTS = [

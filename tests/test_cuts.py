@@ -13,7 +13,7 @@ from common.config.flat import default_config
 from common.factory import prepare_data, server_data
 from server.run_directory.writer import RunDir
 from simulations.centralized import train_centrally
-from simulations.cli import app
+from simulations.cli.main import app
 from simulations.compare import compare_runs
 from simulations.export import export_run
 from simulations.reports.of_run import run_page

@@ -7,7 +7,7 @@ import typer
 from click import Command, Context
 from typer.testing import CliRunner
 
-from simulations.cli import app
+from simulations.cli.main import app
 
 GROUP = typer.main.get_group(app)
 NAMES = sorted(GROUP.commands)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.main import get_group
 
-from simulations.cli import app
+from simulations.cli.main import app
 from tests.bench import BIN, ROOT
 from tests.pages import blocks
 

@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import FedShieldError
 from common.paths import whole_path
-from simulations.cli import main
+from simulations.cli.main import main
 from tests.test_cli import ROOT
 
 NOBODYS = "~no-such-user/x"
@@ -79,7 +79,7 @@ NAMELESS = ["unshare", "--user", "--map-user=12345", "--map-group=12345", "env",
 # One process, since each would import for seconds.
 COMMANDS = """
 import os, sys
-from simulations.cli import main
+from simulations.cli.main import main
 def do(*arguments):
     sys.argv = ["fedshield", *arguments]
     try:

@@ -22,11 +22,11 @@ from server.run_directory.reader import (
 )
 from server.run_directory.writer import RunDir
 from simulations.centralized import train_centrally
-from simulations.cli import app
+from simulations.cli.main import app
+from simulations.cli.options import given
 from simulations.console import Terminal
 from simulations.export import export_run
 from simulations.federation import run_locally
-from simulations.options import given
 from simulations.repeat import sweep_again
 from simulations.reports.of_run import run_page
 from simulations.reports.of_study import study_page

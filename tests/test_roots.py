@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from common.errors import FedShieldError
 from common.files import read_json
-from simulations.cli import app
+from simulations.cli.main import app
 from tests.test_cli import tiny_options
 from tests.test_data import make_folder
 

@@ -8,7 +8,7 @@ from common.config.flat import default_config
 from common.config.schema import parse_config
 from common.errors import FedShieldError
 from common.parsing import parse_json
-from simulations.options import find_results, resolve
+from simulations.cli.options import find_results, resolve
 from simulations.study import find_study, load_study
 
 

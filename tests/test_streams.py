@@ -71,7 +71,7 @@ def test_a_run_survives_the_end_of_its_reader(tmp_path: Path) -> None:
 # One process for several commands, since each would import for seconds; what each has said ends with its status.
 COMMANDS = """
 import json, sys
-from simulations.cli import main
+from simulations.cli.main import main
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["fedshield", *arguments]
     try:

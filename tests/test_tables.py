@@ -11,9 +11,9 @@ from rich.table import Table
 
 from common.evaluation.evaluate import Evaluation
 from simulations.attack_images import Attacked, table
+from simulations.cli.tables import class_table, client_table, partition_tables
 from simulations.console import Terminal
 from simulations.sheets import whole
-from simulations.tables import class_table, client_table, partition_tables
 from tests.test_cli import ROOT
 
 

@@ -22,11 +22,11 @@ from server.app import run_federation
 from server.evaluation import evaluate_run
 from server.run_directory.reader import FEDERATION
 from simulations.attack_images import attack_pictures
+from simulations.cli.options import new_or_stored
 from simulations.compare import compare_runs
 from simulations.executors import InProcess
 from simulations.export import export_run
 from simulations.grid import LocalGrid
-from simulations.options import new_or_stored
 from simulations.reports.write import write_report
 from tests.test_federation import run
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from common.errors import FedShieldError
 from common.files import replace_file
 from common.paths import whole_path
-from simulations.options import find_results
+from simulations.cli.options import find_results
 from simulations.reports.of_run import run_page
 from simulations.reports.of_study import study_page
 from simulations.reports.page import Page, render

@@ -14,9 +14,8 @@ from common.config.schema import parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import whole_path
 from common.words import visible
-from simulations.console import console, interrupt_once, log_to
-from simulations.network_commands import network
-from simulations.options import (
+from simulations.cli.network_commands import network
+from simulations.cli.options import (
     FileArgument,
     JsonOption,
     NameOption,
@@ -36,7 +35,8 @@ from simulations.options import (
     parse_radii,
     resolve,
 )
-from simulations.result_commands import results as result_commands
+from simulations.cli.result_commands import results as result_commands
+from simulations.console import console, interrupt_once, log_to
 from simulations.streams import lasting_streams
 
 
@@ -178,8 +178,8 @@ def evaluate(
     from common.data.cuts import out_of
     from server.evaluation import evaluate_run
     from server.run_directory.reader import read_kind
+    from simulations.cli.tables import evaluation_tables
     from simulations.sheets import whole
-    from simulations.tables import evaluation_tables
 
     path = find_results(run_dir)
     found = evaluate_run(path, changes, radii, trust_code)
@@ -205,8 +205,8 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
     config = parse_config(resolve(file, set_ or [], default_config()))
     from common.data.server_data import describe_partition
     from common.factory import prepare_data
+    from simulations.cli.tables import partition_tables
     from simulations.plots import plot_partition
-    from simulations.tables import partition_tables
 
     splits, division = prepare_data(config)
     described = describe_partition(splits.train, division)

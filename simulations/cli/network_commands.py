@@ -8,8 +8,8 @@ import typer
 from common.config.flat import default_config
 from common.config.schema import parse_config
 from common.paths import ROOT, whole_path
+from simulations.cli.options import AuthorityOption, FileArgument, SetOption, SuperlinkOption, WaitOption, resolve
 from simulations.console import console, interrupt_when_terminated, log_to
-from simulations.options import AuthorityOption, FileArgument, SetOption, SuperlinkOption, WaitOption, resolve
 
 network = typer.Typer()
 
