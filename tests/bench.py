@@ -13,9 +13,9 @@ from benchmarks.flower import free_ports, with_environment
 from common.config.flat import Flat
 from common.data.split_directories import write_split
 from common.factory import prepare_data
-from simulations.certs import make_certs
-from simulations.register import register
-from simulations.submit import Control
+from simulations.deployment.certificates import make_certs
+from simulations.deployment.flower_control import Control
+from simulations.deployment.register import register
 from tests.conftest import TINY, tiny_config, until
 
 ROOT = Path(__file__).parents[1]

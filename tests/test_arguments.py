@@ -13,7 +13,7 @@ import pytest
 
 from client.supernode.arguments import check_arguments, client_number
 from common.errors import FedShieldError
-from simulations.certs import make_certs
+from simulations.deployment.certificates import make_certs
 from tests.bench import BIN
 
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
 from common.errors import FedShieldError
-from simulations.certs import make_certs
+from simulations.deployment.certificates import make_certs
 from tests.test_cli import fedshield
 
 HOSTS = ("fl.example.org", "localhost", "127.0.0.1")

@@ -17,9 +17,9 @@ from flwr.proto.node_pb2 import NodeInfo
 
 from common.errors import FedShieldError
 from server.run_directory.reader import read_metrics
-from simulations.certs import make_certs
-from simulations.register import register
-from simulations.submit import Control
+from simulations.deployment.certificates import make_certs
+from simulations.deployment.flower_control import Control
+from simulations.deployment.register import register
 from tests.bench import ROOT, Bench, running
 from tests.pages import blocks
 from tests.test_cli import PROGRAM, fedshield

@@ -21,8 +21,8 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from benchmarks.flower import free_ports
-from simulations.register import register
-from simulations.submit import Control
+from simulations.deployment.flower_control import Control
+from simulations.deployment.register import register
 from tests.bench import ROOT, Bench
 from tests.conftest import until
 

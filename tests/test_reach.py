@@ -19,9 +19,9 @@ from client.supernode.superlink_check import check_line
 from common import reach
 from common.errors import FedShieldError
 from common.reach import Place
-from simulations import certs
-from simulations.certs import make_certs
-from simulations.submit import Control
+from simulations.deployment import certificates as certs
+from simulations.deployment.certificates import make_certs
+from simulations.deployment.flower_control import Control
 from tests.bench import BIN
 from tests.conftest import until
 
@@ -105,7 +105,7 @@ def at_once(address: str, authority: Path | None) -> str:
 
 
 def told_of(expired: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return what is told where the days of one certificate, by its name in ``simulations.certs``, are over."""
+    """Return what is told where the days of one certificate, by its name in ``simulations.deployment.certificates``, are over."""
     monkeypatch.setattr(certs, "_CLOCK_SKEW", timedelta(days=400))
     monkeypatch.setattr(certs, expired, -3)
     make_certs(folder, 1, ["127.0.0.1"])

@@ -22,8 +22,8 @@ from common.factory import prepare_data
 from common.links import refuse_links
 from server.run_directory.reader import read_evaluations, read_summary
 from server.run_directory.writer import RunDir
-from simulations.certs import make_certs
 from simulations.compare import compare_runs
+from simulations.deployment.certificates import make_certs
 from simulations.reports.write import write_report
 from simulations.study import load_study
 from simulations.study_plots import plot_study

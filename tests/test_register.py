@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from common.errors import FedShieldError
-from simulations.certs import make_certs
-from simulations.register import register
-from simulations.submit import Control
+from simulations.deployment.certificates import make_certs
+from simulations.deployment.flower_control import Control
+from simulations.deployment.register import register
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from common.errors import FedShieldError
 from server.network import polling_grid as delivery
 from server.network.polling_grid import PromptGrid
 from server.network.superlink import answer_again
-from simulations.certs import make_certs
+from simulations.deployment.certificates import make_certs
 from tests.test_reach import Send
 
 pytestmark = pytest.mark.usefixtures("speaking")

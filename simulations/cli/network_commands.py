@@ -58,7 +58,7 @@ def certs(
 
     fedshield certs --out federation --clients 10 --host fl.example.org
     """
-    from simulations.certs import make_certs
+    from simulations.deployment.certificates import make_certs
 
     hosts = list(dict.fromkeys([*(host or []), "superlink", "gateway", "localhost", "127.0.0.1"]))
     for path in make_certs(whole_path(out), clients, hosts):
@@ -78,8 +78,8 @@ def register(
 
     fedshield register federation/operator/clients --superlink localhost:8000 --ca federation/ca.crt
     """
-    from simulations.register import register as register_there
-    from simulations.submit import Control
+    from simulations.deployment.flower_control import Control
+    from simulations.deployment.register import register as register_there
 
     for key in register_there(Control(superlink, ca), whole_path(keys), wait):
         console.print(key)
@@ -102,8 +102,8 @@ def submit(
 
     fedshield submit --superlink localhost:8000 --ca federation/ca.crt my.toml
     """
-    from simulations.submit import Control
-    from simulations.submit import submit as run_there
+    from simulations.deployment.flower_control import Control
+    from simulations.deployment.flower_control import submit as run_there
 
     settings = parse_config(resolve(file, set_ or [], default_config())).flat()
     interrupt_when_terminated()

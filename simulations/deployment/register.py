@@ -15,7 +15,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from common.errors import FedShieldError
 from common.words import in_one_line
 from server.network.roster import client_of
-from simulations.submit import Control
+from simulations.deployment.flower_control import Control
 
 
 def register(control: Control, folder: Path, patience: float) -> list[Path]:

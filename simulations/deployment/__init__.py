@@ -1,0 +1,1 @@
+"""Real clients: certificates, keys, and a run on a SuperLink."""
