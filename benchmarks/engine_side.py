@@ -49,7 +49,7 @@ def run_engine(times: Times, engine: str, settings: list[str]) -> None:
     """Run ``fedshield run``, a round at a time."""
     import simulations.federation
     from simulations.cli.main import main
-    from simulations.grid import LocalGrid
+    from simulations.engine.local_grid import LocalGrid
 
     class Timed(LocalGrid):
         rounds = 0
@@ -64,7 +64,7 @@ def run_engine(times: Times, engine: str, settings: list[str]) -> None:
 
     vars(simulations.federation)["LocalGrid"] = Timed
     if engine == "ray":
-        from simulations.ray_engine import RayActors, Worker
+        from simulations.engine.ray_executor import RayActors, Worker
 
         class Noted(Worker):
             def __init__(self) -> None:

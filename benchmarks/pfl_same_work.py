@@ -121,8 +121,8 @@ def run_ours(options: argparse.Namespace) -> None:
     from server.app import run_federation
     from server.evaluation import evaluate_run
     from server.run_directory.reader import read_metrics
-    from simulations.executors import InProcess
-    from simulations.grid import LocalGrid, Reply
+    from simulations.engine.executor import InProcess
+    from simulations.engine.local_grid import LocalGrid, Reply
 
     logging.getLogger("flwr").setLevel(logging.WARNING)
     DATASETS["folder"] = read_data

@@ -22,8 +22,8 @@ from common.factory import make_model
 from common.machine import available_cores
 from server.app import run_federation
 from server.run_directory.reader import read_metrics
-from simulations.executors import Executor, InProcess
-from simulations.grid import LocalGrid
+from simulations.engine.executor import Executor, InProcess
+from simulations.engine.local_grid import LocalGrid
 
 ROUNDS = 4
 COMMON = {
@@ -71,7 +71,7 @@ def on_ray(workers: int) -> Callable[[RunConfig], Executor]:
     """Return the Ray engine with so many workers."""
 
     def make(config: RunConfig) -> Executor:
-        from simulations.ray_engine import RayActors
+        from simulations.engine.ray_executor import RayActors
 
         return RayActors(config, workers)
 

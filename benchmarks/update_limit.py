@@ -29,8 +29,8 @@ from server.aggregation.reply_checks import Checked, Guard
 from server.app import run_federation
 from server.run_directory.reader import read_metrics
 from simulations.cli.options import resolve
-from simulations.executors import Executor, InProcess, Job, Outcome
-from simulations.grid import LocalGrid
+from simulations.engine.executor import Executor, InProcess, Job, Outcome
+from simulations.engine.local_grid import LocalGrid
 
 _QUICK = {
     "threads": 1,

@@ -8,8 +8,8 @@ from flwr.app import MessageType
 from common.config.schema import RunConfig
 from common.paths import whole_path
 from simulations.console import Output, Terminal
-from simulations.executors import Executor, make_executor
-from simulations.grid import LocalGrid, Reply, run_server
+from simulations.engine.executor import Executor, make_executor
+from simulations.engine.local_grid import LocalGrid, Reply, run_server
 from simulations.live import LiveView
 
 log = logging.getLogger("fedshield")
@@ -61,7 +61,7 @@ def run_locally(
     )  # first: Ray's workers import what they need meanwhile
     try:
         if config.byzantine.clients:
-            from simulations.liars import Conspiracy
+            from simulations.engine.byzantine import Conspiracy
 
             executor = Conspiracy(executor, config)
         from server.app import app

@@ -46,8 +46,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def speaking() -> None:
     """Message needs to know who speaks; making a LocalGrid tells it."""
-    from simulations.executors import InProcess
-    from simulations.grid import LocalGrid
+    from simulations.engine.executor import InProcess
+    from simulations.engine.local_grid import LocalGrid
 
     LocalGrid(tiny_config(), InProcess())
 

@@ -14,10 +14,10 @@ from common.errors import FedShieldError
 from common.factory import prepare_data
 from server.app import run_federation
 from server.run_directory.reader import read_metrics
-from simulations.executors import Outcome
-from simulations.grid import LocalGrid, Reply
-from simulations.ray_cluster import default_workers, gpu_share
-from simulations.ray_engine import RayActors, Worker
+from simulations.engine.executor import Outcome
+from simulations.engine.local_grid import LocalGrid, Reply
+from simulations.engine.ray_cluster import default_workers, gpu_share
+from simulations.engine.ray_executor import RayActors, Worker
 from tests.conftest import tiny_config
 from tests.test_federation import figures, run, same, weights
 

@@ -16,8 +16,8 @@ from server.app import run_federation
 from server.run_directory.checkpoint import chosen_model, load_model, read_checkpoint
 from server.run_directory.reader import read_metrics
 from simulations.cli.tables import partition_tables
-from simulations.executors import InProcess, Job, failure
-from simulations.grid import LocalGrid, Reply
+from simulations.engine.executor import InProcess, Job, failure
+from simulations.engine.local_grid import LocalGrid, Reply
 from tests.conftest import tiny_config
 
 

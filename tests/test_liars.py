@@ -8,9 +8,9 @@ import torch
 from common.config.schema import ByzantineConfig
 from common.messages.records import to_state
 from server.app import run_federation
-from simulations.executors import InProcess
-from simulations.grid import LocalGrid
-from simulations.liars import LIES, Conspiracy, choose_liars
+from simulations.engine.byzantine import LIES, Conspiracy, choose_liars
+from simulations.engine.executor import InProcess
+from simulations.engine.local_grid import LocalGrid
 from tests.conftest import tiny_config
 
 UPDATES = torch.tensor([[1.0, 2.0, -4.0], [3.0, 2.0, 0.0]])

@@ -14,8 +14,8 @@ from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.factory import server_data
 from server.network.roster import Roster
-from simulations.executors import InProcess, Job, Outcome
-from simulations.grid import LocalGrid
+from simulations.engine.executor import InProcess, Job, Outcome
+from simulations.engine.local_grid import LocalGrid
 from tests.conftest import tiny_config
 
 

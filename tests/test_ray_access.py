@@ -18,7 +18,7 @@ from tests.bench import ROOT
 # The engine of `fedshield run --engine ray`, until it is told to end.
 ENGINE = """
 import json, os, sys
-from simulations.ray_engine import RayActors
+from simulations.engine.ray_executor import RayActors
 from tests.conftest import tiny_config
 executor = RayActors(tiny_config(), 2)
 import ray
@@ -46,7 +46,7 @@ else:
 JOIN = """
 import sys
 from common.errors import FedShieldError
-from simulations.ray_engine import RayActors
+from simulations.engine.ray_executor import RayActors
 from tests.conftest import tiny_config
 try:
     executor = RayActors(tiny_config(), 1, sys.argv[1])

@@ -32,8 +32,8 @@ from server.aggregation.reply_checks import Checked, Guard, RefusedError
 from server.aggregation.robust import RobustMean
 from server.aggregation.strategy import Cohort, SharedDataFedAvg
 from server.network.roster import Roster
-from simulations.executors import InProcess
-from simulations.grid import LocalGrid
+from simulations.engine.executor import InProcess
+from simulations.engine.local_grid import LocalGrid
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.usefixtures("speaking")

@@ -17,7 +17,7 @@ from common.data.split_directories import write_split
 from common.errors import FedShieldError
 from common.factory import client_data, prepare_data, server_data
 from server.run_directory.reader import read_metrics
-from simulations.executors import InProcess, Job, Outcome
+from simulations.engine.executor import InProcess, Job, Outcome
 from tests.conftest import tiny_config
 from tests.test_cli import ROOT, fedshield
 from tests.test_federation import figures, run, same, weights
@@ -251,8 +251,8 @@ def test_a_class_that_no_folder_can_be_named_after_is_refused(folder: Path, name
 MESSAGE = """
 import json, sys
 from flwr.app import Context, Message, RecordDict
-from simulations.executors import InProcess, run_client
-from simulations.grid import LocalGrid
+from simulations.engine.executor import InProcess, run_client
+from simulations.engine.local_grid import LocalGrid
 from tests.conftest import tiny_config
 LocalGrid(tiny_config(), InProcess())
 sys.argv[0] = "/somewhere/flwr-clientapp"

@@ -24,9 +24,9 @@ from server.run_directory.reader import FEDERATION
 from simulations.attack_images import attack_pictures
 from simulations.cli.options import new_or_stored
 from simulations.compare import compare_runs
-from simulations.executors import InProcess
+from simulations.engine.executor import InProcess
+from simulations.engine.local_grid import LocalGrid
 from simulations.export import export_run
-from simulations.grid import LocalGrid
 from simulations.reports.write import write_report
 from tests.test_federation import run
 

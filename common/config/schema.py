@@ -223,7 +223,7 @@ class StrategyConfig(_Table):
 
 
 class ByzantineConfig(_Table):
-    """Clients that lie together, in simulations; see ``simulations.liars``."""
+    """Clients that lie together, in simulations; see ``simulations.engine.byzantine``."""
 
     clients: Natural
     attack: Literal["sign-flip", "scaled", "gaussian", "alie"]

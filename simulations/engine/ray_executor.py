@@ -16,11 +16,11 @@ from flwr.app.metadata import Metadata
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.machine import available_cores
-from simulations.executors import Job, Outcome, failure, run_client
-from simulations.ray_cluster import default_workers, gpu_share, join_ray, private_folder, start_ray
+from simulations.engine.executor import Job, Outcome, failure, run_client
+from simulations.engine.ray_cluster import default_workers, gpu_share, join_ray, private_folder, start_ray
 
 if TYPE_CHECKING:  # it imports torch, and Ray should be starting by then
-    from simulations.ray_supply import Supplies, Supply
+    from simulations.engine.ray_data import Supplies, Supply
 
 log = logging.getLogger("fedshield")
 
@@ -177,7 +177,7 @@ class RayActors:
 
     @cached_property
     def _supplies(self) -> "Supplies":
-        from simulations.ray_supply import Supplies
+        from simulations.engine.ray_data import Supplies
 
         return Supplies(self._config, self._ray)
 

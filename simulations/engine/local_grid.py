@@ -12,7 +12,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from common.config.schema import RunConfig
 from server.network.roster import client_name
-from simulations.executors import Executor, Job
+from simulations.engine.executor import Executor, Job
 
 _RUN_ID = 1
 _SERVER_NODE = 1

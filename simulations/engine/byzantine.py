@@ -14,7 +14,7 @@ from torch import Tensor
 from common.config.schema import RunConfig
 from common.messages.records import State, to_record, to_state
 from common.seeding import rng_for, seed_for
-from simulations.executors import Executor, Job, Outcome
+from simulations.engine.executor import Executor, Job, Outcome
 
 
 def choose_liars(clients: int, liars: int, seed: int) -> frozenset[int]:

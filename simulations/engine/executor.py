@@ -72,7 +72,7 @@ def make_executor(config: RunConfig, engine: str | None, workers: int | None, ad
     Without ``engine``: Ray where several GPUs or a cluster are to be used, else this process.
     """
     if (engine or _fitting_engine(address)) == "ray":
-        from simulations.ray_engine import RayActors
+        from simulations.engine.ray_executor import RayActors
 
         return RayActors(config, workers, address)
     if address is not None:
