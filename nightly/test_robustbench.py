@@ -17,7 +17,7 @@ from common.evaluation.evaluate import evaluate
 from common.exported import load_exported
 from common.factory import test_data as read_test
 from server.run_directory.restored import stored_config
-from simulations.export import export_run
+from simulations.export.formats import export_run
 from tests.bench import ROOT
 from tests.test_federation import run
 

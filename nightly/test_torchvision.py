@@ -14,7 +14,7 @@ from common.exported import load_exported
 from common.models.networks import build_model
 from server.evaluation import evaluate_run
 from server.run_directory.reader import read_metrics
-from simulations.export import export_run
+from simulations.export.formats import export_run
 from tests.test_federation import run
 
 NAMES = torchvision.models.list_models(module=torchvision.models)

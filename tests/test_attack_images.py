@@ -13,7 +13,7 @@ from common.errors import FedShieldError
 from common.exported import load_exported
 from simulations.attack_images import attack_pictures, table, write_pictures
 from simulations.cli.main import app
-from simulations.export import export_run
+from simulations.export.formats import export_run
 from tests.test_cli import fedshield
 from tests.test_federation import run
 

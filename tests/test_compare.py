@@ -14,7 +14,7 @@ from server.evaluation import evaluate_run
 from server.run_directory.reader import read_metrics
 from simulations.centralized import train_centrally
 from simulations.compare import compare_runs, difference
-from simulations.export import export_run
+from simulations.export.formats import export_run
 from simulations.reports.write import write_report
 from simulations.run_figures import read_figures
 from tests.conftest import tiny_config

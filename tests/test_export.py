@@ -23,8 +23,8 @@ from server.run_directory.checkpoint import chosen_model
 from server.run_directory.restored import stored_config
 from simulations.centralized import train_centrally
 from simulations.cli.result_commands import Format
-from simulations.export import FORMATS, export_run, torchvision_state
-from simulations.model_card import torchvision_use
+from simulations.export.formats import FORMATS, export_run, torchvision_state
+from simulations.export.model_card import torchvision_use
 from tests.conftest import tiny_config
 from tests.test_cli import fedshield
 from tests.test_federation import run

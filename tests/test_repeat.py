@@ -25,7 +25,7 @@ from simulations.centralized import train_centrally
 from simulations.cli.main import app
 from simulations.cli.options import given
 from simulations.console import Terminal
-from simulations.export import export_run
+from simulations.export.formats import export_run
 from simulations.federation import run_locally
 from simulations.repeat import sweep_again
 from simulations.reports.of_run import run_page

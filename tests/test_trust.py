@@ -26,7 +26,7 @@ from simulations.cli.options import new_or_stored
 from simulations.compare import compare_runs
 from simulations.engine.executor import InProcess
 from simulations.engine.local_grid import LocalGrid
-from simulations.export import export_run
+from simulations.export.formats import export_run
 from simulations.reports.write import write_report
 from tests.test_federation import run
 

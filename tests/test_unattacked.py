@@ -11,7 +11,7 @@ from server.monitoring.trackers import figures
 from server.run_directory.reader import read_metrics
 from simulations.cli.tables import evaluation_tables
 from simulations.compare import compare_runs
-from simulations.export import export_run
+from simulations.export.formats import export_run
 from simulations.live import LiveView
 from simulations.reports.write import write_report
 from simulations.run_figures import training

@@ -83,7 +83,7 @@ def export(
     fedshield export runs/NAME --format onnx --out model
     """
     log_to(console)
-    from simulations.export import export_run
+    from simulations.export.formats import export_run
 
     for path in export_run(find_results(run_dir), format_.value, out, trust_code):
         console.print(path)

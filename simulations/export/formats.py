@@ -25,7 +25,7 @@ from common.user_code import is_own, own_code
 from server.run_directory.checkpoint import chosen, chosen_model, fit_state
 from server.run_directory.reader import read_classes
 from server.run_directory.restored import stored_config
-from simulations.model_card import model_card
+from simulations.export.model_card import model_card
 
 _OPSET = 18
 
