@@ -13,10 +13,10 @@ from common.errors import FedShieldError
 from server.evaluation import evaluate_run
 from server.run_directory.reader import read_metrics
 from simulations.centralized import train_centrally
-from simulations.compare import compare_runs, difference
 from simulations.export.formats import export_run
+from simulations.reports.compare import compare_runs, difference
+from simulations.reports.headline import read_figures
 from simulations.reports.write import write_report
-from simulations.run_figures import read_figures
 from tests.conftest import tiny_config
 from tests.test_cli import fedshield
 from tests.test_data import make_folder

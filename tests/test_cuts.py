@@ -14,8 +14,8 @@ from common.factory import prepare_data, server_data
 from server.run_directory.writer import RunDir
 from simulations.centralized import train_centrally
 from simulations.cli.main import app
-from simulations.compare import compare_runs
 from simulations.export.formats import export_run
+from simulations.reports.compare import compare_runs
 from simulations.reports.of_run import run_page
 from tests.conftest import tiny_config
 from tests.test_federation import run

@@ -13,9 +13,9 @@ from server.run_directory.reader import FEDERATION, parse_stored, read_config
 from server.run_directory.writer import RunDir
 from simulations.attack_images import attack_pictures
 from simulations.cli.options import new_or_stored
-from simulations.compare import compare_runs
 from simulations.export.formats import export_run
 from simulations.federation import rounds_before
+from simulations.reports.compare import compare_runs
 from simulations.reports.write import write_report
 from tests.test_federation import run
 

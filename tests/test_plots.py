@@ -26,9 +26,9 @@ from simulations.plots import COLOURS, accuracy_figure, draw_shares, partition_f
 from simulations.reports.charts import of_seeds
 from simulations.reports.of_study import study_page
 from simulations.reports.page import Chart
+from simulations.reports.study_tables import make_tables
 from simulations.study_plots import plot_study, study_figures
 from simulations.study_results import read_results, write_csv
-from simulations.study_tables import make_tables
 
 HEAD = ["seed", "rounds", "n", "natural", "fgsm", "pgd-20", "worst", "seconds", "code", "processor", "threads"]
 SEEDS = (1, 2, 3)

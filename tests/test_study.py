@@ -13,6 +13,15 @@ from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.files import read_json, read_json_lines
 from simulations import study_gather, sweep_jobs
+from simulations.reports.study_tables import (
+    Sheet,
+    accuracy_sheet,
+    difference_sheet,
+    interval,
+    make_tables,
+    spread,
+    write_tables,
+)
 from simulations.study import SWEEPS, Study, config_toml, load_study, points, study_toml
 from simulations.study_results import (
     attack_columns,
@@ -23,15 +32,6 @@ from simulations.study_results import (
     read_rounds,
     varied,
     write_csv,
-)
-from simulations.study_tables import (
-    Sheet,
-    accuracy_sheet,
-    difference_sheet,
-    interval,
-    make_tables,
-    spread,
-    write_tables,
 )
 from simulations.sweep_jobs import default_jobs, gpus
 

@@ -17,8 +17,8 @@ from filelock import FileLock
 from common.config.flat import Flat
 from common.errors import FedShieldError
 from simulations.console import Terminal
+from simulations.reports.study_tables import make_tables
 from simulations.study_results import read_labels, read_rounds
-from simulations.study_tables import make_tables
 from simulations.sweep import run_study
 from tests.conftest import TINY, lives, until
 from tests.test_cli import PROGRAM, ROOT, fedshield

@@ -13,7 +13,7 @@ from common.evaluation.evaluate import Evaluation
 from simulations.attack_images import Attacked, table
 from simulations.cli.tables import class_table, client_table, partition_tables
 from simulations.console import Terminal
-from simulations.sheets import whole
+from simulations.reports.sheets import whole
 from tests.test_cli import ROOT
 
 
@@ -80,7 +80,7 @@ def test_a_picture_with_a_long_path_keeps_its_numbers() -> None:
 def test_what_reads_a_study_does_not_wait_for_torch() -> None:
     script = (
         "import sys; from pathlib import Path; import simulations.study_plots; "
-        "from simulations.study_tables import make_tables; print(len(make_tables(Path(sys.argv[1])))); "
+        "from simulations.reports.study_tables import make_tables; print(len(make_tables(Path(sys.argv[1])))); "
         "print([name for name in ('torch', 'flwr') if name in sys.modules])"
     )
     command = [sys.executable, "-c", script, str(ROOT / "docs/results/cpu-sharing")]

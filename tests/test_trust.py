@@ -23,10 +23,10 @@ from server.evaluation import evaluate_run
 from server.run_directory.reader import FEDERATION
 from simulations.attack_images import attack_pictures
 from simulations.cli.options import new_or_stored
-from simulations.compare import compare_runs
 from simulations.engine.executor import InProcess
 from simulations.engine.local_grid import LocalGrid
 from simulations.export.formats import export_run
+from simulations.reports.compare import compare_runs
 from simulations.reports.write import write_report
 from tests.test_federation import run
 

@@ -179,7 +179,7 @@ def evaluate(
     from server.evaluation import evaluate_run
     from server.run_directory.reader import read_kind
     from simulations.cli.tables import evaluation_tables
-    from simulations.sheets import whole
+    from simulations.reports.sheets import whole
 
     path = find_results(run_dir)
     found = evaluate_run(path, changes, radii, trust_code)
@@ -263,8 +263,8 @@ def tables(
     fedshield tables cpu-sharing             the study of that name in results.dir
     fedshield tables docs/results/cpu-sharing
     """
+    from simulations.reports.study_tables import make_tables, write_tables
     from simulations.study_plots import plot_study
-    from simulations.study_tables import make_tables, write_tables
 
     path = find_results(study)
     sheets = make_tables(path)

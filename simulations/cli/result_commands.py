@@ -57,7 +57,7 @@ def compare(
     fedshield compare runs/share0 runs/share40
     """
     log_to(console)
-    from simulations.compare import compare_runs
+    from simulations.reports.compare import compare_runs
 
     for sheet in compare_runs(runs):
         console.print(sheet.rich(console.width))
@@ -118,7 +118,7 @@ def attack(
     """
     log_to(console)
     from simulations.attack_images import attack_pictures, table, write_pictures
-    from simulations.sheets import whole
+    from simulations.reports.sheets import whole
 
     if len(names := parse_attacks("--attack", attack_)) != 1:
         raise FedShieldError(f"--attack {attack_}: give one attack, as in --attack pgd-20x5")

@@ -9,7 +9,7 @@ from rich.table import Column, Table
 
 from common.data.cuts import training_images, unused_images
 from common.evaluation.evaluate import Evaluation, Rate
-from simulations.run_figures import NO_ATTACK, bracket, share
+from simulations.reports.headline import NO_ATTACK, bracket, share
 
 _NAME = 24  # letters of a name for which there is room, as long as there is another column
 _GAP = 2  # between two columns of numbers

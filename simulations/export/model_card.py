@@ -13,8 +13,8 @@ from common.user_code import is_own
 from common.words import markdown, visible
 from server.run_directory.checkpoint import chosen
 from server.run_directory.reader import DEPLOYED, read_config, read_division, read_environment, read_kind
-from simulations.repeat import ABOUT_REAL_CLIENTS, repeat
-from simulations.run_figures import NO_ATTACK, bracket, dataset_name, read_figures, share, training
+from simulations.reports.headline import NO_ATTACK, bracket, dataset_name, read_figures, share, training
+from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
 
 _USE = {
     "model.safetensors": """    from common.exported import load_exported

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from simulations.reports import charts
+from simulations.reports.headline import share
 from simulations.reports.measures import Record, measure
 from simulations.reports.page import Block, Chart, Table
-from simulations.run_figures import share
 
 
 def clients(metrics: Sequence[Record], partition: Record, final: Record) -> list[Block]:

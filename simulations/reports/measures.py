@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from simulations.reports import charts
+from simulations.reports.headline import NO_ATTACK, bracket, share
 from simulations.reports.page import Block, Chart, Table
-from simulations.run_figures import NO_ATTACK, bracket, share
 
 Record = Mapping[str, Any]
 

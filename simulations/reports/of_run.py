@@ -17,13 +17,9 @@ from server.run_directory.reader import (
     read_predictions,
     read_summary,
 )
-from simulations.repeat import ABOUT_REAL_CLIENTS, repeat
 from simulations.reports import charts
 from simulations.reports.clients import clients, labels, refusals
-from simulations.reports.measures import Record, attacks, classes, curve, percent, scaled
-from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
-from simulations.reports.pictures import gallery, predictions
-from simulations.run_figures import (
+from simulations.reports.headline import (
     NO_ATTACK,
     OF_THE_PLACE,
     bracket,
@@ -32,7 +28,11 @@ from simulations.run_figures import (
     read_figures,
     training,
 )
-from simulations.study_tables import ROUGH
+from simulations.reports.measures import Record, attacks, classes, curve, percent, scaled
+from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
+from simulations.reports.pictures import gallery, predictions
+from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
+from simulations.reports.study_tables import ROUGH
 
 HOW_TO_READ = (
     "Robust accuracy is the share of test images that a model classifies correctly under attack; in the worst case an "

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from common.config.flat import default_config
 from simulations.panels import divisions, name_group, name_point
-from simulations.repeat import sweep_again
 from simulations.reports import charts
 from simulations.reports.of_run import HOW_TO_READ, difference_table
 from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
-from simulations.sheets import Sheet, stacked
+from simulations.reports.repeat import sweep_again
+from simulations.reports.sheets import Sheet, stacked
+from simulations.reports.study_tables import lacking, make_tables
 from simulations.study_plots import Measured, measured, measured_rounds
 from simulations.study_results import (
     Row,
@@ -22,7 +23,6 @@ from simulations.study_results import (
     sampling_error,
     varied_columns,
 )
-from simulations.study_tables import lacking, make_tables
 
 _INTERVAL = re.compile(r"\[([+-]?[\d.]+), ([+-]?[\d.]+)\]")
 

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 
 from common.data.cuts import out_of
 from common.files import replace_file
-from simulations.sheets import Sheet
+from simulations.reports.sheets import Sheet
 from simulations.study_results import (
     Row,
     attack_columns,

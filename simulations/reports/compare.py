@@ -22,9 +22,9 @@ from server.run_directory.reader import (
     read_predictions,
 )
 from simulations.cli.options import find_results
-from simulations.run_figures import NO_ATTACK, OF_THE_PLACE, bracket, last_round, read_figures, share
-from simulations.sheets import Sheet
-from simulations.study_tables import signed_interval
+from simulations.reports.headline import NO_ATTACK, OF_THE_PLACE, bracket, last_round, read_figures, share
+from simulations.reports.sheets import Sheet
+from simulations.reports.study_tables import signed_interval
 
 Record = Mapping[str, Any]
 Mask = NDArray[np.bool_]
