@@ -25,8 +25,8 @@ from common.training.trainer import pixels
 from server.run_directory.checkpoint import chosen_model, fit_state
 from server.run_directory.reader import read_classes
 from server.run_directory.restored import stored_config
-from simulations.evaluation_plots import draw_examples
-from simulations.plots import save_all
+from simulations.reports.figures.evaluation_figures import draw_examples
+from simulations.reports.figures.run_figures import save_all
 
 _DRAWN = 12
 _EPSILON = 8.0

@@ -27,7 +27,7 @@ from server.run_directory.writer import RunDir, finished_run
 from simulations.console import Output, Terminal
 from simulations.federation import complete, rounds_before
 from simulations.live import LiveView
-from simulations.plots import plot_run
+from simulations.reports.figures.run_figures import plot_run
 
 log = logging.getLogger("fedshield")
 

@@ -26,7 +26,7 @@ def rounds_before(config: RunConfig) -> int:
 
 def complete(run_dir: Path) -> Path:
     """Draw what is missing of a finished run's figures, and say what that was; return its directory."""
-    from simulations.plots import missing_figures, plot_run
+    from simulations.reports.figures.run_figures import missing_figures, plot_run
 
     if missing := missing_figures(run_dir):
         plot_run(run_dir)
@@ -80,7 +80,7 @@ def run_locally(
     finally:
         executor.close()
     path = Path(str(context.state.config_records["run"]["path"]))
-    from simulations.plots import plot_run
+    from simulations.reports.figures.run_figures import plot_run
 
     plot_run(path)
     return path

@@ -87,7 +87,7 @@ class _Progress:
     def _draw(self, done: Sequence[Point]) -> None:
         """Draw the figures of runs that were stopped when all else of them was done."""
         for point in done if self.study.command != "partitions" else ():
-            from simulations.plots import missing_figures, plot_run
+            from simulations.reports.figures.run_figures import missing_figures, plot_run
 
             if missing_figures(run := self.runs / point.name):
                 plot_run(run)

@@ -20,14 +20,25 @@ from matplotlib.figure import Figure
 from common.errors import FedShieldError
 from common.evaluation.results import Evaluation
 from common.evaluation.store import Kept
-from simulations.evaluation_plots import _draw_confusion, confusion, evaluation_figures, plot_evaluation
-from simulations.panels import styles
-from simulations.plots import COLOURS, accuracy_figure, draw_shares, partition_figure, plot_run, save
-from simulations.reports.charts import of_seeds
+from simulations.reports.figures.evaluation_figures import (
+    _draw_confusion,
+    confusion,
+    evaluation_figures,
+    plot_evaluation,
+)
+from simulations.reports.figures.panels import styles
+from simulations.reports.figures.run_figures import (
+    COLOURS,
+    accuracy_figure,
+    draw_shares,
+    partition_figure,
+    plot_run,
+    save,
+)
+from simulations.reports.figures.study_figures import plot_study, study_figures
 from simulations.reports.of_study import study_page
 from simulations.reports.page import Chart
 from simulations.reports.study_tables import make_tables
-from simulations.study_plots import plot_study, study_figures
 from simulations.study_results import read_results, write_csv
 
 HEAD = ["seed", "rounds", "n", "natural", "fgsm", "pgd-20", "worst", "seconds", "code", "processor", "threads"]

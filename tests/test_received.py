@@ -24,10 +24,10 @@ from server.run_directory.reader import read_evaluations, read_summary
 from server.run_directory.writer import RunDir
 from simulations.deployment.certificates import make_certs
 from simulations.reports.compare import compare_runs
+from simulations.reports.figures.study_figures import plot_study
 from simulations.reports.study_tables import make_tables
 from simulations.reports.write import write_report
 from simulations.study import load_study
-from simulations.study_plots import plot_study
 from simulations.sweep import run_study
 from tests.bench import ROOT
 from tests.conftest import tiny_config

@@ -79,7 +79,7 @@ def test_a_picture_with_a_long_path_keeps_its_numbers() -> None:
 
 def test_what_reads_a_study_does_not_wait_for_torch() -> None:
     script = (
-        "import sys; from pathlib import Path; import simulations.study_plots; "
+        "import sys; from pathlib import Path; import simulations.reports.figures.study_figures; "
         "from simulations.reports.study_tables import make_tables; print(len(make_tables(Path(sys.argv[1])))); "
         "print([name for name in ('torch', 'flwr') if name in sys.modules])"
     )

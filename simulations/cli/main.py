@@ -189,7 +189,7 @@ def evaluate(
     for table in evaluation_tables(found.evaluation, found.record):
         console.print(whole(table, console.width))
     if found.config.evaluate.final_attacks or "curve" in found.record:
-        from simulations.evaluation_plots import plot_evaluation
+        from simulations.reports.figures.evaluation_figures import plot_evaluation
 
         _tell_figures(plot_evaluation(path))
 
@@ -206,7 +206,7 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
     from common.data.server_data import describe_partition
     from common.factory import prepare_data
     from simulations.cli.tables import partition_tables
-    from simulations.plots import plot_partition
+    from simulations.reports.figures.run_figures import plot_partition
 
     splits, division = prepare_data(config)
     described = describe_partition(splits.train, division)
@@ -263,8 +263,8 @@ def tables(
     fedshield tables cpu-sharing             the study of that name in results.dir
     fedshield tables docs/results/cpu-sharing
     """
+    from simulations.reports.figures.study_figures import plot_study
     from simulations.reports.study_tables import make_tables, write_tables
-    from simulations.study_plots import plot_study
 
     path = find_results(study)
     sheets = make_tables(path)

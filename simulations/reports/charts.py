@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.paths import some_home
-from simulations.plots import LINE_COLOURS
+from simulations.reports.figures.run_figures import LINE_COLOURS
 
 with some_home():
     import altair as alt

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from simulations.evaluation_plots import Arrays, confusion, magnified
 from simulations.reports import charts
+from simulations.reports.figures.evaluation_figures import Arrays, confusion, magnified
 from simulations.reports.page import Block, Chart, Gallery, Picture
 
 

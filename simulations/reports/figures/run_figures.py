@@ -1,6 +1,6 @@
 """Figures, as PNG and SVG, from what a run directory holds; and what all figures have in common.
 
-Several runs beside each other: ``python -m simulations.plots STEM TITLE=RUN_DIR ...``
+Several runs beside each other: ``python -m simulations.reports.figures.run_figures STEM TITLE=RUN_DIR ...``
 """
 
 import io

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from common.errors import FedShieldError
 from common.evaluation.results import Evaluation
 from server.run_directory.reader import read_evaluations, read_kind, read_predictions
-from simulations.panels import headline
-from simulations.plots import COLOURS, GREY, WIDTH, caption, save_all
+from simulations.reports.figures.panels import headline
+from simulations.reports.figures.run_figures import COLOURS, GREY, WIDTH, caption, save_all
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from simulations.plots import GREY, LINE_COLOURS, MARKERS, WIDTH, in_legend
+from simulations.reports.figures.run_figures import GREY, LINE_COLOURS, MARKERS, WIDTH, in_legend
 from simulations.study_results import Row
 
 Values = tuple[str, ...]

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from simulations.panels import (
+from simulations.reports.figures.panels import (
     Values,
     divisions,
     draw_band,
@@ -22,7 +22,7 @@ from simulations.panels import (
     panels,
     styles_of,
 )
-from simulations.plots import GREY, LINE_COLOURS, WIDTH, caption, draw_shares, images, save_all
+from simulations.reports.figures.run_figures import GREY, LINE_COLOURS, WIDTH, caption, draw_shares, images, save_all
 from simulations.study_results import (
     Row,
     attack_columns,
