@@ -16,7 +16,7 @@ from simulations.centralized import train_centrally
 from simulations.export.formats import export_run
 from simulations.reports.compare import compare_runs, difference
 from simulations.reports.headline import read_figures
-from simulations.reports.write import write_report
+from simulations.reports.html.write import write_report
 from tests.conftest import tiny_config
 from tests.test_cli import fedshield
 from tests.test_data import make_folder

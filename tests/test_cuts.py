@@ -16,7 +16,7 @@ from simulations.centralized import train_centrally
 from simulations.cli.main import app
 from simulations.export.formats import export_run
 from simulations.reports.compare import compare_runs
-from simulations.reports.of_run import run_page
+from simulations.reports.html.run_page import run_page
 from tests.conftest import tiny_config
 from tests.test_federation import run
 

@@ -16,7 +16,7 @@ from simulations.cli.options import new_or_stored
 from simulations.export.formats import export_run
 from simulations.federation import rounds_before
 from simulations.reports.compare import compare_runs
-from simulations.reports.write import write_report
+from simulations.reports.html.write import write_report
 from tests.test_federation import run
 
 RATE = {"value": 0.5, "interval": [0.4, 0.6]}

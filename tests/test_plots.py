@@ -36,8 +36,8 @@ from simulations.reports.figures.run_figures import (
     save,
 )
 from simulations.reports.figures.study_figures import plot_study, study_figures
-from simulations.reports.of_study import study_page
-from simulations.reports.page import Chart
+from simulations.reports.html.page import Chart
+from simulations.reports.html.study_page import study_page
 from simulations.reports.study_tables import make_tables
 from simulations.study_results import read_results, write_csv
 

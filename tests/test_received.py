@@ -25,8 +25,8 @@ from server.run_directory.writer import RunDir
 from simulations.deployment.certificates import make_certs
 from simulations.reports.compare import compare_runs
 from simulations.reports.figures.study_figures import plot_study
+from simulations.reports.html.write import write_report
 from simulations.reports.study_tables import make_tables
-from simulations.reports.write import write_report
 from simulations.study import load_study
 from simulations.sweep import run_study
 from tests.bench import ROOT

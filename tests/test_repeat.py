@@ -27,9 +27,9 @@ from simulations.cli.options import given
 from simulations.console import Terminal
 from simulations.export.formats import export_run
 from simulations.federation import run_locally
-from simulations.reports.of_run import run_page
-from simulations.reports.of_study import study_page
-from simulations.reports.page import Code, Page, Text
+from simulations.reports.html.page import Code, Page, Text
+from simulations.reports.html.run_page import run_page
+from simulations.reports.html.study_page import study_page
 from simulations.reports.repeat import sweep_again
 from tests.conftest import tiny_config
 from tests.test_federation import figures, run, same, weights

@@ -13,8 +13,8 @@ from playwright.sync_api import Page as Tab
 
 from common.errors import FedShieldError
 from server.run_directory.reader import read_metrics
-from simulations.reports.page import Fact, Page, Section, Table, Text, render
-from simulations.reports.write import write_report
+from simulations.reports.html.page import Fact, Page, Section, Table, Text, render
+from simulations.reports.html.write import write_report
 from tests.bench import ROOT
 from tests.test_federation import run
 

@@ -27,7 +27,7 @@ from simulations.engine.executor import InProcess
 from simulations.engine.local_grid import LocalGrid
 from simulations.export.formats import export_run
 from simulations.reports.compare import compare_runs
-from simulations.reports.write import write_report
+from simulations.reports.html.write import write_report
 from tests.test_federation import run
 
 CODE = """

@@ -14,7 +14,7 @@ from simulations.export.formats import export_run
 from simulations.live import LiveView
 from simulations.reports.compare import compare_runs
 from simulations.reports.headline import training
-from simulations.reports.write import write_report
+from simulations.reports.html.write import write_report
 from tests.test_federation import run
 
 NOT_MEASURED = "no attack was run: robust accuracy was not measured"

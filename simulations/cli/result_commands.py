@@ -38,7 +38,7 @@ def report(
     fedshield report runs/cpu-sharing --out sharing.html    a study
     """
     log_to(console)
-    from simulations.reports.write import write_report
+    from simulations.reports.html.write import write_report
 
     path = write_report(run_or_study, out)
     console.print(f"Report: {path}")

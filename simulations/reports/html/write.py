@@ -7,9 +7,9 @@ from common.errors import FedShieldError
 from common.files import replace_file
 from common.paths import whole_path
 from simulations.cli.options import find_results
-from simulations.reports.of_run import run_page
-from simulations.reports.of_study import study_page
-from simulations.reports.page import Page, render
+from simulations.reports.html.page import Page, render
+from simulations.reports.html.run_page import run_page
+from simulations.reports.html.study_page import study_page
 
 
 def write_report(run_or_study: Path, out: Path | None = None) -> Path:

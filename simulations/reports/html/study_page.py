@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.config.flat import default_config
-from simulations.reports import charts
 from simulations.reports.figures.panels import divisions, name_group, name_point
 from simulations.reports.figures.study_figures import Measured, measured, measured_rounds
-from simulations.reports.of_run import HOW_TO_READ, difference_table
-from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
+from simulations.reports.html import charts
+from simulations.reports.html.page import Block, Chart, Code, Fact, Page, Section, Table, Text
+from simulations.reports.html.run_page import HOW_TO_READ, difference_table
 from simulations.reports.repeat import sweep_again
 from simulations.reports.sheets import Sheet, stacked
 from simulations.reports.study_tables import lacking, make_tables

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from simulations.reports import charts
 from simulations.reports.figures.evaluation_figures import Arrays, confusion, magnified
-from simulations.reports.page import Block, Chart, Gallery, Picture
+from simulations.reports.html import charts
+from simulations.reports.html.page import Block, Chart, Gallery, Picture
 
 
 def gallery(arrays: Arrays) -> list[Block]:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from simulations.reports import charts
 from simulations.reports.headline import share
-from simulations.reports.measures import Record, measure
-from simulations.reports.page import Block, Chart, Table
+from simulations.reports.html import charts
+from simulations.reports.html.evaluation_blocks import Record, measure
+from simulations.reports.html.page import Block, Chart, Table
 
 
 def clients(metrics: Sequence[Record], partition: Record, final: Record) -> list[Block]:

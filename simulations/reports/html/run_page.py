@@ -17,8 +17,6 @@ from server.run_directory.reader import (
     read_predictions,
     read_summary,
 )
-from simulations.reports import charts
-from simulations.reports.clients import clients, labels, refusals
 from simulations.reports.headline import (
     NO_ATTACK,
     OF_THE_PLACE,
@@ -28,9 +26,11 @@ from simulations.reports.headline import (
     read_figures,
     training,
 )
-from simulations.reports.measures import Record, attacks, classes, curve, percent, scaled
-from simulations.reports.page import Block, Chart, Code, Fact, Page, Section, Table, Text
-from simulations.reports.pictures import gallery, predictions
+from simulations.reports.html import charts
+from simulations.reports.html.client_blocks import clients, labels, refusals
+from simulations.reports.html.evaluation_blocks import Record, attacks, classes, curve, percent, scaled
+from simulations.reports.html.page import Block, Chart, Code, Fact, Page, Section, Table, Text
+from simulations.reports.html.picture_blocks import gallery, predictions
 from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
 from simulations.reports.study_tables import ROUGH
 

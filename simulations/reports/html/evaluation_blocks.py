@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from simulations.reports import charts
 from simulations.reports.headline import NO_ATTACK, bracket, share
-from simulations.reports.page import Block, Chart, Table
+from simulations.reports.html import charts
+from simulations.reports.html.page import Block, Chart, Table
 
 Record = Mapping[str, Any]
 
