@@ -27,8 +27,8 @@ from simulations.reports.compare import compare_runs
 from simulations.reports.figures.study_figures import plot_study
 from simulations.reports.html.write import write_report
 from simulations.reports.study_tables import make_tables
-from simulations.study import load_study
-from simulations.sweep import run_study
+from simulations.studies.study import load_study
+from simulations.studies.sweep import run_study
 from tests.bench import ROOT
 from tests.conftest import tiny_config
 from tests.test_cli import PROGRAM

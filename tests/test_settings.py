@@ -9,7 +9,7 @@ from common.config.schema import parse_config
 from common.errors import FedShieldError
 from common.parsing import parse_json
 from simulations.cli.options import find_results, resolve
-from simulations.study import find_study, load_study
+from simulations.studies.study import find_study, load_study
 
 
 @pytest.mark.parametrize(

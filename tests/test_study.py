@@ -12,7 +12,6 @@ from rich.console import Console
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.files import read_json, read_json_lines
-from simulations import study_gather, sweep_jobs
 from simulations.reports.study_tables import (
     Sheet,
     accuracy_sheet,
@@ -22,8 +21,10 @@ from simulations.reports.study_tables import (
     spread,
     write_tables,
 )
-from simulations.study import SWEEPS, Study, config_toml, load_study, points, study_toml
-from simulations.study_results import (
+from simulations.studies import gather as study_gather
+from simulations.studies import processes as sweep_jobs
+from simulations.studies.processes import default_jobs, gpus
+from simulations.studies.results import (
     attack_columns,
     cell,
     read_heading,
@@ -33,7 +34,7 @@ from simulations.study_results import (
     varied,
     write_csv,
 )
-from simulations.sweep_jobs import default_jobs, gpus
+from simulations.studies.study import SWEEPS, Study, config_toml, load_study, points, study_toml
 
 FILE = """
 title = "Two by two"
@@ -454,7 +455,7 @@ def test_a_last_line_that_was_cut_short_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_jobs_fit_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulations.sweep_jobs.available_cores", lambda: 8)
+    monkeypatch.setattr("simulations.studies.processes.available_cores", lambda: 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert [default_jobs(threads) for threads in ([1], [3, 2], [16], [0, 1])] == [8, 2, 1, 1]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
@@ -470,7 +471,7 @@ def test_each_slot_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.Monk
         f"for i in $(seq 200); do [ $(ls {tmp_path}/*.begun | wc -l) -ge 2 ] && exit 0; sleep 0.1; done\nexit 1\n"
     )
     program.chmod(0o755)
-    monkeypatch.setattr("simulations.sweep_jobs.sys.executable", str(program))
+    monkeypatch.setattr("simulations.studies.processes.sys.executable", str(program))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     mine, ended = study(tmp_path, "seeds = [1, 2, 3]"), list[sweep_jobs.Job]()
     (tmp_path / "runs").mkdir()

@@ -18,8 +18,8 @@ from common.config.flat import Flat
 from common.errors import FedShieldError
 from simulations.console import Terminal
 from simulations.reports.study_tables import make_tables
-from simulations.study_results import read_labels, read_rounds
-from simulations.sweep import run_study
+from simulations.studies.results import read_labels, read_rounds
+from simulations.studies.sweep import run_study
 from tests.conftest import TINY, lives, until
 from tests.test_cli import PROGRAM, ROOT, fedshield
 
@@ -199,7 +199,7 @@ def test_a_failed_run_is_told_and_does_not_stop_the_others(tmp_path: Path) -> No
 READ = """
 from pathlib import Path
 from types import SimpleNamespace
-from simulations.study_gather import _lacking, note_failure
+from simulations.studies.gather import _lacking, note_failure
 note_failure(Path(), "it", "L\\xe4ufe: not there")
 print(ascii(_lacking(SimpleNamespace(name="it", varied={}, seed=1), Path())["why"]))
 """

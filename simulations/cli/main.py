@@ -246,7 +246,7 @@ def sweep(
     fedshield sweep my-study.toml --jobs 2   a study of one's own, two runs at a time
     """
     log_to(console)
-    from simulations.sweep import run_study
+    from simulations.studies.sweep import run_study
 
     changes: Flat = {}
     for assignment in set_ or []:

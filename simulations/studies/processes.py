@@ -19,8 +19,8 @@ from common.errors import explain_os_errors
 from common.files import open_to_append, replace_file, unshare
 from common.machine import available_cores
 from common.paths import python_path
-from simulations.study import Point, config_toml
-from simulations.study_gather import forget_failure, note_code
+from simulations.studies.gather import forget_failure, note_code
+from simulations.studies.study import Point, config_toml
 
 _POLL = 0.1  # seconds
 _PATIENCE = 60  # seconds that a run has to write its checkpoint, and that we wait for one left by a killed sweep
@@ -120,7 +120,7 @@ def _start(command: str, point: Point, runs: Path, slot: int, devices: Sequence[
     note_code(runs, point.name, begun=begun)
     forget_failure(runs, point.name)
     place = ["--resume", str(run)] if begun else ["--results", str(runs), "--name", point.name]
-    child = "from simulations.sweep_jobs import child; child()"
+    child = "from simulations.studies.processes import child; child()"
     arguments = [str(os.getpid()), command, str(runs / f"{point.name}.toml"), *place]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     # The same sources as ours, also where they are not installed.

@@ -13,7 +13,7 @@ from common.config.flat import Flat, Scalar, default_config, merge, near, read_t
 from common.config.schema import RunConfig, parse_config
 from common.errors import FedShieldError
 from simulations.cli.options import PRESETS, SWEEPS, complete_preset, find_file
-from simulations.study_checks import (
+from simulations.studies.study_file import (
     check_changes,
     check_twice,
     chosen_by_sweep,

@@ -11,9 +11,9 @@ from common.links import refuse_links
 from common.parsing import parse_toml
 from server.run_directory.reader import KINDS, read_config
 from server.run_directory.restored import changed_keys
-from simulations.study import Point, Study
-from simulations.study_gather import HINT
-from simulations.study_results import finished_runs
+from simulations.studies.gather import HINT
+from simulations.studies.results import finished_runs
+from simulations.studies.study import Point, Study
 
 
 def claim(directory: Path) -> None:
@@ -61,7 +61,7 @@ def check_code(study: Study, points: Sequence[Point]) -> None:
         if decisive in tried or not _needs_trial(config):
             continue
         tried.add(decisive)
-        from simulations.trial import try_out  # it imports torch
+        from simulations.studies.trial import try_out  # it imports torch
 
         try:
             try_out(config, federation=study.command == "run")

@@ -1,0 +1,1 @@
+"""Studies: grids of runs, from the file to the results."""
