@@ -24,10 +24,10 @@ from server.run_directory.environment import describe_environment
 from server.run_directory.reader import CENTRALIZED
 from server.run_directory.restored import with_first_threads
 from server.run_directory.writer import RunDir, finished_run
-from simulations.console import Output, Terminal
 from simulations.federation import complete, rounds_before
-from simulations.live import LiveView
 from simulations.reports.figures.run_figures import plot_run
+from simulations.terminal.console import Output, Terminal
+from simulations.terminal.live_view import LiveView
 
 log = logging.getLogger("fedshield")
 

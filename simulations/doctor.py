@@ -19,8 +19,8 @@ from common.machine import available_cores
 from common.models.flops import model_cost, training_passes
 from common.paths import cache_dir, whole_path
 from server.run_directory.environment import PACKAGES, installed, processor
-from simulations.console import Terminal
 from simulations.studies.trial import count_classes
+from simulations.terminal.console import Terminal
 
 _NEEDED_GB = 2.0
 _USUAL_CLASSES = 10  # as shapes10 has

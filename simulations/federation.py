@@ -7,10 +7,10 @@ from flwr.app import MessageType
 
 from common.config.schema import RunConfig
 from common.paths import whole_path
-from simulations.console import Output, Terminal
 from simulations.engine.executor import Executor, make_executor
 from simulations.engine.local_grid import LocalGrid, Reply, run_server
-from simulations.live import LiveView
+from simulations.terminal.console import Output, Terminal
+from simulations.terminal.live_view import LiveView
 
 log = logging.getLogger("fedshield")
 

@@ -25,9 +25,9 @@ from server.run_directory.reader import CENTRALIZED, read_kind, read_metrics
 from server.run_directory.restored import stored_config
 from server.run_directory.writer import RunDir
 from simulations.centralized import run_centrally, train_centrally
-from simulations.console import Terminal, log_to
 from simulations.engine.executor import InProcess
 from simulations.engine.local_grid import LocalGrid
+from simulations.terminal.console import Terminal, log_to
 from tests.conftest import tiny_config
 from tests.test_cli import PROGRAM, fedshield, tiny_options
 from tests.test_federation import same, weights

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from server.run_directory.reader import read_metrics
-from simulations.live import LiveView, sparks
+from simulations.terminal.live_view import LiveView, sparks
 from tests.bench import BIN
 from tests.test_cli import fedshield, tiny_options
 

@@ -24,13 +24,13 @@ from server.run_directory.writer import RunDir
 from simulations.centralized import train_centrally
 from simulations.cli.main import app
 from simulations.cli.options import given
-from simulations.console import Terminal
 from simulations.export.formats import export_run
 from simulations.federation import run_locally
 from simulations.reports.html.page import Code, Page, Text
 from simulations.reports.html.run_page import run_page
 from simulations.reports.html.study_page import study_page
 from simulations.reports.repeat import sweep_again
+from simulations.terminal.console import Terminal
 from tests.conftest import tiny_config
 from tests.test_federation import figures, run, same, weights
 from tests.test_study import results

@@ -15,7 +15,7 @@ from tests.test_data import make_folder
 SCRIPT = """
 import sys
 from pathlib import Path
-from simulations.streams import lasting_streams
+from simulations.terminal.streams import lasting_streams
 with lasting_streams():
     for number in range(30_000):
         print("é", number)

@@ -11,10 +11,10 @@ from flwr.common.config import parse_config_args
 
 from common.config.flat import default_config, toml_lines
 from common.errors import FedShieldError
-from simulations.console import Terminal
 from simulations.deployment import flower_control as submit
 from simulations.deployment.certificates import make_certs
 from simulations.deployment.flower_control import Control
+from simulations.terminal.console import Terminal
 from tests.bench import ROOT
 
 # As flwr log: the first time it falls silent after two lines and a complaint, then it has all of them.

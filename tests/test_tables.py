@@ -12,8 +12,8 @@ from rich.table import Table
 from common.evaluation.evaluate import Evaluation
 from simulations.attack_images import Attacked, table
 from simulations.cli.tables import class_table, client_table, partition_tables
-from simulations.console import Terminal
 from simulations.reports.sheets import whole
+from simulations.terminal.console import Terminal
 from tests.test_cli import ROOT
 
 

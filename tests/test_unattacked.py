@@ -11,10 +11,10 @@ from server.monitoring.trackers import figures
 from server.run_directory.reader import read_metrics
 from simulations.cli.tables import evaluation_tables
 from simulations.export.formats import export_run
-from simulations.live import LiveView
 from simulations.reports.compare import compare_runs
 from simulations.reports.headline import training
 from simulations.reports.html.write import write_report
+from simulations.terminal.live_view import LiveView
 from tests.test_federation import run
 
 NOT_MEASURED = "no attack was run: robust accuracy was not measured"

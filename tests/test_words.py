@@ -15,8 +15,8 @@ from rich.text import Text
 
 from common.words import in_one_line, markdown, visible, without_folders
 from server.app import _Lines
-from simulations.console import Output, Terminal, log_to
 from simulations.reports.sheets import Sheet
+from simulations.terminal.console import Output, Terminal, log_to
 
 # Clears the screen, sets the title, the same in one byte (C1), turns the direction, hides, ends a line, has no code.
 OBEYED = (

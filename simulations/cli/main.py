@@ -36,8 +36,8 @@ from simulations.cli.options import (
     resolve,
 )
 from simulations.cli.result_commands import results as result_commands
-from simulations.console import console, interrupt_once, log_to
-from simulations.streams import lasting_streams
+from simulations.terminal.console import console, interrupt_once, log_to
+from simulations.terminal.streams import lasting_streams
 
 
 class _Commands(TyperGroup):

@@ -9,7 +9,7 @@ from common.config.flat import default_config
 from common.config.schema import parse_config
 from common.paths import ROOT, whole_path
 from simulations.cli.options import AuthorityOption, FileArgument, SetOption, SuperlinkOption, WaitOption, resolve
-from simulations.console import console, interrupt_when_terminated, log_to
+from simulations.terminal.console import console, interrupt_when_terminated, log_to
 
 network = typer.Typer()
 

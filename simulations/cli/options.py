@@ -13,7 +13,7 @@ from common.config.flat import Flat, Scalar, default_config, flatten, merge, nea
 from common.config.schema import RunConfig, parse_config, parse_labels
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import ROOT, whole_path
-from simulations.console import Output
+from simulations.terminal.console import Output
 
 PRESETS = ROOT / "simulations" / "presets"
 SWEEPS = PRESETS.with_name("sweeps")

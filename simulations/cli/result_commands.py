@@ -10,7 +10,7 @@ import typer
 from common.errors import FedShieldError
 from common.paths import whole_path
 from simulations.cli.options import RunArgument, TrustOption, find_results, finite, parse_attacks
-from simulations.console import console, log_to
+from simulations.terminal.console import console, log_to
 
 results = typer.Typer()
 

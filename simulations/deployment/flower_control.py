@@ -24,7 +24,7 @@ from common.errors import FedShieldError
 from common.paths import whole_path
 from common.reach import Place
 from common.words import in_one_line
-from simulations.console import Terminal
+from simulations.terminal.console import Terminal
 
 _POLL_SECONDS = 2.0
 _COMMAND_SECONDS = 120.0

@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from common.words import markdown, visible
-from simulations.console import Terminal
+from simulations.terminal.console import Terminal
 
 _LABEL = 5  # letters of a name that stay side by side in any terminal
 

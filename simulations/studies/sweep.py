@@ -11,11 +11,11 @@ from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file, replace_json
 from common.paths import whole_path
 from server.run_directory.reader import lost_rounds
-from simulations.console import Terminal, interrupt_when_terminated
 from simulations.studies.gather import gather, is_finished, note_code, note_failure
 from simulations.studies.preflight import check_code, check_data, check_directory, claim
 from simulations.studies.processes import Job, await_orphans, default_jobs, run_jobs
 from simulations.studies.study import Point, Study, load_study, points, study_toml
+from simulations.terminal.console import Terminal, interrupt_when_terminated
 
 
 def run_study(file: Path, changes: Flat, results: Path | None, jobs: int | None, console: Terminal) -> Path:

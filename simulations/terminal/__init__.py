@@ -1,0 +1,1 @@
+"""What a terminal shows: the log, and a run while it goes on."""
