@@ -6,8 +6,8 @@ from typing import Any
 
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 
+from client.node_config import check_node_config, check_place, client_number
 from client.session import Examples, session_for
-from client.supernode.arguments import check_node_config, check_place, client_number
 from common.config.flat import Flat
 from common.errors import FedShieldError
 from common.messages.records import find_shared, keep_shared, shared_digest

@@ -63,7 +63,7 @@ def prepare_data(config: RunConfig, centralized: bool = False) -> tuple[Splits, 
 
 
 def server_data(config: RunConfig) -> Holdings:
-    """Return what the server of a federation holds; see ``common.data.split_directories`` for data that is divided already."""
+    """Return what the server of a federation holds; see ``split_directories`` for data that is divided already."""
     if config.data.name == "split":
         data, sharing = config.data, config.sharing
         return server_holdings(_root(data), data.image_size, config.federation.clients, sharing.fraction, config.seed)

@@ -6,8 +6,9 @@ from pathlib import Path
 from flwr.app import MessageType
 
 from common.config.schema import RunConfig
+from common.errors import FedShieldError
 from common.paths import whole_path
-from simulations.engine.executor import Executor, make_executor
+from simulations.engine.executor import Executor, InProcess
 from simulations.engine.local_grid import LocalGrid, Reply, run_server
 from simulations.terminal.console import Output, Terminal
 from simulations.terminal.live_view import LiveView
@@ -84,3 +85,27 @@ def run_locally(
 
     plot_run(path)
     return path
+
+
+def make_executor(config: RunConfig, engine: str | None, workers: int | None, address: str | None) -> Executor:
+    """Return the executor of ``--engine``, ``--workers`` and ``--ray-address``.
+
+    Without ``engine``: Ray where several GPUs or a cluster are to be used, else this process.
+    """
+    if (engine or _fitting_engine(address)) == "ray":
+        from simulations.engine.ray_executor import RayActors
+
+        return RayActors(config, workers, address)
+    if address is not None:
+        raise FedShieldError(f"--ray-address {address}: the inprocess engine joins no cluster; use --engine ray")
+    if workers not in (None, 1):
+        raise FedShieldError(f"--workers {workers}: the inprocess engine has one; use --engine ray for more")
+    return InProcess()
+
+
+def _fitting_engine(address: str | None) -> str:
+    if address is not None:
+        return "ray"
+    import torch
+
+    return "ray" if torch.cuda.device_count() > 1 else "inprocess"

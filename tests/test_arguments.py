@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from client.supernode.arguments import check_arguments, client_number
+from client.node_config import client_number
+from client.supernode.arguments import check_arguments
 from common.errors import FedShieldError
 from simulations.deployment.certificates import make_certs
 from tests.bench import BIN

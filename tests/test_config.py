@@ -22,7 +22,8 @@ from common.factory import prepare_data
 from common.models.activations import ACTIVATIONS
 from common.models.networks import MODELS
 from common.training.losses import LOSSES
-from simulations.cli.options import PRESETS, new_or_stored, resolve
+from simulations.cli.options import new_or_stored, resolve
+from simulations.shipped import PRESETS
 
 
 def test_defaults_are_valid_and_survive_the_way_through_flower() -> None:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from common.exported import ARCHITECTURE
 from common.files import read_json, replace_json
-from simulations.studies.results import TRAINED
+from simulations.study_directory import TRAINED
 from tests.bench import BIN
 from tests.test_federation import run
 

@@ -1,83 +1,71 @@
 """Who may import whom (see CONTRIBUTING.md)."""
 
 import ast
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("common", "client", "server", "simulations")
 ALLOWED = {
     "common": {"common"},
     "client": {"client", "common"},
     "server": {"server", "common"},
     "simulations": {"simulations", "server", "client", "common"},
 }
-# Rooms of `common`, each with the rooms it may use. Those not named may be used by all and use nothing.
-LEAVES = {
-    "config": {"errors", "flat", "own", "words"},
-    "flat": {"errors", "parsing", "paths"},
-    "own": {"errors", "paths"},
-    "borrowed": {"errors", "flat", "modes", "own"},
-    "published": {"errors"},
-    "cost": {"own"},
-    "cache": {"errors", "paths"},
-    "data": {"cache", "errors", "images", "paths", "published", "seeding", "shapes"},
-    "holdings": {"data", "partition"},
-    "images": {"errors"},
-    "files": {"errors", "parsing"},
-    "parsing": {"errors"},
-    "paths": {"errors"},
-    "links": {"errors", "words"},
-    "split": {"cache", "data", "errors", "files", "holdings", "images", "links", "partition", "paths"},
-    "partition": {"cache", "data", "errors", "paths", "seeding"},
-    "models": {"activations", "borrowed", "modes", "seeding"},
-    "attacks": {"errors", "margin", "modes", "own"},
-    "exported": {"errors", "models", "own", "trust"},
-    "trust": {"errors"},
-    "mixture": {"attacks"},
-    "losses": {"attacks", "errors", "mixture", "own"},
-    "training": {"errors", "losses", "seeding"},
-    "evaluation": {"accuracy", "attacks", "errors", "kept", "own", "seeding", "training"},
-    "kept": {"errors", "files", "paths"},
-    "reach": {"errors", "words"},
-    "examples": {"accuracy", "attacks", "seeding", "training"},
-    "checks": {"accuracy", "attacks", "evaluation", "seeding", "training"},
-    "records": {"cache", "data", "errors", "paths"},
-    "setup": {
-        *{"attacks", "config", "data", "errors", "holdings", "losses", "machine", "models", "own", "partition"},
-        *{"paths", "schedule", "split", "training"},
-    },
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for top in ALLOWED
+    for path in sorted((ROOT / top).rglob("*.py"))
 }
 
 
-def imports(path: Path) -> set[str]:
-    """Return the modules that a file imports, in functions too."""
+def named(path: Path) -> set[str]:
+    """Return all that a file imports, in functions too: modules, and what may be a module of a package."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module}
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
 
 
-def sources(room: str) -> list[Path]:
-    return sorted((ROOT / room).rglob("*.py"))
+USES = {name: (named(path) & FILES.keys()) - {name} for name, path in FILES.items()}
 
 
-def test_rooms_import_only_what_they_may() -> None:
-    for room in ROOMS:
-        for path in sources(room):
-            used = {name.split(".")[0] for name in imports(path)} & set(ROOMS)
-            assert used <= ALLOWED[room], f"{path.relative_to(ROOT)} imports {used - ALLOWED[room]}"
+def folder(name: str) -> str:
+    """Return the folder of a module; one that lies directly in a top folder stands for itself."""
+    return ".".join(name.split(".")[:2])
 
 
-def test_inside_common_the_arrows_point_one_way() -> None:
-    for path in sources("common"):
-        used = {name.split(".")[1] for name in imports(path) if name.startswith("common.")}
-        allowed = LEAVES.get(path.stem, set())
-        assert used <= allowed, f"{path.name} imports {used - allowed}"
+def no_circle(uses: Mapping[str, set[str]]) -> None:
+    try:
+        TopologicalSorter(uses).prepare()
+    except CycleError as error:
+        raise AssertionError(f"an import circle: {' <- '.join(error.args[1])}") from None
 
 
-def test_in_common_only_records_and_their_packing_know_flower() -> None:
-    knowing = {path.stem for path in sources("common") if any(name.split(".")[0] == "flwr" for name in imports(path))}
-    assert knowing == {"records", "packing"}
+def test_top_folders_import_only_what_they_may() -> None:
+    for name, used in USES.items():
+        top = name.partition(".")[0]
+        reached = {other.partition(".")[0] for other in used}
+        assert reached <= ALLOWED[top], f"{name} imports {reached - ALLOWED[top]}"
+
+
+def test_no_module_imports_in_a_circle() -> None:
+    no_circle(USES)
+
+
+def test_no_folder_imports_in_a_circle() -> None:
+    folders: dict[str, set[str]] = {}
+    for name, used in USES.items():
+        folders.setdefault(folder(name), set()).update({folder(other) for other in used} - {folder(name)})
+    no_circle(folders)
+
+
+def test_of_common_only_the_messages_know_flower() -> None:
+    knowing = {name for name, path in FILES.items() if any(used.split(".")[0] == "flwr" for used in named(path))}
+    assert {name for name in knowing if name.startswith("common.")} == {
+        "common.messages.records",
+        "common.messages.packing",
+    }

@@ -39,7 +39,7 @@ from simulations.reports.figures.study_figures import plot_study, study_figures
 from simulations.reports.html.page import Chart
 from simulations.reports.html.study_page import study_page
 from simulations.reports.study_tables import make_tables
-from simulations.studies.results import read_results, write_csv
+from simulations.study_directory import read_results, write_csv
 
 HEAD = ["seed", "rounds", "n", "natural", "fgsm", "pgd-20", "worst", "seconds", "code", "processor", "threads"]
 SEEDS = (1, 2, 3)

@@ -105,7 +105,7 @@ def at_once(address: str, authority: Path | None) -> str:
 
 
 def told_of(expired: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return what is told where the days of one certificate, by its name in ``simulations.deployment.certificates``, are over."""
+    """Return what is told where the days of one certificate, by its name in ``certificates``, are over."""
     monkeypatch.setattr(certs, "_CLOCK_SKEW", timedelta(days=400))
     monkeypatch.setattr(certs, expired, -3)
     make_certs(folder, 1, ["127.0.0.1"])

@@ -8,7 +8,8 @@ from common.config.flat import default_config
 from common.config.schema import parse_config
 from common.errors import FedShieldError
 from common.parsing import parse_json
-from simulations.cli.options import find_results, resolve
+from server.run_directory.reader import find_results
+from simulations.cli.options import resolve
 from simulations.studies.study import find_study, load_study
 
 

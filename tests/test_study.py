@@ -21,10 +21,12 @@ from simulations.reports.study_tables import (
     spread,
     write_tables,
 )
+from simulations.shipped import SWEEPS
 from simulations.studies import gather as study_gather
 from simulations.studies import processes as sweep_jobs
 from simulations.studies.processes import default_jobs, gpus
-from simulations.studies.results import (
+from simulations.studies.study import Study, config_toml, load_study, points, study_toml
+from simulations.study_directory import (
     attack_columns,
     cell,
     read_heading,
@@ -34,7 +36,6 @@ from simulations.studies.results import (
     varied,
     write_csv,
 )
-from simulations.studies.study import SWEEPS, Study, config_toml, load_study, points, study_toml
 
 FILE = """
 title = "Two by two"

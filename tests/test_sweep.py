@@ -17,8 +17,8 @@ from filelock import FileLock
 from common.config.flat import Flat
 from common.errors import FedShieldError
 from simulations.reports.study_tables import make_tables
-from simulations.studies.results import read_labels, read_rounds
 from simulations.studies.sweep import run_study
+from simulations.study_directory import read_labels, read_rounds
 from simulations.terminal.console import Terminal
 from tests.conftest import TINY, lives, until
 from tests.test_cli import PROGRAM, ROOT, fedshield

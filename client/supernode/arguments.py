@@ -1,8 +1,6 @@
 """What a SuperNode is given, looked at before it starts: Flower's own goes on with a traceback, or without a word."""
 
 import argparse
-import math
-import os
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +8,11 @@ from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from common.data.split_directories import check_client_place
+from client.node_config import check_node_config, check_place
 from common.errors import FedShieldError
 from common.paths import whole_path
 
 _PAIR = r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)"  # as Flower reads one
-_KEYS = ("partition-id", "num-partitions", "data-path")
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
@@ -50,57 +47,6 @@ def check_arguments(arguments: Sequence[str]) -> None:
 def only_asks(arguments: Sequence[str]) -> bool:
     """Tell whether a command line asks for help or the version, and starts nothing."""
     return bool({"-h", "--help", "-V", "--version"} & set(arguments))
-
-
-def check_node_config(node_config: Mapping[str, Any]) -> None:
-    """Look at the keys of a node, and at which client of how many is on it.
-
-    Raises:
-        FedShieldError: a key is unknown, or has no such value.
-    """
-    if unknown := sorted(set(node_config) - set(_KEYS)):
-        raise FedShieldError(
-            f"--node-config: {unknown[0]} is not a key that a client knows; it knows {', '.join(_KEYS)}"
-        )
-    number, parts = client_number(node_config), node_config.get("num-partitions")
-    if parts is not None and (type(parts) is not int or parts <= number):
-        raise FedShieldError(
-            f"--node-config: num-partitions = {parts!r} with partition-id = {number}; give the number of clients: they "
-            "are numbered from 0"
-        )
-
-
-def check_place(node_config: Mapping[str, Any]) -> None:
-    """Look at the folder of a client's own images, if the node has one.
-
-    Raises:
-        FedShieldError: it cannot be read, or is another client's.
-    """
-    if (place := node_config.get("data-path")) is None:
-        return
-    try:
-        os.listdir(f"{os.path.expanduser(place)}/." if place else "")  # which also needs the right to open files in it
-    except (OSError, TypeError, ValueError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or "not a path"
-        raise FedShieldError(
-            f"--node-config: data-path = {place!r}: cannot be read ({reason}); give the folder of this client's images"
-        ) from error
-    check_client_place(whole_path(place), client_number(node_config))
-
-
-def client_number(node_config: Mapping[str, Any], clients: float = math.inf) -> int:
-    """Return which of the ``clients`` of a federation is on this node.
-
-    Raises:
-        FedShieldError: ``partition-id`` is missing, or no such number.
-    """
-    number = node_config.get("partition-id")
-    if type(number) is not int or not 0 <= number < clients:
-        most = "" if math.isinf(clients) else f" to {clients - 1:g}, which is federation.clients - 1"
-        raise FedShieldError(
-            f"--node-config: partition-id = {number!r}; give each client its own whole number from 0{most}"
-        )
-    return number
 
 
 def _check_port(host: str, port: int) -> None:

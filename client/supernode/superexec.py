@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _hand_over(command: list[str], **streams: Any) -> None:
-    """Let ``client.supernode.fork_server`` do Flower's command for a message; where it does not, start the command itself."""
+    """Let the fork server do Flower's command for a message; where it does not, start the command itself."""
     try:
         with socket.socket(socket.AF_UNIX) as near:
             with short_name(forge_socket(Path(os.environ[FOLDER]))) as name:

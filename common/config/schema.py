@@ -215,7 +215,7 @@ class PartitionConfig(_Table):
 
 
 class StrategyConfig(_Table):
-    """How the server makes one model of the clients' replies; see ``server.aggregation.robust`` and ``server.aggregation.reply_checks``."""
+    """How the server makes one model of the clients' replies; see ``server.aggregation``."""
 
     name: Literal["fedavg", "krum", "multi-krum", "bulyan", "trimmed-mean", "median"]
     malicious: Natural

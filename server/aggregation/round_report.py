@@ -39,7 +39,7 @@ class Tally:
         log.warning("round %d: client %d ran again: %s", self._round, client, self._retried[client])
 
     def shorten(self, arrays: dict[int, list[str]]) -> None:
-        """Note which clients' statistics were too far from the others'; ``server.aggregation.outliers`` has shortened their changes."""
+        """Note which clients' statistics were too far from the others'; ``outliers`` has shortened their changes."""
         self._shortened = arrays
         if arrays:
             told = "; ".join(f"client {client}: {len(names)}, {names[0]} first" for client, names in arrays.items())

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config.flat import Flat, default_config, flatten
+from common.config.flat import Flat, default_config, flatten, near
 from common.config.schema import RunConfig, parse_config
-from common.errors import FedShieldError
+from common.errors import FedShieldError, explain_os_errors
 from common.evaluation.store import Arrays, Kept
 from common.files import read_json, read_json_lines
 from common.links import refuse_links
+from common.paths import whole_path
 from server.run_directory.schema import Division, Environment, Evaluated, Format, Round, Summary, check_format
 
 
@@ -196,3 +197,26 @@ def _read_lines(path: Path, wanted: type[Format]) -> list[dict[str, Any]]:
     for number, record in enumerate(records, 1):
         check_format(record, wanted, f"{path}: line {number}")
     return records
+
+
+def find_results(given_path: Path) -> Path:
+    """Return the directory of a study or a run from its path, or from its name where it is in the default place.
+
+    A folder of that name which holds neither does not stand in its way.
+
+    Raises:
+        FedShieldError: there is none, and one with nearly that name.
+    """
+    path, default = whole_path(given_path), Path(str(default_config()["results.dir"]))
+    usual = default / given_path
+    with explain_os_errors(path):
+        known = [entry.name for entry in default.iterdir() if entry.is_dir()] if default.is_dir() else []
+        if not path.exists() and not usual.exists() and (meant := near(str(given_path), known)):
+            raise FedShieldError(f"{path}: not there{meant}")
+        if not path.exists() or (path.is_dir() and not _holds_results(path)):
+            path = usual if _holds_results(usual) or (usual.is_dir() and not path.exists()) else path
+    return whole_path(path)
+
+
+def _holds_results(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.json", "study.toml", "results.csv"))

@@ -9,11 +9,13 @@ import typer
 from click import Context
 from typer.core import TyperGroup
 
+from common.config.assignment import parse_assignment
 from common.config.flat import Flat, default_config
 from common.config.schema import parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import whole_path
 from common.words import visible
+from server.run_directory.reader import find_results
 from simulations.cli.network_commands import network
 from simulations.cli.options import (
     FileArgument,
@@ -26,11 +28,9 @@ from simulations.cli.options import (
     SetOption,
     TrustOption,
     complete_study,
-    find_results,
     measuring,
     new_or_stored,
     output_of,
-    parse_assignment,
     parse_attacks,
     parse_radii,
     resolve,

@@ -1,33 +1,30 @@
 """What the commands take: files, presets, ``--set``, and the options that several of them share."""
 
-import glob
 import math
-import tomllib
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from common.config.flat import Flat, Scalar, default_config, flatten, merge, near, read_toml
+from common.config.assignment import parse_assignment
+from common.config.flat import Flat, default_config, merge, read_toml
 from common.config.schema import RunConfig, parse_config, parse_labels
-from common.errors import FedShieldError, explain_os_errors
-from common.paths import ROOT, whole_path
+from common.errors import FedShieldError
+from common.paths import whole_path
+from simulations.shipped import PRESETS, SWEEPS, find_file, names_in
 from simulations.terminal.console import Output
 
-PRESETS = ROOT / "simulations" / "presets"
-SWEEPS = PRESETS.with_name("sweeps")
 _MEASURING = ("data.root", "threads")  # where the images are now, and what of the machine is used
 
 
 def complete_preset(incomplete: str) -> list[str]:
     """Return the presets that begin so; where none does, the shell completes files."""
-    return _stems(PRESETS, incomplete)
+    return names_in(PRESETS, incomplete)
 
 
 def complete_study(incomplete: str) -> list[str]:
     """Return the shipped studies that begin so; where none does, the shell completes files."""
-    return _stems(SWEEPS, incomplete)
+    return names_in(SWEEPS, incomplete)
 
 
 def complete_key(incomplete: str) -> list[str]:
@@ -88,88 +85,9 @@ def given(file: Path | None, assignments: list[str]) -> Flat:
     return found
 
 
-def find_file(file: Path, shipped: Path, advice: str) -> Path:
-    """Return a file, or the shipped one of that name; a folder of that name is none.
-
-    Args:
-        file: as the user gives it.
-        shipped: the folder of those that are named without ``.toml``.
-        advice: what else to give, before the list of those.
-
-    Raises:
-        FedShieldError: there is neither.
-    """
-    path, known = whole_path(file), shipped / f"{file}.toml"
-    with explain_os_errors(path):
-        folder = path.is_dir()
-        if path.exists() and not folder:
-            return path
-    if known.is_file():
-        return known
-    names = _stems(shipped, "")
-    what = "a folder, no file" if folder else "no such file"
-    raise FedShieldError(f"{path}: {what}; {advice}: {', '.join(names)}{near(str(file), names)}")
-
-
-def find_results(given_path: Path) -> Path:
-    """Return the directory of a study or a run from its path, or from its name where it is in the default place.
-
-    A folder of that name which holds neither does not stand in its way.
-
-    Raises:
-        FedShieldError: there is none, and one with nearly that name.
-    """
-    path, default = whole_path(given_path), Path(str(default_config()["results.dir"]))
-    usual = default / given_path
-    with explain_os_errors(path):
-        known = [entry.name for entry in default.iterdir() if entry.is_dir()] if default.is_dir() else []
-        if not path.exists() and not usual.exists() and (meant := near(str(given_path), known)):
-            raise FedShieldError(f"{path}: not there{meant}")
-        if not path.exists() or (path.is_dir() and not _holds_results(path)):
-            path = usual if _holds_results(usual) or (usual.is_dir() and not path.exists()) else path
-    return whole_path(path)
-
-
-def _holds_results(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("config.json", "study.toml", "results.csv"))
-
-
 def _known(keys: Flat, source: str) -> Flat:
     merge(default_config(), keys, source)
     return keys
-
-
-def parse_assignment(text: str) -> Flat:
-    """Parse ``key=value``: a TOML value, or a bare word as a string, of the type that the key wants."""
-    key, equals, value = (part.strip() for part in text.partition("="))
-    if not equals or not key:
-        raise FedShieldError(f"--set {text}: write key=value, as in --set federation.rounds=20")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except (ValueError, RecursionError):
-        parsed = value
-    return flatten(
-        {key: parsed if isinstance(parsed, list | dict) else _typed(parsed, value, default_config().get(key))}
-    )
-
-
-def _typed(parsed: Any, text: str, default: Scalar | None) -> Any:
-    """Return a value as its key wants it: a name may look like a date or a number, a number like a word.
-
-    Args:
-        parsed: as TOML has it.
-        text: as it was written.
-        default: of the key; None where there is no such key.
-    """
-    if isinstance(default, str):
-        return parsed if isinstance(parsed, str) else text
-    if isinstance(default, bool):
-        return {"true": True, "false": False}.get(text.lower(), parsed)
-    if default is not None and isinstance(parsed, str):  # such as .5 and 010, which TOML does not take
-        for number in (int, float):
-            with suppress(ValueError):
-                return number(text)
-    return parsed
 
 
 def new_or_stored(
@@ -191,7 +109,7 @@ def new_or_stored(
         options["results.name"] = name
     base = default_config()
     if resume is not None:
-        from server.run_directory.reader import KINDS
+        from server.run_directory.reader import KINDS, find_results
         from server.run_directory.restored import resumed_config
 
         path = find_results(resume)
@@ -236,7 +154,3 @@ def parse_radii(text: str) -> tuple[float, ...]:
     if not all(0 <= radius <= 255 for radius in radii):
         raise FedShieldError(f"--epsilons {text}: write numbers from 0 to 255, in 1/255 of the pixel range: 0,2,4,8,16")
     return radii
-
-
-def _stems(folder: Path, incomplete: str) -> list[str]:
-    return sorted(path.stem for path in folder.glob(f"{glob.escape(incomplete)}*.toml"))

@@ -9,7 +9,8 @@ import typer
 
 from common.errors import FedShieldError
 from common.paths import whole_path
-from simulations.cli.options import RunArgument, TrustOption, find_results, finite, parse_attacks
+from server.run_directory.reader import find_results
+from simulations.cli.options import RunArgument, TrustOption, finite, parse_attacks
 from simulations.terminal.console import console, log_to
 
 results = typer.Typer()

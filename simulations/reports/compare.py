@@ -13,6 +13,7 @@ from common.data.cuts import tested_images, training_images, unused_images
 from common.errors import FedShieldError
 from common.evaluation.results import Evaluation
 from server.run_directory.reader import (
+    find_results,
     lost_rounds,
     read_config,
     read_division,
@@ -21,7 +22,6 @@ from server.run_directory.reader import (
     read_metrics,
     read_predictions,
 )
-from simulations.cli.options import find_results
 from simulations.reports.headline import NO_ATTACK, OF_THE_PLACE, bracket, last_round, read_figures, share
 from simulations.reports.sheets import Sheet
 from simulations.reports.study_tables import signed_interval

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common.config.assignment import parse_assignment
 from common.config.flat import Flat, Scalar, default_config
 from server.run_directory.reader import DEPLOYED, Kind
-from simulations.cli.options import parse_assignment
 
 SUBMIT = "fedshield submit --superlink HOST:PORT --ca ca.crt"
 ABOUT_REAL_CLIENTS = (

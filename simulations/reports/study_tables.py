@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from common.data.cuts import out_of
 from common.files import replace_file
 from simulations.reports.sheets import Sheet
-from simulations.studies.results import (
+from simulations.study_directory import (
     Row,
     attack_columns,
     finished,

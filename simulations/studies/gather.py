@@ -1,4 +1,4 @@
-"""From the run directories of a study to its three CSV files; see ``simulations.studies.results``."""
+"""From the run directories of a study to its three CSV files; see ``simulations.study_directory``."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,8 +9,8 @@ from typing import Any
 from common.errors import FedShieldError, explain_os_errors
 from common.files import read_json, read_json_lines, replace_file
 from common.paths import ROOT
-from simulations.studies.results import ADDED, DIVIDED, write_csv
 from simulations.studies.study import Point, Study
+from simulations.study_directory import ADDED, DIVIDED, write_csv
 
 Planned = Sequence[Sequence[str]]  # the attacks of each point
 HINT = "delete the run directory, and sweep again"

@@ -12,8 +12,8 @@ from common.parsing import parse_toml
 from server.run_directory.reader import KINDS, read_config
 from server.run_directory.restored import changed_keys
 from simulations.studies.gather import HINT
-from simulations.studies.results import finished_runs
 from simulations.studies.study import Point, Study
+from simulations.study_directory import finished_runs
 
 
 def claim(directory: Path) -> None:

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from simulations.studies.gather import forget_failure, note_code
 from simulations.studies.study import Point, config_toml
 
 _POLL = 0.1  # seconds
-_PATIENCE = 60  # seconds that a run has to write its checkpoint, and that we wait for one left by a killed sweep
+PATIENCE = 60  # seconds that a run has to write its checkpoint, and that we wait for one left by a killed sweep
 
 
 @dataclass
@@ -120,7 +119,6 @@ def _start(command: str, point: Point, runs: Path, slot: int, devices: Sequence[
     note_code(runs, point.name, begun=begun)
     forget_failure(runs, point.name)
     place = ["--resume", str(run)] if begun else ["--results", str(runs), "--name", point.name]
-    child = "from simulations.studies.processes import child; child()"
     arguments = [str(os.getpid()), command, str(runs / f"{point.name}.toml"), *place]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     # The same sources as ours, also where they are not installed.
@@ -132,7 +130,7 @@ def _start(command: str, point: Point, runs: Path, slot: int, devices: Sequence[
         with open_to_append(path) as log:
             begin = log.seek(0, os.SEEK_END)
             process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-P", "-c", child, *arguments],
+                [sys.executable, "-P", "-m", "simulations.cli.child", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -144,7 +142,7 @@ def _start(command: str, point: Point, runs: Path, slot: int, devices: Sequence[
 
 def await_orphans(runs: Sequence[Path]) -> None:
     """Wait while runs of a sweep that was killed still write their last checkpoints, or finish."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + PATIENCE
     for run in runs:
         if (run / ".lock").exists():
             with explain_os_errors(run), suppress(Timeout):  # the run itself will say what is wrong
@@ -154,7 +152,7 @@ def await_orphans(runs: Sequence[Path]) -> None:
 def _stop(running: Sequence[Job], stopping: Callable[[], None]) -> None:
     """Interrupt the runs and wait for their checkpoints; kill those that take too long, or at a second Ctrl-C."""
     _signal(running, signal.SIGINT)
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + PATIENCE
     try:
         stopping()
         for job in running:
@@ -169,24 +167,3 @@ def _signal(running: Sequence[Job], number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             os.killpg(job.process.pid, number)
             os.killpg(job.process.pid, signal.SIGCONT)  # one that was paused could not hear it
-
-
-def child() -> None:
-    """Entry point of a run's process: the command line, watched by a thread that ends it with its sweep."""
-    parent = int(sys.argv.pop(1))
-    sys.argv[0] = "fedshield"  # so that environment.json tells a command to repeat
-    # A sweep in the background of a script ignores Ctrl-C, and its children would inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=_watch, args=[parent], daemon=True).start()
-    from simulations.cli.main import main
-
-    main()
-
-
-def _watch(parent: int) -> None:
-    """Interrupt this process when the sweep is gone: a run that nobody sees would hold its cores and its lock."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(_PATIENCE)
-    os._exit(130)

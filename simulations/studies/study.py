@@ -12,7 +12,7 @@ from typing import Any
 from common.config.flat import Flat, Scalar, default_config, merge, near, read_tables, read_toml, toml_lines
 from common.config.schema import RunConfig, parse_config
 from common.errors import FedShieldError
-from simulations.cli.options import PRESETS, SWEEPS, complete_preset, find_file
+from simulations.shipped import PRESETS, SWEEPS, find_file, names_in
 from simulations.studies.study_file import (
     check_changes,
     check_twice,
@@ -187,7 +187,7 @@ def _base(path: Path, base: object) -> Flat:
         if file.is_file():
             chosen = {key: value for key, value in flat.items() if chosen_by_sweep(key)}
             return {**merge(flat, read_toml(file), str(file)), **chosen}
-    known = complete_preset("")
+    known = names_in(PRESETS)
     raise FedShieldError(
         f"{path}: base = {base!r}: no file {files[0]}, nor a preset of that name; presets: {', '.join(known)}"
         f"{near(str(base), known)}"

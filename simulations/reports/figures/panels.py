@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from simulations.reports.figures.run_figures import GREY, LINE_COLOURS, MARKERS, WIDTH, in_legend
-from simulations.studies.results import Row
+from simulations.study_directory import Row
 
 Values = tuple[str, ...]
 Table = dict[str, list[float]]

@@ -1,6 +1,6 @@
 """Figures, as PNG and SVG, from what a run directory holds; and what all figures have in common.
 
-Several runs beside each other: ``python -m simulations.reports.figures.run_figures STEM TITLE=RUN_DIR ...``
+Several runs beside each other: ``python -m simulations.plots STEM TITLE=RUN_DIR ...``
 """
 
 import io
@@ -242,7 +242,8 @@ def _spell_out(figure: Figure) -> None:
         text.set_text(visible(text.get_text(), "\n"))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Draw several runs beside each other; see ``simulations.plots``."""
     given = {title: Path(run_dir) for title, _, run_dir in (word.partition("=") for word in sys.argv[2:])}
     for path in given.values():
         refuse_links(path)

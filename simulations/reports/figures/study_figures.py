@@ -23,7 +23,7 @@ from simulations.reports.figures.panels import (
     styles_of,
 )
 from simulations.reports.figures.run_figures import GREY, LINE_COLOURS, WIDTH, caption, draw_shares, images, save_all
-from simulations.studies.results import (
+from simulations.study_directory import (
     Row,
     attack_columns,
     finished,

@@ -6,7 +6,7 @@ from pathlib import Path
 from common.errors import FedShieldError
 from common.files import replace_file
 from common.paths import whole_path
-from simulations.cli.options import find_results
+from server.run_directory.reader import find_results
 from simulations.reports.html.page import Page, render
 from simulations.reports.html.run_page import run_page
 from simulations.reports.html.study_page import study_page

@@ -1,0 +1,41 @@
+"""Presets and studies that FedShield ships, named without their folder and ending."""
+
+import glob
+from pathlib import Path
+
+from common.config.flat import near
+from common.errors import FedShieldError, explain_os_errors
+from common.paths import ROOT, whole_path
+
+PRESETS = ROOT / "simulations" / "presets"
+
+
+SWEEPS = PRESETS.with_name("sweeps")
+
+
+def find_file(file: Path, shipped: Path, advice: str) -> Path:
+    """Return a file, or the shipped one of that name; a folder of that name is none.
+
+    Args:
+        file: as the user gives it.
+        shipped: the folder of those that are named without ``.toml``.
+        advice: what else to give, before the list of those.
+
+    Raises:
+        FedShieldError: there is neither.
+    """
+    path, known = whole_path(file), shipped / f"{file}.toml"
+    with explain_os_errors(path):
+        folder = path.is_dir()
+        if path.exists() and not folder:
+            return path
+    if known.is_file():
+        return known
+    names = names_in(shipped)
+    what = "a folder, no file" if folder else "no such file"
+    raise FedShieldError(f"{path}: {what}; {advice}: {', '.join(names)}{near(str(file), names)}")
+
+
+def names_in(folder: Path, incomplete: str = "") -> list[str]:
+    """Return what is shipped in a folder under names that begin so."""
+    return sorted(path.stem for path in folder.glob(f"{glob.escape(incomplete)}*.toml"))
