@@ -69,3 +69,10 @@ def test_of_common_only_the_messages_know_flower() -> None:
         "common.messages.records",
         "common.messages.packing",
     }
+
+
+def test_of_common_only_the_factory_knows_a_run_config() -> None:
+    knowing = {name for name, used in USES.items() if "common.config.schema" in used}
+    assert {name for name in knowing if name.startswith("common.") and folder(name) != "common.config"} == {
+        "common.factory"
+    }
