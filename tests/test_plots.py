@@ -36,6 +36,7 @@ from simulations.reports.figures.run_figures import (
     save,
 )
 from simulations.reports.figures.study_figures import plot_study, study_figures
+from simulations.reports.html.charts import of_seeds
 from simulations.reports.html.page import Chart
 from simulations.reports.html.study_page import study_page
 from simulations.reports.study_tables import make_tables
