@@ -7,7 +7,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
-from client.supernode import worker as resident
+from client.supernode import worker
 from common.errors import FedShieldError, explain_os_errors
 from common.messages.packing import is_packed, pack, unpack
 from common.words import visible, without_folders
@@ -24,7 +24,7 @@ def _name_mistakes(message: Message, context: Context, call_next: ClientAppCalla
         with explain_os_errors():
             return call_next(message, context)
     except Exception as error:
-        mistake, far = isinstance(error, FedShieldError), resident.over_network()
+        mistake, far = isinstance(error, FedShieldError), worker.over_network()
         if not mistake and not far:  # a bug, which is the engine's to tell
             raise
         words = str(error) if mistake else f"{type(error).__name__}: {error}"
@@ -65,8 +65,8 @@ def train(message: Message, context: Context) -> Message:
 
 def _do(task: str, message: Message, context: Context) -> RecordDict:
     """Do a task where it costs least: Flower's network clients start a process for each message."""
-    if resident.wanted():
-        done = resident.ask(task, message.content, context.run_config, context.node_config)
+    if worker.in_clientapp():
+        done = worker.request(task, message.content, context.run_config, context.node_config)
         if done is not None:
             return done
     from client.tasks import TASKS  # imports torch

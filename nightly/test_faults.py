@@ -283,7 +283,7 @@ def test_whatever_a_client_sends_the_others_go_on(bench: Bench) -> None:
     shutil.copy(Path(__file__).with_name("rogue.py"), app / "client" / "rogue.py")
     source = (app / "client" / "app.py").read_text()
     changed = source.replace("_name_mistakes])", "lie, _name_mistakes])").replace(
-        "from client import resident\n", "from client import resident\nfrom client.rogue import lie\n"
+        "from client.supernode import worker\n", "from client.supernode import worker\nfrom client.rogue import lie\n"
     )
     assert "rogue import lie\n" in changed
     assert "lie, _name_mistakes])" in changed

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from common.data import shapes10 as shapes
+from common.data import shapes10
 from common.data.array_cache import find_arrays, keep_arrays
 from common.data.datasets import adopt_data, balanced_subset, data_key, load_data
 from common.data.image_folders import decode_images
@@ -39,13 +39,13 @@ def make_folder(root: Path, size: int = 16, suffix: str = "png", images: int = 3
 
 
 def test_shapes10_is_balanced_and_the_same_at_every_call() -> None:
-    images, labels = shapes.generate(train=True, count=50)
-    again, _ = shapes.generate(train=True, count=50)
+    images, labels = shapes10.generate(train=True, count=50)
+    again, _ = shapes10.generate(train=True, count=50)
     assert images.shape == (50, 3, 32, 32)
     assert images.dtype == np.uint8
     assert np.array_equal(images, again)
     assert np.bincount(labels).tolist() == [5] * 10
-    assert not np.array_equal(images[:10], shapes.generate(train=False, count=50)[0][:10])
+    assert not np.array_equal(images[:10], shapes10.generate(train=False, count=50)[0][:10])
 
 
 def test_folder_is_decoded_pixel_by_pixel_and_labelled_by_class(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ STANDS_STILL = """
 import sys
 from pathlib import Path
 import numpy as np
-from common.data import array_cache as cache
+from common.data import array_cache
 save = np.save
 
 def wait(path, array):
@@ -312,7 +312,7 @@ def wait(path, array):
 
 np.save = wait
 place, arrays = Path(sys.argv[1]), {"first": np.arange(9), "second": np.arange(9)}
-cache.keep_arrays(place, lambda: arrays, lambda: cache.find_arrays(place, tuple(arrays)))
+array_cache.keep_arrays(place, lambda: arrays, lambda: array_cache.find_arrays(place, tuple(arrays)))
 """
 
 

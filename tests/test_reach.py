@@ -19,7 +19,7 @@ from client.supernode.superlink_check import check_line
 from common import reach
 from common.errors import FedShieldError
 from common.reach import Place
-from simulations.deployment import certificates as certs
+from simulations.deployment import certificates
 from simulations.deployment.certificates import make_certs
 from simulations.deployment.flower_control import Control
 from tests.bench import BIN
@@ -106,8 +106,8 @@ def at_once(address: str, authority: Path | None) -> str:
 
 def told_of(expired: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return what is told where the days of one certificate, by its name in ``certificates``, are over."""
-    monkeypatch.setattr(certs, "_CLOCK_SKEW", timedelta(days=400))
-    monkeypatch.setattr(certs, expired, -3)
+    monkeypatch.setattr(certificates, "_CLOCK_SKEW", timedelta(days=400))
+    monkeypatch.setattr(certificates, expired, -3)
     make_certs(folder, 1, ["127.0.0.1"])
     with listening(folder / "superlink") as address:
         return at_once(address, folder / "ca.crt")
@@ -127,7 +127,7 @@ def test_an_expired_ca_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_clock_that_is_behind_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certs, "_CLOCK_SKEW", timedelta(days=-3))
+    monkeypatch.setattr(certificates, "_CLOCK_SKEW", timedelta(days=-3))
     make_certs(tmp_path, 1, ["127.0.0.1"])
     with listening(tmp_path / "superlink") as address:
         told = at_once(address, tmp_path / "ca.crt")

@@ -27,12 +27,12 @@ sys.stdin.readline()
 MESSAGE = """
 import json, sys
 from flwr.app import ConfigRecord, RecordDict
-from client.supernode import worker as resident
+from client.supernode import worker
 from common.errors import FedShieldError
 name, run_config, node_config = json.loads(sys.argv[1])
 try:
     model = RecordDict({"bulk": ConfigRecord({"bulk": bytes(node_config.get("bulk", 0))})})
-    content = resident.ask(name, model, run_config, node_config)
+    content = worker.request(name, model, run_config, node_config)
     if content is None:
         from client.tasks import TASKS
         content = TASKS[name](model, run_config, node_config)

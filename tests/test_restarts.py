@@ -33,7 +33,7 @@ from flwr.supernode import fleet_http_connection
 from benchmarks.flower import free_ports
 from client.supernode.superlink_check import hold_on
 from common.errors import FedShieldError
-from server.network import polling_grid as delivery
+from server.network import polling_grid
 from server.network.polling_grid import PromptGrid
 from server.network.superlink import answer_again
 from simulations.deployment.certificates import make_certs
@@ -191,7 +191,7 @@ def test_a_piece_that_is_stored_already_is_taken_again_and_no_other_in_its_place
 def test_a_superlink_that_keeps_nothing_ends_the_run_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(polling_grid, "_POLL_SECONDS", 0.01)
     database = Database(tmp_path, "")
     monkeypatch.setattr(database, "PushObject", lambda _: PushObjectResponse(stored=False), raising=False)
     message = Message(RecordDict({"arrays": model(1)}), database.nodes[0], MessageType.TRAIN)

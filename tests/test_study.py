@@ -22,8 +22,7 @@ from simulations.reports.study_tables import (
     write_tables,
 )
 from simulations.shipped import SWEEPS
-from simulations.studies import gather as study_gather
-from simulations.studies import processes as sweep_jobs
+from simulations.studies import gather, processes
 from simulations.studies.processes import default_jobs, gpus
 from simulations.studies.study import Study, config_toml, load_study, points, study_toml
 from simulations.study_directory import (
@@ -394,17 +393,17 @@ def test_cells_are_quoted_and_short(tmp_path: Path) -> None:
 
 
 def test_the_code_version_is_that_of_the_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert study_gather.code_version() == study_gather.code_version()
-    monkeypatch.setattr(study_gather, "ROOT", tmp_path)
+    assert gather.code_version() == gather.code_version()
+    monkeypatch.setattr(gather, "ROOT", tmp_path)
     seen = set()
     for name in ("client/app.py", "common/a.py", "server/b/c.py", "simulations/centralized.py"):
         (tmp_path / name).parent.mkdir(parents=True)
         for text in ("a = 1", "a = 2"):
             (tmp_path / name).write_text(text)
-            seen.add(study_gather.code_version())
+            seen.add(gather.code_version())
     assert len(seen) == 8
     (tmp_path / "simulations" / "cli.py").write_text("a = 1")
-    assert study_gather.code_version() in seen
+    assert gather.code_version() in seen
 
 
 SUMMARY = {"rounds": 1, "seconds": 2.0, "final": None}
@@ -431,10 +430,10 @@ def test_a_damaged_run_is_one_line(tmp_path: Path, name: str, content: str, expe
     run.mkdir(parents=True)
     (run / "summary.json").write_text(json.dumps(SUMMARY))
     (run / "environment.json").write_text(json.dumps(ENVIRONMENT))
-    assert len(study_gather.gather(mine, points(mine), tmp_path)) == 1
+    assert len(gather.gather(mine, points(mine), tmp_path)) == 1
     (run / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(FedShieldError) as error:
-        study_gather.gather(mine, points(mine), tmp_path)
+        gather.gather(mine, points(mine), tmp_path)
     assert str(error.value).startswith(f"{run / name}: {expected}")
 
 
@@ -444,7 +443,7 @@ def test_a_damaged_division_is_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "runs" / "seed1").mkdir(parents=True)
     (tmp_path / "runs" / "seed1" / "partition.json").write_text(content)
     with pytest.raises(FedShieldError, match=r"partition\.json: damaged; delete the run directory"):
-        study_gather.gather(mine, points(mine), tmp_path)
+        gather.gather(mine, points(mine), tmp_path)
 
 
 def test_a_last_line_that_was_cut_short_is_passed_over(tmp_path: Path) -> None:
@@ -474,9 +473,9 @@ def test_each_slot_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.Monk
     program.chmod(0o755)
     monkeypatch.setattr("simulations.studies.processes.sys.executable", str(program))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    mine, ended = study(tmp_path, "seeds = [1, 2, 3]"), list[sweep_jobs.Job]()
+    mine, ended = study(tmp_path, "seeds = [1, 2, 3]"), list[processes.Job]()
     (tmp_path / "runs").mkdir()
-    sweep_jobs.run_jobs("run", points(mine), tmp_path / "runs", 2, ended.append, lambda: None)
+    processes.run_jobs("run", points(mine), tmp_path / "runs", 2, ended.append, lambda: None)
     assert [job.process.returncode for job in ended] == [0, 0, 0]
     told = {job.point.seed: job.log.read_text() for job in ended}
     assert [told[1], told[2]] == ["gpu 2\n", "gpu 5\n"]

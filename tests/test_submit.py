@@ -11,7 +11,7 @@ from flwr.common.config import parse_config_args
 
 from common.config.flat import default_config, toml_lines
 from common.errors import FedShieldError
-from simulations.deployment import flower_control as submit
+from simulations.deployment import flower_control
 from simulations.deployment.certificates import make_certs
 from simulations.deployment.flower_control import Control
 from simulations.terminal.console import Terminal
@@ -88,8 +88,8 @@ def test_a_log_that_falls_silent_is_asked_for_again_and_no_line_comes_twice(
 ) -> None:
     count = tmp_path / "count"
     count.write_text("0")
-    monkeypatch.setattr(submit, "_FLWR", [sys.executable, "-c", TALKER.format(count=str(count))])
-    monkeypatch.setattr(submit, "_SILENCE_SECONDS", 3)
+    monkeypatch.setattr(flower_control, "_FLWR", [sys.executable, "-c", TALKER.format(count=str(count))])
+    monkeypatch.setattr(flower_control, "_SILENCE_SECONDS", 3)
     out = StringIO()
     with Control("localhost:1", None) as control:
         printed, ended = control._stream("1", 0, Terminal(file=out))

@@ -22,7 +22,7 @@ from client.supernode.flower_patches import forget_messages_of_ended_runs
 from client.supernode.sockets import short_name
 from client.supernode.superexec import forge_socket, keep_others_out
 from client.supernode.superlink_check import check_line, hold_on
-from client.supernode.worker import FOLDER, lives
+from client.supernode.worker import FOLDER, is_alive
 from common.errors import FedShieldError
 from common.paths import python_path
 from common.words import visible
@@ -91,7 +91,7 @@ def serve(place: Path, parent: int, prepare: Callable[[], object]) -> list[str] 
         prepare()
         gc.freeze()  # or a child's first collection would copy all pages
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children leave nothing behind
-        while lives(parent):
+        while is_alive(parent):
             try:
                 command = _receive(listener)
             except (TimeoutError, ValueError):  # nothing came, or from one that was ended in the middle of it

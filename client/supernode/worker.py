@@ -41,12 +41,12 @@ def over_network() -> bool:
     return Path(sys.argv[0]).name == "flwr-clientapp"
 
 
-def wanted() -> bool:
+def in_clientapp() -> bool:
     """Tell whether another process shall do the work of this one; ``FEDSHIELD_RESIDENT=0`` switches this off."""
     return over_network() and os.environ.get("FEDSHIELD_RESIDENT") != "0" and hasattr(socket, "AF_UNIX")
 
 
-def ask(
+def request(
     task: str, content: RecordDict, run_config: Mapping[str, Any], node_config: Mapping[str, Any]
 ) -> RecordDict | None:
     """Let the resident process do a task of ``client.tasks``, and start it if there is none.
@@ -184,7 +184,7 @@ def serve(place: Path, supernode: int) -> None:
         listener.listen()
         listener.settimeout(_POLL_SECONDS)
         idle_since = time.monotonic()
-        while lives(supernode) and time.monotonic() - idle_since < _IDLE_SECONDS:
+        while is_alive(supernode) and time.monotonic() - idle_since < _IDLE_SECONDS:
             try:
                 far, _ = listener.accept()
             except TimeoutError:
@@ -217,7 +217,7 @@ def _answer(task: str, content: RecordDict, run_config: Any, node_config: Any) -
     return "done", done
 
 
-def lives(process: int) -> bool:
+def is_alive(process: int) -> bool:
     """Tell whether a process runs; one that has ended may stay in the table until its parent asks."""
     if Path("/proc/self/stat").exists():
         return _stat(process)[:1] not in ([], ["Z"], ["X"])

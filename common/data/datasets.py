@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data import shapes10 as shapes
+from common.data import shapes10
 from common.data.array_cache import Arrays, find_arrays, keep_arrays
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import ImageFile, check_link, decode_images, list_images, listing_digest
@@ -162,7 +162,7 @@ def balanced_subset(labels: NDArray[np.int64], count: int, seed: int, purpose: s
 def _shapes10(root: Path, image_size: int) -> Source:
     def decode() -> Splits:
         train, test = (
-            Dataset(*shapes.generate(train, count), shapes.CLASSES)
+            Dataset(*shapes10.generate(train, count), shapes10.CLASSES)
             for train, count in ((True, _SHAPES_TRAIN), (False, _SHAPES_TEST))
         )
         return Splits(train, test)
