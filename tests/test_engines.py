@@ -149,13 +149,13 @@ def test_a_worker_that_is_killed_is_replaced_and_its_client_runs_again(tmp_path:
 
 def test_a_worker_that_hangs_is_ended_at_the_deadline(tmp_path: Path) -> None:
     stop = Signals(signal.SIGSTOP)
-    changes = {"federation__min_fraction": 0.8, "federation__client_timeout_seconds": 60}
+    changes = {"federation__min_fraction": 0.8, "federation__client_timeout_seconds": 45}
     path = run_on(RayActors(tiny_config(), 2), tmp_path, stop, **changes)
     assert len(stop.hit) == 2
     first, second = read_metrics(path)
     assert second["refused"] == {}
     assert 1 <= len(first["refused"]) <= 2
-    assert set(first["refused"].values()) == {"no reply within federation.client-timeout-seconds = 60"}
+    assert set(first["refused"].values()) == {"no reply within federation.client-timeout-seconds = 45"}
     assert not any(alive(process) for process in stop.hit)
 
 

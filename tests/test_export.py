@@ -188,6 +188,7 @@ def test_tied_weights_are_exported_and_stay_tied(networks: Path, tmp_path: Path,
     torch.testing.assert_close(torch.export.load(program).module()(pixels), model(pixels))
 
 
+@pytest.mark.slow
 def test_a_network_that_torch_cannot_make_a_program_of_is_one_line(networks: Path, tmp_path: Path) -> None:
     trained = run(tmp_path, "deciding", model__name=f"{networks}:deciding", federation__rounds=1)
     for kind in ("torch", "onnx"):
