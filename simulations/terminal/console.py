@@ -4,11 +4,12 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Iterable
-from contextlib import suppress
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.protocol import is_renderable
@@ -18,6 +19,30 @@ from rich.text import Text
 from common.words import visible
 
 _SHOW_CURSOR = b"\x1b[?25h"
+
+
+class _Printing:
+    """Puts a first Ctrl-C off while the main thread prints: what rich is about to forget would be told again."""
+
+    def __init__(self) -> None:
+        self.depth, self.interrupted = 0, False
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():  # the only one that is interrupted
+            yield
+            return
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
+            if self.interrupted and not self.depth:
+                self.interrupted = False
+                raise KeyboardInterrupt
+
+
+_printing = _Printing()
 
 
 class Terminal(Console):
@@ -31,7 +56,8 @@ class Terminal(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print objects, a path too, as rich does."""
-        super().print(*(each if is_renderable(each) else str(each) for each in objects), **options)
+        with _printing.whole():
+            super().print(*(each if is_renderable(each) else str(each) for each in objects), **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Take what is printed, or stands in a table, as one line; only a ``Text`` of rich may have several."""
@@ -103,9 +129,12 @@ def interrupt_when_terminated() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _first(number: int, frame: FrameType | None) -> NoReturn:
+def _first(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if console.is_terminal:  # the second one leaves no time for it
         with suppress(OSError):
-            os.write(console.file.fileno(), _SHOW_CURSOR)  # past the console, whose writing this may have interrupted
-    raise KeyboardInterrupt
+            os.write(console.file.fileno(), _SHOW_CURSOR)  # past the console, which may be writing
+    if _printing.depth:
+        _printing.interrupted = True
+    else:
+        raise KeyboardInterrupt
