@@ -52,9 +52,9 @@ app = ClientApp(mods=[_unpack_arrays, _name_mistakes])
 
 
 @app.query()
-def enlist(message: Message, context: Context) -> Message:
+def identify(message: Message, context: Context) -> Message:
     """Tell which client runs on this node; see ``client.tasks``."""
-    return Message(_do("enlist", message, context), reply_to=message)
+    return Message(_do("identify", message, context), reply_to=message)
 
 
 @app.train()

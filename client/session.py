@@ -42,7 +42,7 @@ class Session:
             self._trainer = Trainer(make_model(self.config, len(own.classes)).to(self._device))
         return own, self._trainer
 
-    def enlist(self, client: int) -> int:
+    def identify(self, client: int) -> int:
         """Return how many images a client has, once they are ready and can be trained on."""
         own, trainer = self.prepare(client)
         alone = len(own.labels) == 1 and self.config.sharing.fraction == 0

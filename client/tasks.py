@@ -16,12 +16,12 @@ NodeConfig = Mapping[str, Any]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-def enlist(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> RecordDict:
+def identify(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> RecordDict:
     """Tell which client this is, and how many images it has, once they are ready."""
     check_node_config(node_config)
     check_place(node_config)
     client = client_number(node_config, int(run_config["federation.clients"]))
-    images = session_for(run_config, _place(node_config)).enlist(client)
+    images = session_for(run_config, _place(node_config)).identify(client)
     return RecordDict({"metrics": MetricRecord({"partition-id": client, "num-examples": images})})
 
 
@@ -59,4 +59,4 @@ def _shared_data(received: ArrayRecord | None, digest: str) -> Examples:
     return kept
 
 
-TASKS: dict[str, Callable[[RecordDict, Flat, NodeConfig], RecordDict]] = {"enlist": enlist, "train": train}
+TASKS: dict[str, Callable[[RecordDict, Flat, NodeConfig], RecordDict]] = {"identify": identify, "train": train}

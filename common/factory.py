@@ -15,8 +15,8 @@ from common.attacks.library import Threat
 from common.config.schema import OWN_KEYS, DataConfig, PartitionConfig, RunConfig, SharingConfig
 from common.data.datasets import Dataset, Splits, load_data
 from common.data.partition import Partition, SchemeParameters, kept_partition, undivided
-from common.data.server_data import Holdings, take_holdings
-from common.data.split_directories import client_images, server_holdings, server_test
+from common.data.server_data import ServerData, take_server_data
+from common.data.split_directories import client_images, read_server_data, server_test
 from common.errors import FedShieldError
 from common.machine import available_cores
 from common.models.networks import build_model, trains_on_one
@@ -62,12 +62,12 @@ def prepare_data(config: RunConfig, centralized: bool = False) -> tuple[Splits, 
     return _prepare_data(config.data, config.partition, config.sharing, clients, config.seed)
 
 
-def server_data(config: RunConfig) -> Holdings:
+def server_data(config: RunConfig) -> ServerData:
     """Return what the server of a federation holds; see ``split_directories`` for data that is divided already."""
     if config.data.name == "split":
         data, sharing = config.data, config.sharing
-        return server_holdings(_root(data), data.image_size, config.federation.clients, sharing.fraction, config.seed)
-    return take_holdings(*prepare_data(config))
+        return read_server_data(_root(data), data.image_size, config.federation.clients, sharing.fraction, config.seed)
+    return take_server_data(*prepare_data(config))
 
 
 def client_data(config: RunConfig, client: int, place: str = "") -> Dataset:

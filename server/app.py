@@ -14,7 +14,7 @@ from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from common.config.schema import RunConfig, parse_config
 from common.data.cuts import told_images
-from common.data.server_data import Holdings
+from common.data.server_data import ServerData
 from common.errors import FedShieldError, explain_os_errors
 from common.factory import check_own, prepare_torch, server_data
 from common.messages.records import shared_record, to_record, to_state
@@ -23,7 +23,7 @@ from server.aggregation.outliers import Usual
 from server.aggregation.robust import check_strategy
 from server.aggregation.strategy import Cohort, SharedDataFedAvg
 from server.monitoring.observers import watching
-from server.network.polling_grid import PromptGrid
+from server.network.polling_grid import PollingGrid
 from server.network.roster import Roster
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
@@ -63,7 +63,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     device = prepare_torch(config.threads)
     holdings = server_data(config)
     if isinstance(grid, HttpGrid):
-        grid = PromptGrid(grid)
+        grid = PollingGrid(grid)
     log.info("%s", told_images(holdings.division, config.flat(), federated=True))
     roster = Roster(grid, config.federation, _own_images(holdings))
     roster.gather()
@@ -115,13 +115,13 @@ def _check(config: RunConfig, deployed: bool) -> None:
         )
 
 
-def _own_images(holdings: Holdings) -> tuple[int, ...]:
+def _own_images(holdings: ServerData) -> tuple[int, ...]:
     """Return how many training images of its own each client has."""
     return tuple(holdings.counts.sum(axis=1).tolist())
 
 
 def _strategy(
-    config: RunConfig, run: RunDir, recorder: Recorder, holdings: Holdings, roster: Roster
+    config: RunConfig, run: RunDir, recorder: Recorder, holdings: ServerData, roster: Roster
 ) -> SharedDataFedAvg:
     """Put together how the rounds are run, from where the run has got to."""
     cohort = Cohort(

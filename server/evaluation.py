@@ -18,13 +18,13 @@ from common.data.datasets import Dataset, balanced_subset, is_at_hand
 from common.errors import FedShieldError
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.evaluation.examples import attack_examples
-from common.evaluation.sanity_checks import doubts
-from common.evaluation.store import Kept, digest_of
+from common.evaluation.sanity_checks import find_warnings
+from common.evaluation.store import ArrayStore, digest_of
 from common.factory import check_own, evaluation_threat, make_model, prepare_torch, test_data
 from common.files import append_json_line
 from common.seeding import seed_for
 from common.user_code import own_digest
-from server.run_directory.checkpoint import chosen_model, fit_state
+from server.run_directory.checkpoint import fit_state, selected_model
 from server.run_directory.reader import FEDERATION, read_division, read_kind
 from server.run_directory.restored import stored_config
 
@@ -82,7 +82,7 @@ def evaluate_finally(
     attacks = config.evaluate.final_attacks
     kept = _kept(kept_dir, model, subset, config, threat)
     evaluation = evaluate(*arguments, attacks, threat, seed, _BATCH, kept)
-    warnings = doubts(*arguments, evaluation, threat, seed)
+    warnings = find_warnings(*arguments, evaluation, threat, seed)
     for warning in warnings:
         log.warning("warning: %s", warning)
     figures = evaluation.as_json(details=True, shares=counts)
@@ -92,7 +92,7 @@ def evaluate_finally(
         of = {"classes": np.array(test.classes), "images": np.array(subset.digest())}
         arrays = {**of, **evaluation.arrays(), **shown}
         figures["predictions"] = f"predictions-{digest_of((), arrays)}"
-        Kept(kept_dir).save(figures["predictions"], arrays)
+        ArrayStore(kept_dir).save(figures["predictions"], arrays)
     return evaluation, figures
 
 
@@ -115,7 +115,7 @@ def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = (), t
             f"{run_dir / 'config.json'}: data.root = {data.root}: {data.name} is not there; say where it is, or where "
             "to download it to, with --set data.root=DIR"
         )
-    number, state = chosen_model(run_dir)
+    number, state = selected_model(run_dir)
     check_own(config, _RUNS)
     device = prepare_torch(config.threads)
     test = test_data(config)
@@ -178,7 +178,7 @@ def _seed(config: RunConfig) -> int:
 
 def _kept(
     kept_dir: Path | None, model: torch.nn.Module, subset: Dataset, config: RunConfig, threat: Threat
-) -> Kept | None:
+) -> ArrayStore | None:
     """Return the folder of everything that decides the figures, or None where nothing is kept."""
     if kept_dir is None:
         return None
@@ -186,4 +186,4 @@ def _kept(
     device = next(model.parameters()).device.type, torch.get_num_threads()  # whose last bits are their own
     network = config.model.model_dump() | {"name": own_digest(config.model.name)}
     decided = network, threat.epsilon, threat.step, _seed(config), _BATCH, *device
-    return Kept(kept_dir / digest_of(decided, {**weights, "/images": subset.images, "/labels": subset.labels}))
+    return ArrayStore(kept_dir / digest_of(decided, {**weights, "/images": subset.images, "/labels": subset.labels}))

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from common.attacks.library import check_classes
 from common.config.schema import RunConfig
-from common.data.server_data import Holdings
+from common.data.server_data import ServerData
 from common.evaluation.evaluate import Evaluation
 from common.factory import make_model
 from common.messages.records import State
 from common.models.networks import load_state
 from server.evaluation import evaluate_finally, evaluate_on
 from server.monitoring.observers import Watchers
-from server.run_directory.checkpoint import chosen_model, read_checkpoint
+from server.run_directory.checkpoint import read_checkpoint, selected_model
 from server.run_directory.reader import DEPLOYED, FEDERATION
 from server.run_directory.writer import RunDir
 
@@ -39,7 +39,7 @@ class Recorder:
         self,
         config: RunConfig,
         run: RunDir,
-        holdings: Holdings,
+        holdings: ServerData,
         device: torch.device,
         watchers: Watchers | None = None,
     ) -> None:
@@ -113,7 +113,7 @@ class Recorder:
     def finish(self) -> None:
         """Evaluate the best model on validation data, or else the last, with the final attacks; write the summary."""
         self.run.wait()
-        number, state = chosen_model(self.run.path)
+        number, state = selected_model(self.run.path)
         load_state(self.model, state)
         final = figures = None
         if self.config.evaluate.final_attacks:

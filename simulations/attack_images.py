@@ -22,7 +22,7 @@ from common.factory import make_model, prepare_torch
 from common.files import writing
 from common.seeding import seed_for
 from common.training.trainer import pixels
-from server.run_directory.checkpoint import chosen_model, fit_state
+from server.run_directory.checkpoint import fit_state, selected_model
 from server.run_directory.reader import read_classes
 from server.run_directory.restored import stored_config
 from simulations.reports.figures.evaluation_figures import draw_examples
@@ -119,7 +119,7 @@ def _read(checkpoint: Path, trust_code: bool) -> Exported:
     config = stored_config(checkpoint, {}, "options", trust_code)
     classes = read_classes(checkpoint)
     model = make_model(config, len(classes)).eval()
-    fit_state(model, chosen_model(checkpoint)[1], checkpoint)
+    fit_state(model, selected_model(checkpoint)[1], checkpoint)
     return Exported(model, classes, config.data.side)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from common.config.schema import RunConfig
 from common.data.cuts import told_images
 from common.data.datasets import Dataset
-from common.data.server_data import take_holdings
+from common.data.server_data import take_server_data
 from common.errors import DeadEndError, FedShieldError
 from common.factory import check_batches, check_own, make_loss, make_model, prepare_data, prepare_torch, schedule_of
 from common.seeding import seed_for
@@ -67,7 +67,7 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     config = with_first_threads(config)
     device = prepare_torch(config.threads)
     splits, division = prepare_data(config, centralized=True)
-    data, holdings = splits.train.take(division.shards[0]), take_holdings(splits, division)
+    data, holdings = splits.train.take(division.shards[0]), take_server_data(splits, division)
     log.info("%s", told_images(holdings.division, config.flat(), federated=False))
     with RunDir.open(config, CENTRALIZED) as run, watching(config, run) as watchers:
         recorder = Recorder(config, run, holdings, device, watchers)

@@ -62,9 +62,9 @@ def run_locally(
     )  # first: Ray's workers import what they need meanwhile
     try:
         if config.byzantine.clients:
-            from simulations.engine.byzantine import Conspiracy
+            from simulations.engine.byzantine import ByzantineExecutor
 
-            executor = Conspiracy(executor, config)
+            executor = ByzantineExecutor(executor, config)
         from server.app import app
 
         federation, quiet = config.federation, output is not Output.PLAIN

@@ -13,7 +13,7 @@ from torch import nn
 from common.attacks.library import Threat
 from common.data.datasets import Dataset, balanced_subset, load_data
 from common.evaluation.evaluate import evaluate
-from common.evaluation.sanity_checks import doubts
+from common.evaluation.sanity_checks import find_warnings
 from common.models.networks import build_model
 from common.training.losses import LOSSES, LossContext
 from common.training.trainer import Schedule, Trainer
@@ -55,4 +55,4 @@ def test_robust_accuracy_agrees_with_another_implementation(trained: tuple[nn.Mo
         with torch.no_grad():
             robust = (model(torch.from_numpy(adversarial)).argmax(1).numpy() == labels) & found.masks()["natural"]
         assert (robust != found.masks()[label]).sum() <= 2  # with 100 and 500 steps: none
-    assert doubts(model, images, labels, found, THREAT, 1) == ()
+    assert find_warnings(model, images, labels, found, THREAT, 1) == ()

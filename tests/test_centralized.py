@@ -20,7 +20,7 @@ from common.factory import make_model, prepare_data
 from common.seeding import seed_for
 from server.app import run_federation
 from server.evaluation import evaluate_on, evaluate_run
-from server.run_directory.checkpoint import chosen_model, load_momenta, read_checkpoint
+from server.run_directory.checkpoint import load_momenta, read_checkpoint, selected_model
 from server.run_directory.reader import CENTRALIZED, read_kind, read_metrics
 from server.run_directory.restored import stored_config
 from server.run_directory.writer import RunDir
@@ -113,7 +113,7 @@ def test_a_run_leaves_everything_a_reader_needs(tmp_path: Path) -> None:
     assert described["validation"] == [4] * 10
     assert described["pool"] == described["shared"] == [0] * 10
     # The figures on the validation images, worked out again from the kept model and the images themselves.
-    number, state = chosen_model(path)
+    number, state = selected_model(path)
     splits, division = prepare_data(settings, centralized=True)
     model = make_model(settings, 10)
     model.load_state_dict(state)
@@ -133,7 +133,7 @@ def test_without_a_split_the_last_epoch_counts(tmp_path: Path) -> None:
     assert summary(path)["evaluated-round"] == 2
     assert summary(path)["selected-by"] == "last round"
     assert "validation" not in json.loads((path / "partition.json").read_text())
-    assert same(chosen_model(path)[1], weights(path))
+    assert same(selected_model(path)[1], weights(path))
 
 
 @pytest.mark.parametrize("stop", [(1, 160), (3, 32), (4, 160)], ids=["first", "third", "last"])
@@ -185,7 +185,7 @@ def test_the_test_set_has_no_say_in_which_checkpoint_is_chosen(tmp_path: Path) -
         lines = read_metrics(path)
         chosen.append([summary(path)["evaluated-round"], [line["validation"] for line in lines]])
         by_test.append(max(lines, key=lambda line: line["evaluation"]["worst"]["value"])["round"])
-        models.append(chosen_model(path)[1])
+        models.append(selected_model(path)[1])
     assert chosen[0] == chosen[1] == chosen[2]
     assert same(models[0], models[1])
     assert same(models[0], models[2])

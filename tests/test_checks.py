@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from common.attacks.library import Threat
 from common.evaluation.evaluate import evaluate
 from common.evaluation.results import Evaluation, Rate
-from common.evaluation.sanity_checks import doubts, sign_test
+from common.evaluation.sanity_checks import find_warnings, sign_test
 from tests.conftest import Threshold
 
 THREAT = Threat(8 / 255, 2 / 255, 7)
@@ -47,7 +47,7 @@ def measured(broken: dict[str, range], n: int = 40) -> Evaluation:
 
 def found(model: nn.Module, evaluation: Evaluation, distances: tuple[int, ...] = (5,) * 40) -> tuple[str, ...]:
     images, labels = data(*distances)
-    return doubts(model, images, labels, evaluation, THREAT, 1)
+    return find_warnings(model, images, labels, evaluation, THREAT, 1)
 
 
 def test_sign_test_by_hand() -> None:
@@ -61,7 +61,7 @@ def test_sign_test_by_hand() -> None:
 def test_a_sound_evaluation_raises_no_doubt() -> None:
     images, labels = data(*range(1, 21), *range(1, 21))
     evaluation = evaluate(Threshold(), images, labels, ("fgsm", "pgd-20", "square-100"), THREAT, 1)
-    assert doubts(Threshold(), images, labels, evaluation, THREAT, 1) == ()
+    assert find_warnings(Threshold(), images, labels, evaluation, THREAT, 1) == ()
 
 
 def test_one_step_stronger_than_many() -> None:
@@ -95,7 +95,7 @@ def test_gradients_that_are_exactly_zero() -> None:
     # So steep that the cross-entropy is 0, and its gradient with it, for every image.
     images, labels = data(*(50,) * 40)
     evaluation = evaluate(Threshold(1e5), images, labels, ("pgd-5",), THREAT, 1)
-    first, second = doubts(Threshold(1e5), images, labels, evaluation, THREAT, 1)
+    first, second = find_warnings(Threshold(1e5), images, labels, evaluation, THREAT, 1)
     assert first.startswith("the gradient of the loss is exactly zero for 40 of 40 images")
     assert second.startswith("pgd-20 at epsilon 64/255 leaves")
 
@@ -104,7 +104,7 @@ def test_accuracy_that_a_large_budget_does_not_break() -> None:
     images, labels = data(*(50,) * 40)
     evaluation = evaluate(Masked(), images, labels, ("bim-5",), THREAT, 1)
     assert evaluation.values()["worst"] == 1
-    (only,) = doubts(Masked(), images, labels, evaluation, THREAT, 1)
+    (only,) = find_warnings(Masked(), images, labels, evaluation, THREAT, 1)
     # Of the random starts, uniform in ±64, those beyond 50 on the other side break an image by themselves.
     assert only.startswith("pgd-20 at epsilon 64/255 leaves")
     assert only.endswith(
@@ -117,7 +117,7 @@ def test_steps_that_are_too_few() -> None:
     images, labels = data(*(6,) * 300)
     threat = Threat(8 / 255, 1 / 255, 7)
     evaluation = evaluate(Threshold(), images, labels, ("pgd-4",), threat, 1)
-    (only,) = doubts(Threshold(), images, labels, evaluation, threat, 1)
+    (only,) = find_warnings(Threshold(), images, labels, evaluation, threat, 1)
     assert "images that pgd-4 leaves, pgd-8 alone breaks" in only
     assert only.endswith("4 steps are too few")
 
@@ -131,14 +131,14 @@ def test_nothing_to_doubt() -> None:
     images, labels = data(*(5,) * 40)
     nothing = Threat(0.0, 2 / 255, 7)
     evaluation = evaluate(Masked(), images, labels, ("fgsm", "pgd-5"), nothing, 1)
-    assert doubts(Masked(), images, labels, evaluation, nothing, 1) == ()
+    assert find_warnings(Masked(), images, labels, evaluation, nothing, 1) == ()
     assert found(Masked(), evaluate(Masked(), images, labels, ("deepfool",), THREAT, 1)) == ()
     none_correct = evaluate(Threshold(), images, 1 - labels, ("fgsm", "pgd-5", "square-5"), THREAT, 1)
-    assert doubts(Threshold(), images, 1 - labels, none_correct, THREAT, 1) == ()
+    assert find_warnings(Threshold(), images, 1 - labels, none_correct, THREAT, 1) == ()
 
 
 def test_images_of_a_single_class_leave_nothing_to_doubt_a_large_budget_by() -> None:
     for count in (1, 3):
         images, labels = data(*(50,) * count)
         evaluation = evaluate(Masked(), images, labels * 0 + labels[0], ("bim-5",), THREAT, 1)
-        assert doubts(Masked(), images, labels * 0 + labels[0], evaluation, THREAT, 1) == ()
+        assert find_warnings(Masked(), images, labels * 0 + labels[0], evaluation, THREAT, 1) == ()

@@ -32,7 +32,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
 
-from server.network.polling_grid import PromptGrid
+from server.network.polling_grid import PollingGrid
 
 pytestmark = pytest.mark.usefixtures("speaking")
 
@@ -92,7 +92,7 @@ def ask(wire: Wire, timeout: float = 600.0) -> Iterator[Message]:
     model = ArrayRecord({"weight": Array(np.ones(1000, np.float32))})
     content = RecordDict({"arrays": model})
     wire.messages = [Message(content, node, MessageType.TRAIN) for node in range(1, len(wire.acts) + 1)]
-    yield from PromptGrid(flowers).send_and_receive(wire.messages, timeout=timeout)
+    yield from PollingGrid(flowers).send_and_receive(wire.messages, timeout=timeout)
 
 
 def reply_with(message: Message, **arrays: Array) -> Message:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from common.attacks.library import Threat
-from common.data.server_data import take_holdings
+from common.data.server_data import take_server_data
 from common.errors import FedShieldError
 from common.evaluation.evaluate import Evaluation, Rate, evaluate
 from common.evaluation.examples import attack_examples
-from common.evaluation.store import Kept
+from common.evaluation.store import ArrayStore
 from common.factory import make_model, prepare_data
 from common.models.networks import build_model
 from server.evaluation import evaluate_finally
@@ -264,21 +264,21 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_numbers(tmp_path: Path, i
     whole = Counted()
     expected = evaluate(whole, *arguments)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(Counted(interrupt_at), *arguments, kept=Kept(tmp_path))
+        evaluate(Counted(interrupt_at), *arguments, kept=ArrayStore(tmp_path))
     rest = Counted()
-    assert same(evaluate(rest, *arguments, kept=Kept(tmp_path)), expected)
+    assert same(evaluate(rest, *arguments, kept=ArrayStore(tmp_path)), expected)
     assert len(rest.seen) < len(whole.seen) - interrupt_at + 5
     finished = Counted()
-    assert same(evaluate(finished, *arguments, kept=Kept(tmp_path)), expected)
+    assert same(evaluate(finished, *arguments, kept=ArrayStore(tmp_path)), expected)
     assert finished.seen == [1]
     assert not list(tmp_path.glob("*.partial"))
 
 
 def test_one_more_attack_runs_alone(tmp_path: Path) -> None:
     arguments = images(*LEVELS), LABELS
-    evaluate(Counted(), *arguments, ("pgd-2", "deepfool"), THREAT, 1, kept=Kept(tmp_path))
+    evaluate(Counted(), *arguments, ("pgd-2", "deepfool"), THREAT, 1, kept=ArrayStore(tmp_path))
     model = Counted()
-    found = evaluate(model, *arguments, ("fgsm", "pgd-2", "deepfool"), THREAT, 1, kept=Kept(tmp_path))
+    found = evaluate(model, *arguments, ("fgsm", "pgd-2", "deepfool"), THREAT, 1, kept=ArrayStore(tmp_path))
     assert model.seen == [1, 7, 7]
     assert found.distortions["deepfool"].robust == Rate(4, 8)
 
@@ -286,20 +286,20 @@ def test_one_more_attack_runs_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:100], lambda content: b"x" * 500])
 def test_a_damaged_file_is_computed_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     arguments = images(*LEVELS), LABELS, ("pgd-2",), THREAT, 1
-    expected = evaluate(Threshold(), *arguments, kept=Kept(tmp_path))
+    expected = evaluate(Threshold(), *arguments, kept=ArrayStore(tmp_path))
     path = tmp_path / "pgd-2.npz"
     path.write_bytes(damage(path.read_bytes()))
     model = Counted()
-    assert same(evaluate(model, *arguments, kept=Kept(tmp_path)), expected)
+    assert same(evaluate(model, *arguments, kept=ArrayStore(tmp_path)), expected)
     assert len(model.seen) == 1 + 3
 
 
 def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    Kept(tmp_path).save("some", {"values": np.arange(1000)})
+    ArrayStore(tmp_path).save("some", {"values": np.arange(1000)})
     content = bytearray((tmp_path / "some.npz").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "some.npz").write_bytes(content)
-    assert Kept(tmp_path).load("some") is None
+    assert ArrayStore(tmp_path).load("some") is None
 
 
 def test_examples_to_look_at(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_the_final_evaluation_tells_everything_and_goes_on_where_it_was(tmp_path
     config = tiny_config(evaluate__final_attacks="fgsm,pgd-2,deepfool", evaluate__final_examples=30)
     splits, division = prepare_data(config)
     model = make_model(config, 10)
-    counts = take_holdings(splits, division).counts
+    counts = take_server_data(splits, division).counts
     found, figures = evaluate_finally(model, splits.test, config, counts, tmp_path)
     assert figures["n"] == 30
     assert figures["class-examples"] == [3] * 10

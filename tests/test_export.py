@@ -19,7 +19,7 @@ from common.exported import load_exported
 from common.factory import make_model
 from common.factory import test_data as read_test
 from common.models.networks import build_model
-from server.run_directory.checkpoint import chosen_model
+from server.run_directory.checkpoint import selected_model
 from server.run_directory.restored import stored_config
 from simulations.centralized import train_centrally
 from simulations.cli.result_commands import Format
@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def own(run_dir: Path) -> nn.Module:
     model = make_model(stored_config(run_dir, {}, "options"), 10)
-    model.load_state_dict(chosen_model(run_dir)[1])
+    model.load_state_dict(selected_model(run_dir)[1])
     return model.eval()
 
 

@@ -13,7 +13,7 @@ from common.errors import FedShieldError
 from common.factory import make_model, prepare_data
 from common.messages.records import to_record, to_state
 from server.app import run_federation
-from server.run_directory.checkpoint import chosen_model, load_model, read_checkpoint
+from server.run_directory.checkpoint import load_model, read_checkpoint, selected_model
 from server.run_directory.reader import read_metrics
 from simulations.cli.tables import partition_tables
 from simulations.engine.executor import InProcess, Job, failure
@@ -162,7 +162,7 @@ def test_the_server_chooses_the_best_round_on_images_that_no_client_has(tmp_path
         assert set(line["validation"]["robust"]) == {"fgsm", "pgd-2"}
     # Worst case, then natural accuracy, then the earlier round: max() keeps the first of equals.
     best = max(lines, key=lambda line: [line["validation"][name]["value"] for name in ("worst", "natural")])
-    number, state = chosen_model(whole)
+    number, state = selected_model(whole)
     assert number == best["round"]
     summary = json.loads((whole / "summary.json").read_text())
     assert (summary["evaluated-round"], summary["selected-by"]) == (number, "validation")

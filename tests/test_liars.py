@@ -8,7 +8,7 @@ import torch
 from common.config.schema import ByzantineConfig
 from common.messages.records import to_state
 from server.app import run_federation
-from simulations.engine.byzantine import LIES, Conspiracy, choose_liars
+from simulations.engine.byzantine import ATTACKS, ByzantineExecutor, choose_liars
 from simulations.engine.executor import InProcess
 from simulations.engine.local_grid import LocalGrid
 from tests.conftest import tiny_config
@@ -17,7 +17,7 @@ UPDATES = torch.tensor([[1.0, 2.0, -4.0], [3.0, 2.0, 0.0]])
 
 
 def lie(name: str, strength: float = 1.0, cohort: int = 10) -> torch.Tensor:
-    return LIES[name](UPDATES, strength, cohort, torch.Generator().manual_seed(1))
+    return ATTACKS[name](UPDATES, strength, cohort, torch.Generator().manual_seed(1))
 
 
 def test_lies_by_hand() -> None:
@@ -27,7 +27,7 @@ def test_lies_by_hand() -> None:
     assert lie("alie", 1, 11).tolist() == pytest.approx([2 - 0.1397, 2, -2 - 2 * 0.1397], abs=1e-4)
     # Of 10, s = 6 - 2 = 4: z = Φ⁻¹(4/8) = 0, the mean: so few cannot hide in so few.
     assert lie("alie", 1, 10).tolist() == [2, 2, -2]
-    noise = LIES["gaussian"](torch.full((2, 40000), 0.5), 3, 10, torch.Generator().manual_seed(1))
+    noise = ATTACKS["gaussian"](torch.full((2, 40000), 0.5), 3, 10, torch.Generator().manual_seed(1))
     assert noise.mean().item() == pytest.approx(0, abs=0.03)
     assert noise.std().item() == pytest.approx(1.5, rel=0.02)
 
@@ -39,10 +39,10 @@ def test_liars_are_drawn_once_for_a_run() -> None:
 
 
 def test_every_name_has_a_lie() -> None:
-    assert set(get_args(ByzantineConfig.model_fields["attack"].annotation)) == set(LIES)
+    assert set(get_args(ByzantineConfig.model_fields["attack"].annotation)) == set(ATTACKS)
 
 
-class Overheard(Conspiracy):
+class Overheard(ByzantineExecutor):
     """Keeps what is sent in the first round."""
 
     def run(self, jobs, timeout):  # type: ignore[no-untyped-def]

@@ -13,7 +13,7 @@ from common.attacks.library import Threat, build_attack
 from common.config.schema import parse_config
 from common.errors import FedShieldError
 from common.evaluation.evaluate import evaluate
-from common.evaluation.store import Kept
+from common.evaluation.store import ArrayStore
 from common.exported import load_exported
 from common.factory import make_model
 from common.messages.records import to_record, to_state
@@ -235,7 +235,7 @@ def test_an_own_attack_is_measured_as_the_same_one_of_ours_is(tmp_path: Path) ->
     images = np.full((4, 3, 32, 32), 128, np.uint8)
     images[:, 0, 0, 0] = (120, 126, 130, 150)
     labels = np.array([0, 0, 1, 1])
-    kept = Kept(tmp_path / "kept")
+    kept = ArrayStore(tmp_path / "kept")
     found = evaluate(Threshold(), images, labels, ("fgsm", reference), Threat(8 / 255, 2 / 255, 0), 1, kept=kept)
     assert found.robust[reference] == found.robust["fgsm"]
     assert found.robust["fgsm"].value == 0.5  # 126 and 130 are within 8 of 128

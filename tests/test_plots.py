@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from common.errors import FedShieldError
 from common.evaluation.results import Evaluation
-from common.evaluation.store import Kept
+from common.evaluation.store import ArrayStore
 from simulations.reports.figures.evaluation_figures import (
     _draw_confusion,
     confusion,
@@ -431,7 +431,7 @@ def make_evaluation(run_dir: Path, curve: bool = True, examples: int = 3) -> Pat
     }
     of = {"classes": np.array(["cat", "dog", "$bird"]), "images": np.array("")}
     arrays = Evaluation(labels, predictions, 3).arrays()
-    Kept(run_dir / "evaluations").save("predictions-1", {**of, **arrays, **shown})
+    ArrayStore(run_dir / "evaluations").save("predictions-1", {**of, **arrays, **shown})
     points = [
         {"epsilon-255": epsilon, "attack": "pgd-20", "value": value, "interval": [value - 0.1, value + 0.2]}
         for epsilon, value in ((8.0, 0.3), (0.0, 0.7))

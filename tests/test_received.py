@@ -17,7 +17,7 @@ from rich.console import Console
 from common.config.flat import read_toml
 from common.data.split_directories import write_split
 from common.errors import FedShieldError
-from common.evaluation.store import Kept
+from common.evaluation.store import ArrayStore
 from common.factory import prepare_data
 from common.links import refuse_links
 from server.run_directory.reader import read_evaluations, read_summary
@@ -311,7 +311,7 @@ def npy(shape: tuple[int, ...], data: bytes) -> bytes:
 
 
 def test_arrays_that_unpack_to_too_much_are_not_unpacked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    kept = Kept(tmp_path)
+    kept = ArrayStore(tmp_path)
     caplog.set_level("DEBUG", "fedshield")
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("values.npy", npy((2**26,), bytes(2**29)))
@@ -344,7 +344,7 @@ def test_arrays_that_unpack_to_too_much_are_not_unpacked(tmp_path: Path, caplog:
 )
 def test_predictions_of_another_shape_are_left_out(received: Path, name: str, array: np.ndarray) -> None:
     record = read_summary(received)["final"]
-    kept = Kept(received / "evaluations")
+    kept = ArrayStore(received / "evaluations")
     arrays = kept.load(record["predictions"])
     assert arrays is not None
     kept.save(record["predictions"], {**arrays, name: array})
@@ -355,7 +355,7 @@ def test_predictions_of_another_shape_are_left_out(received: Path, name: str, ar
 def test_passes_of_another_shape_are_measured_again(received: Path) -> None:
     COMMANDS["evaluate"](received)
     for path in (received / "evaluations").glob("*/*.npz"):
-        Kept(path.parent).save(path.stem, {"done": np.array(-5), "predictions": np.zeros(3, np.int16)})
+        ArrayStore(path.parent).save(path.stem, {"done": np.array(-5), "predictions": np.zeros(3, np.int16)})
     COMMANDS["evaluate"](received)
     first, second = read_evaluations(received)
     assert {**first, "at": ""} == {**second, "at": ""}

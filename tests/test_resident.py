@@ -89,10 +89,10 @@ CONFIG: Flat = {**default_config(), **TINY}
 def test_one_process_serves_all_messages_and_ends_with_its_supernode(temp: Path) -> None:
     elsewhere = {**CONFIG, "data.name": "folder", "data.root": "/nowhere"}
     tasks = [
-        ("enlist", CONFIG, {"partition-id": 3}),
-        ("enlist", elsewhere, {"partition-id": 4}),
+        ("identify", CONFIG, {"partition-id": 3}),
+        ("identify", elsewhere, {"partition-id": 4}),
         ("nonsense", CONFIG, {"partition-id": 3}),
-        ("enlist", CONFIG, {"partition-id": 5}),
+        ("identify", CONFIG, {"partition-id": 5}),
     ]
     process = supernode(temp, tasks)
     first, mistake, error, last = (answer(process) for _ in tasks)
@@ -111,7 +111,12 @@ def test_one_process_serves_all_messages_and_ends_with_its_supernode(temp: Path)
 def test_a_process_that_hangs_is_ended_at_the_deadline_and_replaced(temp: Path) -> None:
     patient = {**CONFIG, "federation.client-timeout-seconds": 3}
     task, model = {"partition-id": 3}, {"partition-id": 3, "bulk": 10**7}  # more than a socket's buffer holds
-    asked = [("enlist", CONFIG, task), ("enlist", patient, task), ("enlist", CONFIG, task), ("enlist", patient, model)]
+    asked = [
+        ("identify", CONFIG, task),
+        ("identify", patient, task),
+        ("identify", CONFIG, task),
+        ("identify", patient, model),
+    ]
     process = supernode(temp, asked)
     pids = []
     for _ in range(2):
@@ -127,7 +132,7 @@ def test_a_process_that_hangs_is_ended_at_the_deadline_and_replaced(temp: Path) 
 
 def test_a_process_that_dies_is_told_and_replaced(temp: Path) -> None:
     task = {"partition-id": 3}
-    process = supernode(temp, [("enlist", CONFIG, task)] * 2)
+    process = supernode(temp, [("identify", CONFIG, task)] * 2)
     assert answer(process)["num-examples"] == 16
     (pid,) = residents(temp)
     os.kill(pid, signal.SIGKILL)
@@ -139,7 +144,7 @@ def test_a_process_that_dies_is_told_and_replaced(temp: Path) -> None:
 def test_a_folder_of_the_users_own_is_taken_before_one_that_others_may_make(temp: Path, variable: str) -> None:
     own = temp.parent / "own"
     own.mkdir(mode=0o700)
-    process = supernode(temp, [("enlist", CONFIG, {"partition-id": 3})], **{variable: str(own)})
+    process = supernode(temp, [("identify", CONFIG, {"partition-id": 3})], **{variable: str(own)})
     assert answer(process)["num-examples"] == 16
     assert len(residents(own)) == 1
     assert list(temp.iterdir()) == []
@@ -172,7 +177,7 @@ def test_who_was_first_in_the_temporary_folder_stops_no_client_and_sees_nothing(
         shared = Path(name)
         shared.chmod(0o1777)
         target = plant(how, shared / f"fedshield-{os.getuid()}")
-        process = supernode(shared, [("enlist", CONFIG, {"partition-id": 3})])
+        process = supernode(shared, [("identify", CONFIG, {"partition-id": 3})])
         # The process for this message does the work itself.
         assert answer(process) == {"partition-id": 3, "num-examples": 16, "torch": True}
         assert list(target.iterdir()) == []

@@ -34,7 +34,7 @@ from benchmarks.flower import free_ports
 from client.supernode.superlink_check import hold_on
 from common.errors import FedShieldError
 from server.network import polling_grid
-from server.network.polling_grid import PromptGrid
+from server.network.polling_grid import PollingGrid
 from server.network.superlink import answer_again
 from simulations.deployment.certificates import make_certs
 from tests.test_reach import Send
@@ -106,11 +106,11 @@ def model(value: int) -> ArrayRecord:
     return ArrayRecord({"weight": Array(np.full(1000, value, np.float32))})
 
 
-def grid_on(database: Any, run: int) -> PromptGrid:
+def grid_on(database: Any, run: int) -> PollingGrid:
     flowers = HttpGrid(token="any")
     flowers._client = database
     flowers.set_run(Run.create_empty(run))
-    return PromptGrid(flowers)
+    return PollingGrid(flowers)
 
 
 CALLS = ["GetNodes", "PushMessages", "PushObject", "PullMessages", "PullObject", "ConfirmMessageReceived"]
@@ -235,7 +235,7 @@ def breaking(tmp_path: Path) -> Iterator[str]:
 
 def test_a_connection_of_the_server_that_breaks_while_it_is_made_is_made_again(tmp_path: Path, breaking: str) -> None:
     flowers = HttpGrid(breaking, root_certificates=(tmp_path / "ca.crt").read_bytes(), token="any")
-    assert list(PromptGrid(flowers).get_nodes()) == []
+    assert list(PollingGrid(flowers).get_nodes()) == []
     flowers.close()
 
 
@@ -285,5 +285,5 @@ def test_a_certificate_that_is_not_believed_is_given_up(tmp_path: Path, breaking
     make_certs(tmp_path / "other", 1, ["127.0.0.1"])
     flowers = HttpGrid(breaking, root_certificates=(tmp_path / "other" / "ca.crt").read_bytes(), token="any")
     with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
-        PromptGrid(flowers).get_nodes()
+        PollingGrid(flowers).get_nodes()
     flowers.close()

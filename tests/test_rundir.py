@@ -19,7 +19,7 @@ import torch
 from common.config.schema import RunConfig
 from common.errors import DeadEndError, FedShieldError
 from common.files import append_json_line, read_json_lines
-from server.run_directory.checkpoint import chosen_model, load_model, read_checkpoint
+from server.run_directory.checkpoint import load_model, read_checkpoint, selected_model
 from server.run_directory.reader import CENTRALIZED, FEDERATION, Kind, read_kind, read_metrics
 from server.run_directory.restored import stored_config
 from server.run_directory.writer import RunDir, finished_run
@@ -418,7 +418,7 @@ def test_the_best_model_is_kept_beside_the_last_and_on_resume(tmp_path: Path) ->
     state = run.load_checkpoint()
     assert state is not None
     assert state["weight"].item() == 4
-    number, state = chosen_model(run.path)
+    number, state = selected_model(run.path)
     assert (number, state["weight"].item()) == (2, 2)
     save(run, 5)
     checkpoint = read_checkpoint(run.path)
@@ -432,16 +432,16 @@ def test_the_best_model_is_kept_beside_the_last_and_on_resume(tmp_path: Path) ->
     save(run, 7, 0.4)
     models = [f"model-{number:04}.safetensors" for number in (2, 5, 7)]  # the best of the one before, that, the last
     assert files(run.path) == ["checkpoint.json", *models, "notes.txt", "previous.json"]
-    assert chosen_model(run.path)[0] == 7
+    assert selected_model(run.path)[0] == 7
 
 
 def test_without_a_best_model_the_last_is_chosen_and_without_any_it_is_said(tmp_path: Path) -> None:
     run = RunDir.open(config(tmp_path))
     with pytest.raises(FedShieldError, match=r"run: has no checkpoint; no round of this run was finished"):
-        chosen_model(run.path)
+        selected_model(run.path)
     save(run, 1)
     save(run, 2)
-    assert chosen_model(run.path)[0] == 2
+    assert selected_model(run.path)[0] == 2
 
 
 def test_momenta_come_back_in_their_order_and_damage_to_them_is_named(tmp_path: Path) -> None:

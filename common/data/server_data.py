@@ -12,7 +12,7 @@ from common.data.partition import Indices, Partition
 
 
 @dataclass(frozen=True)
-class Holdings:
+class ServerData:
     """What the server holds, and what it knows of the clients' data: how many images of each class each has.
 
     Attributes:
@@ -33,12 +33,12 @@ class Holdings:
         return np.array(self.division["clients"], dtype=np.int64)
 
 
-def take_holdings(splits: Splits, division: Partition) -> Holdings:
+def take_server_data(splits: Splits, division: Partition) -> ServerData:
     """Return the server's part of a dataset that is all on this machine."""
     train = splits.train
     shared, validation = train.take(division.shared), train.take(division.validation)
     described = {**describe_partition(train, division), "test": class_counts(splits.test)}
-    return Holdings(splits.test, shared, validation, described)
+    return ServerData(splits.test, shared, validation, described)
 
 
 def class_counts(data: Dataset) -> list[int]:

@@ -25,7 +25,7 @@ from common.data.array_cache import Arrays, find_arrays, keep_arrays
 from common.data.datasets import Dataset, Splits, tell_left_out
 from common.data.image_folders import decode_images, is_litter, list_images, listing_digest
 from common.data.partition import Indices, Partition, balanced_part
-from common.data.server_data import Holdings, class_counts, describe_partition
+from common.data.server_data import ServerData, class_counts, describe_partition
 from common.errors import FedShieldError, explain_os_errors
 from common.files import create_file, read_json, replace_file, replace_json
 from common.links import refuse_links
@@ -116,7 +116,7 @@ def _write_part(data: Dataset, rows: Indices, folder: Path) -> None:
         create_file(folder / data.classes[data.labels[row]] / f"{row:08d}.png", content.getvalue())
 
 
-def server_holdings(root: Path, image_size: int, clients: int, shared_fraction: float, seed: int) -> Holdings:
+def read_server_data(root: Path, image_size: int, clients: int, shared_fraction: float, seed: int) -> ServerData:
     """Read the server's directory.
 
     Args:
@@ -157,11 +157,11 @@ def server_holdings(root: Path, image_size: int, clients: int, shared_fraction: 
         "test": class_counts(test),
         "sha256": _digest(counts, pool, validation),
     }
-    return Holdings(test, shared, validation, division)
+    return ServerData(test, shared, validation, division)
 
 
 def server_test(root: Path, image_size: int) -> Dataset:
-    """Read the test set in the server's directory; the arguments are those of ``server_holdings``."""
+    """Read the test set in the server's directory; the arguments are those of ``read_server_data``."""
     place, manifest = _manifest(root, "server")
     test = _read_part(place / "test", _classes(place, manifest), image_size)
     if len(test.labels) == 0:
@@ -174,7 +174,7 @@ def client_images(root: Path, image_size: int, client: int) -> Dataset:
 
     Args:
         root: its directory, or the folder that has it as ``client-N``.
-        image_size: as of ``server_holdings``.
+        image_size: as of ``read_server_data``.
         client: its number.
 
     Raises:

@@ -23,7 +23,7 @@ from common.attacks.library import (
 )
 from common.errors import DeadEndError
 from common.evaluation.results import Distortion, Evaluation, Mask, Rate
-from common.evaluation.store import Kept
+from common.evaluation.store import ArrayStore
 from common.seeding import seed_for
 from common.training.trainer import pixels
 from common.user_code import is_own, own_digest
@@ -44,7 +44,7 @@ def evaluate(
     threat: Threat,
     seed: int,
     batch_size: int = 500,
-    kept: Kept | None = None,
+    kept: ArrayStore | None = None,
 ) -> Evaluation:
     """Measure ``model`` in eval mode and float32; every module keeps its mode.
 
@@ -146,7 +146,7 @@ class _Work:
         classes: int,
         seed: int,
         batch_size: int,
-        kept: Kept | None,
+        kept: ArrayStore | None,
     ) -> None:
         self.model = model
         self.images = images

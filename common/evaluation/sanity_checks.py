@@ -28,7 +28,7 @@ Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 
-def doubts(
+def find_warnings(
     model: nn.Module, images: Images, labels: Labels, evaluation: Evaluation, threat: Threat, seed: int
 ) -> tuple[str, ...]:
     """Return what speaks against believing an evaluation, one sentence each; none at epsilon 0 or without an attack.

@@ -35,7 +35,7 @@ _CODE = (
 _LARGEST = 2**28  # bytes of a group; eight examples of 512×512 pixels have an eighth of it
 
 
-class Kept:
+class ArrayStore:
     """Named groups of arrays in one folder, one compressed file each.
 
     A group is replaced as a whole, so that a process that is killed at any moment leaves the one before it.

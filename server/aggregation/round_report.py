@@ -12,7 +12,7 @@ from common.words import in_one_line
 log = logging.getLogger("fedshield")
 
 
-class Tally:
+class RoundReport:
     """The replies of one round: which are taken, which are not, and why.
 
     Args:

@@ -17,7 +17,7 @@ from server.aggregation.mean import RunningMean
 from server.aggregation.outliers import Usual, judge
 from server.aggregation.reply_checks import Checked, Guard, RefusedError
 from server.aggregation.robust import RobustMean
-from server.aggregation.round_report import Tally
+from server.aggregation.round_report import RoundReport
 from server.network.roster import Roster
 
 _FAR_APART = (
@@ -124,22 +124,24 @@ class SharedDataFedAvg(FedAvg):
         """Average the valid replies as they come, in client order; too few of them end the run."""
         server_round += self.done
         asked = self.cohort.sample(server_round)
-        tally = Tally(server_round)
+        report = RoundReport(server_round)
         mean = self._new_mean(asked)
-        for client, reply in self._believed(self._checked(asked, replies, tally), tally):
-            tally.take(client, reply.metrics, reply.update)
+        for client, reply in self._believed(self._checked(asked, replies, report), report):
+            report.take(client, reply.metrics, reply.update)
             mean.add(reply.arrays, self.cohort.examples[client])
         # A client that failed may have lost the shared data, or never have had it: it is sent again.
-        self._holders = (self._holders | tally.metrics.keys()) - tally.refused.keys()
-        tally.require(self.cohort.min_replies, self.cohort.size)
+        self._holders = (self._holders | report.metrics.keys()) - report.refused.keys()
+        report.require(self.cohort.min_replies, self.cohort.size)
         together = self.train_metrics_aggr_fn(
-            [RecordDict({"metrics": record}) for record in tally.metrics.values()], self.weighted_by_key
+            [RecordDict({"metrics": record}) for record in report.metrics.values()], self.weighted_by_key
         )
-        self._usual = Usual(tally.usual_norm(), float(together["loss"]))  # type: ignore[arg-type]
-        self.report = tally.report(together["loss"])
+        self._usual = Usual(report.usual_norm(), float(together["loss"]))  # type: ignore[arg-type]
+        self.report = report.report(together["loss"])
         return mean.result(), together
 
-    def _checked(self, asked: list[int], replies: Iterable[Message], tally: Tally) -> Iterator[tuple[int, Checked]]:
+    def _checked(
+        self, asked: list[int], replies: Iterable[Message], report: RoundReport
+    ) -> Iterator[tuple[int, Checked]]:
         """Yield the replies that are well formed, in client order."""
         for client, reply in self._in_order(asked, replies):
             try:
@@ -148,20 +150,20 @@ class SharedDataFedAvg(FedAvg):
                 checked = self._guard.check(reply, self.cohort.examples[client], patience)
             except RefusedError as reason:
                 made_here = self._guard.engine and not reply.has_error()
-                tally.refuse(client, str(reason), _DIVERGED if made_here else "")
+                report.refuse(client, str(reason), _DIVERGED if made_here else "")
                 continue
             if self._guard.engine and (failure := first_failure(reply)) is not None:
-                tally.retry(client, failure)
+                report.retry(client, failure)
             yield client, checked
 
-    def _believed(self, replies: Iterator[tuple[int, Checked]], tally: Tally) -> Iterable[tuple[int, Checked]]:
+    def _believed(self, replies: Iterator[tuple[int, Checked]], report: RoundReport) -> Iterable[tuple[int, Checked]]:
         """Return the replies that bear comparison with the others; for that all of them have to be there."""
         if (limit := self.settings.update_limit) == 0:
             return replies
         verdict = judge(dict(replies), self._guard.reference, limit, self._usual)
         for client, reason in verdict.refused.items():
-            tally.refuse(client, reason, _FAR_APART)
-        tally.shorten(verdict.shortened)
+            report.refuse(client, reason, _FAR_APART)
+        report.shorten(verdict.shortened)
         return verdict.believed.items()
 
     def _new_mean(self, asked: list[int]) -> RunningMean | RobustMean:

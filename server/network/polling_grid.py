@@ -38,7 +38,7 @@ _PUSH_SECONDS = 60.0  # in which all messages are handed to the SuperLink
 _LEEWAY_BYTES = 2**20  # for names, shapes and figures
 
 
-class PromptGrid(Grid):
+class PollingGrid(Grid):
     """Flower's grid, asked for replies twice a second, each of which is handed on at once.
 
     Flower's own asks every three seconds and keeps all replies until the last one is there: a round would take up to

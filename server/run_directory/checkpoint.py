@@ -162,7 +162,7 @@ def load_momenta(run_dir: Path, checkpoint: dict[str, Any]) -> list[Tensor]:
         raise FedShieldError(f"{path}: damaged (no momentum {error}); start a new run, or restore the file") from error
 
 
-def chosen(run_dir: Path) -> dict[str, Any] | None:
+def selected_checkpoint(run_dir: Path) -> dict[str, Any] | None:
     """Return ``round``, ``model`` and ``sha256`` of the model that stands for a run; None where no round was finished.
 
     It is the best one on the validation images where the run has some, and the last one otherwise.
@@ -171,13 +171,13 @@ def chosen(run_dir: Path) -> dict[str, Any] | None:
     return checkpoint and checkpoint.get("best", checkpoint)
 
 
-def chosen_model(run_dir: Path) -> tuple[int, State]:
+def selected_model(run_dir: Path) -> tuple[int, State]:
     """Return the model that stands for a run, and its round.
 
     Raises:
         FedShieldError: no round was finished, or a file is damaged or missing.
     """
-    if (named := chosen(run_dir)) is None:
+    if (named := selected_checkpoint(run_dir)) is None:
         raise FedShieldError(f"{run_dir}: has no checkpoint; no round of this run was finished")
     return int(named["round"]), load_model(run_dir, named)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from common.config.flat import Flat, default_config, flatten, near
 from common.config.schema import RunConfig, parse_config
 from common.errors import FedShieldError, explain_os_errors
-from common.evaluation.store import Arrays, Kept
+from common.evaluation.store import Arrays, ArrayStore
 from common.files import read_json, read_json_lines
 from common.links import refuse_links
 from common.paths import whole_path
@@ -147,7 +147,7 @@ def read_predictions(run_dir: Path, figures: Mapping[str, Any]) -> dict[str, NDA
     if not (name := figures.get("predictions")):
         return {}
     without = f"its images are left out; fedshield evaluate {run_dir} keeps them anew"
-    return Kept(run_dir / "evaluations").load(name, without, _can_be_shown) or {}
+    return ArrayStore(run_dir / "evaluations").load(name, without, _can_be_shown) or {}
 
 
 def _can_be_shown(arrays: Arrays) -> bool:

@@ -14,7 +14,7 @@ from common.user_code import own_code, own_file
 from server.run_directory.reader import Kind, parse_stored, read_config, read_environment
 
 # What may differ between a run and its continuation: length, place, the server's patience, the last measurement.
-_MAY_CHANGE = (
+RESUMABLE_KEYS = (
     "federation.rounds",
     "federation.min-fraction",
     "federation.node-wait-seconds",
@@ -52,7 +52,9 @@ def changed_keys(stored: Flat, config: RunConfig) -> Flat:
         if meant.data.limit == config.data.limit:  # 1500 stood there where -1 stands now
             stored["data.max-examples"] = config.data.max_examples
     given = config.flat()
-    return {key: value for key, value in stored.items() if not key.startswith(_MAY_CHANGE) and given.get(key) != value}
+    return {
+        key: value for key, value in stored.items() if not key.startswith(RESUMABLE_KEYS) and given.get(key) != value
+    }
 
 
 def stored_config(

@@ -22,7 +22,7 @@ def choose_liars(clients: int, liars: int, seed: int) -> frozenset[int]:
     return frozenset(rng_for(seed, "liars").permutation(clients)[:liars].tolist())
 
 
-class Conspiracy:
+class ByzantineExecutor:
     """An executor some of whose clients lie.
 
     Args:
@@ -56,7 +56,7 @@ class Conspiracy:
         updates = torch.stack([torch.cat([(s[name] - before[name]).flatten() for name in names]) for s in honest])
         settings, number = self._config.byzantine, int(str(order.config_records["config"]["server-round"]))
         generator = torch.Generator().manual_seed(seed_for(self._config.seed, "lie", number))
-        lie = LIES[settings.attack](updates, settings.strength, cohort, generator)
+        lie = ATTACKS[settings.attack](updates, settings.strength, cohort, generator)
         for (reply, state), own in zip(held, honest, strict=True):
             reply.content.array_records["arrays"] = to_record({**own, **_apply(lie, before, names)})
             yield reply, state
@@ -99,7 +99,7 @@ def _alie(updates: Tensor, strength: float, cohort: int, generator: torch.Genera
     return updates.mean(dim=0) - strength * z * updates.std(dim=0, unbiased=False)
 
 
-LIES: dict[str, Callable[[Tensor, float, int, torch.Generator], Tensor]] = {
+ATTACKS: dict[str, Callable[[Tensor, float, int, torch.Generator], Tensor]] = {
     "sign-flip": _sign_flip,
     "scaled": _scaled,
     "gaussian": _gaussian,

@@ -22,7 +22,7 @@ from common.models.external import TORCHVISION
 from common.models.networks import BasicBlock
 from common.paths import whole_path
 from common.user_code import is_own, own_code
-from server.run_directory.checkpoint import chosen, chosen_model, fit_state
+from server.run_directory.checkpoint import fit_state, selected_checkpoint, selected_model
 from server.run_directory.reader import read_classes
 from server.run_directory.restored import stored_config
 from simulations.export.model_card import model_card
@@ -48,7 +48,7 @@ def export_run(run_dir: Path, kind: str, out: Path | None = None, trust_code: bo
     """
     config = stored_config(run_dir, {}, "options", trust_code)
     classes = list(read_classes(run_dir))
-    number, state = chosen_model(run_dir)
+    number, state = selected_model(run_dir)
     model = make_model(config, len(classes)).eval()
     fit_state(model, state, run_dir)
     folder = whole_path(run_dir / "export" if out is None else out)
@@ -67,7 +67,7 @@ def export_run(run_dir: Path, kind: str, out: Path | None = None, trust_code: bo
 
 def _check_same_model(run_dir: Path, folder: Path, others: Sequence[str]) -> None:
     """Refuse a folder with files that are not of the model in question, which the card beside them names."""
-    digest, card = str((chosen(run_dir) or {}).get("sha256")), folder / "README.md"
+    digest, card = str((selected_checkpoint(run_dir) or {}).get("sha256")), folder / "README.md"
     with explain_os_errors(card):
         told = card.read_text("utf-8", "replace") if others and card.exists() else ""
     if others and digest not in told:

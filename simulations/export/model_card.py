@@ -11,7 +11,7 @@ from common.models.external import TORCHVISION, is_borrowed, torchvision_options
 from common.models.networks import MEAN, STD
 from common.user_code import is_own
 from common.words import markdown, visible
-from server.run_directory.checkpoint import chosen
+from server.run_directory.checkpoint import selected_checkpoint
 from server.run_directory.reader import DEPLOYED, read_config, read_division, read_environment, read_kind
 from simulations.reports.headline import NO_ATTACK, bracket, dataset_name, read_figures, share, training
 from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
@@ -50,6 +50,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
     data, how = markdown(dataset_name(config.flat())), markdown(training(config.flat()))
     if used := training_images(division := read_division(run_dir)):
         data += f" ({used} training images)"
+    digest = str((selected_checkpoint(run_dir) or {}).get("sha256"))
     return "\n".join(
         [
             "---",
@@ -74,7 +75,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
             *([ABOUT_REAL_CLIENTS, ""] if kind == DEPLOYED else []),
             *(f"    {visible(line)}" for line in repeat(kind, read_config(run_dir), environment)),
             "",
-            f"SHA-256 of the weights in the run directory: {markdown(str((chosen(run_dir) or {}).get('sha256')))}.",
+            f"SHA-256 of the weights in the run directory: {markdown(digest)}.",
             "The whole configuration and the figures of every round are in the run directory.",
             "",
         ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.user_code import is_own
-from server.run_directory.checkpoint import chosen
+from server.run_directory.checkpoint import selected_checkpoint
 from server.run_directory.reader import read_evaluations, read_metrics, read_summary
 
 NO_ATTACK = "no attack was run: robust accuracy was not measured"
@@ -28,7 +28,7 @@ def read_figures(run_dir: Path) -> dict[str, Any]:
         FedShieldError: a file is damaged.
     """
     summary = read_summary(run_dir)
-    number = summary["evaluated-round"] if summary else (chosen(run_dir) or {}).get("round")
+    number = summary["evaluated-round"] if summary else (selected_checkpoint(run_dir) or {}).get("round")
     final = [{**summary["final"], "round": number}] if summary.get("final") else []
     # Those of a round before are of another model: that of an earlier end, or of a best one that was outdone.
     if found := final + [record for record in read_evaluations(run_dir) if record["round"] == number]:

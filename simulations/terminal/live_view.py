@@ -117,7 +117,7 @@ class LiveView:
     def _memory(self) -> str:
         """Return what this process and those that it has started hold, looked up every other second."""
         if time.monotonic() > self._looked + 2:
-            self._looked, self._held = time.monotonic(), held()
+            self._looked, self._held = time.monotonic(), memory_usage()
         return self._held
 
 
@@ -141,7 +141,7 @@ def sparks(values: "deque[float] | list[float]") -> str:
     return "".join(_BARS[round((value - low) * scale)] for value in values)
 
 
-def held() -> str:
+def memory_usage() -> str:
     """Return the memory that this process holds with those that it has started, and what is held of a GPU."""
     me, total = psutil.Process(), 0
     for process in (me, *me.children(recursive=True)):
