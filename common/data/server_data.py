@@ -41,9 +41,10 @@ def take_server_data(splits: Splits, division: Partition) -> ServerData:
     return ServerData(splits.test, shared, validation, described)
 
 
-def class_counts(data: Dataset) -> list[int]:
-    """Return how many images there are of each class."""
-    return [int(count) for count in np.bincount(data.labels, minlength=len(data.classes))]
+def class_counts(data: Dataset, rows: Indices | None = None) -> list[int]:
+    """Return how many images there are of each class, in all of a dataset or in some of its rows."""
+    labels = data.labels if rows is None else data.labels[rows]
+    return [int(count) for count in np.bincount(labels, minlength=len(data.classes))]
 
 
 def describe_partition(train: Dataset, division: Partition) -> dict[str, Any]:
@@ -58,16 +59,13 @@ def describe_partition(train: Dataset, division: Partition) -> dict[str, Any]:
     for rows in (*division.shards, division.pool, division.shared, *held_out):
         digest.update(rows.tobytes() + b"|")
 
-    def counts(rows: Indices) -> list[int]:
-        return [int(count) for count in np.bincount(train.labels[rows], minlength=len(train.classes))]
-
     return {
         "used": sum(map(len, (*division.shards, division.pool, division.validation))),
         "available": len(train.labels),
         "classes": list(train.classes),
-        "clients": [counts(shard) for shard in division.shards],
-        "pool": counts(division.pool),
-        "shared": counts(division.shared),
-        **({"validation": counts(division.validation)} if held_out else {}),
+        "clients": [class_counts(train, shard) for shard in division.shards],
+        "pool": class_counts(train, division.pool),
+        "shared": class_counts(train, division.shared),
+        **({"validation": class_counts(train, division.validation)} if held_out else {}),
         "sha256": digest.hexdigest(),
     }
