@@ -63,8 +63,10 @@ def flatten(nested: Mapping[str, Any], source: Path | None = None) -> Flat:
     """
     flat: Flat = {}
     for key, value in nested.items():
-        deeper = flatten(value, source).items() if isinstance(value, Mapping) else ()
-        found = {f"{key}.{rest}": scalar for rest, scalar in deeper} if isinstance(value, Mapping) else {key: value}
+        if isinstance(value, Mapping):
+            found = {f"{key}.{rest}": scalar for rest, scalar in flatten(value, source).items()}
+        else:
+            found = {key: value}
         if twice := sorted(flat.keys() & found.keys()):
             where = f"{source}: " if source else ""
             raise FedShieldError(f'{where}{twice[0]} stands twice, as "{twice[0]}" and in a table; take one out')
