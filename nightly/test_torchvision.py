@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import torch
 import torchvision
-from PIL import Image
 
 from common.errors import FedShieldError
 from common.exported import load_exported
@@ -15,24 +13,13 @@ from common.models.networks import build_model
 from server.evaluation import evaluate_run
 from server.run_directory.reader import read_metrics
 from simulations.export.formats import export_run
+from tests.test_data import make_folder
 from tests.test_federation import run
 
 NAMES = torchvision.models.list_models(module=torchvision.models)
 SMALLEST = {"alexnet": 64, "inception_v3": 80, "maxvit_t": 224, "vit_h_14": 112}  # pixels; 32 for all others
 HUGE = {"regnet_y_128gf", "vit_h_14"}  # 630 million weights and more
 MEMORY = 40e9  # bytes, which these need
-
-
-def make_images(root: Path, side: int) -> Path:
-    """Eight images to train on and four to test with, of two classes."""
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 4), ("test", 2)):
-        for label in ("cat", "dog"):
-            (root / part / label).mkdir(parents=True)
-            for index in range(count):
-                pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / part / label / f"{index}.png")
-    return root
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -43,7 +30,7 @@ def test_a_classifier_is_trained_evaluated_exported_and_resumed(name: str, tmp_p
     settings = {
         "model__name": f"torchvision:{name}",
         "data__name": "folder",
-        "data__root": str(make_images(tmp_path / "images", side)),
+        "data__root": str(make_folder(tmp_path / "images", side, images=4)),
         "data__image_size": side,
         "federation__clients": 2,
         "partition__scheme": "iid",
