@@ -65,7 +65,7 @@ def train(message: Message, context: Context) -> Message:
 
 def _do(task: str, message: Message, context: Context) -> RecordDict:
     """Do a task where it costs least: Flower's network clients start a process for each message."""
-    if worker.in_clientapp():
+    if worker.is_used():
         done = worker.request(task, message.content, context.run_config, context.node_config)
         if done is not None:
             return done

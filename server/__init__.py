@@ -1,1 +1,1 @@
-"""The federation's server: strategy, guard, evaluation every round, run directory."""
+"""The federation's server: strategy, checks of replies, evaluation every round, run directory."""

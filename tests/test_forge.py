@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.flower import free_ports
-from client.supernode.superexec import forge_socket
+from client.supernode.superexec import fork_server_socket
 from client.supernode.worker import FOLDER
 from tests.bench import BIN, ROOT
 from tests.conftest import until
@@ -50,7 +50,7 @@ def hand_over(folder: Path, *command: str) -> str:
 
 
 def test_each_command_gets_a_process_of_its_own_until_the_supernode_ends(tmp_path: Path) -> None:
-    log, place, code = tmp_path / "log", forge_socket(tmp_path), tmp_path / "forge.py"
+    log, place, code = tmp_path / "log", fork_server_socket(tmp_path), tmp_path / "forge.py"
     log.touch()
     code.write_text(FORGE)
 

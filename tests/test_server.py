@@ -287,7 +287,7 @@ def test_a_checked_reply_has_the_models_order_whatever_the_clients() -> None:
     assert list(found.metrics) == ["num-examples", "loss", "seconds"]
 
 
-# --- jury: which replies stand out from the others
+# --- outliers: which replies stand out from the others
 
 
 def judged(updates: list[float], limit: float, before: float | None = None, **losses: float) -> dict[int, str]:

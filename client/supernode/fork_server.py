@@ -20,7 +20,7 @@ from pathlib import Path
 from client.supernode.arguments import check_arguments
 from client.supernode.flower_patches import forget_messages_of_ended_runs
 from client.supernode.sockets import short_name
-from client.supernode.superexec import forge_socket, keep_others_out
+from client.supernode.superexec import fork_server_socket, keep_others_out
 from client.supernode.superlink_check import check_line, hold_on
 from client.supernode.worker import FOLDER, is_alive
 from common.errors import FedShieldError
@@ -52,7 +52,7 @@ def supernode() -> None:
                 sys.executable,
                 "-m",
                 "client.supernode.fork_server",
-                str(forge_socket(folder)),
+                str(fork_server_socket(folder)),
                 str(os.getpid()),
             ]
             subprocess.Popen(command, env={**os.environ, "PYTHONPATH": python_path()}, stdin=subprocess.DEVNULL)  # noqa: S603

@@ -22,12 +22,12 @@ from client.supernode.worker import FOLDER
 
 log = logging.getLogger("fedshield")
 
-_SECRET, _FORGE = "secret", "forge"  # in the SuperNode's folder
+_SECRET, _FORK_SERVER = "secret", "fork-server"  # in the SuperNode's folder
 
 
-def forge_socket(folder: Path) -> Path:
+def fork_server_socket(folder: Path) -> Path:
     """Return the socket of the process that forks."""
-    return folder / _FORGE
+    return folder / _FORK_SERVER
 
 
 def keep_others_out(folder: Path) -> None:
@@ -71,7 +71,7 @@ def _hand_over(command: list[str], **streams: Any) -> None:
     """Let the fork server do Flower's command for a message; where it does not, start the command itself."""
     try:
         with socket.socket(socket.AF_UNIX) as near:
-            with short_name(forge_socket(Path(os.environ[FOLDER]))) as name:
+            with short_name(fork_server_socket(Path(os.environ[FOLDER]))) as name:
                 near.connect(name)
             near.sendall(json.dumps(command).encode())
     except OSError:

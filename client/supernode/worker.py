@@ -41,15 +41,15 @@ def over_network() -> bool:
     return Path(sys.argv[0]).name == "flwr-clientapp"
 
 
-def in_clientapp() -> bool:
-    """Tell whether another process shall do the work of this one; ``FEDSHIELD_RESIDENT=0`` switches this off."""
+def is_used() -> bool:
+    """Tell whether the worker does what this process is asked; ``FEDSHIELD_RESIDENT=0`` switches this off."""
     return over_network() and os.environ.get("FEDSHIELD_RESIDENT") != "0" and hasattr(socket, "AF_UNIX")
 
 
 def request(
     task: str, content: RecordDict, run_config: Mapping[str, Any], node_config: Mapping[str, Any]
 ) -> RecordDict | None:
-    """Let the resident process do a task of ``client.tasks``, and start it if there is none.
+    """Let the worker do a task of ``client.tasks``, and start it if there is none.
 
     Returns:
         The reply's content, or None when no such process could be started.
@@ -119,7 +119,7 @@ def _is_private(folder: Path) -> bool:
 
 
 def _place(supernode: int) -> Path | None:
-    """Return the socket of a SuperNode's resident process, or None where no folder is safe."""
+    """Return the socket of a SuperNode's worker, or None where no folder is safe."""
     if (folder := _private_folder()) is None:
         return None
     # Another version of the app has a place of its own, and so has a SuperNode with the number of an earlier process.

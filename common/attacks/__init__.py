@@ -1,1 +1,1 @@
-"""Adversarial attacks: names and budgets without torch, and what runs them."""
+"""Adversarial attacks by name, through torchattacks."""

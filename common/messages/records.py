@@ -1,4 +1,4 @@
-"""Model weights, shared data and metrics as Flower's records: the only part of ``common`` that knows Flower."""
+"""Model weights, shared data and metrics as Flower's records."""
 
 import hashlib
 import io

@@ -1,1 +1,1 @@
-"""Reports: one HTML file for a run or a study, which needs nothing else."""
+"""What runs and studies have left, for a reader: headline figures, tables, comparison, figures and the report."""
