@@ -11,6 +11,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -66,10 +67,10 @@ def forward_flops(model: nn.Module, device: torch.device) -> float:
     return float(counter.get_total_flops())
 
 
-def ours(model: nn.Module, images: np.ndarray, labels: np.ndarray, work: Work) -> Callable[[], None]:
-    """Return one epoch of our ``Trainer``."""
-    context = LossContext("pgd", Threat(EPSILON, STEP, work.steps), 0.0, 0.0)
-    trainer, loss = Trainer(model), LOSSES["pgd-at"](model, context)
+def ours(model: nn.Module, images: np.ndarray, labels: np.ndarray, work: Work, fast: bool) -> Callable[[], None]:
+    """Return one epoch of our ``Trainer``; on a GPU its batches are recorded."""
+    context = LossContext("pgd", Threat(EPSILON, STEP, work.steps), 0.0, 0.0, fast=fast)
+    trainer, loss = Trainer(model, record=True), LOSSES["pgd-at"](model, context)
     schedule = Schedule(1, work.batch, 0.01, 0.9, 2e-4, augment=False, precision=work.precision)
 
     def epoch() -> None:
@@ -116,7 +117,12 @@ def measure(work: Work, options: argparse.Namespace, device: torch.device) -> tu
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (count, 3, 32, 32), np.uint8), rng.integers(0, 10, count)
     sides = {}
-    for name, build in (("plain torchattacks", plain), ("FedShield", ours)):
+    builds: dict[str, Callable[..., Callable[[], None]]] = {
+        "plain torchattacks": plain,
+        "FedShield": partial(ours, fast=False),
+        "FedShield, fast": partial(ours, fast=True),
+    }
+    for name, build in builds.items():
         model = build_model("resnet18", 10, options.width, "relu", True, 1).to(device)
         sides[name] = timed(build(model, images, labels, work), count, device)
     return alternate(sides, options.repeats), (2 * work.steps + 3) * forward_flops(model, device)

@@ -9,10 +9,20 @@ from numpy.typing import NDArray
 from common.config.flat import Flat
 from common.config.schema import RunConfig, parse_config
 from common.data.datasets import Dataset
-from common.factory import check_batches, client_data, make_loss, make_model, prepare_torch, schedule_of
+from common.factory import (
+    check_batches,
+    client_data,
+    images_per_class,
+    make_method,
+    make_model,
+    make_trainer,
+    prepare_torch,
+    schedule_of,
+)
 from common.messages.records import to_record, to_state
 from common.models.networks import load_state
 from common.seeding import seed_for
+from common.training.losses import TrainingMethod
 from common.training.trainer import FitResult, Trainer
 
 Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -33,18 +43,20 @@ class Session:
         self.config = config
         self._place = place
         self._device = prepare_torch(config.threads)
-        self._trainer: Trainer | None = None
+        self._made: tuple[Trainer, TrainingMethod] | None = None
 
-    def prepare(self, client: int) -> tuple[Dataset, Trainer]:
+    def prepare(self, client: int) -> tuple[Dataset, Trainer, TrainingMethod]:
         """Return one client's own training images, and what trains on them."""
         own = client_data(self.config, client, self._place)
-        if self._trainer is None:
-            self._trainer = Trainer(make_model(self.config, len(own.classes)).to(self._device))
-        return own, self._trainer
+        if self._made is None:
+            model = make_model(self.config, len(own.classes)).to(self._device)
+            method = make_method(self.config, model, len(own.classes))
+            self._made = make_trainer(model, self.config, method), method
+        return own, *self._made
 
     def identify(self, client: int) -> int:
         """Return how many images a client has, once they are ready and can be trained on."""
-        own, trainer = self.prepare(client)
+        own, trainer, _ = self.prepare(client)
         alone = len(own.labels) == 1 and self.config.sharing.fraction == 0
         check_batches(self.config, trainer.model, alone)
         return len(own.labels)
@@ -63,14 +75,14 @@ class Session:
         Returns:
             The trained weights, and what was done.
         """
-        own, trainer = self.prepare(client)
+        own, trainer, method = self.prepare(client)
         load_state(trainer.model, to_state(arrays))
         schedule = schedule_of(self.config, self.config.train.local_epochs, server_round, self.config.federation.rounds)
         images, labels = own.images, own.labels
         if shared is not None:
             images, labels = np.concatenate([images, shared[0]]), np.concatenate([labels, shared[1]])
         seed = seed_for(self.config.seed, "train", server_round, client)
-        loss = make_loss(self.config, trainer.model, labels, len(own.classes))
+        loss = method.loss_for(images_per_class(labels, len(own.classes)))
         result = trainer.fit(images, labels, loss, schedule, seed)
         return to_record(trainer.model.state_dict()), result
 

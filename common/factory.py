@@ -19,11 +19,11 @@ from common.data.server_data import ServerData, take_server_data
 from common.data.split_directories import client_images, read_server_data, server_test
 from common.errors import FedShieldError
 from common.machine import available_cores
-from common.models.networks import build_model, trains_on_one
+from common.models.networks import MODELS, build_model, trains_on_one
 from common.paths import whole_path
-from common.training.losses import Loss, LossContext, build_loss
+from common.training.losses import LossContext, TrainingMethod
 from common.training.schedule import learning_rate
-from common.training.trainer import Schedule
+from common.training.trainer import Schedule, Trainer
 from common.user_code import load_own
 
 log = logging.getLogger("fedshield")
@@ -177,8 +177,8 @@ def evaluation_threat(config: RunConfig) -> Threat:
     return Threat(config.attack.epsilon_255 / 255, config.evaluate.step_255 / 255, 0)
 
 
-def make_loss(config: RunConfig, model: nn.Module, labels: NDArray[np.int64], classes: int) -> Loss:
-    """Build the run's training method on ``model``, for training data with these labels."""
+def make_method(config: RunConfig, model: nn.Module, classes: int) -> TrainingMethod:
+    """Build the run's training method on ``model``."""
     attack, train = config.attack, config.train
     context = LossContext(
         attack=attack.name,
@@ -186,11 +186,22 @@ def make_loss(config: RunConfig, model: nn.Module, labels: NDArray[np.int64], cl
         label_smoothing=train.label_smoothing,
         noise_std=train.noise_std,
         beta=config.loss.beta,
-        class_counts=tuple(np.bincount(labels, minlength=classes).tolist()),
+        class_counts=(0,) * classes,
         mixture=attack.mixture,
         mixture_rate=attack.mixture_rate,
+        fast=attack.fast,
     )
-    return build_loss(config.loss.name, model, context)
+    return TrainingMethod(config.loss.name, model, context)
+
+
+def images_per_class(labels: NDArray[np.int64], classes: int) -> tuple[int, ...]:
+    """Return how many images each class has."""
+    return tuple(np.bincount(labels, minlength=classes).tolist())
+
+
+def make_trainer(model: nn.Module, config: RunConfig, method: TrainingMethod) -> Trainer:
+    """Return what trains ``model``; on a GPU it records a batch once, where network and method allow it."""
+    return Trainer(model, record=config.train.cuda_graphs and method.recordable and config.model.name in MODELS)
 
 
 def schedule_of(config: RunConfig, epochs: int, number: int, total: int) -> Schedule:

@@ -14,9 +14,18 @@ from common.data.cuts import told_images
 from common.data.datasets import Dataset
 from common.data.server_data import take_server_data
 from common.errors import DeadEndError, FedShieldError
-from common.factory import check_batches, check_own, make_loss, make_model, prepare_data, prepare_torch, schedule_of
+from common.factory import (
+    check_batches,
+    check_own,
+    images_per_class,
+    make_method,
+    make_model,
+    make_trainer,
+    prepare_data,
+    prepare_torch,
+    schedule_of,
+)
 from common.seeding import seed_for
-from common.training.trainer import Trainer
 from server.monitoring.observers import watching
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
@@ -88,7 +97,8 @@ def _train(
     """
     model = make_model(config, len(data.classes)).to(device)
     check_batches(config, model, len(data.labels) == 1)
-    trainer = Trainer(model)
+    method = make_method(config, model, len(data.classes))
+    trainer = make_trainer(model, config, method)
     momenta = trainer.momenta
     if (state := run.load_checkpoint()) is not None:
         fit_state(model, state, run.path)
@@ -99,7 +109,7 @@ def _train(
             )
     for epoch in range(run.done + 1, run.total + 1):
         schedule = schedule_of(config, 1, epoch, run.total)
-        loss = make_loss(config, model, data.labels, len(data.classes))
+        loss = method.loss_for(images_per_class(data.labels, len(data.classes)))
         seed = seed_for(config.seed, "train", epoch, 0)
         show = on_batch and partial(on_batch, epoch, len(data.labels))
         result = trainer.fit(data.images, data.labels, loss, schedule, seed, momenta, show)

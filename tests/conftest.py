@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from common.config.flat import Flat, default_config
 from common.config.schema import RunConfig, parse_config
+from common.factory import prepare_torch
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell, in the background: tests interrupt what they start
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -119,3 +120,10 @@ SLOW = ("test_federation", "test_centralized", "test_cli", "test_sweep", "test_e
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else -1)
+
+
+@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Return the CPU, and a GPU where there is one, prepared as a run prepares them."""
+    prepare_torch(1)
+    return torch.device(request.param)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from common.attacks.library import Threat
 from common.models.networks import build_model
-from common.training.losses import LOSSES, Calibrated, LossContext, soft_cross_entropy
+from common.training.losses import LOSSES, Calibrated, LossContext, log_prior, soft_cross_entropy
 
 IMAGES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 3, 1, 2, 9])
@@ -132,7 +132,9 @@ def test_calfat_attacks_the_calibrated_prediction(counts: tuple[int, ...]) -> No
     (seen,) = model.seen
     reference = Recorder().eval()
     torch.manual_seed(2)
-    expected = torchattacks.TPGD(Calibrated(reference, counts).eval(), eps=8 / 255, alpha=2 / 255, steps=3)(IMAGES)
+    expected = torchattacks.TPGD(Calibrated(reference, log_prior(counts)).eval(), eps=8 / 255, alpha=2 / 255, steps=3)(
+        IMAGES
+    )
     torch.manual_seed(2)
     plain = torchattacks.TPGD(reference, eps=8 / 255, alpha=2 / 255, steps=3)(IMAGES)
     assert torch.equal(seen, expected)
@@ -147,7 +149,7 @@ def test_calfats_prior_silences_an_absent_class() -> None:
     gradients = []
     for counts in ((9, 1, 0), (1, 1, 1)):
         pixels = torch.full((1, 3, 4, 4), 0.5, requires_grad=True)
-        logs = F.log_softmax(Calibrated(Pixels(0.0), counts)(pixels), 1)
+        logs = F.log_softmax(Calibrated(Pixels(0.0), log_prior(counts))(pixels), 1)
         gradients.append(torch.autograd.grad(logs[0, 0], pixels)[0][0, 0, 0, 2].item())
     # d log p_0 / d pixel_2 = −20 p_2: nothing with the prior, −20/3 without.
     assert gradients == pytest.approx([0, -20 / 3], abs=1e-4)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import DeadEndError, FedShieldError
+from common.models.folding import Folded
 from common.models.modes import keep_modes, ways_of
 from common.user_code import explain_own, is_own, load_own
 
@@ -52,7 +53,9 @@ def attack_mode(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def build_attack(name: str, model: nn.Module, threat: Threat, classes: int = 10, key: str = "attack.name") -> Attack:
+def build_attack(
+    name: str, model: nn.Module, threat: Threat, classes: int = 10, key: str = "attack.name", fast: bool = False
+) -> Attack:
     """Return the attack on ``model``, which sees the model's weights as they are at each call.
 
     Args:
@@ -61,12 +64,15 @@ def build_attack(name: str, model: nn.Module, threat: Threat, classes: int = 10,
         threat: budget and steps.
         classes: number of logits, for the attacks that aim at each class in turn.
         key: where the attack was named, for messages.
+        fast: attack the network with batch normalization folded into its convolutions, where it has such pairs: the
+            same network up to rounding. A user's attack gets the network as it is.
     """
     if name == "none":  # nothing to guard the model from, and small networks would feel it
         return lambda images, labels: images
     if is_own(name):
         return _own(name, model, threat, classes, key)
-    attack = ATTACKS[name](model, threat, classes)
+    folded = Folded(model) if fast and Folded.folds(model) else None
+    attack = ATTACKS[name](model if folded is None else folded, threat, classes)
     guards = [attack_mode] if name not in _BACKWARD else [attack_mode, _frozen]
 
     def perturb(images: Tensor, labels: Tensor) -> Tensor:
@@ -75,6 +81,8 @@ def build_attack(name: str, model: nn.Module, threat: Threat, classes: int = 10,
         with ExitStack() as stack:
             for guard in guards:
                 stack.enter_context(guard(model))
+            if folded is not None:
+                folded.refresh()
             adversarial: Tensor = attack(images, labels).detach()
         if name not in MINIMAL:
             return adversarial

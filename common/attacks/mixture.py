@@ -18,6 +18,7 @@ def build_training_attack(
     mixture: Sequence[tuple[str, float]] = (),
     rate: float = 0.0,
     classes: int = 10,
+    fast: bool = False,
 ) -> Attack:
     """Return the attack to train against; what it makes never leaves the ball of ``threat``.
 
@@ -28,11 +29,12 @@ def build_training_attack(
         mixture: attacks and weights of ``mixture``.
         rate: how fast its weights move; see ``Mixture``.
         classes: number of logits, which a user's attack may ask for.
+        fast: as of ``build_attack``.
     """
     if name == "mixture":
-        attacks = [build_training_attack(part, model, threat) for part, _ in mixture]
+        attacks = [build_training_attack(part, model, threat, fast=fast) for part, _ in mixture]
         return Mixture(model, attacks, [weight for _, weight in mixture], rate)
-    attack = build_attack(name, model, threat, classes)
+    attack = build_attack(name, model, threat, classes, fast=fast)
     if name not in MINIMAL:
         return attack
 
@@ -70,9 +72,11 @@ class Mixture:
         adversarial = images.clone()
         losses = torch.full_like(self.weights, torch.nan)
         for number, attack in enumerate(self.attacks):
-            rows = (drawn == number).nonzero()[:, 0].to(images.device)  # chosen here: a GPU need not be waited for
+            rows = (drawn == number).nonzero()[:, 0]  # chosen here: a GPU need not be waited for
             if len(rows) == 0:
                 continue
+            if images.is_cuda:
+                rows = rows.pin_memory().to(images.device, non_blocking=True)
             adversarial[rows] = attack(images[rows], labels[rows])
             if self.rate > 0:
                 losses[number] = self._hurt(adversarial[rows], labels[rows])

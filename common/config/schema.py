@@ -254,6 +254,7 @@ class AttackConfig(_Table):
     epsilon_255: Annotated[float, Field(ge=0, le=255)]
     step_255: Annotated[float, Field(gt=0, le=255)]
     steps: Positive
+    fast: bool
     mixture: Mixture
     mixture_rate: Annotated[float, Field(ge=0)]
 
@@ -280,6 +281,7 @@ class TrainConfig(_Table):
     noise_std: Annotated[float, Field(ge=0)]
     augment: bool
     precision: Literal["float32", "bfloat16"]
+    cuda_graphs: bool
 
 
 class CentralizedConfig(_Table):

@@ -1,13 +1,13 @@
 """Training methods. A loss owns its inner maximisation: it attacks the model, then returns the batch's loss."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from common.attacks.library import Attack, Threat, build_attack
+from common.attacks.library import Attack, Threat
 from common.attacks.mixture import build_training_attack
 from common.errors import DeadEndError
 from common.user_code import explain_own, is_own, load_own
@@ -28,9 +28,11 @@ class LossContext:
         label_smoothing: alpha of the soft labels, in [0, 1).
         noise_std: standard deviation of the Gaussian noise on natural images, in the [0, 1] pixel range.
         beta: weight of the KL term of TRADES and MART, >= 0.
-        class_counts: training images of each class in the data at hand; CalFAT's prior.
+        class_counts: training images of each class in the data at hand.
+        prior: log of the class prior, float32 [N], for CalFAT; made of ``class_counts`` if not given.
         mixture: attacks and weights of the attack ``mixture``.
         mixture_rate: how fast those weights follow the attack that hurts most.
+        fast: attack the network with batch normalization folded into its convolutions.
     """
 
     attack: str
@@ -39,13 +41,16 @@ class LossContext:
     noise_std: float
     beta: float = 6.0
     class_counts: tuple[int, ...] = ()
+    prior: Tensor | None = None
     mixture: tuple[tuple[str, float], ...] = ()
     mixture_rate: float = 0.0
+    fast: bool = False
 
-    def build_attack(self, model: nn.Module) -> Attack:
-        """Return the training attack on a model."""
+    def build_attack(self, model: nn.Module, name: str = "") -> Attack:
+        """Return the training attack on a model, or the attack of this name."""
         classes = len(self.class_counts)
-        return build_training_attack(self.attack, model, self.threat, self.mixture, self.mixture_rate, classes)
+        name = name or self.attack
+        return build_training_attack(name, model, self.threat, self.mixture, self.mixture_rate, classes, self.fast)
 
 
 def soft_cross_entropy(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
@@ -87,7 +92,7 @@ def trades(model: nn.Module, context: LossContext) -> Loss:
     x' maximises that KL divergence in the ball. Natural and adversarial images go through the model one after the
     other, as in the authors' code.
     """
-    attack = build_attack("kl", model, context.threat)
+    attack = context.build_attack(model, "kl")
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
         adversarial = attack(images, labels)
@@ -128,8 +133,9 @@ def calfat(model: nn.Module, context: LossContext) -> Loss:
     prior is that of all data the client trains on; a class that it lacks gets 1e-7 images, as in the authors' code, so
     that its logit gets next to no gradient. At evaluation the model is used without the prior.
     """
-    calibrated = Calibrated(model, context.class_counts)
-    attack = build_attack("kl", calibrated, context.threat)
+    prior = log_prior(context.class_counts) if context.prior is None else context.prior
+    calibrated = Calibrated(model, prior.to(next(model.parameters()).device))
+    attack = context.build_attack(calibrated, "kl")
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(calibrated(attack(images, labels)), labels)
@@ -142,22 +148,26 @@ class Calibrated(nn.Module):
 
     Args:
         model: from pixels to logits [B,N].
-        class_counts: images of each of the N classes, >= 0.
+        prior: log of the prior, [N], on the model's device.
     """
 
     prior: Tensor
 
-    def __init__(self, model: nn.Module, class_counts: tuple[int, ...]) -> None:
+    def __init__(self, model: nn.Module, prior: Tensor) -> None:
         super().__init__()
         self.model = model
-        counts = torch.tensor(class_counts, dtype=torch.float64) + _ABSENT
-        device = next(model.parameters()).device
-        self.register_buffer("prior", (counts / counts.sum()).log().float().to(device), persistent=False)
+        self.register_buffer("prior", prior, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the calibrated logits [B,N] of pixels [B,3,H,W]."""
         logits: Tensor = self.model(pixels) + self.prior
         return logits
+
+
+def log_prior(class_counts: tuple[int, ...]) -> Tensor:
+    """Return the log of the class prior, float32 [N], of the images of each of the N classes, each >= 0."""
+    counts = torch.tensor(class_counts, dtype=torch.float64) + _ABSENT
+    return (counts / counts.sum()).log().float()
 
 
 def _divergence(natural: Tensor, attacked: Tensor) -> Tensor:
@@ -199,11 +209,39 @@ def build_loss(name: str, model: nn.Module, context: LossContext) -> Loss:
     return loss
 
 
+class TrainingMethod:
+    """A training method on one network, for one client after the other.
+
+    The loss is built once, where nothing of a client stays in it: a GPU goes on with the batch that it has recorded.
+
+    Args:
+        name: as of ``build_loss``.
+        model: from pixels in [0, 1] to logits.
+        context: what else the method may need; the class counts are those of each client.
+    """
+
+    def __init__(self, name: str, model: nn.Module, context: LossContext) -> None:
+        self._name, self._model = name, model
+        self._prior = torch.zeros(len(context.class_counts), device=next(model.parameters()).device)
+        self._context = replace(context, prior=self._prior)
+        self.recordable = name in LOSSES and context.attack in _RECORDABLE
+        self._loss: Loss | None = None
+
+    def loss_for(self, class_counts: tuple[int, ...]) -> Loss:
+        """Return the loss for training data with so many images of each class."""
+        self._prior.copy_(log_prior(class_counts))
+        if self._loss is None or not self.recordable:
+            self._loss = build_loss(self._name, self._model, replace(self._context, class_counts=class_counts))
+        return self._loss
+
+
 def _state_of(model: nn.Module) -> list[bool]:
     """Return the mode of each module, and whether each weight wants a gradient."""
     return [part.training for part in model.modules()] + [weight.requires_grad for weight in model.parameters()]
 
 
+# Attacks that decide nothing on the CPU, so that a GPU can record them; a mixture draws there, DeepFool looks there.
+_RECORDABLE = frozenset({"none", "fgsm", "bim", "pgd", "kl", "cw"})
 LOSSES: dict[str, Callable[[nn.Module, LossContext], Loss]] = {
     "pgd-at": pgd_at,
     "mixed-at": mixed_at,

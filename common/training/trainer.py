@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.optim.sgd import sgd
 from common.errors import DeadEndError
 from common.seeding import seed_for
 from common.training.losses import Loss
+from common.training.recorded_step import Recordings
 
 _PADDING = 4
 _RESIDENT_BYTES = 2**30  # a client's images up to this size stay on the GPU for the whole call
@@ -113,9 +115,11 @@ class Trainer:
 
     Args:
         model: on the device on which to train.
+        record: on a GPU, record a batch of each size once and launch it as a whole. For networks and losses that decide
+            nothing on the CPU. Call ``fit`` with the same loss each time: another one has to be recorded again.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, record: bool = False) -> None:
         self.model = model
         self._device = next(model.parameters()).device
         # A GPU's convolutions are made for channels last; on a CPU this would change the last bits of every figure.
@@ -125,6 +129,9 @@ class Trainer:
         self._names = list(trained)
         self._weights: list[Tensor] = [*trained.values()]
         self.momenta = [torch.zeros_like(weight) for weight in self._weights]
+        state = [*model.state_dict().values(), *self.momenta]
+        self._recordings = Recordings(self._device, state) if record and self._device.type == "cuda" else None
+        self._rate = torch.zeros((), device=self._device)
 
     def fit(
         self,
@@ -162,6 +169,7 @@ class Trainer:
             elif momenta[number] is not momentum:
                 momentum.copy_(momenta[number])
         self.model.train()
+        self._rate.fill_(schedule.learning_rate)  # where a recording reads it
         total, seen = torch.zeros((), device=self._device), 0
         for _ in range(schedule.epochs):
             total.zero_()
@@ -186,6 +194,13 @@ class Trainer:
 
     def _step(self, images: Tensor, labels: Tensor, crops: Tensor | None, loss: Loss, schedule: Schedule) -> Tensor:
         """Train on one batch; return its mean loss."""
+        if self._recordings is None:
+            return self._train_on(images, labels, crops, loss, schedule)
+        step = partial(self._train_on, loss=loss, schedule=schedule)
+        kind = images.shape, crops is None, schedule.precision, schedule.momentum, schedule.weight_decay
+        return self._recordings.run(step, (images, labels, crops), loss, kind)
+
+    def _train_on(self, images: Tensor, labels: Tensor, crops: Tensor | None, loss: Loss, schedule: Schedule) -> Tensor:
         chosen = images if crops is None else augment(images, crops)
         chosen = chosen.contiguous(memory_format=self._layout)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
@@ -196,18 +211,28 @@ class Trainer:
                 f"{unused[0]}: the loss does not depend on this weight of the network; let network and loss use it, or "
                 "set its requires_grad to False"
             )
+        self._descend(gradients, schedule)
+        return value.detach()
+
+    def _descend(self, gradients: Sequence[Tensor], schedule: Schedule) -> None:
+        """Take a step of SGD by what torch.optim.SGD calls; the class would import torch's compiler, for seconds."""
+        fused = self._device.type == "cuda"
+        if fused:  # its kernel wants a gradient laid out as its weight is
+            gradients = [
+                given if given.stride() == weight.stride() else torch.empty_like(weight).copy_(given)
+                for given, weight in zip(gradients, self._weights, strict=True)
+            ]
         with torch.no_grad():
-            # What torch.optim.SGD calls; the class itself would import torch's compiler, some seconds in each process.
             sgd(
                 self._weights,
                 list(gradients),
                 list(self.momenta),
-                lr=schedule.learning_rate,
+                lr=self._rate if fused else schedule.learning_rate,
                 momentum=schedule.momentum,
                 weight_decay=schedule.weight_decay,
                 dampening=0.0,
                 nesterov=False,
                 maximize=False,
-                foreach=self._device.type == "cuda",
+                foreach=False,
+                fused=fused,
             )
-        return value.detach()

@@ -1,6 +1,5 @@
 """What a configuration names, tried on two images: a mistake shows before anything is trained."""
 
-import numpy as np
 import torch
 
 from common.attacks.library import OF_EVALUATION, attack_mode, build_attack, check_classes, parse_label
@@ -8,7 +7,7 @@ from common.config.schema import RunConfig
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import list_images
 from common.data.shapes10 import CLASSES
-from common.factory import check_own, evaluation_threat, make_loss, make_model
+from common.factory import check_own, evaluation_threat, make_method, make_model
 from common.paths import whole_path
 from common.user_code import is_own
 from server.aggregation.robust import check_strategy
@@ -29,7 +28,7 @@ def try_out(config: RunConfig, federation: bool) -> None:
     model = make_model(config, classes)
     images, targets = torch.rand(2, 3, config.data.side, config.data.side), torch.tensor([0, classes - 1])
     if is_own(config.loss.name) or is_own(config.attack.name):
-        make_loss(config, model.train(), np.arange(classes), classes)(images, targets)
+        make_method(config, model.train(), classes).loss_for((1,) * classes)(images, targets)
     for label in labels:
         name, threat = parse_label(label, evaluation_threat(config))
         if is_own(name):

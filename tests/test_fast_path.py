@@ -1,0 +1,170 @@
+"""The fast path of training: folded attacks, recorded batches, weights in one copy; on a GPU too, if there is one."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torchattacks
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from common.attacks.library import Threat, attack_mode, build_attack
+from common.messages.records import to_record
+from common.models.external import borrow
+from common.models.folding import Folded, fold_batch_norm
+from common.models.modes import ways_of
+from common.models.networks import Normalize, build_model
+from common.training.losses import LossContext, TrainingMethod
+from common.training.trainer import Schedule, Trainer
+
+THREAT = Threat(8 / 255, 2 / 255, 5)
+RNG = np.random.default_rng(0)
+IMAGES, LABELS = RNG.integers(0, 256, (72, 3, 32, 32), np.uint8), RNG.integers(0, 10, 72)
+METHODS = ("pgd-at", "mixed-at", "trades", "mart", "calfat")
+
+
+def trained(name: str, activation: str, device: torch.device, width: int = 4) -> nn.Module:
+    """Return a network whose statistics and weights have moved."""
+    model = build_model(name, 10, width, activation, True, 1).to(device)
+    fit(model, method(model, "pgd-at", attack="none"))
+    return model
+
+
+def method(model: nn.Module, loss: str, fast: bool = False, attack: str = "pgd") -> TrainingMethod:
+    return TrainingMethod(loss, model, LossContext(attack, THREAT, 0.05, 0.1, class_counts=(0,) * 10, fast=fast))
+
+
+def fit(
+    model: nn.Module, chosen: TrainingMethod, precision: str = "float32", record: bool = False, rows: int = 72
+) -> dict[str, Tensor]:
+    """Train on two clients in turn, the second with other classes; return what the second has left."""
+    trainer = Trainer(model, record)
+    for client in (1, 2):
+        labels = LABELS[:rows] % (5 * client)
+        counts = tuple(np.bincount(labels, minlength=10).tolist())
+        schedule = Schedule(1, 32, 0.05 / client, 0.9, 2e-4, True, precision)  # type: ignore[arg-type]
+        trainer.fit(IMAGES[:rows], labels, chosen.loss_for(counts), schedule, client)
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def test_one_convolution_does_the_work_of_both() -> None:
+    conv, norm = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, eps=0.0)
+    with torch.no_grad():
+        conv.weight.fill_(2)
+        conv.bias.fill_(1)  # type: ignore[union-attr]
+        norm.weight.fill_(5)
+        norm.bias.fill_(7)
+        norm.running_mean.fill_(3)  # type: ignore[union-attr]
+        norm.running_var.fill_(4)  # type: ignore[union-attr]
+    # (2 x + 1 − 3) / √4 × 5 + 7 = 5 x + 2
+    weight, bias = fold_batch_norm(conv, norm)
+    assert (weight.item(), bias.item()) == (5, 2)
+
+
+@pytest.mark.parametrize("activation", ["relu", "prelu", "silu"])
+@pytest.mark.parametrize("name", ["resnet18", "cnn"])
+def test_the_folded_network_computes_the_same(name: str, activation: str, device: torch.device) -> None:
+    model = trained(name, activation, device)
+    pixels = torch.rand(9, 3, 32, 32, device=device, requires_grad=True)
+    with attack_mode(model):
+        folded = Folded(model)
+        folded.refresh()
+        assert torch.allclose(folded(pixels), model(pixels), atol=1e-4, rtol=1e-4)
+        there, here = (torch.autograd.grad(net(pixels)[:, 3].sum(), pixels)[0] for net in (folded, model))
+    assert (there - here).abs().max() <= 1e-3 * here.abs().max()
+
+
+def test_the_folded_network_follows_the_weights() -> None:
+    model = build_model("cnn", 10, 4, "relu", True, 1).eval()
+    folded, pixels = Folded(model), torch.rand(2, 3, 32, 32)
+    folded.refresh()
+    before = folded(pixels)
+    with torch.no_grad():
+        model[1].weight.mul_(2)
+    folded.refresh()
+    assert not torch.allclose(folded(pixels), before)
+    assert torch.allclose(folded(pixels), model(pixels), atol=1e-5)
+
+
+def test_what_somebody_listens_to_is_not_folded() -> None:
+    model = build_model("cnn", 10, 4, "relu", True, 1).eval()
+    heard: list[int] = []
+    model[2].register_forward_hook(lambda module, given, result: heard.append(1))
+    folded = Folded(model)
+    folded.refresh()
+    folded(torch.rand(1, 3, 32, 32))
+    assert heard == [1]
+    assert not Folded.folds(build_model("cnn2", 10, 4, "relu", True, 1))
+
+
+def test_a_borrowed_network_folds_where_its_pairs_are_in_a_row() -> None:
+    model = borrow("torchvision:mobilenet_v2", Normalize(), {"classes": 10}, 32).eval()
+    folded, pixels = Folded(model), torch.rand(2, 3, 32, 32)
+    folded.refresh()
+    assert sum(isinstance(part, nn.BatchNorm2d) for part in folded.modules()) < 18
+    assert torch.allclose(folded(pixels), model(pixels), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "direct"), [("pgd", torchattacks.PGD), ("kl", torchattacks.TPGD)])
+@pytest.mark.parametrize("width", [4, 16])
+def test_the_fast_attack_is_torchattacks_up_to_rounding(
+    name: str, direct: Callable[..., torchattacks.attack.Attack], width: int, device: torch.device
+) -> None:
+    model = trained("resnet18", "relu", device, width).train()
+    images, labels = torch.rand(32, 3, 32, 32, device=device), torch.randint(0, 10, (32,), device=device)
+    ways, state = ways_of(model), {part: value.clone() for part, value in model.state_dict().items()}
+    made = []
+    for attack in (
+        build_attack(name, model, THREAT, fast=True),
+        direct(model.eval(), eps=8 / 255, alpha=2 / 255, steps=5),
+    ):
+        torch.manual_seed(1)
+        made.append(attack(images, labels))
+    with torch.no_grad():
+        costs = [F.cross_entropy(model(adversarial), labels).item() for adversarial in made]
+    if name == "pgd":  # the KL divergence begins at its minimum, where a gradient's sign is a matter of rounding
+        assert ((made[0] - made[1]).abs() > 1e-6).float().mean() < 1e-3
+    assert costs[0] == pytest.approx(costs[1], abs=1e-4)
+    assert ways_of(model) == ways
+    assert all(torch.equal(value, state[part]) for part, value in model.state_dict().items())
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("loss", METHODS)
+def test_a_recorded_batch_gives_the_bits_of_an_eager_one(
+    loss: str, precision: str, fast: bool, device: torch.device
+) -> None:
+    left = []
+    width, rows = (8, 72) if device.type == "cuda" else (2, 32)  # a CPU records nothing: it only repeats itself
+    for record in (False, True, True):
+        model = build_model("resnet18", 10, width, "relu", True, 1).to(device)
+        left.append(fit(model, method(model, loss, fast), precision, record, rows))
+    assert all(torch.equal(left[0][name], left[1][name]) for name in left[0])
+    assert all(torch.equal(left[1][name], left[2][name]) for name in left[0])
+
+
+@pytest.mark.parametrize("loss", METHODS)
+def test_a_method_that_is_built_once_leaves_nothing_of_a_client(loss: str, device: torch.device) -> None:
+    left = []
+    for again in (False, True):
+        model = build_model("cnn", 10, 4, "relu", True, 1).to(device)
+        once = method(model, loss)
+        if again:  # another client's classes first; then the network as it was
+            fit(model, once)
+            model.load_state_dict(build_model("cnn", 10, 4, "relu", True, 1).state_dict())
+        left.append(fit(model, once))
+    assert all(torch.equal(left[0][name], left[1][name]) for name in left[0])
+
+
+def test_weights_leave_the_device_as_they_are(device: torch.device) -> None:
+    model = trained("resnet18", "prelu", device)
+    record = to_record(model.state_dict())
+    assert list(record) == list(model.state_dict())
+    for name, tensor in model.state_dict().items():
+        values = record[name].numpy()
+        assert values.flags.c_contiguous
+        assert np.array_equal(values, tensor.cpu().numpy())
+        assert values.dtype == tensor.cpu().numpy().dtype
