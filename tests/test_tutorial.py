@@ -28,7 +28,7 @@ def test_every_command_of_the_tutorial_works_and_shows_what_it_promises(
     first, undefended = (
         json.loads((tmp_path / "runs" / name / "summary.json").read_text())["final"] for name in ("first", "undefended")
     )
-    # "Both are about as accurate on natural images; under attack the second loses most of what it knows."
+    # "Both are about as accurate on natural images; under attack, the second loses most of its accuracy."
     assert abs(first["natural"]["value"] - undefended["natural"]["value"]) < 0.1
     assert undefended["worst"]["value"] < 0.25 * undefended["natural"]["value"]
     assert first["worst"]["value"] > 0.35 * first["natural"]["value"]
