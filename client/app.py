@@ -10,6 +10,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from client.supernode import worker
 from common.errors import FedShieldError, explain_os_errors
 from common.messages.packing import is_packed, pack, unpack
+from common.messages.protocol import DATA_PATH, IDENTIFY, TRAIN
 from common.words import visible, without_folders
 
 log = logging.getLogger("fedshield")
@@ -30,7 +31,7 @@ def _name_mistakes(message: Message, context: Context, call_next: ClientAppCalla
         words = str(error) if mistake else f"{type(error).__name__}: {error}"
         if far:
             log.error("this client cannot do what was asked: %s", visible(words), exc_info=None if mistake else error)
-            place = str(context.node_config.get("data-path", ""))  # which may be relative
+            place = str(context.node_config.get(DATA_PATH, ""))  # which may be relative
             words = without_folders(words)
             if "/" in place:
                 words = words.replace(place, Path(place).name)
@@ -54,13 +55,13 @@ app = ClientApp(mods=[_unpack_arrays, _name_mistakes])
 @app.query()
 def identify(message: Message, context: Context) -> Message:
     """Tell which client runs on this node; see ``client.tasks``."""
-    return Message(_do("identify", message, context), reply_to=message)
+    return Message(_do(IDENTIFY, message, context), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the received model; see ``client.tasks``."""
-    return Message(_do("train", message, context), reply_to=message)
+    return Message(_do(TRAIN, message, context), reply_to=message)
 
 
 def _do(task: str, message: Message, context: Context) -> RecordDict:

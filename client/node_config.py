@@ -7,9 +7,10 @@ from typing import Any
 
 from common.data.split_directories import check_client_place
 from common.errors import FedShieldError
+from common.messages.protocol import DATA_PATH, NUM_PARTITIONS, PARTITION_ID
 from common.paths import whole_path
 
-_KEYS = ("partition-id", "num-partitions", "data-path")
+_KEYS = (PARTITION_ID, NUM_PARTITIONS, DATA_PATH)
 
 
 def check_node_config(node_config: Mapping[str, Any]) -> None:
@@ -22,7 +23,7 @@ def check_node_config(node_config: Mapping[str, Any]) -> None:
         raise FedShieldError(
             f"--node-config: {unknown[0]} is not a key that a client knows; it knows {', '.join(_KEYS)}"
         )
-    number, parts = client_number(node_config), node_config.get("num-partitions")
+    number, parts = client_number(node_config), node_config.get(NUM_PARTITIONS)
     if parts is not None and (type(parts) is not int or parts <= number):
         raise FedShieldError(
             f"--node-config: num-partitions = {parts!r} with partition-id = {number}; give the number of clients: they "
@@ -36,7 +37,7 @@ def check_place(node_config: Mapping[str, Any]) -> None:
     Raises:
         FedShieldError: it cannot be read, or is another client's.
     """
-    if (place := node_config.get("data-path")) is None:
+    if (place := node_config.get(DATA_PATH)) is None:
         return
     try:
         os.listdir(f"{os.path.expanduser(place)}/." if place else "")  # which also needs the right to open files in it
@@ -54,7 +55,7 @@ def client_number(node_config: Mapping[str, Any], clients: float = math.inf) -> 
     Raises:
         FedShieldError: ``partition-id`` is missing, or no such number.
     """
-    number = node_config.get("partition-id")
+    number = node_config.get(PARTITION_ID)
     if type(number) is not int or not 0 <= number < clients:
         most = "" if math.isinf(clients) else f" to {clients - 1:g}, which is federation.clients - 1"
         raise FedShieldError(

@@ -4,7 +4,6 @@ from functools import lru_cache
 
 import numpy as np
 from flwr.app import ArrayRecord
-from numpy.typing import NDArray
 
 from common.config.flat import Flat
 from common.config.schema import RunConfig, parse_config
@@ -20,12 +19,11 @@ from common.factory import (
     schedule_of,
 )
 from common.messages.records import to_record, to_state
+from common.messages.shared_slice import Examples
 from common.models.networks import load_state
 from common.seeding import seed_for
 from common.training.losses import TrainingMethod
 from common.training.trainer import FitResult, Trainer
-
-Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class Session:

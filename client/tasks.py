@@ -7,10 +7,25 @@ from typing import Any
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 
 from client.node_config import check_node_config, check_place, client_number
-from client.session import Examples, session_for
+from client.session import session_for
 from common.config.flat import Flat
 from common.errors import FedShieldError
-from common.messages.records import find_shared, keep_shared, shared_digest
+from common.messages.protocol import (
+    ARRAYS,
+    CONFIG,
+    DATA_PATH,
+    IDENTIFY,
+    LOSS,
+    METRICS,
+    NUM_EXAMPLES,
+    PARTITION_ID,
+    SECONDS,
+    SERVER_ROUND,
+    SHARED,
+    SHARED_DIGEST,
+    TRAIN,
+)
+from common.messages.shared_slice import Examples, find_shared, keep_shared
 
 NodeConfig = Mapping[str, Any]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -22,27 +37,27 @@ def identify(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> 
     check_place(node_config)
     client = client_number(node_config, int(run_config["federation.clients"]))
     images = session_for(run_config, _place(node_config)).identify(client)
-    return RecordDict({"metrics": MetricRecord({"partition-id": client, "num-examples": images})})
+    return RecordDict({METRICS: MetricRecord({PARTITION_ID: client, NUM_EXAMPLES: images})})
 
 
 def train(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> RecordDict:
     """Train the received model on this client's shard and the shared data."""
-    order = content.config_records["config"]
+    order = content.config_records[CONFIG]
     shared = None
-    if "shared-digest" in order:
-        shared = _shared_data(content.array_records.get("shared"), str(order["shared-digest"]))
+    if SHARED_DIGEST in order:
+        shared = _shared_data(content.array_records.get(SHARED), str(order[SHARED_DIGEST]))
     arrays, result = session_for(run_config, _place(node_config)).train(
         client_number(node_config),
-        int(order["server-round"]),  # type: ignore[arg-type]
-        content.array_records["arrays"],
+        int(order[SERVER_ROUND]),  # type: ignore[arg-type]
+        content.array_records[ARRAYS],
         shared,
     )
-    metrics = MetricRecord({"num-examples": result.examples, "loss": result.loss, "seconds": result.seconds})
-    return RecordDict({"arrays": arrays, "metrics": metrics})
+    metrics = MetricRecord({NUM_EXAMPLES: result.examples, LOSS: result.loss, SECONDS: result.seconds})
+    return RecordDict({ARRAYS: arrays, METRICS: metrics})
 
 
 def _place(node_config: NodeConfig) -> str:
-    return str(node_config.get("data-path", ""))
+    return str(node_config.get(DATA_PATH, ""))
 
 
 def _shared_data(received: ArrayRecord | None, digest: str) -> Examples:
@@ -50,8 +65,6 @@ def _shared_data(received: ArrayRecord | None, digest: str) -> Examples:
     if not _DIGEST.fullmatch(digest):  # it becomes the name of a folder
         raise FedShieldError("the server names the shared data by what is no SHA-256")
     if received is not None:
-        if shared_digest(received) != digest:
-            raise FedShieldError("the shared data did not arrive as it was sent (wrong digest); it will be sent again")
         keep_shared(received, digest)
     kept = find_shared(digest)
     if kept is None:
@@ -59,4 +72,4 @@ def _shared_data(received: ArrayRecord | None, digest: str) -> Examples:
     return kept
 
 
-TASKS: dict[str, Callable[[RecordDict, Flat, NodeConfig], RecordDict]] = {"identify": identify, "train": train}
+TASKS: dict[str, Callable[[RecordDict, Flat, NodeConfig], RecordDict]] = {IDENTIFY: identify, TRAIN: train}

@@ -17,7 +17,8 @@ from common.data.cuts import told_images
 from common.data.server_data import ServerData
 from common.errors import FedShieldError, explain_os_errors
 from common.factory import check_own, prepare_torch, server_data
-from common.messages.records import shared_record, to_record, to_state
+from common.messages.records import to_record, to_state
+from common.messages.shared_slice import shared_record
 from common.words import visible
 from server.aggregation.outliers import Usual
 from server.aggregation.robust import check_strategy

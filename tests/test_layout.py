@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from common.messages import protocol
+
 ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "common": {"common"},
@@ -65,10 +67,15 @@ def test_no_folder_imports_in_a_circle() -> None:
 
 def test_of_common_only_the_messages_know_flower() -> None:
     knowing = {name for name, path in FILES.items() if any(used.split(".")[0] == "flwr" for used in named(path))}
-    assert {name for name in knowing if name.startswith("common.")} == {
-        "common.messages.records",
-        "common.messages.packing",
-    }
+    assert {folder(name) for name in knowing if name.startswith("common.")} == {"common.messages"}
+
+
+def test_the_keys_of_a_message_are_written_in_one_place() -> None:
+    keys = {value for name, value in vars(protocol).items() if name.isupper() and "-" in value}
+    for name, path in FILES.items():
+        if name.split(".")[0] in ("client", "server", "common") or folder(name) == "simulations.engine":
+            written = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+            assert not written & keys or name == protocol.__name__, name
 
 
 def test_of_common_only_the_factory_knows_a_run_config() -> None:

@@ -16,16 +16,9 @@ from flwr.serverapp.strategy import FedAvg
 
 from common.data.datasets import Dataset
 from common.errors import DeadEndError, FedShieldError
-from common.messages.records import (
-    LiveArray,
-    find_shared,
-    keep_shared,
-    note_failure,
-    shared_digest,
-    shared_record,
-    to_record,
-    to_state,
-)
+from common.messages import shared_slice
+from common.messages.records import LiveArray, note_failure, to_record, to_state
+from common.messages.shared_slice import find_shared, keep_shared, shared_digest, shared_record
 from common.models.networks import build_model
 from server.aggregation.outliers import Usual, judge
 from server.aggregation.reply_checks import Checked, Guard, RefusedError
@@ -139,6 +132,7 @@ def test_shared_data_is_kept_by_digest_and_damage_is_noticed(cache) -> None:
     digest = shared_digest(record)
     assert find_shared(digest) is None
     keep_shared(record, digest)
+    shared_slice._kept.clear()  # as in another process of this machine
     path = cache / "shared" / digest / "images.npy"
     content = bytearray(path.read_bytes())
     content[-7] ^= 1

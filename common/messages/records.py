@@ -1,10 +1,8 @@
-"""Model weights, shared data and metrics as Flower's records."""
+"""Model weights as Flower's records, and back."""
 
-import hashlib
 import io
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +12,9 @@ from flwr.common.constant import SType
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.data.array_cache import Arrays, find_arrays, keep_arrays
-from common.data.datasets import Dataset
-from common.paths import cache_dir
+from common.messages.protocol import ENGINE, FIRST_FAILURE
 
 State = dict[str, Tensor]
-
-ENGINE_RECORD = "engine"  # what the engine adds to a client's reply
 
 
 class LiveArray(Array):
@@ -92,65 +86,10 @@ def to_state(record: ArrayRecord) -> State:
 
 def note_failure(content: RecordDict, reason: str) -> None:
     """Write into a reply's content that its client ran a second time, after ``reason`` had ended the first."""
-    content[ENGINE_RECORD] = ConfigRecord({"first-failure": reason})
+    content[ENGINE] = ConfigRecord({FIRST_FAILURE: reason})
 
 
 def first_failure(reply: Message) -> str | None:
     """Return what ``note_failure`` wrote, if anything."""
-    note = reply.content.config_records.get(ENGINE_RECORD, ConfigRecord()).get("first-failure")
+    note = reply.content.config_records.get(ENGINE, ConfigRecord()).get(FIRST_FAILURE)
     return None if note is None else str(note)
-
-
-def shared_record(shared: Dataset) -> ArrayRecord:
-    """Serialise the globally shared images and labels."""
-    record = ArrayRecord()
-    record["images"], record["labels"] = LiveArray(shared.images), LiveArray(shared.labels)
-    return record
-
-
-def shared_digest(record: ArrayRecord) -> str:
-    """Return the SHA-256 of the shared data, by which server and clients name it."""
-    return _digest({name: record[name].numpy() for name in _SHARED})
-
-
-def keep_shared(record: ArrayRecord, digest: str) -> None:
-    """Store received shared data for later rounds: once for all clients of a machine."""
-    if find_shared(digest) is None:
-        arrays = {name: record[name].numpy() for name in _SHARED}
-        keep_arrays(_shared_place(digest), lambda: arrays, lambda: _whole(digest))
-
-
-def find_shared(digest: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
-    """Return stored shared images and labels, or None when this machine does not hold them whole.
-
-    They are read and checked once in a process, and stay mapped from disk.
-    """
-    if digest not in _FOUND:
-        kept = _whole(digest)
-        if kept is None:
-            return None
-        _FOUND.clear()
-        _FOUND[digest] = kept
-    return _FOUND[digest]["images"], _FOUND[digest]["labels"]
-
-
-def _whole(digest: str) -> Arrays | None:
-    kept = find_arrays(_shared_place(digest), _SHARED)
-    return kept if kept is not None and _digest(kept) == digest else None
-
-
-_SHARED = ("images", "labels")
-_FOUND: dict[str, Arrays] = {}
-
-
-def _digest(arrays: Arrays) -> str:
-    digest = hashlib.sha256()
-    for name in _SHARED:
-        array = arrays[name]
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def _shared_place(digest: str) -> Path:
-    return cache_dir() / "shared" / digest

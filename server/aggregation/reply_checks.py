@@ -9,9 +9,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
-from common.messages.records import ENGINE_RECORD
+from common.messages.protocol import ENGINE, LOSS, NUM_EXAMPLES, SECONDS
 
-_METRICS = ("num-examples", "loss", "seconds")
+_METRICS = (NUM_EXAMPLES, LOSS, SECONDS)
 _LARGEST_METRIC = 1e12
 _COUNTS_PER_IMAGE = 1000  # more than any training method counts up a counter; far below what an integer holds
 
@@ -39,7 +39,7 @@ class Checked:
     @property
     def loss(self) -> float:
         """The client's training loss."""
-        return float(self.metrics["loss"])  # type: ignore[arg-type]
+        return float(self.metrics[LOSS])  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Guard:
         arrays, metrics = reply.content.array_records, reply.content.metric_records
         if len(arrays) != 1 or len(metrics) != 1:
             raise RefusedError(f"{len(arrays)} array records and {len(metrics)} metric records, expected one of each")
-        if odd := sorted(reply.content.config_records.keys() - ({ENGINE_RECORD} if self.engine else set())):
+        if odd := sorted(reply.content.config_records.keys() - ({ENGINE} if self.engine else set())):
             raise RefusedError(f"an unexpected config record {odd[0]!r}")
         checked = _check_metrics(next(iter(metrics.values())), examples, patience)
         return self._check_arrays(next(iter(arrays.values())), checked, examples)
@@ -145,7 +145,7 @@ def _check_metrics(metrics: MetricRecord, examples: int, patience: float) -> Met
             raise RefusedError(f"metric {name} is {value}, expected a finite number below {_LARGEST_METRIC:g}")
     count, loss, seconds = (float(metrics[name]) for name in _METRICS)  # type: ignore[arg-type]
     if count != examples:
-        raise RefusedError(f"num-examples is {metrics['num-examples']}, expected {examples}")
+        raise RefusedError(f"num-examples is {metrics[NUM_EXAMPLES]}, expected {examples}")
     if not 0 <= seconds <= patience:
         raise RefusedError(f"metric seconds is {seconds:g}, though it was asked {patience:.0f} s ago at the most")
-    return MetricRecord({"num-examples": examples, "loss": loss, "seconds": seconds})
+    return MetricRecord({NUM_EXAMPLES: examples, LOSS: loss, SECONDS: seconds})

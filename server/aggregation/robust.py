@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import Bulyan, FedAvg, FedMedian, FedTrimmedAvg, Kr
 
 from common.config.schema import StrategyConfig
 from common.errors import FedShieldError
+from common.messages.protocol import ARRAYS, METRICS, NUM_EXAMPLES
 from common.messages.records import to_record, to_state
 from server.aggregation.mean import RunningMean
 
@@ -54,7 +55,7 @@ class RobustMean:
         for name, array in arrays.items():
             (floats if array.dtype.startswith("float") else counters)[name] = array
         self._counters.add(counters, examples)
-        content = RecordDict({"arrays": floats, "metrics": MetricRecord({"num-examples": examples})})
+        content = RecordDict({ARRAYS: floats, METRICS: MetricRecord({NUM_EXAMPLES: examples})})
         self._replies.append(Message(content, 1, MessageType.TRAIN))
 
     def result(self) -> ArrayRecord:

@@ -11,7 +11,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from common.config.schema import StrategyConfig
-from common.messages.records import first_failure, shared_digest
+from common.messages.protocol import LOSS, METRICS, SERVER_ROUND, SHARED, SHARED_DIGEST
+from common.messages.records import first_failure
+from common.messages.shared_slice import shared_digest
 from common.seeding import rng_for
 from server.aggregation.mean import RunningMean
 from server.aggregation.outliers import Usual, judge
@@ -102,11 +104,11 @@ class SharedDataFedAvg(FedAvg):
         server_round += self.done
         self.roster.meet()
         self._guard = replace(self._guard, reference=arrays)
-        config["server-round"] = server_round
+        config[SERVER_ROUND] = server_round
         if self._digest is not None:
-            config["shared-digest"] = self._digest
+            config[SHARED_DIGEST] = self._digest
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
-        with_shared = RecordDict({**record, "shared": self.shared}) if self.shared is not None else record
+        with_shared = RecordDict({**record, SHARED: self.shared}) if self.shared is not None else record
         self._sent = {}
         for client in self.cohort.sample(server_round):
             node = self.roster.node(client)
@@ -133,10 +135,10 @@ class SharedDataFedAvg(FedAvg):
         self._holders = (self._holders | report.metrics.keys()) - report.refused.keys()
         report.require(self.cohort.min_replies, self.cohort.size)
         together = self.train_metrics_aggr_fn(
-            [RecordDict({"metrics": record}) for record in report.metrics.values()], self.weighted_by_key
+            [RecordDict({METRICS: record}) for record in report.metrics.values()], self.weighted_by_key
         )
-        self._usual = Usual(report.usual_norm(), float(together["loss"]))  # type: ignore[arg-type]
-        self.report = report.report(together["loss"])
+        self._usual = Usual(report.usual_norm(), float(together[LOSS]))  # type: ignore[arg-type]
+        self.report = report.report(together[LOSS])
         return mean.result(), together
 
     def _checked(

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 
 from common.config.schema import FederationConfig
 from common.errors import FedShieldError
+from common.messages.protocol import METRICS, NUM_EXAMPLES, PARTITION_ID
 from common.words import in_one_line
 
 log = logging.getLogger("fedshield")
@@ -170,12 +171,12 @@ class Roster:
 
     def _hear(self, node: int, reply: Message) -> None:
         """Take down who is on a node, or why nobody is."""
-        answer: Mapping[str, Any] = {} if reply.has_error() else reply.content.metric_records.get("metrics", {})
+        answer: Mapping[str, Any] = {} if reply.has_error() else reply.content.metric_records.get(METRICS, {})
         if reason := self._objection(node, answer, reply.error if reply.has_error() else None):
             self._troubles[node] = reason
         else:
             self._troubles.pop(node, None)
-            self._client_of[node] = answer["partition-id"]
+            self._client_of[node] = answer[PARTITION_ID]
 
     def _objection(self, node: int, answer: Mapping[str, Any], error: Error | None) -> str:
         """Return why what a node has answered makes it no client of this run, "" if it does."""
@@ -183,7 +184,7 @@ class Roster:
             return "is not reached any more (Node Unavailable)"
         if error is not None:
             return f'says "{in_one_line(error.reason)}"' if error.reason else f"could not start (error {error.code})"
-        client, images = answer.get("partition-id"), answer.get("num-examples")
+        client, images = answer.get(PARTITION_ID), answer.get(NUM_EXAMPLES)
         if type(client) is not int or not 0 <= client < len(self._examples):
             found, most = in_one_line(shortened(client)), len(self._examples) - 1
             return f"was asked who it is and answered {found}, expected a number from 0 to {most}"

@@ -12,6 +12,7 @@ from flwr.app import Message, MessageType, RecordDict
 from torch import Tensor
 
 from common.config.schema import RunConfig
+from common.messages.protocol import ARRAYS, CONFIG, PARTITION_ID, SERVER_ROUND
 from common.messages.records import State, to_record, to_state
 from common.seeding import rng_for, seed_for
 from simulations.engine.executor import Executor, Job, Outcome
@@ -41,7 +42,7 @@ class ByzantineExecutor:
         held: list[tuple[Message, RecordDict]] = []
         for reply, state in self._executor.run(jobs, timeout):
             job = jobs_of[reply.metadata.src_node_id]
-            lies = int(job.context.node_config["partition-id"]) in self.liars
+            lies = int(job.context.node_config[PARTITION_ID]) in self.liars
             if lies and job.message.metadata.message_type == MessageType.TRAIN and not reply.has_error():
                 held.append((reply, state))
             else:
@@ -50,15 +51,15 @@ class ByzantineExecutor:
             yield from self._lie(held, jobs[0].message.content, len(jobs))
 
     def _lie(self, held: list[tuple[Message, RecordDict]], order: RecordDict, cohort: int) -> Iterator[Outcome]:
-        before = to_state(order.array_records["arrays"])
-        honest = [to_state(reply.content.array_records["arrays"]) for reply, _ in held]
+        before = to_state(order.array_records[ARRAYS])
+        honest = [to_state(reply.content.array_records[ARRAYS]) for reply, _ in held]
         names = [name for name, value in before.items() if value.is_floating_point() and "running_" not in name]
         updates = torch.stack([torch.cat([(s[name] - before[name]).flatten() for name in names]) for s in honest])
-        settings, number = self._config.byzantine, int(str(order.config_records["config"]["server-round"]))
+        settings, number = self._config.byzantine, int(str(order.config_records[CONFIG][SERVER_ROUND]))
         generator = torch.Generator().manual_seed(seed_for(self._config.seed, "lie", number))
         lie = ATTACKS[settings.attack](updates, settings.strength, cohort, generator)
         for (reply, state), own in zip(held, honest, strict=True):
-            reply.content.array_records["arrays"] = to_record({**own, **_apply(lie, before, names)})
+            reply.content.array_records[ARRAYS] = to_record({**own, **_apply(lie, before, names)})
             yield reply, state
 
     def close(self) -> None:

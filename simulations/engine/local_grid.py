@@ -11,6 +11,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from common.config.schema import RunConfig
+from common.messages.protocol import CONFIG, NUM_PARTITIONS, PARTITION_ID, SECONDS, SERVER_ROUND
 from server.network.roster import client_name
 from simulations.engine.executor import Executor, Job
 
@@ -41,7 +42,7 @@ class Reply:
         """How long the client trained; None for a reply that is an error."""
         if self.message.has_error():
             return None
-        return next((float(str(m["seconds"])) for m in self.message.content.metric_records.values()), None)
+        return next((float(str(m[SECONDS])) for m in self.message.content.metric_records.values()), None)
 
 
 class LocalGrid(Grid):
@@ -64,7 +65,7 @@ class LocalGrid(Grid):
             _SERVER_NODE + 1 + client: Context(
                 run_id=_RUN_ID,
                 node_id=_SERVER_NODE + 1 + client,
-                node_config={"partition-id": client, "num-partitions": clients},
+                node_config={PARTITION_ID: client, NUM_PARTITIONS: clients},
                 state=RecordDict(),
                 run_config=config.flat(),
             )
@@ -123,8 +124,8 @@ class LocalGrid(Grid):
         jobs = [Job(message, self._contexts[message.metadata.dst_node_id]) for message in messages]
         for answered, (reply, state) in enumerate(self._executor.run(jobs, timeout), 1):
             self._contexts[reply.metadata.src_node_id].state = state
-            order = messages[0].content.config_records.get("config")
-            server_round = int(str(order["server-round"])) if order else 0
+            order = messages[0].content.config_records.get(CONFIG)
+            server_round = int(str(order[SERVER_ROUND])) if order else 0
             client = reply.metadata.src_node_id - _SERVER_NODE - 1
             self._on_reply(Reply(reply, client, server_round, answered, len(jobs)))
             yield reply

@@ -10,7 +10,8 @@ from flwr.app import Message
 from common.config.schema import DataConfig, RunConfig
 from common.data.datasets import Dataset, Splits, adopt_data, data_key
 from common.factory import prepare_data
-from common.messages.records import find_shared, keep_shared, shared_digest
+from common.messages.protocol import SHARED
+from common.messages.shared_slice import find_shared, keep_shared, shared_digest
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Supplies:
 
     def for_messages(self, messages: Sequence[Message]) -> Supply:
         """Return what goes with these messages: a client may come to a machine that has not seen the shared data."""
-        records = (message.content.array_records.get("shared") for message in messages)
+        records = (message.content.array_records.get(SHARED) for message in messages)
         shared = next((record for record in records if record is not None), None)
         if shared is not None:
             self._supply = replace(self._supply, shared=(shared_digest(shared), self._ray.put(shared)))

@@ -16,6 +16,7 @@ from flwr.app.metadata import Metadata
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.machine import available_cores
+from common.messages.protocol import PARTITION_ID
 from simulations.engine.executor import Job, Outcome, failure, run_client
 from simulations.engine.ray_cluster import default_workers, gpu_share, join_ray, private_folder, start_ray
 
@@ -186,7 +187,7 @@ class RayActors:
         from common.factory import client_data
 
         try:
-            return len(client_data(self._config, int(job.context.node_config["partition-id"])).labels)
+            return len(client_data(self._config, int(job.context.node_config[PARTITION_ID])).labels)
         except FedShieldError:
             return 0
 

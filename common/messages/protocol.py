@@ -1,0 +1,46 @@
+"""The names in a message between server and client, and what stands under them: everything that travels is here.
+
+``identify``, a query that is sent to every node:
+
+    server -> client   nothing
+    client -> server   METRICS  PARTITION_ID int: which client this is
+                                NUM_EXAMPLES int: its own training images
+
+``train``, once a round to each client that takes part:
+
+    server -> client   ARRAYS   the global model: an array for each entry of its state dict
+                       CONFIG   SERVER_ROUND int, from 1; SHARED_DIGEST str: SHA-256 of the shared data, if there is any
+                       SHARED   IMAGES uint8 [S,3,H,W], LABELS int64 [S]; only to a client that does not hold them yet
+    client -> server   ARRAYS   the trained model, of the same names, shapes and types
+                       METRICS  NUM_EXAMPLES int: images trained on, the shared ones too
+                                LOSS float: mean training loss of the last epoch
+                                SECONDS float: wall time of the training
+                       ENGINE   FIRST_FAILURE str; from the simulation engine, where a client ran a second time
+
+A client's own node configuration, which Flower calls ``node_config``: PARTITION_ID, NUM_PARTITIONS, DATA_PATH.
+"""
+
+from typing import Final
+
+IDENTIFY: Final = "identify"
+TRAIN: Final = "train"
+
+ARRAYS: Final = "arrays"
+CONFIG: Final = "config"
+METRICS: Final = "metrics"
+SHARED: Final = "shared"
+ENGINE: Final = "engine"
+
+SERVER_ROUND: Final = "server-round"
+SHARED_DIGEST: Final = "shared-digest"
+IMAGES: Final = "images"
+LABELS: Final = "labels"
+
+NUM_EXAMPLES: Final = "num-examples"
+LOSS: Final = "loss"
+SECONDS: Final = "seconds"
+FIRST_FAILURE: Final = "first-failure"
+
+PARTITION_ID: Final = "partition-id"
+NUM_PARTITIONS: Final = "num-partitions"
+DATA_PATH: Final = "data-path"
