@@ -13,9 +13,9 @@ from common.paths import defaults_file
 
 HEAD = """# Every key of the configuration
 
-Write a key in a TOML file (`[attack]`, then `epsilon-255 = 4`), after `--set` (`attack.epsilon-255=4`), or in
-`flwr run --run-config`. An unknown key, or a value that is not allowed, ends the command with a line that names it.
-This page is made from the typed model and the defaults by `python -m common.config.reference`.
+Set a key in a TOML file (`[attack]`, then `epsilon-255 = 4`), with `--set attack.epsilon-255=4`, or in
+`flwr run --run-config`. An unknown key, or a value that is not allowed, ends the command with one line that names it.
+`python -m common.config.reference` generates this page from the typed model and the defaults.
 """
 _LINE = re.compile(r"(?P<key>[a-z0-9-]+) = [^#]*?(?:#\s*(?P<meaning>.*))?")
 _MORE = re.compile(r"\s+#\s*(?P<meaning>.*)")

@@ -186,7 +186,7 @@ class DataConfig(_Table):
 
 
 class FederationConfig(_Table):
-    """Who trains, how long, and how many must answer."""
+    """How many clients train, for how long, and how many must answer."""
 
     clients: Positive
     rounds: Positive
@@ -207,7 +207,7 @@ class FederationConfig(_Table):
 
 
 class PartitionConfig(_Table):
-    """How the private training images are split; see ``common.data.partition``."""
+    """How the private training images are divided among the clients; see ``common.data.partition``."""
 
     scheme: Literal["iid", "dirichlet", "pathological", "shards", "paper"]
     alpha: Annotated[float, Field(gt=0)]
@@ -215,7 +215,7 @@ class PartitionConfig(_Table):
 
 
 class StrategyConfig(_Table):
-    """How the server makes one model of the clients' replies; see ``server.aggregation``."""
+    """How the server combines the clients' replies into one model; see ``server.aggregation``."""
 
     name: Literal["fedavg", "krum", "multi-krum", "bulyan", "trimmed-mean", "median"]
     malicious: Natural
@@ -223,7 +223,7 @@ class StrategyConfig(_Table):
 
 
 class ByzantineConfig(_Table):
-    """Clients that lie together, in simulations; see ``simulations.engine.byzantine``."""
+    """Clients that send false updates together, in simulations; see ``simulations.engine.byzantine``."""
 
     clients: Natural
     attack: Literal["sign-flip", "scaled", "gaussian", "alie"]
@@ -248,7 +248,7 @@ class ModelConfig(_Table):
 
 
 class AttackConfig(_Table):
-    """The threat model (Linf) and the training attack; see ``common.attacks.library``."""
+    """The threat model (Linf) and the attack used in training; see ``common.attacks.library``."""
 
     name: AttackName
     epsilon_255: Annotated[float, Field(ge=0, le=255)]
