@@ -55,13 +55,13 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     help=(
-        "Federated adversarial training on Flower: how well does a model that many parties train withstand attacks?\n\n"
-        "fedshield doctor                       what this machine has, and lacks\n"
-        "fedshield run --name first             train ten clients: one minute\n"
-        "fedshield report runs/first --open     what came of it, in a browser\n"
-        "fedshield COMMAND --help               more examples, and all options"
+        "Federated adversarial training on Flower: how robust is a model that many clients train together?\n\n"
+        "fedshield doctor                       check this machine\n"
+        "fedshield run --name first             train ten clients, in one minute\n"
+        "fedshield report runs/first --open     show the results in a browser\n"
+        "fedshield COMMAND --help               more examples and all options"
     ),
-    epilog="Exit status: 0 all went well, 1 a mistake or a failed run, 2 wrong usage, 130 Ctrl-C.",
+    epilog="Exit status: 0 success, 1 a mistake or a failed run, 2 wrong usage, 130 Ctrl-C.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -80,13 +80,13 @@ def run(
     file: FileArgument = None,
     set_: SetOption = None,
     engine: Annotated[
-        Engine | None, typer.Option(help="Where the clients run; ray where there are several GPUs, else inprocess.")
+        Engine | None, typer.Option(help="Where the clients run. Default: ray with several GPUs, otherwise inprocess.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray workers, each of which runs one client at a time.")
+        int | None, typer.Option(min=1, help="Number of Ray workers; each runs one client at a time.")
     ] = None,
     ray_address: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Join this Ray cluster (engine ray).")
+        str | None, typer.Option(metavar="HOST:PORT", help="Use this Ray cluster (engine ray).")
     ] = None,
     results: ResultsOption = None,
     name: NameOption = None,
@@ -97,12 +97,12 @@ def run(
 ) -> None:
     """Train a federation and log natural and robust accuracy every round.
 
-    FILE.toml, or the name of a preset, says what differs from the defaults.
+    FILE.toml, or a preset, contains the settings that differ from the defaults.
 
-    fedshield run                                    a quickstart: one minute
+    fedshield run                                    the quickstart, one minute
     fedshield run cpu-cifar10 --set seed=2           a preset, with another seed
     fedshield run my.toml --engine ray --workers 4   four clients at a time
-    fedshield run --resume runs/NAME                 go on after Ctrl-C or a crash
+    fedshield run --resume runs/NAME                 continue after Ctrl-C or a crash
     fedshield run --json | jq 'select(.event == "round").evaluation.worst.value'
     """
     output = output_of(quiet, json)
@@ -127,7 +127,7 @@ def centralized(
 ) -> None:
     """Train one model on all the data, without a federation, and log natural and robust accuracy every epoch.
 
-    The configuration is that of `run`; what it says of federation, partition and sharing is passed over.
+    The configuration is the same as for `run`; the keys of federation, partition and sharing are ignored.
 
     fedshield centralized --set centralized.epochs=8
     fedshield centralized my.toml --set data.validation-fraction=0.1
@@ -147,21 +147,21 @@ def evaluate(
     run_dir: RunArgument,
     attacks: Annotated[
         str | None,
-        typer.Option(help="Such as fgsm,pgd-20x5,autoattack,deepfool; the run's final attacks if not given."),
+        typer.Option(help="For example fgsm,pgd-20x5,autoattack,deepfool. Default: the run's final attacks."),
     ] = None,
     examples: Annotated[
-        int | None, typer.Option(min=0, help="Test images, balanced over the classes; 0 = all.")
+        int | None, typer.Option(min=0, help="Number of test images, balanced over the classes; 0 = all.")
     ] = None,
     epsilons: Annotated[
         str | None,
-        typer.Option(metavar="0,2,4,8,16", help="Robust accuracy under PGD at each of these too, in 1/255."),
+        typer.Option(metavar="0,2,4,8,16", help="Robust accuracy under PGD also at these radii, in 1/255."),
     ] = None,
     set_: SetOption = None,
     trust_code: TrustOption = False,
 ) -> None:
-    """Measure a run's model on the test set, with other attacks or more images, and doubt what comes out.
+    """Evaluate a run's model on the test set, with other attacks or more images, and check the result for plausibility.
 
-    What an interrupted command has measured, or an earlier one with fewer attacks, is not measured again.
+    Attacks that an earlier or interrupted command has already measured are not repeated.
 
     fedshield evaluate runs/NAME
     fedshield evaluate runs/NAME --set data.root=/where/they/are/now
@@ -226,24 +226,24 @@ def sweep(
         Path,
         typer.Argument(
             metavar="STUDY.toml",
-            help="A study file, or the name of a shipped one.",
+            help="A study file, or the name of a shipped study.",
             autocompletion=complete_study,
         ),
     ],
     set_: SetOption = None,
     results: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The study's directory; results.dir/STUDY if not given.")
+        Path | None, typer.Option(metavar="DIR", help="The study's directory. Default: results.dir/STUDY.")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time; one for each GPU, or as many as there are cores for.")
+        int | None, typer.Option(min=1, help="Runs at a time. Default: one for each GPU, or as many as fit the cores.")
     ] = None,
 ) -> None:
-    """Run all points of a study, and write results.csv.
+    """Run all points of a study and write results.csv.
 
-    Finished runs are passed over: after Ctrl-C or a crash the same command goes on.
+    Finished runs are skipped: after Ctrl-C or a crash, the same command continues.
 
     fedshield sweep cpu-sharing              a shipped study
-    fedshield sweep my-study.toml --jobs 2   a study of one's own, two runs at a time
+    fedshield sweep my-study.toml --jobs 2   your own study, two runs at the same time
     """
     log_to(console)
     from simulations.studies.sweep import run_study
@@ -258,9 +258,9 @@ def sweep(
 def tables(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's directory, or its name in results.dir.")],
 ) -> None:
-    """Show a study's tables, and draw its figures, from its results alone.
+    """Show the tables of a study and draw its figures. Nothing is run again.
 
-    fedshield tables cpu-sharing             the study of that name in results.dir
+    fedshield tables cpu-sharing             the study with this name in results.dir
     fedshield tables docs/results/cpu-sharing
     """
     from simulations.reports.figures.study_figures import plot_study
@@ -276,7 +276,7 @@ def tables(
 
 @app.command()
 def doctor(file: FileArgument = None, set_: SetOption = None) -> None:
-    """Tell what is installed, which hardware and data is found, what to do about each lack, and what a model costs.
+    """Check this machine: installed packages, hardware and data, how to fix what is missing, and the cost of a model.
 
     fedshield doctor
     fedshield doctor cifar10-noniid --set model.downsample=false

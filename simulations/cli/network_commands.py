@@ -1,4 +1,4 @@
-"""Commands for real clients over a network: divide the data, make certificates, let clients in, start a run."""
+"""Commands for real clients over a network: divide the data, make certificates, admit clients, start a run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,16 +16,16 @@ network = typer.Typer()
 
 @network.command(name="split-data")
 def split_data(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to put the directories.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the directories.")],
     file: FileArgument = None,
     set_: SetOption = None,
 ) -> None:
-    """Divide a dataset for good: one directory for the server and one for each client, to be carried to them.
+    """Divide a dataset into directories: one for the server and one for each client, to send to them.
 
-    The division is that of a simulation with the same file and keys; each directory holds its own images alone.
+    The division is the same as in a simulation with the same file and keys. Each directory holds only its own images.
 
     fedshield split-data cpu-cifar10 --out federation
-    fedshield run cpu-cifar10 --set data.name=split --set data.root=federation    the same numbers again
+    fedshield run cpu-cifar10 --set data.name=split --set data.root=federation    the same figures
     """
     log_to(console)
     config = parse_config(resolve(file, set_ or [], default_config()))
@@ -45,16 +45,16 @@ def split_data(
 
 @network.command()
 def certs(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to; CA, keys and hosts that are there are kept.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write. Existing CA, keys and hosts are kept.")],
     clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 10,
     host: Annotated[
         list[str] | None,
-        typer.Option(help="Name or address under which clients reach the server; may be given again."),
+        typer.Option(help="Name or address at which clients reach the server; can be repeated."),
     ] = None,
 ) -> None:
-    """Make the certificates and keys of a federation that talks over a network: a CA, the server's, each client's.
+    """Make certificates and keys for a federation over a network: for a CA, the server and each client.
 
-    Private keys get the mode 0600. Each client is given its own folder, and nothing else; DIR may be split-data's.
+    Private keys get the mode 0600. Give each client its own folder and nothing else. DIR can be the one of split-data.
 
     fedshield certs --out federation --clients 10 --host fl.example.org
     """
@@ -67,14 +67,14 @@ def certs(
 
 @network.command()
 def register(
-    keys: Annotated[Path, typer.Argument(metavar="DIR", help="The clients' public keys, N.pub for client N.")],
+    keys: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of public keys: N.pub for client N.")],
     superlink: SuperlinkOption,
     ca: AuthorityOption = None,
     wait: WaitOption = 60,
 ) -> None:
-    """Let clients into a federation: register their public keys with its SuperLink, each under its client's name.
+    """Admit clients to a federation: register their public keys with its SuperLink, each under its client's name.
 
-    A client that comes with the key of client 3 is client 3, and can take no other's place.
+    Whoever connects with the key of client 3 is client 3, and cannot take the place of another client.
 
     fedshield register federation/operator/clients --superlink localhost:8000 --ca federation/ca.crt
     """
@@ -92,13 +92,13 @@ def submit(
     set_: SetOption = None,
     ca: AuthorityOption = None,
     app_: Annotated[
-        Path | None, typer.Option("--app", metavar="DIR", help="A checkout of FedShield; this one if not given.")
+        Path | None, typer.Option("--app", metavar="DIR", help="A checkout of FedShield. Default: this one.")
     ] = None,
     wait: WaitOption = 60,
 ) -> None:
-    """Run a federation of real clients: hand the app to a SuperLink, and follow the run to its end.
+    """Run a federation of real clients: send the app to a SuperLink and follow the run to its end.
 
-    Ends with a non-zero status when the run fails, which flwr run does not.
+    If the run fails, the exit status is not 0. (That of flwr run is.)
 
     fedshield submit --superlink localhost:8000 --ca federation/ca.crt my.toml
     """

@@ -43,28 +43,28 @@ FileArgument = Annotated[
     Path | None,
     typer.Argument(
         metavar="FILE.toml",
-        help="What differs from the defaults: a file, or a preset's name.",
+        help="Settings that differ from the defaults: a file, or the name of a preset.",
         autocompletion=complete_preset,
     ),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one key; may be given again.", autocompletion=complete_key),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one key; can be repeated.", autocompletion=complete_key),
 ]
-ResultsOption = Annotated[Path | None, typer.Option(help="Folder of the run directories (results.dir).")]
+ResultsOption = Annotated[Path | None, typer.Option(help="Folder for the run directories (results.dir).")]
 NameOption = Annotated[str | None, typer.Option(help="Name of the run directory (results.name).")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Tell warnings and errors alone.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout; words go to stderr.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Show only warnings and errors.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout; other text on stderr.")]
 ResumeOption = Annotated[
-    Path | None, typer.Option(metavar="RUN_DIR", help="Continue an unfinished run; its name in results.dir will do.")
+    Path | None, typer.Option(metavar="RUN_DIR", help="Continue this unfinished run (directory or name).")
 ]
-SuperlinkOption = Annotated[str, typer.Option(metavar="HOST:PORT", help="The SuperLink's address.")]
+SuperlinkOption = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the SuperLink.")]
 AuthorityOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="ca.crt of fedshield certs; without it, no TLS.")
+    Path | None, typer.Option(metavar="FILE", help="ca.crt from fedshield certs. Without it: no TLS.")
 ]
-WaitOption = Annotated[int, typer.Option(min=0, help="Seconds to wait for the SuperLink.")]
+WaitOption = Annotated[int, typer.Option(min=0, help="How long to wait for the SuperLink, in seconds.")]
 TrustOption = Annotated[
-    bool, typer.Option("--trust-code", help="Run Python code that has come with the run or model, as it stands there.")
+    bool, typer.Option("--trust-code", help="Allow Python code that came with the run or model to run.")
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, or its name in results.dir.")]
 

@@ -1,4 +1,4 @@
-"""Commands that show what runs and studies have left."""
+"""Commands that show the results of runs and studies."""
 
 import webbrowser
 from enum import StrEnum
@@ -30,10 +30,10 @@ def report(
     run_or_study: Annotated[
         Path, typer.Argument(metavar="RUN_OR_STUDY", help="Its directory, or its name in results.dir.")
     ],
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="report.html in the directory if not given.")] = None,
-    browse: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: report.html in the directory.")] = None,
+    browse: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
 ) -> None:
-    """Write one HTML file about a run or a study: it needs no network, and can be sent to a colleague.
+    """Write a report on a run or a study: one HTML file that needs no network and can be sent to others.
 
     fedshield report runs/NAME --open
     fedshield report runs/cpu-sharing --out sharing.html    a study
@@ -53,7 +53,7 @@ def compare(
         list[Path], typer.Argument(metavar="RUN RUN ...", help="Run directories, or their names in results.dir.")
     ],
 ) -> None:
-    """Show what differs between runs, in configuration and in result, on the same test images where that can be told.
+    """Compare runs: configuration and results, image by image where both used the same test images.
 
     fedshield compare runs/share0 runs/share40
     """
@@ -71,14 +71,14 @@ def export(
         Format,
         typer.Option(
             "--format",
-            help="safetensors: for FedShield and RobustBench; torch: a program that needs PyTorch alone; onnx; "
-            "torchvision: the weights as torchvision's own networks name them.",
+            help="safetensors: for FedShield and RobustBench; torch: a program that needs only PyTorch; onnx; "
+            "torchvision: weights with torchvision's names.",
         ),
     ] = Format.SAFETENSORS,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="RUN_DIR/export if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: RUN_DIR/export.")] = None,
     trust_code: TrustOption = False,
 ) -> None:
-    """Write a run's model in a file that other programs read, with a card that says what it is.
+    """Export a run's model to a file that other programs can read, with a model card.
 
     fedshield export runs/NAME
     fedshield export runs/NAME --format onnx --out model
@@ -96,23 +96,23 @@ def attack(
         Path,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A run directory, or its name in results.dir, or a model.safetensors of fedshield export.",
+            help="A run directory, its name in results.dir, or a model.safetensors from fedshield export.",
         ),
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE ...", help="Pictures, of any size.")],
-    attack_: Annotated[str, typer.Option("--attack", help="As in evaluate.attacks.")] = "pgd-20",
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE ...", help="Images of any size.")],
+    attack_: Annotated[str, typer.Option("--attack", help="One attack, as in evaluate.attacks.")] = "pgd-20",
     epsilon: Annotated[
         float | None,
-        typer.Option(min=0, max=255, callback=finite, help="Linf radius, in 1/255; 8 where the attack takes one."),
+        typer.Option(min=0, max=255, callback=finite, help="Linf radius, in 1/255. Default: 8 if the attack has one."),
     ] = None,
     label: Annotated[
         str | None,
-        typer.Option(help="The pictures' class; else the name of their folder, or what the model takes them for."),
+        typer.Option(help="Class of the images. Default: the name of their folder, or the model's prediction."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the attacked pictures go.")] = Path("attacked"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the attacked images.")] = Path("attacked"),
     trust_code: TrustOption = False,
 ) -> None:
-    """Show what an attack does to pictures of your own.
+    """Show what an attack does to your own images.
 
     fedshield attack runs/NAME cat.jpg dog.png
     fedshield attack model/model.safetensors pictures/cat/*.jpg --attack autoattack --epsilon 4
