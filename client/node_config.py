@@ -20,9 +20,7 @@ def check_node_config(node_config: Mapping[str, Any]) -> None:
         FedShieldError: a key is unknown, or has no such value.
     """
     if unknown := sorted(set(node_config) - set(_KEYS)):
-        raise FedShieldError(
-            f"--node-config: {unknown[0]} is not a key that a client knows; it knows {', '.join(_KEYS)}"
-        )
+        raise FedShieldError(f"--node-config: {unknown[0]} is not a key of a client; known: {', '.join(_KEYS)}")
     number, parts = client_number(node_config), node_config.get(NUM_PARTITIONS)
     if parts is not None and (type(parts) is not int or parts <= number):
         raise FedShieldError(

@@ -63,7 +63,7 @@ def _place(node_config: NodeConfig) -> str:
 def _shared_data(received: ArrayRecord | None, digest: str) -> Examples:
     """Take the shared data from the message, or from where an earlier message was kept."""
     if not _DIGEST.fullmatch(digest):  # it becomes the name of a folder
-        raise FedShieldError("the server names the shared data by what is no SHA-256")
+        raise FedShieldError("the server's name for the shared data is not a SHA-256")
     if received is not None:
         keep_shared(received, digest)
     kept = find_shared(digest)

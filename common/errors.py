@@ -29,11 +29,11 @@ def explain_os_errors(path: Path | None = None) -> Iterator[None]:
         yield
     except MemoryError as error:
         raise FedShieldError(
-            f"{path or 'this command'}: too large for the memory of this machine; look at what it is"
+            f"{path or 'this command'}: too large for the memory of this machine; check what it is"
         ) from error
     except UnicodeEncodeError as error:  # of a name: what is in a file is UTF-8 everywhere
         raise FedShieldError(
-            f"{path or error.object}: has letters that file names cannot have with this system's encoding "
+            f"{path or error.object}: has characters that file names cannot have in this system's encoding "
             f"({error.encoding}); set LC_ALL=C.UTF-8"
         ) from error
     except OSError as error:
@@ -42,7 +42,7 @@ def explain_os_errors(path: Path | None = None) -> Iterator[None]:
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = "check the permissions, or choose another place"
         elif error.errno == errno.ELOOP:
-            hint = "it is a link; put the file itself there"
+            hint = "it is a link; replace it by the file itself"
         else:
             hint = "check the path and the free disk space" if path or error.filename else "try it again"
         place = path or error.filename or "this command"

@@ -54,7 +54,7 @@ def read_exported(path: Path | str, trust_code: bool = False) -> Exported:
     """Return a model as ``load_exported`` does, with its classes and the size of its images."""
     path = Path(path)
     if not path.is_file():
-        raise FedShieldError(f"{path}: not there; give a file that fedshield export has written")
+        raise FedShieldError(f"{path}: not found; give a file from fedshield export")
     try:
         with safe_open(path, "pt") as file:
             told = json.loads((file.metadata() or {})[ARCHITECTURE])
@@ -82,7 +82,7 @@ def _beside(path: Path, name: str, trust_code: bool) -> str:
     file, _, function = name.rpartition(":")
     if file != CODE:
         raise FedShieldError(
-            f"{path}: wants to run {file}; only {CODE} beside it may be run, as fedshield export has it"
+            f"{path}: names the code {file}; only {CODE} next to it may run, as fedshield export writes it"
         )
     code = path.absolute().with_name(CODE)
     require_trust(code, code.parent, trust_code)

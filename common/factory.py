@@ -146,9 +146,9 @@ def check_batches(config: RunConfig, model: nn.Module, alone: bool = False) -> N
         what = "there is one image to train on" if alone else "train.batch-size = 1"
         side = config.data.side
         raise FedShieldError(
-            f"{what}: model.name = {config.model.name} takes two or more at {side}×{side} pixels, since batch "
-            "normalization has one value to normalize there; set train.batch-size=2 or more and give each client two "
-            "images, or take another network"
+            f"{what}: model.name = {config.model.name} needs two or more at {side}×{side} pixels, because batch "
+            "normalization would have only one value; set train.batch-size=2 or more and give each client two "
+            "images, or use another network"
         )
 
 

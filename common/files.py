@@ -171,7 +171,7 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
     """
     with explain_os_errors(path):
         if not path.is_file():
-            raise FedShieldError(f"{path}: not there; {hint}")
+            raise FedShieldError(f"{path}: not found; {hint}")
         text = path.read_bytes()
     try:
         content = parse_json(text)

@@ -41,7 +41,7 @@ def _check(entry: "os.DirEntry[str]", folder: Path, home: Path) -> None:
         if not Path(target).is_relative_to(home):
             raise FedShieldError(
                 f"{place} is a link to {in_one_line(target)}, which could be read or overwritten through it; remove "
-                "the link, or put there what it leads to"
+                "the link, or replace it by its target"
             )
     elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):  # a run that goes on removes files
         raise FedShieldError(f"{place} is neither a file nor a folder; remove it")

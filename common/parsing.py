@@ -43,7 +43,7 @@ def parse_toml(text: bytes) -> dict[str, Any]:
     try:
         content = tomllib.loads(text.decode("utf-8-sig"))  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 from byte {error.start}; save it so") from error
+        raise ValueError(f"not UTF-8 from byte {error.start}; save it as UTF-8") from error
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
     _look_through(content, 0)
@@ -55,12 +55,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)[:50]!r} stands twice in it")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)[:50]!r} appears twice in it")
     return found
 
 
 def _refuse(number: str) -> NoReturn:
-    raise ValueError(f"holds {number}")
+    raise ValueError(f"contains {number}")
 
 
 def _finite(number: str) -> float:
@@ -78,7 +78,7 @@ def _look_through(content: object, depth: int) -> None:
         raise ValueError(_TOO_DEEP)
     if isinstance(content, str):
         if not is_text(content):
-            raise ValueError("holds half of a character")
+            raise ValueError("contains half of a character")
     elif isinstance(content, dict):
         for key, value in content.items():
             _look_through(key, depth)

@@ -20,9 +20,9 @@ def whole_path(given: Path | str, hint: str = "write the whole path") -> Path:
     try:
         return Path(given).expanduser().absolute()
     except RuntimeError as error:
-        raise FedShieldError(f"{given}: this system knows no such home folder; {hint}") from error
+        raise FedShieldError(f"{given}: this system has no such home folder; {hint}") from error
     except OSError as error:
-        raise FedShieldError(f"{given}: the working directory is gone; go to another one") from error
+        raise FedShieldError(f"{given}: the working directory no longer exists; change to another one") from error
 
 
 def defaults_file() -> Path:

@@ -56,15 +56,15 @@ class Place:
         except ssl.SSLCertVerificationError as error:
             raise self._error(self._distrust(error)) from error
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError, BrokenPipeError):
-            return "it hangs up"
+            return "it closes the connection"
         except (ssl.SSLError, TimeoutError) as error:
             if self.authority is not None and self._speaks_http():
                 raise self._error(
-                    f"speaks no TLS; start the SuperLink with its certificate (--ssl-certfile), or {self.plain_option}"
+                    f"uses no TLS; start the SuperLink with its certificate (--ssl-certfile), or {self.plain_option}"
                 ) from error
             if isinstance(error, ssl.SSLError):
                 raise self._error(f"no SuperLink listens there (TLS: {error.reason}); give its address") from error
-            return f"it says nothing for {_SECONDS:g} s"
+            return f"it does not answer within {_SECONDS:g} s"
         except OSError as error:
             return in_one_line(error.strerror or str(error))
 
@@ -74,7 +74,7 @@ class Place:
         context.load_verify_locations(cafile=authority)
         with self._connect() as raw, context.wrap_socket(raw, server_hostname=self._host) as line:
             if not _answer(line).startswith(b"HTTP/"):
-                raise self._error("no SuperLink listens there, though it speaks TLS; give its address")
+                raise self._error("no SuperLink listens there, only something with TLS; give the SuperLink's address")
         return ""
 
     def _reach_plain(self) -> str:
@@ -86,10 +86,10 @@ class Place:
         if answer.startswith(b"HTTP/") and answer[9:12] == b"200":
             return ""
         if self._speaks_tls():
-            raise self._error(f"speaks TLS; give its CA by {self.trust_option} ca.crt")
+            raise self._error(f"uses TLS; give its CA with {self.trust_option} ca.crt")
         if answer and not answer.startswith(b"HTTP/"):
             raise self._error("no SuperLink listens there; give its address")
-        return "" if answer else "it hangs up"
+        return "" if answer else "it closes the connection"
 
     def _speaks_http(self) -> bool:
         try:

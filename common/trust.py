@@ -33,7 +33,7 @@ def trust(code: bytes, file: Path) -> None:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         place.write_text(f"{str(file)!a}\n")
     except OSError as error:
-        log.warning("%s: cannot be noted as code of yours (%s); commands will ask for --trust-code", file, error)
+        log.warning("%s: cannot be recorded as your code (%s); commands will ask for --trust-code", file, error)
 
 
 def require_trust(file: Path, folder: Path, trust_code: bool) -> None:
@@ -49,16 +49,16 @@ def require_trust(file: Path, folder: Path, trust_code: bool) -> None:
     """
     with explain_os_errors(file):
         if not file.resolve(strict=True).is_relative_to(folder.resolve()):
-            raise FedShieldError(f"{file}: is a link out of {folder}; put the code itself there")
+            raise FedShieldError(f"{file}: is a link to outside {folder}; replace it by the code itself")
         code = file.read_bytes()
     if is_trusted(code):
         return
     if not trust_code:
         raise FedShieldError(
-            f"{file}: this code has not been run here yet, and would run now; read it, and give --trust-code if it may "
+            f"{file}: this code has not run here before, and would run now; read it, and give --trust-code to allow it "
             "(in Python: trust_code=True)"
         )
-    log.warning("%s: this code runs now, since --trust-code says so", file)
+    log.warning("%s: this code runs now, because --trust-code was given", file)
     trust(code, file)
 
 

@@ -57,5 +57,5 @@ def test_a_classifier_is_trained_evaluated_exported_and_resumed(name: str, tmp_p
 
 @pytest.mark.parametrize("name", SMALLEST)
 def test_one_that_does_not_take_small_images_says_so(name: str) -> None:
-    with pytest.raises(FedShieldError, match=f"^model.name = torchvision:{name}: does not take images of 32×32 "):
+    with pytest.raises(FedShieldError, match=f"^model.name = torchvision:{name}: does not accept images of 32×32 "):
         build_model(f"torchvision:{name}", 2, 8, "relu", True, 1)

@@ -111,8 +111,8 @@ def _check(config: RunConfig, deployed: bool) -> None:
         )
     if deployed and config.results.resume and not config.threads:
         log.warning(
-            "threads = 0: each client computes with all its cores; one that has other cores than before computes other "
-            "last digits"
+            "threads = 0: each client uses all its cores; with another number of cores it computes slightly different "
+            "values (in the last digits)"
         )
 
 

@@ -112,7 +112,7 @@ def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = (), t
     if "data.root" not in changes and not is_at_hand(data.name, data.root, data.image_size):
         # Whoever has made the run may have named any folder of this machine.
         raise FedShieldError(
-            f"{run_dir / 'config.json'}: data.root = {data.root}: {data.name} is not there; say where it is, or where "
+            f"{run_dir / 'config.json'}: data.root = {data.root}: {data.name} is not there; give its place, or where "
             "to download it to, with --set data.root=DIR"
         )
     number, state = selected_model(run_dir)
@@ -143,7 +143,7 @@ def _counts(run_dir: Path, test: Dataset) -> NDArray[np.int64] | None:
     if tuple(division["classes"]) != test.classes:
         raise FedShieldError(
             f"{run_dir / 'partition.json'}: has other classes than the test images; "
-            "name those that the run was trained on, with --set data.root=DIR, or start a new run"
+            "give those that the run was trained on, with --set data.root=DIR, or start a new run"
         )
     return np.array(division["clients"], np.int64) if read_kind(run_dir).name == FEDERATION.name else None
 

@@ -56,7 +56,7 @@ def _model(config: RunConfig, classes: int) -> Finding:
         return "missing", str(error)
     model, attack = config.model, config.attack
     passes = training_passes(config.loss.name, attack.name, attack.steps, attack.mixture, attack.mixture_rate)
-    training = f"{_flop(passes * cost.flops)} an image" if passes is not None else "cannot be told beforehand"
+    training = f"{_flop(passes * cost.flops)} an image" if passes is not None else "cannot be predicted"
     strides = "down-sampling" if model.downsample else "no down-sampling"
     return "ok", (
         f"model {model.name}, width {model.width}, {model.stem} stem, {strides}, {model.activation}, "

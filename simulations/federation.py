@@ -31,9 +31,9 @@ def complete(run_dir: Path) -> Path:
 
     if missing := missing_figures(run_dir):
         plot_run(run_dir)
-        log.info("Drawn, since it was not there: %s", ", ".join(str(path.relative_to(run_dir)) for path in missing))
+        log.info("Missing figures drawn: %s", ", ".join(str(path.relative_to(run_dir)) for path in missing))
     else:
-        log.info("Nothing of it is missing.")
+        log.info("Nothing is missing.")
     return run_dir
 
 
@@ -97,7 +97,7 @@ def make_executor(config: RunConfig, engine: str | None, workers: int | None, ad
 
         return RayActors(config, workers, address)
     if address is not None:
-        raise FedShieldError(f"--ray-address {address}: the inprocess engine joins no cluster; use --engine ray")
+        raise FedShieldError(f"--ray-address {address}: the inprocess engine uses no cluster; use --engine ray")
     if workers not in (None, 1):
         raise FedShieldError(f"--workers {workers}: the inprocess engine has one; use --engine ray for more")
     return InProcess()

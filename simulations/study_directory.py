@@ -75,7 +75,7 @@ def read_planned(study_dir: Path) -> list[Row]:
     rows = _read(path, (TRAINED, DIVIDED))
     if not finished(rows):
         reason = next((f" ({row['run']} {row['why']})" for row in rows if row["why"].startswith("failed")), "")
-        raise FedShieldError(f"{path}: no run is finished yet{reason}; go on with: fedshield sweep")
+        raise FedShieldError(f"{path}: no run is finished yet{reason}; continue with: fedshield sweep")
     return rows
 
 
@@ -84,7 +84,7 @@ def finished_runs(study_dir: Path) -> list[str]:
     path = study_dir / "results.csv"
     if not path.exists():
         return []
-    hint = "move it away: it is made anew from the runs"
+    hint = "move it away: it is then rebuilt from the runs"
     return [row["run"] for row in finished(_read(path, (TRAINED, DIVIDED), hint))]
 
 
@@ -137,7 +137,7 @@ def read_heading(study_dir: Path) -> Heading:
         unit = "epoch" if tables.get("command") == "centralized" else "round"
         return Heading(str(tables.get("title", title)), reference, flatten(tables.get("set", {})), unit)
     except (ValueError, AttributeError) as error:
-        raise FedShieldError(f"{path}: not valid TOML: {error}; start the sweep again, which writes it anew") from error
+        raise FedShieldError(f"{path}: not valid TOML: {error}; run the sweep again, which rewrites it") from error
 
 
 def sampling_error(n: int) -> float:
@@ -166,7 +166,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, An
 def _read(path: Path, kinds: Sequence[Sequence[str]], hint: str = _HINT) -> list[Row]:
     """Read a CSV file that has all the columns of one of the ``kinds``."""
     if not path.is_file():
-        raise FedShieldError(f"{path}: not there; give the folder of a study that fedshield sweep has run")
+        raise FedShieldError(f"{path}: not found; give the folder of a study that fedshield sweep has run")
     with explain_os_errors(path):
         content = path.read_bytes()
     try:

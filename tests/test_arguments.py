@@ -83,7 +83,7 @@ def test_what_fedshield_makes_is_taken(made: Path) -> None:
         ({"node_config": "partition-id=0 num-partitions=true"}, r"^--node-config: num-partitions = True with "),
         (
             {"node_config": 'partition-id=0 data_path="{client-0}"'},
-            r"^--node-config: data_path is not a key that a client knows; it knows partition-id, num-partitions, ",
+            r"^--node-config: data_path is not a key of a client; known: partition-id, num-partitions, ",
         ),
         (
             {"node_config": 'partition-id=0 data-path = "{client-0}"'},
@@ -99,7 +99,7 @@ def test_what_fedshield_makes_is_taken(made: Path) -> None:
         ),
         ({"node_config": 'partition-id=0 data-path=""'}, r"^--node-config: data-path = '': cannot be read \(No such "),
         ({"node_config": "partition-id=0 data-path=3"}, r"^--node-config: data-path = 3: cannot be read \(not a path"),
-        ({"node_config": 'partition-id=0 data-path="{operator}"'}, r"operator/split\.json: not there; "),
+        ({"node_config": 'partition-id=0 data-path="{operator}"'}, r"operator/split\.json: not found; "),
         ({"node_config": 'partition-id=1 data-path="{client-0}"'}, r"client = 0, but this node's partition-id is 1; "),
         ({"port": "99999"}, r"^--port 99999: cannot be opened on --host 127\.0\.0\.1 \("),
     ],

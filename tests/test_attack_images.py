@@ -104,7 +104,7 @@ def test_mistakes_are_one_line(model: Path, pictures: list[Path], tmp_path: Path
         ([str(model), str(tmp_path / "none.png")], "none.png: No such file or directory; check the path"),
         ([str(model), str(tmp_path)], f"{tmp_path}: is a folder; give the images in it"),
         ([str(model), one, "--attack", "deepfool", "--epsilon", "4"], "--epsilon 4: deepfool has no budget, it looks"),
-        ([str(tmp_path / "none"), one], "none: not there; give a file that fedshield export has written"),
+        ([str(tmp_path / "none"), one], "none: not found; give a file from fedshield export"),
         ([str(tmp_path), one], "is this a run directory?"),
         ([str(model), one, "--label", "circel"], "--label circel: no class of this model; the model's classes are"),
         ([str(model), one, "--attack", "pgdd"], "--attack pgdd: unknown attack 'pgdd'"),

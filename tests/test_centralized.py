@@ -225,8 +225,8 @@ def test_a_finished_run_that_is_resumed_is_given_what_is_missing(tmp_path: Path)
     lines = console.file.getvalue().splitlines()
     assert sum(line.startswith("epoch") for line in lines) == 3
     assert sum(line.startswith("All 3 epochs are done; raise centralized.epochs") for line in lines) == 2
-    assert lines.count("Drawn, since it was not there: figures/accuracy.png") == 1
-    assert lines[-1] == "Nothing of it is missing."
+    assert lines.count("Missing figures drawn: figures/accuracy.png") == 1
+    assert lines[-1] == "Nothing is missing."
 
 
 def test_momenta_of_another_network_are_one_line(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_training_that_diverges_is_not_to_be_resumed(tmp_path: Path, caplog: pyt
     settings = {"results__dir": str(tmp_path), "results__name": "run", "train__warmup": 2}
     with pytest.raises(FedShieldError, match=r"the training loss is (nan|inf); start a new run with a lower"):
         train_centrally(tiny_config(centralized__epochs=2, train__learning_rate=1e30, **settings))
-    assert "Stopped before the end of epoch 1; mend the reason and begin again in the same way" in caplog.text
+    assert "Stopped before the end of epoch 1; fix the cause and start again in the same way" in caplog.text
     assert "--resume" not in caplog.text
 
 

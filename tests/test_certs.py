@@ -105,7 +105,7 @@ def test_more_clients_are_added_and_nothing_that_is_there_is_replaced(tmp_path: 
     ],
 )
 def test_a_host_that_is_none_is_named_and_nothing_is_made(tmp_path: Path, host: str) -> None:
-    with pytest.raises(FedShieldError, match=r"^--host '.*': write a name or an address alone"):
+    with pytest.raises(FedShieldError, match=r"^--host '.*': write only a name or an address"):
         make_certs(tmp_path / "certs", 1, ["localhost", host])
     assert not (tmp_path / "certs").exists()
 
@@ -119,7 +119,9 @@ def test_any_name_that_a_server_may_have_is_taken(tmp_path: Path, host: str) -> 
 def test_a_certificate_that_cannot_be_read_is_not_replaced(tmp_path: Path) -> None:
     make_certs(tmp_path, 1, HOSTS)
     (tmp_path / "gateway" / "server.crt").write_text("half")
-    with pytest.raises(FedShieldError, match=r"gateway/server\.crt: cannot be read \(.*\); delete it, and give every"):
+    with pytest.raises(
+        FedShieldError, match=r"gateway/server\.crt: cannot be read \(.*\); delete it, and repeat every"
+    ):
         make_certs(tmp_path, 1, ["localhost"])
 
 

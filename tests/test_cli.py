@@ -90,10 +90,10 @@ def test_a_finished_run_that_is_resumed_is_given_what_is_missing(finished: tuple
     assert sorted(whole) == ["accuracy.png", "accuracy.svg", "partition.png", "partition.svg"]
     done = fedshield("run", "--resume", str(path))
     assert done.returncode == 0, done.stderr
-    advice = f"raise federation.rounds to go on, or evaluate it with: fedshield evaluate {path}"
+    advice = f"raise federation.rounds to continue, or evaluate it with: fedshield evaluate {path}"
     place = f"Run directory: {path}"
     assert done.stdout.splitlines() == [
-        *(f"All {ROUNDS} rounds are done; {advice}", place, place, "Nothing of it is missing.")
+        *(f"All {ROUNDS} rounds are done; {advice}", place, place, "Nothing is missing.")
     ]
     shutil.rmtree(path / "figures")
     (path / "figures").write_text("")  # as on a full disk, nothing can be drawn
@@ -108,7 +108,7 @@ def test_a_finished_run_that_is_resumed_is_given_what_is_missing(finished: tuple
     assert mended.returncode == 0, mended.stderr
     assert [json.loads(line)["event"] for line in mended.stdout.splitlines()] == ["start", "end"]
     files = ", ".join(f"figures/{name}" for name in sorted(whole))
-    assert mended.stderr.splitlines()[-1] == f"Drawn, since it was not there: {files}"
+    assert mended.stderr.splitlines()[-1] == f"Missing figures drawn: {files}"
     assert {file.name: file.read_bytes() for file in (path / "figures").iterdir()} == whole
 
 
@@ -119,7 +119,7 @@ def test_a_command_goes_on_from_the_checkpoint_before_a_damaged_one(finished: tu
     done = fedshield("run", "--resume", str(path))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert any(line.endswith(f"going on from the one before it, number {ROUNDS - 1}") for line in lines[:2])
+    assert any(line.endswith(f"continuing from the one before, number {ROUNDS - 1}") for line in lines[:2])
     assert next(line for line in lines if line.startswith("round")).startswith(f"round {ROUNDS}/{ROUNDS}")
 
 
@@ -141,7 +141,7 @@ def test_a_run_is_found_by_its_name_in_the_usual_folder(
         assert done.exit_code == 0, done
     assert (tmp_path / "runs" / "whole" / "export" / "model.safetensors").exists()
     assert f"Run directory: {tmp_path}/runs/whole\n" in CliRunner().invoke(app, ["run", "--resume", "whole"]).output
-    assert "here/whole: not there" in str(CliRunner().invoke(app, ["export", "here/whole"]).exception)
+    assert "here/whole: not found" in str(CliRunner().invoke(app, ["export", "here/whole"]).exception)
 
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
@@ -197,7 +197,7 @@ def test_doctor_tells_what_is_there(tmp_path: Path) -> None:
     ("settings", "told"),
     [
         (["data.name=folder", "data.root=gone"], "data.name = folder: data.root: no folder {}/gone/train; an image"),
-        (["data.name=split", "data.root=gone"], "data.name = split: {}/gone/split.json: not there; make it with"),
+        (["data.name=split", "data.root=gone"], "data.name = split: {}/gone/split.json: not found; make it with"),
         (["model.name=own.py:it"], "model.name = own.py:it: no file {}/own.py; write FILE.py:NAME"),
     ],
 )
@@ -240,16 +240,16 @@ def test_doctor_finds_a_folder_and_a_division_of_it(tmp_path: Path, monkeypatch:
         ),
         (
             ["run", "--engine", "inprocess", "--ray-address", "head:6379"],
-            "--ray-address head:6379: the inprocess engine joins no cluster; use --engine ray",
+            "--ray-address head:6379: the inprocess engine uses no cluster; use --engine ray",
         ),
         (["run", "--set", "data.name=folder", "--set", "data.root=gone"], "data.root: no folder "),
-        (["run", "--resume", "nothing"], "nothing/config.json: not there; is this a run directory?"),
+        (["run", "--resume", "nothing"], "nothing/config.json: not found; is this a run directory?"),
         (
             ["run", "--set", "data.max-examples=10", "--set", "partition.scheme=iid"],
             "federation.clients = 10: more clients",
         ),
         (["evaluate", "nothing", "--epsilons", "0,nan"], "--epsilons 0,nan: write numbers from 0 to 255"),
-        (["evaluate", "nothing"], "nothing/config.json: not there; is this a run directory?"),
+        (["evaluate", "nothing"], "nothing/config.json: not found; is this a run directory?"),
         (
             ["partitions", "--set", "partition.scheme=pathological", "--set", "partition.classes-per-client=11"],
             "partition.classes-per-client = 11: the data has 10 classes",

@@ -131,7 +131,7 @@ def test_damaged_predictions_are_left_out_and_that_is_said(
     with caplog.at_level(logging.INFO):
         _, results, pairs = compare_runs([one, two])
     assert not pairs.rows
-    assert f"{path}: damaged; its images are left out; fedshield evaluate {two} keeps them anew" in caplog.text
+    assert f"{path}: damaged; its images are left out; fedshield evaluate {two} stores them again" in caplog.text
     assert results.rows[0][1:] == results.rows[1][1:]
     assert "Adversarial examples" not in write_report(two).read_text()
     evaluate_run(two, {})
@@ -153,4 +153,4 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         compare_runs([tmp_path])
     done = fedshield("compare", str(tmp_path / "no"), str(tmp_path / "none"))
     assert done.returncode == 1
-    assert done.stderr == f"fedshield: {tmp_path / 'no'}/config.json: not there; is this a run directory?\n"
+    assert done.stderr == f"fedshield: {tmp_path / 'no'}/config.json: not found; is this a run directory?\n"

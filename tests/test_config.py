@@ -101,7 +101,7 @@ def test_the_names_that_the_config_allows_are_those_of_the_tables(names: tuple[s
         ("evaluate.attacks=fgsm,pdg-10", "evaluate.attacks = 'fgsm,pdg-10': unknown attack 'pdg-10'; known: fgsm,"),
         ("evaluate.attacks=pgd-0", "unknown attack 'pgd-0'"),
         ('evaluate.attacks=["pgd"]', "write the attacks as one string, separated by commas"),
-        ("train.milestones=75,50", "train.milestones = '75,50': the rounds must rise"),
+        ("train.milestones=75,50", "train.milestones = '75,50': the rounds must be in increasing order"),
         ("train.milestones=[50, 75]", "write the rounds as one string"),
         ("seed=-1", "seed = -1: input should be greater than or equal to 0"),
         ("data.image-size=20", "data.image-size = 20: input should be a multiple of 16"),

@@ -145,7 +145,7 @@ def test_folders_within_a_class_count_and_what_is_no_image_is_said(
     splits = load_data("folder", str(root), 16)
     assert splits.train.classes == ("cat", "dog")
     assert splits.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert "2 files beside them are left out: no image by their names" in caplog.text
+    assert "2 other files are ignored: not named as images" in caplog.text
     assert "notes.txt first" in caplog.text
 
 
@@ -158,7 +158,9 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
             read()
     pipe.unlink()
     pipe.symlink_to(tmp_path / "gone.png")
-    with pytest.raises(FedShieldError, match=r"cat/x\.png: a link to .*/gone\.png, which is not there; mend or remove"):
+    with pytest.raises(
+        FedShieldError, match=r"cat/x\.png: a link to .*/gone\.png, which does not exist; repair or remove"
+    ):
         load_data("folder", str(root), 16)
 
 
@@ -169,7 +171,7 @@ def test_a_link_that_leads_nowhere_is_named_wherever_it_is(tmp_path: Path, place
         (root / place).rename(tmp_path / "moved")
     (root / place).symlink_to(tmp_path / "gone")
     with pytest.raises(
-        FedShieldError, match=rf"pets/{place}: a link to .*/gone, which is not there; mend or remove it$"
+        FedShieldError, match=rf"pets/{place}: a link to .*/gone, which does not exist; repair or remove it$"
     ):
         load_data("folder", str(root), 16)
 
@@ -180,7 +182,7 @@ def test_images_in_no_class_are_said(tmp_path: Path, caplog: pytest.LogCaptureFi
     root = make_folder(tmp_path / "pets")
     (root / "train" / "dog" / "0.png").rename(root / "train" / "0.png")
     assert len(load_data("folder", str(root), 16).train.labels) == 5
-    assert "1 files beside them are left out: no image by their names, or in no class's folder" in caplog.text
+    assert "1 other files are ignored: not named as images, or not in the folder of a class" in caplog.text
     assert f"({root}/train/0.png first)" in caplog.text
 
 
@@ -242,7 +244,7 @@ def test_truncated_image_is_named_and_leaves_no_cache_behind(tmp_path: Path, cac
     path = root / "test" / "dog" / "1.jpg"
     path.write_bytes(path.read_bytes()[:-200])
     before = {entry for entry in cache.iterdir() if entry.is_dir()}
-    with pytest.raises(FedShieldError, match=r"test/dog/1\.jpg: not a readable image .*; mend or remove the file"):
+    with pytest.raises(FedShieldError, match=r"test/dog/1\.jpg: not a readable image .*; repair or remove the file"):
         load_data("folder", str(root), 16)
     assert {entry for entry in cache.iterdir() if entry.is_dir()} == before
 
@@ -252,7 +254,7 @@ def test_missing_folder_and_unequal_classes_are_named(tmp_path: Path) -> None:
         load_data("folder", str(tmp_path / "nowhere"), 16)
     root = make_folder(tmp_path / "pets")
     (root / "test" / "dog").rename(root / "test" / "wolf")
-    with pytest.raises(FedShieldError, match="same classes; in one of them only: dog, wolf"):
+    with pytest.raises(FedShieldError, match="same classes; only one of them has: dog, wolf"):
         load_data("folder", str(root), 16)
     (root / "train" / "empty").mkdir()
     with pytest.raises(FedShieldError, match=r"train/empty: no images in it"):
@@ -382,7 +384,7 @@ def test_two_users_share_a_cache_or_are_told_why_not() -> None:
         assert done.stdout.splitlines() == [
             *("1001 one 36", "1002 one 36"),
             f"1002 other {place}.lock: Permission denied: this cache belongs to another user; set FEDSHIELD_CACHE to a "
-            "folder of your own, or let its owner open it to you",
+            "folder of your own, or ask its owner for access",
             *("1001 one 36", "1002 one 36", "1002 other 36"),
         ]
 

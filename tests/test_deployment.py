@@ -125,7 +125,7 @@ def test_one_that_stops_following_leaves_nothing_and_the_run_goes_on(bench: Benc
     following.terminate()
     told, complaint = following.communicate(timeout=300)
     assert following.returncode == 130, told + complaint
-    assert told.splitlines()[-1] == f"Run {number} goes on at {bench.address}; flwr stop {number} ends it there"
+    assert told.splitlines()[-1] == f"Run {number} continues at {bench.address}; flwr stop {number} ends it there"
     assert complaint == "fedshield: interrupted\n"
     assert not any(child.is_running() for child in children)
     assert not list(tmp_path.iterdir())
@@ -184,7 +184,7 @@ def test_the_new_key_of_a_client_is_let_in_when_the_old_one_has_gone(bench: Benc
     (node,) = (node.node_id for node in nodes(bench) if node.name == "client-5")
     assert refused(bench, new.parent) == (
         f"{new}: another key is registered as client-5, that of node {node}; if this one takes its place, unregister "
-        "that node by flwr supernode unregister"
+        "that node with flwr supernode unregister"
     )
     assert "unregistered successfully" in bench.control._call("supernode", "unregister", str(node), "it")
     assert let_in(bench, new.parent) == [new]
@@ -205,7 +205,7 @@ def test_a_key_that_is_registered_otherwise_is_told(
     node = nodes(bench)[-1].node_id
     assert refused(bench, path.parent) == (
         f"{path}: is registered {how}, not as client-{client}, and Flower cannot change that; unregister node {node} "
-        f"by flwr supernode unregister, and for a new key, delete {path} and run fedshield certs again"
+        f"with flwr supernode unregister, and for a new key, delete {path} and run fedshield certs again"
     )
 
 
@@ -239,6 +239,6 @@ def test_too_few_clients_end_the_run_with_one_line(bench: Bench) -> None:
     status, told, complaint = submit(bench, **settings)
     assert status == 1
     assert complaint.endswith("finished:failed; the reason is in the log above\n")
-    assert re.search("start a SuperNode for each client|client 2: is not reached any more", told)
+    assert re.search("start a SuperNode for each client|client 2: can no longer be reached", told)
     assert "Traceback" not in told
     assert not (bench.folder / "runs" / "few").exists()

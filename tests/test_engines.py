@@ -224,5 +224,5 @@ def test_a_machine_of_its_own_is_started_whatever_the_environment_names(monkeypa
 
 
 def test_an_address_without_a_cluster_is_named() -> None:
-    with pytest.raises(FedShieldError, match=r"^--ray-address 127\.0\.0\.1:1: no Ray cluster could be joined there"):
+    with pytest.raises(FedShieldError, match=r"^--ray-address 127\.0\.0\.1:1: could not join a Ray cluster there"):
         RayActors(tiny_config(), address="127.0.0.1:1")

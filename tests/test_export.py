@@ -134,7 +134,7 @@ def test_a_folder_holds_one_model_in_several_formats(finished: Path, tmp_path: P
     assert "load_exported" in text
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(
-        FedShieldError, match=rf"models/model\.pt2: is of another model than {other} has now; remove it"
+        FedShieldError, match=rf"models/model\.pt2: belongs to another model than {other} has now; remove it"
     ):
         export_run(other, "safetensors", folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
@@ -194,7 +194,7 @@ def test_a_network_that_torch_cannot_make_a_program_of_is_one_line(networks: Pat
     for kind in ("torch", "onnx"):
         done = fedshield("export", str(trained), "--format", kind)
         assert done.returncode == 1
-        assert done.stderr.startswith(f"fedshield: --format {kind}: torch can make no program of model.name = ")
+        assert done.stderr.startswith(f"fedshield: --format {kind}: torch cannot export model.name = ")
         assert (done.stderr.count("\n"), done.stdout) == (1, "")
     load_exported(export_run(trained, "safetensors")[0])
 
@@ -203,7 +203,7 @@ def test_what_cannot_be_exported_or_loaded_is_one_line(finished: Path, tmp_path:
     assert set(FORMATS) == {kind.value for kind in Format}
     with pytest.raises(FedShieldError, match=r"torchvision: model\.name = cnn; torchvision's resnet18 has resnet18;"):
         export_run(finished, "torchvision", tmp_path)
-    with pytest.raises(FedShieldError, match=r"nothing: not there; give a file that"):
+    with pytest.raises(FedShieldError, match=r"nothing: not found; give a file from"):
         load_exported(tmp_path / "nothing")
     save_file({"weight": torch.zeros(1)}, tmp_path / "other")
     (tmp_path / "text").write_text("no tensors")

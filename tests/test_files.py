@@ -51,7 +51,7 @@ def test_a_line_is_not_appended_through_a_link(tmp_path: Path) -> None:
     assert read_json_lines(path) == [{"line": 1}, {"line": 2}, {"line": 3}]
     path.unlink()
     path.symlink_to(victim)
-    with pytest.raises(FedShieldError, match=r"lines\.jsonl: .*; it is a link; put the file itself there"):
+    with pytest.raises(FedShieldError, match=r"lines\.jsonl: .*; it is a link; replace it by the file itself"):
         append_json_line(path, {"line": 2})
     assert victim.read_text() == '{"line": 1}\n'
 
@@ -167,13 +167,13 @@ BAD_JSON = {
     b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}": "nested too deep",
     b'{"a": ' + b"[" * 200 + b"]" * 200 + b"}": "nested too deep",
     b'{"a": ' + b'{"b":' * 100_000 + b"1" + b"}" * 100_001: "nested too deep",
-    b'{"a": NaN}': "holds NaN",
-    b'{"a": [-Infinity]}': "holds -Infinity",
-    b'{"a": 1e400}': "holds 1e400",
-    b'{"a": ' + b"1" * 5000 + b"}": "holds a number of 5000 digits",
-    b'{"a": ' + b"1" * 400 + b"}": "holds a number of 400 digits",
-    b'{"a": "\\ud800"}': "holds half of a character",
-    b'{"\\udfff": 1}': "holds half of a character",
+    b'{"a": NaN}': "contains NaN",
+    b'{"a": [-Infinity]}': "contains -Infinity",
+    b'{"a": 1e400}': "contains 1e400",
+    b'{"a": ' + b"1" * 5000 + b"}": "contains a number of 5000 digits",
+    b'{"a": ' + b"1" * 400 + b"}": "contains a number of 400 digits",
+    b'{"a": "\\ud800"}': "contains half of a character",
+    b'{"\\udfff": 1}': "contains half of a character",
     b'{"a": "\xed\xa0\x80"}': "not valid JSON",
     b"\xff": "not valid JSON",
 }
@@ -216,7 +216,7 @@ def test_a_file_that_is_too_large_for_the_memory_is_one_line(tmp_path: Path) -> 
     path.touch()
     os.truncate(path, 2**33)  # of holes alone
     told, _ = python(LARGE, str(path)).communicate(timeout=120)
-    assert told == f"{path}: too large for the memory of this machine; look at what it is\n"
+    assert told == f"{path}: too large for the memory of this machine; check what it is\n"
 
 
 def test_a_writer_that_is_stopped_holds_up_nobody(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_a_model_that_does_not_fit_its_files_is_told(finished: Path, tmp_path: P
     partition = json.loads((copy / "partition.json").read_text())
     (copy / "partition.json").write_text(json.dumps({**partition, "classes": ["a", "b"], "clients": [[1, 2]]}))
     for command in ("export", "attack"):
-        with pytest.raises(FedShieldError, match="copy: its checkpoint is of another network than its"):
+        with pytest.raises(FedShieldError, match="copy: its checkpoint belongs to another network than its"):
             COMMANDS[command](copy)
     with pytest.raises(FedShieldError, match=r"partition\.json: has other classes than the test images"):
         COMMANDS["evaluate"](copy)

@@ -206,12 +206,12 @@ def test_attack(place: Path, received: Path, images: Path, model: Path) -> None:
     done = fedshield(place, "attack", other, picture, "--label", "[/bold]")
     assert (done.returncode, done.stderr) == (0, b"")
     assert "[/bold]" in done.stdout.decode()
-    refused(fedshield(place, "attack", model, picture, "--trust-code"), "tool.py; only model.py beside it may be run")
+    refused(fedshield(place, "attack", model, picture, "--trust-code"), "tool.py; only model.py next to it may run")
 
 
 def test_resume(place: Path, received: Path) -> None:
     given = ("--resume", received, "--set", "federation.rounds=2")
-    refused(fedshield(place, "run", *given), "loss.py: this code has not been run here yet, and would run now; read it")
+    refused(fedshield(place, "run", *given), "loss.py: this code has not run here before, and would run now; read it")
 
 
 def test_links(place: Path, received: Path, study: Path, images: Path) -> None:

@@ -256,7 +256,7 @@ def test_where_no_node_has_a_name_a_client_is_who_it_says_and_the_first_keeps_th
     for _ in range(2):
         found.meet()
         assert (found.node(3), found.node(7)) == (first(grid) + 3, None)
-    assert caplog.text.count("client 3: is there on another node already; give each its own number") == 1
+    assert caplog.text.count("client 3: is already on another node; give each client its own number") == 1
 
 
 def test_two_keys_of_one_name_are_told_and_the_first_keeps_the_number(caplog: pytest.LogCaptureFixture) -> None:

@@ -105,7 +105,9 @@ def test_a_run_goes_on_with_the_code_it_began_with_and_with_no_other(own: Path) 
     code = own.read_text()
     own.write_text(code + "\n# changed\n")
     kept = own.parent / "part" / "own" / "model.py"
-    with pytest.raises(FedShieldError, match=f"own.py:network: has changed since the run began with .* {kept}; take"):
+    with pytest.raises(
+        FedShieldError, match=f"own.py:network: has changed since the run started; use the run's copy, .*{kept}, or"
+    ):
         run(own.parent, "part", **again)
     own.write_text(code)
     resumed = run(own.parent, "part", **again)
@@ -167,10 +169,10 @@ def test_a_network_that_does_not_fit_the_images_is_told_before_training(tmp_path
     with pytest.raises(FedShieldError, match=r"model.name = .*: RuntimeError: .*mat1 and mat2 shapes cannot be"):
         build_model(reference, 10, 8, "relu", True, 1)
     reference = write(tmp_path, flat.format(3072, 7))
-    with pytest.raises(FedShieldError, match=r"makes \(2, 7\) of 2 images; logits must be \(2, 10\)"):
+    with pytest.raises(FedShieldError, match=r"returns \(2, 7\) for 2 images; logits must be \(2, 10\)"):
         build_model(reference, 10, 8, "relu", True, 1)
     reference = write(tmp_path, "from torch import nn\ndef it():\n    return nn.Flatten()\n")
-    with pytest.raises(FedShieldError, match=r"makes \(2, 3072\) of 2 images"):
+    with pytest.raises(FedShieldError, match=r"returns \(2, 3072\) for 2 images"):
         build_model(reference, 10, 8, "relu", True, 1)
     with pytest.raises(FedShieldError, match=r"loss.name = none.py:it: no file .*none.py; write FILE.py:NAME"):
         run(tmp_path, "run", loss__name="none.py:it")
@@ -301,8 +303,8 @@ def test_normalisation_is_inside_torchvisions_networks() -> None:
     [
         ("torchvision:resnet81", "torchvision has no such classifier; did you mean resnet18"),
         ("torchvision:fcn_resnet50", "torchvision has no such classifier"),
-        ("torchvision:inception_v3", r"does not take images of 32×32 \(.*\); take another network, or"),
-        ("torchvision:vit_h_14", r"does not take images of 32×32 \(.*indivisible"),
+        ("torchvision:inception_v3", r"does not accept images of 32×32 \(.*\); use another network, or"),
+        ("torchvision:vit_h_14", r"does not accept images of 32×32 \(.*indivisible"),
     ],
 )
 def test_a_network_that_torchvision_does_not_have_or_that_does_not_fit_is_one_line(name: str, told: str) -> None:
@@ -421,7 +423,7 @@ def test_a_loss_that_leaves_the_model_in_another_mode_is_refused(tmp_path: Path,
     code = f"def it(model, context):\n{loss}    return loss\n"
     model = build_model("cnn", 10, 2, "relu", True, 1).train()
     built = build_loss(write(tmp_path, code), model, LossContext("none", THREAT, 0, 0))
-    with pytest.raises(FedShieldError, match="leaves a part of the model in another mode, or with other requires_grad"):
+    with pytest.raises(FedShieldError, match="changes the mode or requires_grad of a part of the model"):
         built(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
 
 
@@ -455,11 +457,15 @@ def it():
     ("spare", "returned", "told"),
     [
         ("nn.Linear(3, 3)", "logits", "forward does not use spare.weight, spare.bias; remove what is not used"),
-        ("None", "(logits, logits) if self.training else logits", r"in training mode makes tuple of 2 images; logits"),
-        ("None", "logits.detach()", "its logits have no gradient; leave detach and no_grad out"),
-        ("None", "logits.double()", "in eval mode makes logits of torch.float64; return float32"),
-        ("None", "logits.bfloat16()", "in eval mode makes logits of torch.bfloat16; return float32"),
-        ("None", "logits + images.mul_(2).sum()", "writes into the images that it is given; take a copy"),
+        (
+            "None",
+            "(logits, logits) if self.training else logits",
+            r"in training mode returns tuple for 2 images; logits",
+        ),
+        ("None", "logits.detach()", "its logits have no gradient; remove detach and no_grad from forward"),
+        ("None", "logits.double()", "in eval mode returns logits of torch.float64; return float32"),
+        ("None", "logits.bfloat16()", "in eval mode returns logits of torch.bfloat16; return float32"),
+        ("None", "logits + images.mul_(2).sum()", "changes its input images; let it work on a copy"),
         ("None", "logits if not self.training else self.nothing(logits)", "line 14: AttributeError: 'Net' object has"),
     ],
 )
@@ -486,7 +492,7 @@ def test_a_trial_leaves_no_trace_in_the_statistics(tmp_path: Path) -> None:
 
 def test_a_batch_of_one_that_a_network_cannot_take_is_told_before_the_first_round(tmp_path: Path) -> None:
     reference = write(tmp_path, NETWORK.format(spare="None", returned="logits"))
-    told = "train.batch-size = 1: model.name = .* takes two or more at 32×32 pixels.*; set train.batch-size=2"
+    told = "train.batch-size = 1: model.name = .* needs two or more at 32×32 pixels.*; set train.batch-size=2"
     with pytest.raises(FedShieldError, match=told):
         run(tmp_path, "run", model__name=reference, train__batch_size=1)
     assert not (tmp_path / "run").exists()

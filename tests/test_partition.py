@@ -129,7 +129,7 @@ def test_small_alpha_is_far_from_iid_and_large_alpha_near() -> None:
             "partition.classes-per-client = 11: the data has 10 classes",
         ),
         ({"scheme": "iid", "clients": 500}, "federation.clients = 500: more clients than the 424 private"),
-        ({"scheme": "pathological", "clients": 3}, "of classes that no client was given"),
+        ({"scheme": "pathological", "clients": 3}, "of classes that no client has"),
         (
             {"scheme": "dirichlet", "clients": 200, "alpha": 0.01},
             "partition.scheme = dirichlet: The max number of attempts",

@@ -28,7 +28,7 @@ def test_a_path_is_whole_wherever_it_begins(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(gone)
     gone.rmdir()
     assert whole_path("/data") == Path("/data")
-    with pytest.raises(FedShieldError, match="the working directory is gone"):
+    with pytest.raises(FedShieldError, match="the working directory no longer exists"):
         whole_path("data")
 
 
@@ -112,7 +112,7 @@ def test_a_user_without_a_name_and_a_home_is_told_which_folder_to_set(tmp_path: 
     )
     unset, status, well, report, refused = done.stderr.splitlines()
     assert unset == (
-        "fedshield: ~/.cache/fedshield: this system knows no such home folder; set FEDSHIELD_CACHE to a folder of "
+        "fedshield: ~/.cache/fedshield: this system has no such home folder; set FEDSHIELD_CACHE to a folder of "
         "your own"
     )
     assert (status, well, refused) == ("status 1", "status 0", "status 1")

@@ -562,7 +562,7 @@ def test_letters_that_no_font_has_are_told_in_one_line(
     save(partition(f"猫{letters}", "dog"), tmp_path / "figure")
     assert [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)] == []
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith(f"{tmp_path}/figure.png: no font here has ")
+    assert caplog.messages[0].startswith(f"{tmp_path}/figure.png: no font has ")
     assert "猫" in (tmp_path / "figure.svg").read_text()
 
 

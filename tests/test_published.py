@@ -132,7 +132,7 @@ def test_what_is_looked_for_is_what_torchvision_downloads() -> None:
 def test_a_download_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision.datasets.CIFAR100, "url", "http://127.0.0.1:1/none.tar.gz")
     (tmp_path / "cifar-100-python.tar.partial").write_bytes(b"left by a download that was killed")
-    told = r"cifar-100-python\.tar\.gz: not there, and the download failed \(.*refused.*\); put the file there by hand"
+    told = r"cifar-100-python\.tar\.gz: not found, and the download failed \(.*refused.*\); put the file there by hand"
     with pytest.raises(FedShieldError, match=told):
         load_data("cifar100", str(tmp_path), 32)
     assert list(tmp_path.iterdir()) == []

@@ -155,10 +155,10 @@ def test_another_ca_is_told(made: Path, tmp_path: Path) -> None:
 
 def test_tls_on_one_side_alone_is_told(made: Path) -> None:
     with listening(made / "superlink") as address:
-        assert at_once(address, None) == "speaks TLS; give its CA by --ca ca.crt"
+        assert at_once(address, None) == "uses TLS; give its CA with --ca ca.crt"
     with listening(None) as address:
         assert at_once(address, made / "ca.crt") == (
-            "speaks no TLS; start the SuperLink with its certificate (--ssl-certfile), or leave out --ca"
+            "uses no TLS; start the SuperLink with its certificate (--ssl-certfile), or leave out --ca"
         )
 
 
@@ -188,9 +188,9 @@ def test_what_may_come_is_waited_for(made: Path, tls: bool, monkeypatch: pytest.
     assert Place(f"127.0.0.1:{port}", authority).reach() == "Connection refused"
     assert Place("nowhere.invalid:8000", authority).reach()
     with babbling(b"") as address:
-        assert Place(address, authority).reach() == "it says nothing for 1 s"
+        assert Place(address, authority).reach() == "it does not answer within 1 s"
     with babbling(None) as address:
-        assert Place(address, authority).reach() == "it hangs up"
+        assert Place(address, authority).reach() == "it closes the connection"
 
 
 @pytest.mark.parametrize("address", ["localhost", "https://localhost:1", "localhost:0", "localhost:99999"])
@@ -208,5 +208,5 @@ def test_a_supernode_ends_with_the_line_alone(made: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert done.stderr == (
-        f"fedshield-supernode: --superlink {address}: speaks TLS; give its CA by --root-certificates ca.crt\n"
+        f"fedshield-supernode: --superlink {address}: uses TLS; give its CA with --root-certificates ca.crt\n"
     )

@@ -257,7 +257,7 @@ def test_nothing_is_downloaded_into_a_folder_that_a_run_names(
     config["data"] |= {"name": "cifar10", "root": str(victim / "new")}
     (received / "config.json").write_text(json.dumps(config))
     before = content(victim)
-    with pytest.raises(FedShieldError, match="cifar10 is not there; say where it is, or where to download it to, with"):
+    with pytest.raises(FedShieldError, match="cifar10 is not there; give its place, or where to download it to, with"):
         COMMANDS["evaluate"](received)
     assert content(victim) == before
     assert not (victim / "new").exists()

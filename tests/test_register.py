@@ -44,7 +44,7 @@ def test_one_key_for_two_clients_is_told(keys: Path) -> None:
 def test_what_is_no_key_for_flower_is_named(keys: Path) -> None:
     curve = ed25519.Ed25519PrivateKey.generate().public_key()
     other = curve.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-    for content, why in ((b"not a key", "no public key that can be read"), (other, "not on an elliptic curve")):
+    for content, why in ((b"not a key", "not a readable public key"), (other, "not an elliptic-curve key")):
         (keys / "1.pub").write_bytes(content)
         with pytest.raises(FedShieldError, match=rf"1\.pub: {why}.*; give those of fedshield certs$"):
             register(Control("localhost:1", None), keys, 0)

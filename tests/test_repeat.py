@@ -152,6 +152,6 @@ def test_commands_hold_in_a_shell_whatever_the_folder_is_called(tmp_path: Path) 
     study.mkdir()
     results(study)
     assert sweep_again(study) == ""
-    assert "no study.toml beside the results" in str(study_page(study))
+    assert "no study.toml next to the results" in str(study_page(study))
     (study / "study.toml").write_text('title = "T"\n')
     assert shlex.split(sweep_again(study)) == ["fedshield", "sweep", str(study / "study.toml")]

@@ -195,9 +195,7 @@ def test_a_superlink_that_keeps_nothing_ends_the_run_with_one_line(
     database = Database(tmp_path, "")
     monkeypatch.setattr(database, "PushObject", lambda _: PushObjectResponse(stored=False), raising=False)
     message = Message(RecordDict({"arrays": model(1)}), database.nodes[0], MessageType.TRAIN)
-    with pytest.raises(
-        FedShieldError, match=r"^the SuperLink has not kept what was sent to it 10 times; its log says "
-    ):
+    with pytest.raises(FedShieldError, match=r"^the SuperLink did not store what was sent 10 times; its log says "):
         list(grid_on(database, database.run).send_and_receive([message], timeout=300))
 
 

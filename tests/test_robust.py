@@ -120,7 +120,7 @@ def test_missing_replies_count_among_the_liars(caplog: pytest.LogCaptureFixture)
 
 def test_too_few_replies_even_without_a_liar_end_the_run() -> None:
     with pytest.raises(
-        FedShieldError, match=r"^strategy\.name = bulyan needs 3 valid replies, 2 came; raise federation"
+        FedShieldError, match=r"^strategy\.name = bulyan needs 3 valid replies, there are 2; raise federation"
     ):
         result("bulyan", 1, [record([value]) for value in range(2)])
 

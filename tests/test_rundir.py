@@ -141,7 +141,7 @@ def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
     with_rounds(tmp_path, 1)
     with pytest.raises(
         FedShieldError,
-        match=r"run: holds another run; choose another results\.name, or continue it with: fedshield run --resume",
+        match=r"run: contains another run; choose another results\.name, or continue it with: fedshield run --resume",
     ):
         RunDir.open(config(tmp_path))
 
@@ -217,7 +217,7 @@ def test_a_run_that_is_killed_as_it_begins_starts_again_by_the_same_command(tmp_
 def test_a_folder_with_other_files_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("")
-    with pytest.raises(FedShieldError, match=r"run: holds other files; choose another results\.name"):
+    with pytest.raises(FedShieldError, match=r"run: contains other files; choose another results\.name"):
         RunDir.open(config(tmp_path))
     assert not (tmp_path / "run" / "config.json").exists()
 
@@ -236,7 +236,7 @@ def test_other_data_is_not_continued_with(tmp_path: Path) -> None:
     run.close()
     run = resumed(tmp_path)
     run.write_partition({"classes": ["cat", "dog"], "clients": [[1, 2]]})
-    with pytest.raises(FedShieldError, match=r"data\.root holds other images than those that the run began with"):
+    with pytest.raises(FedShieldError, match=r"data\.root contains other images than at the start of the run"):
         run.write_partition({"classes": ["cat", "dog"], "clients": [[2, 1]]})
 
 
@@ -250,7 +250,7 @@ def test_a_finished_run_says_so_and_can_be_made_longer(tmp_path: Path, caplog: p
     run.close()
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     assert finished_run(done) == path
-    advice = f"raise federation.rounds to go on, or evaluate it with: fedshield evaluate {path}"
+    advice = f"raise federation.rounds to continue, or evaluate it with: fedshield evaluate {path}"
     assert f"All 2 rounds are done; {advice}" in caplog.text
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
     other = config(tmp_path, results__resume=str(path), evaluate__final_attacks="fgsm")
@@ -278,7 +278,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
     (path / "config.json").write_text("{")
     with pytest.raises(FedShieldError, match=r"config\.json: damaged \(not valid JSON\)"):
         resumed(tmp_path)
-    with pytest.raises(FedShieldError, match=r"config\.json: not there; is this a run directory\?"):
+    with pytest.raises(FedShieldError, match=r"config\.json: not found; is this a run directory\?"):
         RunDir.open(config(tmp_path, results__resume=str(tmp_path / "nothing")))
 
 
@@ -301,7 +301,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert run.done == 2
     (line,) = caplog.text.splitlines()
     assert file in line
-    assert line.endswith("going on from the one before it, number 2")
+    assert line.endswith("continuing from the one before, number 2")
     assert [record["round"] for record in run.metrics()] == [1, 2]
     state = run.load_checkpoint()
     assert state is not None
@@ -343,16 +343,16 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path: Path) -
     ("done", "error", "told"),
     [
         (0, KeyboardInterrupt(), "Stopped after round 0; continue with: fedshield run --resume {path}"),
-        (0, FedShieldError(""), "Stopped before the end of round 1; mend the reason and begin again in the same way"),
-        (0, DeadEndError(""), "Stopped before the end of round 1; mend the reason and begin again in the same way"),
+        (0, FedShieldError(""), "Stopped before the end of round 1; fix the cause and start again in the same way"),
+        (0, DeadEndError(""), "Stopped before the end of round 1; fix the cause and start again in the same way"),
         (2, KeyboardInterrupt(), "Stopped after round 2; continue with: fedshield run --resume {path}"),
         (
             2,
             FedShieldError(""),
-            "Stopped after round 2; mend the reason and continue with: fedshield run --resume {path}",
+            "Stopped after round 2; fix the cause and continue with: fedshield run --resume {path}",
         ),
-        (2, OSError(), "Stopped after round 2; mend the reason and continue with: fedshield run --resume {path}"),
-        (2, DeadEndError(""), "Stopped after round 2; resumed as it is, it would stop there again"),
+        (2, OSError(), "Stopped after round 2; fix the cause and continue with: fedshield run --resume {path}"),
+        (2, DeadEndError(""), "Stopped after round 2; if you resume it as it is, it stops there again"),
     ],
 )
 def test_only_what_helps_is_offered_to_a_run_that_has_stopped(
@@ -505,7 +505,7 @@ def test_the_length_may_change_only_where_the_rates_before_stay_the_same(
     run.close()
     listen(caplog)
     assert opened(2).finished
-    advice = f"raise {dotted} to go on, or " if schedule == "milestones" else ""
+    advice = f"raise {dotted} to continue, or " if schedule == "milestones" else ""
     assert f"All 2 {kind.unit}s are done; {advice}evaluate it with: fedshield evaluate" in caplog.text
 
 

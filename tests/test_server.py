@@ -210,9 +210,9 @@ ARCHIVE, HUGE = _archive.getvalue(), _huge.getvalue()
             f"array {VARIANCE} has a negative variance",
         ),
         (lambda: with_array(KEY, Array(np.zeros((2, 3, 3, 3)))), "array 1.weight is float64"),
-        (lambda: with_array(KEY, LYING), "array 1.weight does not hold what it declares"),
+        (lambda: with_array(KEY, LYING), "array 1.weight does not contain what it declares"),
         (lambda: with_array(KEY, NOT_NUMPY), "array 1.weight cannot be read"),
-        (lambda: with_array(KEY, holding(ARCHIVE)), "array 1.weight does not hold what it declares"),
+        (lambda: with_array(KEY, holding(ARCHIVE)), "array 1.weight does not contain what it declares"),
         (lambda: with_array(KEY, holding(b"PK\x03\x04junk")), "array 1.weight cannot be read"),
         (lambda: with_array(KEY, holding(HUGE)), "array 1.weight cannot be read"),
         (lambda: reply(0, metrics={**GOOD, "num-examples": 10**9}), "num-examples is 1000000000, expected 10"),
@@ -521,8 +521,8 @@ def test_a_round_that_would_fail_again_names_the_cause_and_the_ways_out() -> Non
     told = str(caught.value)
     assert told.startswith("round 1: 3 valid replies of 4, federation.min-fraction asks for 4: client 3: the norm of ")
     assert told.endswith(
-        "clients with few images, or very different ones, differ so, and so do liars: start a new run with a higher "
-        "strategy.update-limit (0 compares nobody), or go on without them by a lower federation.min-fraction"
+        "clients with few or very different images differ so much, and so do liars: start a new run with a higher "
+        "strategy.update-limit (0: no comparison), or continue without them with a lower federation.min-fraction"
     )
     strategy = strategy_of(cohort())
     started(strategy)

@@ -78,7 +78,7 @@ def test_a_key_that_stands_twice_in_a_file_is_told(tmp_path: Path, text: str) ->
     if "x = 1" in text:
         assert "unknown key federation.rounds.x" in str(caught.value)
     else:
-        assert str(caught.value).startswith(f'{path}: federation.rounds stands twice, as "federation.rounds" and in a')
+        assert str(caught.value).startswith(f'{path}: federation.rounds is set twice, as "federation.rounds" and in a')
 
 
 def test_a_file_may_begin_with_a_byte_order_mark_and_must_be_utf_8(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_file_may_begin_with_a_byte_order_mark_and_must_be_utf_8(tmp_path: Pat
     path.write_text("seed = 5", encoding="utf-8-sig")
     assert resolve(path, [], default_config())["seed"] == 5
     path.write_text("seed = 5", encoding="utf-16")  # as Windows' PowerShell writes it
-    with pytest.raises(FedShieldError, match=r"my\.toml: not valid TOML: not UTF-8 from byte 0; save it so$"):
+    with pytest.raises(FedShieldError, match=r"my\.toml: not valid TOML: not UTF-8 from byte 0; save it as UTF-8$"):
         resolve(path, [], default_config())
 
 
@@ -123,7 +123,7 @@ def test_a_preset_or_a_study_that_is_nearly_right_is_told(tmp_path: Path, monkey
     with pytest.raises(FedShieldError, match=r"; did you mean cpu-sharing"):
         find_study(Path("CPU-shairng"))
     (tmp_path / "runs" / "first").mkdir(parents=True)
-    with pytest.raises(FedShieldError, match=r"/frist: not there; did you mean first\?$"):
+    with pytest.raises(FedShieldError, match=r"/frist: not found; did you mean first\?$"):
         find_results(Path("frist"))
 
 
@@ -151,10 +151,10 @@ def test_a_folder_stands_in_no_names_way(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_key_that_stands_twice_in_a_study_is_told(tmp_path: Path, table: str) -> None:
     path = tmp_path / "my.toml"
     path.write_text(f"seeds = [1]\n{table}")
-    with pytest.raises(FedShieldError, match=rf"^{path}: model\.width stands twice, as"):
+    with pytest.raises(FedShieldError, match=rf"^{path}: model\.width is set twice, as"):
         load_study(path)
 
 
 def test_a_key_that_stands_twice_in_json_is_told() -> None:
-    with pytest.raises(ValueError, match=r"^'classes' stands twice in it$"):
+    with pytest.raises(ValueError, match=r"^'classes' appears twice in it$"):
         parse_json(b'{"a": [{"classes": [], "client": 1, "classes": []}]}')

@@ -112,7 +112,7 @@ def rewrite(path: Path, **changes: object) -> None:
     ("spoil", "settings", "expected"),
     [
         (lambda f: a_file(f).write_bytes(b"no image"), {}, ".png: not a readable image (cannot identify image file"),
-        (lambda f: (f / "client-0/split.json").unlink(), {}, "all/split.json: not there; make it with fedshield spl"),
+        (lambda f: (f / "client-0/split.json").unlink(), {}, "all/split.json: not found; make it with fedshield spl"),
         (lambda f: (f / "client-0/split.json").write_text("{"), {}, "split.json: damaged (not valid JSON); make it"),
         (lambda f: rewrite(f / "client-0/split.json", client=4), {}, "client = 4, but this node's partition-id is 0"),
         (lambda f: rewrite(f / "client-0/split.json", classes=["a", "a"]), {}, "classes = ['a', 'a']: write differ"),
@@ -147,11 +147,11 @@ def test_the_command_writes_once_and_never_overwrites(tmp_path: Path) -> None:
     before = sorted((tmp_path / "bench").rglob("*"))
     # Another share of the pool is no other division.
     again = fedshield(*command, "--set", "sharing.fraction=0", cwd=tmp_path)
-    assert (again.returncode, again.stdout) == (0, f"{tmp_path}/bench: this division is there already\n{done.stdout}")
+    assert (again.returncode, again.stdout) == (0, f"{tmp_path}/bench: this division already exists\n{done.stdout}")
     refused = fedshield(*command, "--set", "seed=2", cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == (
-        f"fedshield: {tmp_path}/bench/server: holds other data; choose another --out, or remove what is there\n"
+        f"fedshield: {tmp_path}/bench/server: contains other data; choose another --out, or remove what is there\n"
     )
     assert sorted((tmp_path / "bench").rglob("*")) == before
 
@@ -176,7 +176,7 @@ def test_an_interrupted_division_is_completed_and_no_other_is_mixed_with_it(orig
 def test_a_folder_with_images_of_somebody_else_is_not_written_into(tmp_path: Path) -> None:
     own = tmp_path / "client-1" / "train" / "cat"
     own.mkdir(parents=True)
-    with pytest.raises(FedShieldError, match=r"/client-1/train: holds other data; choose another --out, or remove"):
+    with pytest.raises(FedShieldError, match=r"/client-1/train: contains other data; choose another --out, or remove"):
         write_split(*prepare_data(tiny_config(**SETTINGS)), tmp_path)
     assert not (tmp_path / "server").exists()
 
@@ -186,7 +186,7 @@ def test_commands_that_divide_data_themselves_refuse_it(original: Path, tmp_path
     for command in (["partitions"], ["centralized"]):
         refused = fedshield(*command, *settings, cwd=tmp_path)
         assert refused.returncode == 1
-        assert refused.stderr.startswith("fedshield: data.name = split: these images are divided already")
+        assert refused.stderr.startswith("fedshield: data.name = split: these images are already divided")
         assert len(refused.stderr.splitlines()) == 1
 
 
@@ -234,7 +234,7 @@ def test_what_macos_leaves_in_a_party_s_archive_is_no_image(original: Path, fold
 def test_a_part_that_is_a_link_to_nothing_is_named(folder: Path, part: str) -> None:
     (folder / part).rename(folder / "moved")
     (folder / part).symlink_to(folder / "gone")
-    with pytest.raises(FedShieldError, match=rf"{part}: a link to .*/gone, which is not there; mend or remove it$"):
+    with pytest.raises(FedShieldError, match=rf"{part}: a link to .*/gone, which does not exist; repair or remove it$"):
         (server_data(split_config(folder)), client_data(split_config(folder), 3))
 
 

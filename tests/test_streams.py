@@ -38,8 +38,8 @@ def shell(command: str, *arguments: str, cwd: Path, **environment: str) -> subpr
     )
 
 
-GONE = "fedshield: nobody reads what this command prints any more; the command goes on without it\n"
-FULL = "fedshield: standard output: No space left on device; the command goes on without it\n"
+GONE = "fedshield: nobody reads what this command prints any more; the command continues without it\n"
+FULL = "fedshield: standard output: No space left on device; the command continues without it\n"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,6 @@ def test_a_system_that_knows_ascii_alone_is_no_reason_for_a_traceback(tmp_path: 
     done = shell('"$@"', sys.executable, "-c", COMMANDS, told, cwd=tmp_path, **ascii_alone)
     well, name, _, letters, _ = done.stderr.splitlines()
     assert well == "status 0"
-    assert name.startswith(f"fedshield: {tmp_path}/L\\xe4ufe: has letters that file names cannot have")
+    assert name.startswith(f"fedshield: {tmp_path}/L\\xe4ufe: has characters that file names cannot have")
     assert "is not named in UTF-8; set LC_ALL=C.UTF-8, since names are ascii here" in letters
     assert done.stderr.count("status 1") == 2

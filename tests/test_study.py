@@ -166,7 +166,7 @@ def test_shipped_studies_parse(scale: str) -> None:
         (('"sharing.f', '"sharing.g'), "unknown key sharing.graction ("),
         (("[0, 0.5]", '[0]\n"seed" = [1]'), "[grid]): give the seeds of a study as seeds = [1, 2, 3]"),
         (("[0, 0.5]", '[0]\n"results.name" = ["a"]'), "results.name ("),
-        (('name = "plain"', 'name = "CalFAT / 1"'), "mine.toml: case 'CalFAT / 1' stands twice"),
+        (('name = "plain"', 'name = "CalFAT / 1"'), "mine.toml: case 'CalFAT / 1' appears twice"),
         (('name = "plain"', ""), "mine.toml: case: write each as a table [[case]] with a name"),
         (('"loss.name"', '"model.activation"'), "model.activation is set by [grid] and by case 'CalFAT / 1'"),
         (('"loss.name"', '"loss.nmae"'), "unknown key loss.nmae ("),
@@ -370,7 +370,7 @@ def test_a_results_file_of_other_code_is_one_line(tmp_path: Path, text: str, exp
 
 
 def test_a_study_without_results_says_so(tmp_path: Path) -> None:
-    with pytest.raises(FedShieldError, match=r"results\.csv: not there; give the folder of a study"):
+    with pytest.raises(FedShieldError, match=r"results\.csv: not found; give the folder of a study"):
         read_results(tmp_path)
     with pytest.raises(FedShieldError, match=r"results\.csv: no run is finished yet"):
         read_results(results(tmp_path, RESULTS.splitlines()[0] + "\n"))
@@ -413,8 +413,8 @@ ENVIRONMENT = {"processor": "CPU", "device": "cpu", "threads": 1}
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("summary.json", "{}", "damaged; delete the run directory, and sweep again"),
-        ("summary.json", "[]", "damaged (not a JSON object); delete the run directory, and sweep again"),
+        ("summary.json", "{}", "damaged; delete the run directory, and run the sweep again"),
+        ("summary.json", "[]", "damaged (not a JSON object); delete the run directory, and run the sweep again"),
         ("summary.json", '{"rounds": 1, "seconds": 2, "final": [1]}', "damaged; delete"),
         ("environment.json", '{"device": "cpu"}', "damaged; delete"),
         ("partition.json", "{}", "damaged; delete"),

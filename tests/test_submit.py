@@ -52,7 +52,7 @@ def test_a_ca_that_is_none_is_named(tmp_path: Path, content: str | None) -> None
     path = tmp_path / "ca.crt"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(FedShieldError, match=f"^--ca {path}: no certificate"), Control("localhost:1", path):
+    with pytest.raises(FedShieldError, match=f"^--ca {path}: not a readable certificate"), Control("localhost:1", path):
         pass
 
 

@@ -101,7 +101,7 @@ def test_figures_that_are_missing_are_drawn_and_lost_rounds_told(whole: tuple[Pa
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:-1] == [
         f"Study: tiny: 2 runs, 2 of them finished: {copy}",
-        f"Drawn, since they were not there: the figures of {first.name}",
+        f"Missing figures drawn: those of {first.name}",
         f"{second.name}: metrics.jsonl has no line for round {ROUNDS - 1} to {ROUNDS}: rounds.csv and its seconds are "
         "not those of the whole run",
     ]
@@ -150,7 +150,7 @@ def test_a_sweep_that_is_stopped_twice_goes_on_to_the_same_results(
     assert process.returncode == 130
     assert told.splitlines()[-2:] == [
         "Stopping: waiting for checkpoints; Ctrl-C again kills the runs",
-        "Stopped with 0 of 2 runs finished; go on with the same command",
+        "Stopped: 0 of 2 runs are finished; the same command continues",
     ]
     assert complaint == "fedshield: interrupted\n"
     assert len(children) == 2
@@ -252,14 +252,16 @@ def test_more_seeds_and_values_are_taken_and_fewer_refused(tmp_path: Path) -> No
     for grid, seeds in (('["iid"]', [1, 2]), ('["iid", "paper"]', [2])):
         refused = sweep(grid, seeds)
         assert refused.returncode == 1
-        assert f"{tmp_path}/out: holds 2 finished runs that this study has not, as partition.scheme=" in refused.stderr
+        assert (
+            f"{tmp_path}/out: contains 2 finished runs not in this study, such as partition.scheme=" in refused.stderr
+        )
         assert refused.stderr.endswith("; choose another --results\n")
         assert len(numbers(tmp_path / "out")) == 4
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "study.toml").write_text("seeds = [1]")
     path = study_file(tmp_path)
     refused = fedshield("sweep", str(path), "--results", "other", cwd=tmp_path)
-    assert "other: holds other files than a study's; choose another --results" in refused.stderr
+    assert "other: contains other files than a study's; choose another --results" in refused.stderr
     assert os.listdir(tmp_path / "other") == ["study.toml"]
 
 
@@ -286,21 +288,21 @@ def test_what_a_directory_holds_is_never_lost(whole: tuple[Path, Path, str], tmp
     )
     with FileLock(kept / ".lock"):
         assert f"{kept}: another sweep runs this study; wait for it to end" in refused(str(kept))
-    assert f"{run}: holds other files than a study's; choose another --results" in refused(str(run))
+    assert f"{run}: contains other files than a study's; choose another --results" in refused(str(run))
     config = (run / "config.json").read_text()
     (run / "config.json").write_text("[]")
     assert f"{run}/config.json: damaged (not a JSON object); delete the run directory" in refused(str(kept))
     (run / "config.json").unlink()
-    assert f"{run}: damaged (no config.json); delete the run directory, and sweep again" in refused(str(kept))
+    assert f"{run}: damaged (no config.json); delete the run directory, and run the sweep again" in refused(str(kept))
     (run / "config.json").write_text(config)
     summary = (run / "summary.json").read_text()
     (run / "summary.json").write_text("{}")
-    assert f"{run}/summary.json: damaged; delete the run directory, and sweep again" in refused(str(kept))
+    assert f"{run}/summary.json: damaged; delete the run directory, and run the sweep again" in refused(str(kept))
     (run / "summary.json").write_text(summary)
     (kept / "results.csv").write_text("epoch,loss\n1,2\n")
     assert (
-        f"{kept}/results.csv: not a results file of FedShield (no column run); move it away: it is made anew from the "
-        "runs\n"
+        f"{kept}/results.csv: not a results file of FedShield (no column run); move it away: it is then rebuilt "
+        "from the runs\n"
     ) in refused(str(kept))
     told = fedshield("tables", str(kept))
     assert told.returncode == 1

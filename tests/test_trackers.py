@@ -134,16 +134,14 @@ def test_wandb_without_a_key_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     wandb.teardown()  # it remembers that it was offline
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with pytest.raises(
-        FedShieldError, match=r"results\.trackers = wandb: No API key configured.*; mend that, or leave"
-    ):
+    with pytest.raises(FedShieldError, match=r"results\.trackers = wandb: No API key configured.*; fix that, or leave"):
         run(tmp_path, "run", results__trackers="wandb")
 
 
 def test_a_server_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     with pytest.raises(
-        FedShieldError, match=r"results\.trackers = mlflow: .*127\.0\.0\.1.*; mend that, or leave it out"
+        FedShieldError, match=r"results\.trackers = mlflow: .*127\.0\.0\.1.*; fix that, or leave it out"
     ):
         run(tmp_path, "run", results__trackers="mlflow")
 
@@ -177,5 +175,5 @@ def test_a_tracker_that_fails_later_costs_the_run_nothing(caplog: pytest.LogCapt
         watchers.after_round({"round": 2})
     assert told == [{"round": 1}, {"round": 2}]
     assert [record.getMessage() for record in caplog.records] == [
-        "broken: the server is gone; the run goes on without it"
+        "broken: the server is gone; the run continues without it"
     ]

@@ -117,16 +117,14 @@ def test_what_was_made_here_is_not_asked_about(made: Path) -> None:
 def test_the_code_of_a_received_run_runs_only_when_the_user_says_so(
     received: Path, mark: Path, command: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(
-        FedShieldError, match=r"^.*/made/own/model\.py: this code has not been run here yet, and"
-    ) as told:
+    with pytest.raises(FedShieldError, match=r"^.*/made/own/model\.py: this code has not run here before, and") as told:
         COMMANDS[command](received, False)
     assert "--trust-code" in str(told.value)
     assert not mark.exists()
     logging.getLogger("fedshield").propagate = True
     COMMANDS[command](received, True)
     assert mark.exists()
-    assert f"{received / 'own' / 'model.py'}: this code runs now, since --trust-code says so" in caplog.text
+    assert f"{received / 'own' / 'model.py'}: this code runs now, because --trust-code was given" in caplog.text
     COMMANDS["evaluate"](received, False)  # which was not asked about again: it is the same code
 
 
@@ -181,13 +179,13 @@ def test_no_file_of_this_machine_runs_because_a_configuration_names_it(
         edit(bare, model__name=f"{name}:network")
         (bare / "own" / "model.py").unlink(missing_ok=True)
         with pytest.raises(
-            FedShieldError, match=r"model\.name = .*: no copy of this code is in the run, and it has not"
+            FedShieldError, match=r"model\.name = .*: the run contains no copy of this code, and it has not"
         ):
             COMMANDS[command](bare, trusted)
         if command == "resume":  # where the file, if it is there, is what runs: it must be the copy
             kept = shutil.copytree(received, tmp_path / "kept", dirs_exist_ok=True)
             edit(kept, model__name=f"{name}:network")
-            with pytest.raises(FedShieldError, match="has changed since the run began with what is kept as"):
+            with pytest.raises(FedShieldError, match="has changed since the run started; use the run's copy"):
                 COMMANDS[command](kept, trusted)
     assert not mark.exists()
 
@@ -204,7 +202,7 @@ def test_an_attack_that_a_received_configuration_names_is_run_when_the_user_name
     commands = {"resume", *({"evaluate"} if "final" in key else ())}
     for command in commands:
         with pytest.raises(
-            FedShieldError, match=r"attacks = .*tool\.py:attack: no copy of this code is in the run, and"
+            FedShieldError, match=r"attacks = .*tool\.py:attack: the run contains no copy of this code, and"
         ):
             COMMANDS[command](received, True)
     assert not mark.exists()
@@ -230,7 +228,7 @@ def test_a_model_alone_runs_no_file_that_it_names(name: str, tmp_path: Path, mar
     told = json.dumps({"network": {**network, "stem": "small"}, "classes": ["a", "b"], "image-size": 32})
     save_file({"1.weight": torch.zeros(2, 3072), "1.bias": torch.zeros(2)}, tmp_path / "lone/m", {ARCHITECTURE: told})
     for trusted in (False, True):
-        with pytest.raises(FedShieldError, match=r"lone/m: wants to run .*; only model\.py beside it may be run"):
+        with pytest.raises(FedShieldError, match=r"lone/m: names the code .*; only model\.py next to it may run"):
             load_exported(tmp_path / "lone" / "m", trust_code=trusted)
     assert not mark.exists()
 
@@ -240,7 +238,7 @@ def test_a_received_model_runs_the_file_beside_it_when_the_user_says_so(received
     assert load_exported(model)(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
     (model.parent / "model.py").write_text(CODE.format(mark=str(mark)) + "# changed on its way\n")
     mark.unlink()
-    with pytest.raises(FedShieldError, match=r"export/model\.py: this code has not been run here yet"):
+    with pytest.raises(FedShieldError, match=r"export/model\.py: this code has not run here before"):
         load_exported(model)
     assert not mark.exists()
     load_exported(model, trust_code=True)
@@ -295,7 +293,7 @@ def test_what_is_known_is_the_users_own_and_no_folder_of_another(
     assert not is_trusted(b"x = 1\n")
     logging.getLogger("fedshield").propagate = True
     trust(b"x = 2\n", file)
-    assert "it.py: cannot be noted as code of yours (there is no home folder); commands will ask for" in caplog.text
+    assert "it.py: cannot be recorded as your code (there is no home folder); commands will ask for" in caplog.text
     if os.getuid():
         monkeypatch.setenv("XDG_STATE_HOME", "/")
         trust(b"x = 2\n", file)

@@ -77,7 +77,7 @@ def _node_config(text: str) -> Mapping[str, Any]:
 
     try:
         if not text.endswith(".toml") and re.sub(_PAIR, "", text).strip():
-            raise ValueError("words that Flower passes over")
+            raise ValueError("words that Flower ignores")
         return parse_config_args([text])
     except Exception as error:  # of Flower's command line
         raise FedShieldError(

@@ -64,7 +64,7 @@ def _own_superexec() -> str:
     found = shutil.which("fedshield-superexec", path=where)
     if found is None:
         raise FedShieldError(
-            "fedshield-superexec, which comes with this command, is not there; install FedShield again"
+            "fedshield-superexec, which is installed with this command, is missing; install FedShield again"
         )
     return found
 

@@ -60,7 +60,7 @@ def request(
     place = _place(os.getppid())
     connection = None if place is None else _connect(place) or _start(place)
     if place is None or connection is None:
-        log.warning("no process that stays from message to message could be started: this one does the work itself")
+        log.warning("could not start a process that stays between messages: this process does the work itself")
         return None
     patience = float(run_config["federation.client-timeout-seconds"])
     with connection:
@@ -72,7 +72,7 @@ def request(
                 raise FedShieldError(f"no result within federation.client-timeout-seconds = {patience:g}")
             how, what = connection.recv()
         except (EOFError, OSError) as error:
-            raise FedShieldError(f"the process that trains has died ({type(error).__name__})") from error
+            raise FedShieldError(f"the training process has died ({type(error).__name__})") from error
     if how == "mistake":
         raise FedShieldError(what)
     if how == "error":
@@ -106,7 +106,7 @@ def _private_folder() -> Path | None:
         made.mkdir(mode=0o700)
     if _is_private(made):
         return made
-    log.warning("%s: no folder that this user alone can enter; remove it", made)
+    log.warning("%s: not a folder that only this user can enter; remove it", made)
     return None
 
 

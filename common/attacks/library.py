@@ -137,7 +137,7 @@ def _untouched(model: nn.Module, key: str, name: str) -> Iterator[None]:
     changed = [part for part, value in model.state_dict().items() if not torch.equal(value, before[part])]
     if changed or ways_of(model) != ways:
         what = changed[0] if changed else "a hook, a part or a forward of it"
-        raise DeadEndError(f"{key} = {name}: changes the model ({what}); attack a copy of it, or leave it as it is")
+        raise DeadEndError(f"{key} = {name}: changes the model ({what}); attack a copy of it, or do not change it")
 
 
 def check_classes(labels: Iterable[str], classes: int) -> None:

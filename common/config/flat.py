@@ -69,7 +69,7 @@ def flatten(nested: Mapping[str, Any], source: Path | None = None) -> Flat:
             found = {key: value}
         if twice := sorted(flat.keys() & found.keys()):
             where = f"{source}: " if source else ""
-            raise FedShieldError(f'{where}{twice[0]} stands twice, as "{twice[0]}" and in a table; take one out')
+            raise FedShieldError(f'{where}{twice[0]} is set twice, as "{twice[0]}" and in a table; remove one')
         flat |= found
     return flat
 

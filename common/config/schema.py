@@ -64,7 +64,7 @@ def _split_milestones(value: object) -> tuple[int, ...]:
         raise ValueError('write the rounds as one string, separated by commas: "50,75"')
     rounds = tuple(int(part) for part in value.split(",") if part.strip())
     if list(rounds) != sorted(set(rounds)):
-        raise ValueError("the rounds must rise")
+        raise ValueError("the rounds must be in increasing order")
     return rounds
 
 
@@ -83,7 +83,7 @@ def _split_mixture(value: object) -> tuple[tuple[str, float], ...]:
     if len(weights) != len(parts) or len({name for name, _ in weights}) != len(parts):
         raise ValueError('write each attack (fgsm, bim, pgd, cw, deepfool) once, with its weight: "pgd:2,cw:1"')
     if not all(weight > 0 for _, weight in weights):
-        raise ValueError("the weights must be above 0; leave out an attack that is not wanted")
+        raise ValueError("the weights must be above 0; leave out an attack that you do not want")
     return tuple(weights)
 
 
@@ -110,7 +110,7 @@ def _check_folder_name(name: str) -> str:
     outside = name in {".", ".."} or set(name) & {"/", "\\"}
     if outside or name[:1] in {"-", "~"} or name != name.strip() or visible(name) != name or len(name.encode()) > 200:
         raise ValueError(
-            "must be one folder's name: no / and no \\, not . or .., no - or ~ in front, no blank at its ends, no "
+            "must be one folder's name: no / and no \\, not . or .., no - or ~ at its start, no blank at its ends, no "
             "control character, 200 bytes at most"
         )
     return name
@@ -139,7 +139,7 @@ FolderName = Annotated[str, AfterValidator(_check_folder_name)]
 def _check_limit(limit: float) -> float:
     """Refuse a limit that half of all honest clients break."""
     if 0 < limit < 1:
-        raise ValueError("allowed: 0 for none, or a number from 1")
+        raise ValueError("allowed: 0 for no limit, or a number of 1 or more")
     return limit
 
 
@@ -336,7 +336,7 @@ class RunConfig(_Table):
         if 2 * self.byzantine.clients >= self.federation.clients:
             raise ValueError(
                 f"byzantine.clients = {self.byzantine.clients}: of {self.federation.clients} clients, fewer than half "
-                "may lie; no strategy can tell otherwise"
+                "may lie; no strategy works with more"
             )
         if self.model.name == "cnn2" and self.data.name in {"folder", "split"} and self.data.image_size != 32:
             raise ValueError(

@@ -47,7 +47,7 @@ def keep_arrays(place: Path, make: Callable[[], Arrays], find: Callable[[], Arra
                 _write(place, make())
                 found = find()
     if found is None:
-        raise FedShieldError(f"{place}: damaged as soon as it was written; check the disk")
+        raise FedShieldError(f"{place}: damaged right after it was written; check the disk")
     return found
 
 
@@ -62,7 +62,7 @@ def _explain_owner(folder: Path) -> Iterator[None]:
             raise
         raise FedShieldError(
             f"{place}: {error.strerror}: this cache belongs to another user; set FEDSHIELD_CACHE to a folder "
-            "of your own, or let its owner open it to you"
+            "of your own, or ask its owner for access"
         ) from error
 
 

@@ -185,7 +185,7 @@ def _folder(root: Path, image_size: int) -> Source:
     classes = tuple(sorted(files["train"]))
     if set(files["test"]) != set(classes):
         odd = ", ".join(sorted(set(files["test"]) ^ set(classes)))
-        raise FedShieldError(f"{root}: train and test must have the same classes; in one of them only: {odd}")
+        raise FedShieldError(f"{root}: train and test must have the same classes; only one of them has: {odd}")
     key = listing_digest(f"{root} {image_size}", (group for part in files.values() for group in part.values()))
 
     def decode() -> Splits:
@@ -202,7 +202,7 @@ def tell_left_out(paths: Sequence[str]) -> None:
     """Say how many files beside the images are not used."""
     if paths:
         log.info(
-            "%d files beside them are left out: no image by their names, or in no class's folder (%s first)",
+            "%d other files are ignored: not named as images, or not in the folder of a class (first: %s)",
             *(len(paths), paths[0]),
         )
 
@@ -220,7 +220,7 @@ def _whole_part(folder: Path, left_out: list[str]) -> dict[str, list[ImageFile]]
     groups = list_images(folder, left_out)
     empty = [name for name, entries in groups.items() if not entries]
     if empty or not groups:
-        raise FedShieldError(f"{folder / empty[0] if empty else folder}: no images in it; put some there or remove it")
+        raise FedShieldError(f"{folder / empty[0] if empty else folder}: no images in it; add some or remove it")
     return groups
 
 
@@ -232,8 +232,8 @@ def _decode_part(groups: dict[str, list[ImageFile]], classes: tuple[str, ...], s
 
 def _split(root: Path, image_size: int) -> Source:
     raise FedShieldError(
-        "data.name = split: these images are divided already, which only the engines of one machine and real clients "
-        "can use; give the dataset that they come from"
+        "data.name = split: these images are already divided, and only fedshield run and real clients "
+        "can use them; give the original dataset"
     )
 
 

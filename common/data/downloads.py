@@ -110,7 +110,7 @@ def _fetch(url: str, path: Path, method: str, digest: str) -> Path:
             found = hashlib.file_digest(file, method).hexdigest()
     if found != digest:
         name = {"sha256": "SHA-256", "md5": "MD5"}[method]
-        raise FedShieldError(f"{path}: {name} is {found}, expected {digest}; delete the file and fetch it again")
+        raise FedShieldError(f"{path}: {name} is {found}, expected {digest}; delete the file and download it again")
     return path
 
 
@@ -126,7 +126,7 @@ def _download(url: str, path: Path) -> None:
         partial.replace(path)
     except (OSError, RuntimeError) as error:
         raise FedShieldError(
-            f"{path}: not there, and the download failed ({error}); put the file there by hand, or give an image "
+            f"{path}: not found, and the download failed ({error}); put the file there by hand, or give an image "
             "folder with data.name=folder and data.root"
         ) from error
 

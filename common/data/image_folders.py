@@ -121,7 +121,7 @@ def check_link(path: Path) -> None:
                 path.stat()
         except FileNotFoundError as error:
             raise FedShieldError(
-                f"{path}: a link to {os.readlink(path)}, which is not there; mend or remove it"
+                f"{path}: a link to {os.readlink(path)}, which does not exist; repair or remove it"
             ) from error
 
 
@@ -198,4 +198,4 @@ def _complaint(error: Exception) -> str:
         return "is a folder; give the images in it"
     if isinstance(error, OSError) and error.errno is not None:  # of the file, not of what is in it
         return f"{error.strerror}; check the path and the permissions"
-    return f"not a readable image ({error}); mend or remove the file"
+    return f"not a readable image ({error}); repair or remove the file"

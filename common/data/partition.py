@@ -49,7 +49,7 @@ class Partition:
         for client, shard in enumerate(self.shards):
             if len(shard) == 0:
                 raise FedShieldError(
-                    f"client {client} has no training image; use fewer federation.clients, more data.max-examples, "
+                    f"client {client} has no training image; use fewer federation.clients, a larger data.max-examples, "
                     "or another partition.scheme"
                 )
 
@@ -117,8 +117,8 @@ def partition(
     missed = len(private) - sum(len(rows) for rows in local)
     if missed:
         raise FedShieldError(
-            f"partition.scheme = {scheme}: {missed} training images, of classes that no client was given, would be "
-            "left out; raise partition.classes-per-client or federation.clients, or try another seed"
+            f"partition.scheme = {scheme}: {missed} training images, of classes that no client has, would be "
+            "unused; raise partition.classes-per-client or federation.clients, or try another seed"
         )
     return Partition(tuple(np.sort(private[rows]) for rows in local), pool, shared, validation)
 
@@ -142,7 +142,7 @@ def _hold_out(labels: Indices, max_examples: int, fraction: float, seed: int) ->
     validation = balanced_part(used, labels, fraction, seed, "validation")
     if fraction > 0 and len(validation) == 0:
         raise FedShieldError(
-            f"data.validation-fraction = {fraction:g}: not one of {len(used)} training images; use a larger fraction, "
+            f"data.validation-fraction = {fraction:g}: no image of {len(used)} training images; use a larger fraction, "
             "or 0 to keep the last checkpoint"
         )
     return np.setdiff1d(used, validation, assume_unique=True), validation

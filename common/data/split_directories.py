@@ -56,7 +56,7 @@ def write_split(splits: Splits, division: Partition, folder: Path) -> list[Path]
         if _begin(places, _content(splits, division)):
             _write_parties(splits, division, places)
         else:
-            log.info("%s: this division is there already", folder)
+            log.info("%s: this division already exists", folder)
     return places
 
 
@@ -80,7 +80,7 @@ def _begin(places: list[Path], content: str) -> bool:
 
 
 def _foreign(place: Path, what: str = "other data") -> FedShieldError:
-    return FedShieldError(f"{place}: holds {what}; choose another --out, or remove what is there")
+    return FedShieldError(f"{place}: contains {what}; choose another --out, or remove what is there")
 
 
 def _write_parties(splits: Splits, division: Partition, places: list[Path]) -> None:

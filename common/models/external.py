@@ -106,11 +106,11 @@ def _try_mode(name: str, model: nn.Module, images: Tensor, classes: int) -> Tens
         raise error if is_own(name) else _unfit(name, images.shape[-1], error.__cause__) from error
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shape != (2, classes):
-        raise FedShieldError(f"model.name = {name}: {mode} makes {shape} of 2 images; logits must be (2, {classes})")
+        raise FedShieldError(f"model.name = {name}: {mode} returns {shape} for 2 images; logits must be (2, {classes})")
     if logits.dtype != torch.float32:
-        raise FedShieldError(f"model.name = {name}: {mode} makes logits of {logits.dtype}; return float32")
+        raise FedShieldError(f"model.name = {name}: {mode} returns logits of {logits.dtype}; return float32")
     if not torch.equal(images, given):
-        raise FedShieldError(f"model.name = {name}: writes into the images that it is given; take a copy of them")
+        raise FedShieldError(f"model.name = {name}: changes its input images; let it work on a copy")
     made: Tensor = logits
     return made
 
@@ -130,10 +130,10 @@ def _try_gradient(name: str, model: nn.Module, logits: Tensor) -> None:
     """See that every weight that wants a gradient gets one."""
     weights = {key: weight for key, weight in model.named_parameters() if weight.requires_grad}
     if not weights:
-        raise FedShieldError(f"model.name = {name}: has no weight to train")
+        raise FedShieldError(f"model.name = {name}: has no trainable weights")
     if not logits.requires_grad:
         raise FedShieldError(
-            f"model.name = {name}: its logits have no gradient; leave detach and no_grad out of forward"
+            f"model.name = {name}: its logits have no gradient; remove detach and no_grad from forward"
         )
     with torch.enable_grad():  # whoever builds the network may want none
         total = logits.sum()
@@ -149,6 +149,6 @@ def _try_gradient(name: str, model: nn.Module, logits: Tensor) -> None:
 def _unfit(name: str, image_size: int, error: BaseException | None) -> FedShieldError:
     told = str(error).strip().split("\n")[0]
     return FedShieldError(
-        f"model.name = {name}: does not take images of {image_size}×{image_size} ({told}); take another network, or, "
+        f"model.name = {name}: does not accept images of {image_size}×{image_size} ({told}); use another network, or, "
         "for data.name = folder, another data.image-size"
     )

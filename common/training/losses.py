@@ -199,8 +199,8 @@ def build_loss(name: str, model: nn.Module, context: LossContext) -> Loss:
             value = own(images, labels)
         if _state_of(model) != before:
             raise DeadEndError(
-                f"loss.name = {name}: leaves a part of the model in another mode, or with other requires_grad, than it "
-                "found it in; put them back before it returns"
+                f"loss.name = {name}: changes the mode or requires_grad of a part of the model; "
+                "restore them before it returns"
             )
         if not isinstance(value, Tensor) or value.dim() or not value.requires_grad:
             raise DeadEndError(f"loss.name = {name}: must return the batch's loss, a scalar with a gradient")

@@ -113,7 +113,7 @@ def _read(found: Array, expected: Array) -> NDArray[Any]:
         raise RefusedError("cannot be read") from error
     # What the bytes hold, not what the record says of them.
     if not isinstance(values, np.ndarray) or values.shape != shape or str(values.dtype) != expected.dtype:
-        raise RefusedError("does not hold what it declares")
+        raise RefusedError("does not contain what it declares")
     return values
 
 
@@ -147,5 +147,5 @@ def _check_metrics(metrics: MetricRecord, examples: int, patience: float) -> Met
     if count != examples:
         raise RefusedError(f"num-examples is {metrics[NUM_EXAMPLES]}, expected {examples}")
     if not 0 <= seconds <= patience:
-        raise RefusedError(f"metric seconds is {seconds:g}, though it was asked {patience:.0f} s ago at the most")
+        raise RefusedError(f"metric seconds is {seconds:g}, though it was asked {patience:.0f} s ago at most")
     return MetricRecord({NUM_EXAMPLES: examples, LOSS: loss, SECONDS: seconds})

@@ -72,17 +72,17 @@ class RobustMean:
             malicious -= 1
         if malicious < self._malicious:
             log.warning(
-                "%d valid replies: strategy.name = %s bears %d liars among them, not strategy.malicious = %d",
+                "%d valid replies: strategy.name = %s tolerates %d liars among them, not strategy.malicious = %d",
                 *(found, self._name, malicious, self._malicious),
             )
         if found < rule.needs(malicious):
             raise FedShieldError(
-                f"strategy.name = {self._name} needs {rule.needs(malicious)} valid replies, {found} came; raise "
+                f"strategy.name = {self._name} needs {rule.needs(malicious)} valid replies, there are {found}; raise "
                 "federation.min-fraction, or choose another strategy"
             )
         arrays, _ = rule.make(found, malicious).aggregate_train(0, self._replies)
         if arrays is None:
-            raise FedShieldError(f"strategy.name = {self._name}: Flower's strategy made no model of {found} replies")
+            raise FedShieldError(f"strategy.name = {self._name}: Flower's strategy gave no model for {found} replies")
         state = to_state(arrays) | to_state(self._counters.result())
         return to_record({name: state[name] for name in self._names})
 
@@ -99,7 +99,7 @@ def check_strategy(settings: StrategyConfig, cohort: int) -> None:
     if cohort < needed:
         raise FedShieldError(
             f"strategy.malicious = {settings.malicious}: strategy.name = {settings.name} needs {needed} clients a "
-            f"round for so many, there are {cohort}; lower strategy.malicious, or choose another strategy"
+            f"round for this, there are {cohort}; lower strategy.malicious, or choose another strategy"
         )
 
 

@@ -23,8 +23,8 @@ from server.aggregation.round_report import RoundReport
 from server.network.roster import Roster
 
 _FAR_APART = (
-    "clients with few images, or very different ones, differ so, and so do liars: start a new run with a higher "
-    "strategy.update-limit (0 compares nobody), or go on without them by a lower federation.min-fraction"
+    "clients with few or very different images differ so much, and so do liars: start a new run with a higher "
+    "strategy.update-limit (0: no comparison), or continue without them with a lower federation.min-fraction"
 )
 _DIVERGED = "training has diverged: start a new run with a lower train.learning-rate, or with train.warmup"
 

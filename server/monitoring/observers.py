@@ -62,7 +62,7 @@ class Watchers:
                 how(watcher)
             except Exception as error:
                 told = (str(error).strip() or type(error).__name__).split("\n")[0]
-                log.warning("%s: %s; the run goes on without it", name, told)
+                log.warning("%s: %s; the run continues without it", name, told)
                 del self._all[name]
 
 
@@ -96,4 +96,4 @@ def _start(name: str, config: RunConfig, run: RunDir) -> Watcher:
         ) from error
     except Exception as error:
         told = (str(error).strip() or type(error).__name__).split("\n")[0]
-        raise FedShieldError(f"results.trackers = {name}: {told}; mend that, or leave it out") from error
+        raise FedShieldError(f"results.trackers = {name}: {told}; fix that, or leave it out") from error

@@ -46,7 +46,7 @@ def final_figures(summary: Mapping[str, Any]) -> dict[str, float]:
 def _identity(run: RunDir, tracker: str, new: str | None = None) -> str | None:
     """Return under which name a tracker knows this run, having set it to ``new`` if given; None if it does not."""
     path = run.path / _IDENTITIES
-    known = read_json(path, "remove it, and trackers begin anew") if path.exists() else {}
+    known = read_json(path, "remove it; the trackers then start again") if path.exists() else {}
     if new is not None:
         known[tracker] = new
         run.write_json(_IDENTITIES, known)

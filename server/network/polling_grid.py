@@ -95,11 +95,11 @@ class PollingGrid(Grid):
             except ObjectPushError as error:
                 # A SuperLink that ended between keeping a part and saying so refuses the part when it comes again. It
                 # asks for what it does not have when the messages themselves come again, and sends none twice.
-                log.warning("the SuperLink does not say that it has all messages; they are sent again (%s)", error)
+                log.warning("the SuperLink did not confirm all messages; they are sent again (%s)", error)
                 time.sleep(_POLL_SECONDS)
         raise FedShieldError(
-            f"the SuperLink has not kept what was sent to it {_PUSHES} times; its log says why, it may have no room on "
-            "its disk. Then go on with results.resume"
+            f"the SuperLink did not store what was sent {_PUSHES} times; its log says why (its disk may be full). "
+            "Fix that, then continue with results.resume"
         )
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -148,7 +148,7 @@ class PollingGrid(Grid):
             if described.error.code == ErrorCode.MESSAGE_UNAVAILABLE and identity not in self._asked_again:
                 # A SuperLink that ends while it hands out a reply has forgotten both the reply and its message.
                 log.warning(
-                    "the SuperLink has lost what node %d replied; it is asked again", message.metadata.dst_node_id
+                    "the SuperLink has lost the reply of node %d; the node is asked again", message.metadata.dst_node_id
                 )
                 self._asked_again.add(identity)
                 if again := next(iter(self.push_messages([message])), ""):

@@ -151,7 +151,7 @@ class Roster:
             return ""
         if node in self._named:
             return f"is on node {rival} and on node {node}, both registered as {name}; unregister one of them"
-        return "is there on another node already; give each its own number"
+        return "is already on another node; give each client its own number"
 
     def _ask(self, nodes: list[int], timeout: float) -> int:
         """Ask nodes who is there; return how many are gone, which Flower lists for a minute after they have died."""
@@ -181,7 +181,7 @@ class Roster:
     def _objection(self, node: int, answer: Mapping[str, Any], error: Error | None) -> str:
         """Return why what a node has answered makes it no client of this run, "" if it does."""
         if error is not None and error.code == ErrorCode.NODE_UNAVAILABLE:
-            return "is not reached any more (Node Unavailable)"
+            return "can no longer be reached (Node Unavailable)"
         if error is not None:
             return f'says "{in_one_line(error.reason)}"' if error.reason else f"could not start (error {error.code})"
         client, images = answer.get(PARTITION_ID), answer.get(NUM_EXAMPLES)

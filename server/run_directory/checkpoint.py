@@ -98,7 +98,7 @@ def restore_checkpoint(run_dir: Path) -> dict[str, Any] | None:
             previous = _whole(folder / _PREVIOUS)
         except FedShieldError:
             raise damage from None
-        log.warning("%s; going on from the one before it, number %d", str(damage).partition(";")[0], previous["round"])
+        log.warning("%s; continuing from the one before, number %d", str(damage).partition(";")[0], previous["round"])
         replace_json(folder / _LAST, previous)
         return previous
 
@@ -107,7 +107,7 @@ def _whole(path: Path) -> dict[str, Any]:
     """Return what a JSON file of a checkpoint holds, once all the files that it names are checked."""
     checkpoint = _read_json(path)
     if checkpoint is None:
-        raise FedShieldError(f"{path}: not there; start a new run")
+        raise FedShieldError(f"{path}: not found; start a new run")
     for file, digest in _named(checkpoint):
         _read_checked(path.parent / file, digest)
     return checkpoint
@@ -144,7 +144,7 @@ def fit_state(model: nn.Module, state: State, run_dir: Path) -> None:
         load_state(model, state)
     except RuntimeError as error:
         raise FedShieldError(
-            f"{run_dir}: its checkpoint is of another network than its config.json and its classes tell of; restore "
+            f"{run_dir}: its checkpoint belongs to another network than its config.json and classes describe; restore "
             "the files, and give the data that it was trained on, or start a new run"
         ) from error
 

@@ -50,11 +50,11 @@ def check_empty(path: Path, kind: Kind) -> None:
     if present & {"metrics.jsonl", "checkpoint", "summary.json"}:
         there = read_kind(path)
         raise FedShieldError(
-            f"{path}: holds another run; choose another results.name, or continue it with: "
+            f"{path}: contains another run; choose another results.name, or continue it with: "
             f"{(kind if there.name == kind.name else there).again(path)}"
         )
     if present - set(_BEGUN):
-        raise FedShieldError(f"{path}: holds other files; choose another results.name")
+        raise FedShieldError(f"{path}: contains other files; choose another results.name")
 
 
 def is_finished(path: Path, kind: Kind, done: int, stored: Flat, config: RunConfig) -> bool:
@@ -82,7 +82,7 @@ def is_finished(path: Path, kind: Kind, done: int, stored: Flat, config: RunConf
         )
     if done < total or not (path / "summary.json").exists():
         return False
-    longer = "" if stretches else f"raise {key} to go on, or "
+    longer = "" if stretches else f"raise {key} to continue, or "
     told = f"all {done} {unit}s are done; {longer}evaluate it with: fedshield evaluate {path}"
     if other := [key for key in now if key.startswith("evaluate.final-") and now[key] != stored[key]]:
         raise FedShieldError(f"{path}: {other[0]} = {now[other[0]]!r}: {told}")
@@ -108,7 +108,7 @@ def keep_lines(path: Path, kind: Kind, done: int) -> None:
     """Write ``metrics.jsonl`` anew, with the lines of finished rounds alone; what is odd about them is told."""
     metrics = [record for record in read_metrics(path) if record["round"] <= done]
     if odd := odd_rounds(metrics, kind.unit, done):
-        log.warning("%s: %s; the model is whole, and goes on with the lines that are there", path, odd)
+        log.warning("%s: %s; the model is intact; the run continues with the lines that are there", path, odd)
     by_round = {record["round"]: record for record in metrics}  # of several lines, the last
     lines = "".join(json.dumps(by_round[number]) + "\n" for number in sorted(by_round))
     replace_file(path / "metrics.jsonl", lines.encode())

@@ -146,7 +146,7 @@ def read_predictions(run_dir: Path, figures: Mapping[str, Any]) -> dict[str, NDA
     """
     if not (name := figures.get("predictions")):
         return {}
-    without = f"its images are left out; fedshield evaluate {run_dir} keeps them anew"
+    without = f"its images are left out; fedshield evaluate {run_dir} stores them again"
     return ArrayStore(run_dir / "evaluations").load(name, without, _can_be_shown) or {}
 
 
@@ -180,7 +180,7 @@ def read_division(run_dir: Path) -> dict[str, Any]:
 def read_classes(run_dir: Path) -> tuple[str, ...]:
     """Return the names of the classes, in the order of the model's logits."""
     if not (division := read_division(run_dir)):
-        raise FedShieldError(f"{run_dir / 'partition.json'}: not there; start a new run")
+        raise FedShieldError(f"{run_dir / 'partition.json'}: not found; start a new run")
     return tuple(division["classes"])
 
 
@@ -212,7 +212,7 @@ def find_results(given_path: Path) -> Path:
     with explain_os_errors(path):
         known = [entry.name for entry in default.iterdir() if entry.is_dir()] if default.is_dir() else []
         if not path.exists() and not usual.exists() and (meant := near(str(given_path), known)):
-            raise FedShieldError(f"{path}: not there{meant}")
+            raise FedShieldError(f"{path}: not found{meant}")
         if not path.exists() or (path.is_dir() and not _holds_results(path)):
             path = usual if _holds_results(usual) or (usual.is_dir() and not path.exists()) else path
     return whole_path(path)

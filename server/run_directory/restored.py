@@ -125,8 +125,7 @@ def with_copies(run_dir: Path, stored: Flat, config: RunConfig) -> Flat:
 def changed_code(key: str, reference: str, copy: Path) -> FedShieldError:
     """Return what is told where the user's file is no longer what the run began with."""
     return FedShieldError(
-        f"{key} = {reference}: has changed since the run began with what is kept as {copy}; take that, or start a new "
-        "run"
+        f"{key} = {reference}: has changed since the run started; use the run's copy, {copy}, or start a new run"
     )
 
 
@@ -139,8 +138,8 @@ def _require_trust(run_dir: Path, key: str, reference: str, trust_code: bool) ->
         require_trust(copy, run_dir, trust_code)
     elif not is_trusted(own_code(key, reference)):
         raise FedShieldError(
-            f"{run_dir / 'config.json'}: {key} = {reference}: no copy of this code is in the run, and it has not been "
-            "run here yet; name it yourself (--set, or --attacks of fedshield evaluate), or leave it out"
+            f"{run_dir / 'config.json'}: {key} = {reference}: the run contains no copy of this code, and it has not "
+            "run here before; name it yourself (--set, or --attacks of fedshield evaluate), or leave it out"
         )
 
 

@@ -148,10 +148,10 @@ class RunDir:
         if isinstance(error, KeyboardInterrupt):
             return f"{stopped}; continue with: {again}"
         if self.done == 0:
-            return f"Stopped before the end of {self.kind.unit} 1; mend the reason and begin again in the same way"
+            return f"Stopped before the end of {self.kind.unit} 1; fix the cause and start again in the same way"
         if isinstance(error, DeadEndError):
-            return f"{stopped}; resumed as it is, it would stop there again"
-        return f"{stopped}; mend the reason and continue with: {again}"
+            return f"{stopped}; if you resume it as it is, it stops there again"
+        return f"{stopped}; fix the cause and continue with: {again}"
 
     def _tell(self, event: str) -> None:
         log.info("Run directory: %s", self.path, extra={"event": {"event": event, "path": str(self.path)}})
@@ -177,7 +177,7 @@ class RunDir:
         if "command" in first:
             described, told = went_on(first, described, self.done)
             if told:
-                log.warning("%s: goes on with a change (%s): the last digits may differ from here on", self.path, told)
+                log.warning("%s: continues with a change (%s): the last digits may differ from now on", self.path, told)
         deployed = {"deployed": True} if self.kind == DEPLOYED else {}
         self.write_json("environment.json", {"kind": self.kind.name, **deployed, **described})
 
@@ -188,7 +188,7 @@ class RunDir:
         before = read_json(path, "start a new run") if self.done and path.exists() else {}
         if any(described.get(key) != value for key, value in before.items()):
             raise FedShieldError(
-                f"{self.path}: data.root holds other images than those that the run began with; give the same ones, or "
+                f"{self.path}: data.root contains other images than at the start of the run; give the same ones, or "
                 "start a new run"
             )
         self.write_json(path.name, described)

@@ -136,9 +136,7 @@ def _names(certificate: Path) -> list[x509.GeneralName]:
         made = x509.load_pem_x509_certificate(certificate.read_bytes())
         return list(made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except (ValueError, x509.ExtensionNotFound) as error:
-        raise FedShieldError(
-            f"{certificate}: cannot be read ({error}); delete it, and give every --host again"
-        ) from error
+        raise FedShieldError(f"{certificate}: cannot be read ({error}); delete it, and repeat every --host") from error
 
 
 def _secret(folder: Path) -> list[Path]:
@@ -198,7 +196,7 @@ def _general_name(host: str) -> x509.GeneralName:
     except ValueError:
         if len(host) > 253 or not _HOST.fullmatch(host):
             raise FedShieldError(
-                f"--host {host!r}: write a name or an address alone, as in fl.example.org (ü and the like as xn--)"
+                f"--host {host!r}: write only a name or an address, as in fl.example.org (ü and the like as xn--)"
             ) from None
         return x509.DNSName(host)
 

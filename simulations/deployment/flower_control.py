@@ -69,7 +69,7 @@ class Control:
             load_pem_x509_certificate(self._authority.read_bytes())
         except (OSError, ValueError) as error:
             raise FedShieldError(
-                f"--ca {self._authority}: no certificate that can be read; give the ca.crt of fedshield certs"
+                f"--ca {self._authority}: not a readable certificate; give the ca.crt of fedshield certs"
             ) from error
 
     def client(self) -> ControlHttpClient:
@@ -230,7 +230,7 @@ def submit(settings: Flat, control: Control, app: Path, console: Terminal, patie
         try:
             status = control.follow(run, console, max(patience, _LOST_SECONDS))
         except KeyboardInterrupt:
-            console.print(f"Run {run} goes on at {control.address}; flwr stop {run} ends it there")
+            console.print(f"Run {run} continues at {control.address}; flwr stop {run} ends it there")
             raise
     if status != "finished:completed":
         raise FedShieldError(f"run {run}: {status}; the reason is in the log above")

@@ -63,11 +63,9 @@ def _read(path: Path) -> bytes:
     try:
         key = load_ssh_public_key(path.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise FedShieldError(
-            f"{path}: no public key that can be read ({error}); give those of fedshield certs"
-        ) from error
+        raise FedShieldError(f"{path}: not a readable public key ({error}); give those of fedshield certs") from error
     if not isinstance(key, EllipticCurvePublicKey):
-        raise FedShieldError(f"{path}: not on an elliptic curve, as Flower wants keys; give those of fedshield certs")
+        raise FedShieldError(f"{path}: not an elliptic-curve key, as Flower requires; give those of fedshield certs")
     return public_key_to_bytes(key)
 
 
@@ -86,11 +84,11 @@ def _is_registered(path: Path, key: bytes, name: str, known: Iterable[NodeInfo])
             how = f"as {node.name!r}" if node.name else "without a name"
             raise FedShieldError(
                 f"{path}: is registered {how}, not as {name}, and Flower cannot change that; unregister node "
-                f"{node.node_id} by flwr supernode unregister, and {again}"
+                f"{node.node_id} with flwr supernode unregister, and {again}"
             )
         if node.name == name and node.public_key != key and not gone:
             raise FedShieldError(
                 f"{path}: another key is registered as {name}, that of node {node.node_id}; if this one takes its "
-                "place, unregister that node by flwr supernode unregister"
+                "place, unregister that node with flwr supernode unregister"
             )
     return any(node.public_key == key for node in known)

@@ -43,7 +43,7 @@ def _probe(address: str) -> None:
 def _no_cluster(address: str, error: Exception) -> FedShieldError:
     reason = " ".join(str(error).split())[:200]
     return FedShieldError(
-        f"--ray-address {address}: no Ray cluster could be joined there ({reason}); give HOST:PORT of a head node, "
+        f"--ray-address {address}: could not join a Ray cluster there ({reason}); give HOST:PORT of a head node, "
         "started with: ray start --head"
     )
 
@@ -88,10 +88,10 @@ def private_folder() -> tempfile.TemporaryDirectory[str]:
         shallow = [folder for folder in ("/tmp", "/var/tmp") if os.access(folder, os.W_OK)]  # noqa: S108
         if not shallow:
             raise FedShieldError(
-                f"--engine ray: {place}: too deep for Ray's sockets; set RAY_TMPDIR to a folder whose path has "
+                f"--engine ray: {place}: too long for Ray's sockets; set RAY_TMPDIR to a folder whose path has "
                 f"{_DEEPEST} bytes at most"
             )
-        log.info("Ray's files are in %s: %s is too deep for its sockets", shallow[0], place)
+        log.info("Ray's files are in %s: the path %s is too long for its sockets", shallow[0], place)
         place = shallow[0]
     with explain_os_errors(Path(place)):
         return tempfile.TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True)

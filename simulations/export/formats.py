@@ -72,7 +72,7 @@ def _check_same_model(run_dir: Path, folder: Path, others: Sequence[str]) -> Non
         told = card.read_text("utf-8", "replace") if others and card.exists() else ""
     if others and digest not in told:
         raise FedShieldError(
-            f"{folder / others[0]}: is of another model than {run_dir} has now; remove it, or choose another --out"
+            f"{folder / others[0]}: belongs to another model than {run_dir} has now; remove it, or choose another --out"
         )
 
 
@@ -131,8 +131,8 @@ def _explain_refusal(kind: str, config: RunConfig) -> Iterator[None]:
     except Exception as error:  # torch's compiler has dozens of its own
         told = next((line.strip() for line in str(error).split("\n") if line.strip()), type(error).__name__)
         raise FedShieldError(
-            f"--format {kind}: torch can make no program of model.name = {config.model.name} ({told}); let forward not "
-            "decide by the values of tensors, or take --format safetensors"
+            f"--format {kind}: torch cannot export model.name = {config.model.name} ({told}); forward must not depend "
+            "on the values of tensors; otherwise use --format safetensors"
         ) from error
     finally:
         logging.disable(before)
@@ -155,7 +155,7 @@ def _write_torchvision(model: nn.Module, path: Path, config: RunConfig, classes:
     for key, value in wanted.items():
         if found[key] != value:
             raise FedShieldError(
-                f"--format torchvision: {key} = {found[key]}; torchvision's resnet18 has {value}; take another format"
+                f"--format torchvision: {key} = {found[key]}; torchvision's resnet18 has {value}; use another format"
             )
     _save(path, torchvision_state(model))
 

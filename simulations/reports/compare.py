@@ -29,7 +29,7 @@ from simulations.reports.study_tables import signed_interval
 Record = Mapping[str, Any]
 Mask = NDArray[np.bool_]
 
-_PAIRED = "points, on the same test images: mean [95 % interval]; it tells of these images, not of other training seeds"
+_PAIRED = "points, on the same test images: mean [95 % interval]; it is about these images, not about training seeds"
 
 
 def compare_runs(runs: Sequence[Path]) -> list[Sheet]:

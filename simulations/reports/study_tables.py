@@ -130,11 +130,11 @@ def difference_sheet(rows: Sequence[Row], reference: Mapping[str, str]) -> Sheet
     against = ", ".join(f"{key} = {value}" for key, value in reference.items())
     notes = [
         "percentage points, each seed against the same seed of the reference: mean [95 % t-interval over the seeds]",
-        "the intervals tell of training seeds, not of the test images, which are the same for all; one seed has none",
+        "the intervals are about training seeds, not test images, which are the same for all; one seed has none",
         "among many 95 % intervals some exclude 0 by chance: one in twenty, where there is no difference",
     ]
     if any(row[len(keys)].startswith("0 of") for row in cells):
-        notes.append("–: the point, or the reference beside it, has no figures; the table above says why")
+        notes.append("–: the point, or its reference, has no figures; the table above says why")
     return Sheet(f"Difference from {against}", [*keys, "seeds", *rates], cells, notes, len(keys))
 
 

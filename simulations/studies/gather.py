@@ -13,7 +13,7 @@ from simulations.studies.study import Point, Study
 from simulations.study_directory import ADDED, DIVIDED, write_csv
 
 Planned = Sequence[Sequence[str]]  # the attacks of each point
-HINT = "delete the run directory, and sweep again"
+HINT = "delete the run directory, and run the sweep again"
 
 
 def code_version() -> str:

@@ -25,7 +25,7 @@ def claim(directory: Path) -> None:
         present = {entry.name for entry in directory.iterdir()} - {".lock", "runs"}
         whole = (directory / "study.toml").is_file() and (directory / "runs").is_dir()
         if present and not whole:
-            raise FedShieldError(f"{directory}: holds other files than a study's; choose another --results")
+            raise FedShieldError(f"{directory}: contains other files than a study's; choose another --results")
         (directory / "runs").mkdir(exist_ok=True)
 
 
@@ -37,7 +37,7 @@ def check_directory(study: Study, points: Sequence[Point], directory: Path) -> N
     known = {point.name for point in points}
     if others := [name for name in finished_runs(directory) if name not in known]:
         raise FedShieldError(
-            f"{directory}: holds {len(others)} finished run{'s' * (len(others) > 1)} that this study has not, as "
+            f"{directory}: contains {len(others)} finished run{'s' * (len(others) > 1)} not in this study, such as "
             f"{others[0]}; choose another --results"
         )
 

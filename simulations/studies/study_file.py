@@ -30,7 +30,7 @@ def read_grid(path: Path, tables: Mapping[str, Any]) -> Grid:
     """Return ``[grid]``: key -> its values."""
     table: Mapping[str, Any] = _table(path, tables, "grid")
     if "grid" in tables and not table:
-        raise FedShieldError(f"{path}: [grid] is empty: write a key with its values, or take the table out")
+        raise FedShieldError(f"{path}: [grid] is empty: write a key with its values, or remove the table")
     _check_keys(table, f"{path}, [grid]")
     for key, values in table.items():
         if not isinstance(values, list) or not values:
@@ -44,14 +44,14 @@ def read_cases(path: Path, tables: Mapping[str, Any]) -> Cases:
     """Return ``[[case]]``: name -> what it sets."""
     given = tables.get("case", [])
     if "case" in tables and not given:
-        raise FedShieldError(f"{path}: case = {given!r} is empty: write a table [[case]] for each, or take it out")
+        raise FedShieldError(f"{path}: case = {given!r} is empty: write a table [[case]] for each, or remove it")
     cases: Cases = {}
     for table in given if isinstance(given, list) and all(isinstance(t, Mapping) for t in given) else [None]:
         name = table.get("name") if table is not None else None
         if table is None or not isinstance(name, str) or not name.strip():
             raise FedShieldError(f'{path}: case: write each as a table [[case]] with a name, as in name = "CalFAT"')
         if name in cases:
-            raise FedShieldError(f"{path}: case {name!r} stands twice")
+            raise FedShieldError(f"{path}: case {name!r} appears twice")
         cases[name] = flatten({key: value for key, value in table.items() if key != "name"}, path)
         _check_keys(cases[name], f"{path}, case {name!r}")
     return cases
@@ -79,7 +79,7 @@ def check_twice(path: Path, grid: Grid, cases: Cases) -> None:
     """Refuse a key that the grid and a case set."""
     for name, case in cases.items():
         if twice := [key for key in case if key in grid]:
-            raise FedShieldError(f"{path}: {twice[0]} is set by [grid] and by case {name!r}; take one out")
+            raise FedShieldError(f"{path}: {twice[0]} is set by [grid] and by case {name!r}; remove one")
 
 
 def check_changes(path: Path, changes: Flat, grid: Grid, cases: Cases) -> None:
@@ -114,4 +114,4 @@ def _check_keys(keys: Iterable[str], source: str, *, place: bool = False) -> Non
         if key == "seed":
             raise FedShieldError(f"seed ({source}): give the seeds of a study as seeds = [1, 2, 3]")
         if chosen_by_sweep(key) or (key == "results.dir" and not place):
-            raise FedShieldError(f"{key} ({source}): the sweep chooses the place of each run; take the key out")
+            raise FedShieldError(f"{key} ({source}): the sweep chooses the place of each run; remove the key")

@@ -80,7 +80,7 @@ class _Progress:
                     self._say(f"{min(jobs, len(missing))} at a time; their logs: {self.runs}/*.log")
                 run_jobs(self.study.command, missing, self.runs, jobs, self._ended, self._stopping)
         except KeyboardInterrupt:
-            self._say(f"Stopped with {self.finished} of {len(self.points)} runs finished; go on with the same command")
+            self._say(f"Stopped: {self.finished} of {len(self.points)} runs are finished; the same command continues")
             raise
         self._conclude()
 
@@ -91,7 +91,7 @@ class _Progress:
 
             if missing_figures(run := self.runs / point.name):
                 plot_run(run)
-                self._say(f"Drawn, since they were not there: the figures of {point.name}")
+                self._say(f"Missing figures drawn: those of {point.name}")
 
     def _ended(self, job: Job) -> None:
         """Tell of a run that has ended, and gather it."""
@@ -142,7 +142,7 @@ class _Progress:
         self._say(f"Results: {self.directory}/results.csv; tables and figures with: fedshield tables {self.directory}")
         if self.failed:
             raise FedShieldError(
-                f"{self.failed} of {len(self.points)} runs failed; their logs: {self.runs}/*.log; mend what "
+                f"{self.failed} of {len(self.points)} runs failed; their logs: {self.runs}/*.log; fix what "
                 "they say, and the same command tries them again"
             )
 

@@ -80,4 +80,4 @@ class _Lasting(io.TextIOWrapper):
 def _tell(error: OSError) -> None:
     gone = error.errno == errno.EPIPE
     told = "nobody reads what this command prints any more" if gone else f"standard output: {error.strerror}"
-    print(f"fedshield: {told}; the command goes on without it", file=sys.stderr)  # noqa: T201
+    print(f"fedshield: {told}; the command continues without it", file=sys.stderr)  # noqa: T201

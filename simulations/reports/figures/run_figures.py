@@ -215,7 +215,7 @@ def _tell_missing(path: Path, told: Sequence[str]) -> None:
     found = {message: _MISSING.match(message) for message in told}
     if letters := sorted({chr(int(match[1])) for match in found.values() if match}):
         log.info(
-            "%s: no font here has %s; they are boxes in it, letters in the SVG (fonts: fonts-noto-cjk, fonts-symbola)",
+            "%s: no font has %s; drawn as boxes here, as letters in the SVG (fonts: fonts-noto-cjk, fonts-symbola)",
             *(path, "".join(letters[:20])),
         )
     for message in (message for message, match in found.items() if not match):

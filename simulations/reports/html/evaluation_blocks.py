@@ -26,7 +26,7 @@ def attacks(final: Record) -> list[Block]:
         notes.append(NO_ATTACK)
     blocks: list[Block] = [Table(["accuracy", "%", "95 % interval"], rows, notes=notes)]
     if others := [_other(record) for record in final.get("others", ()) if record["robust"]]:
-        notes = ["less full than that above; a stronger attack on fewer images may still tell more"]
+        notes = ["on fewer images or attacks than the one above; a stronger attack on fewer images may still say more"]
         blocks.append(
             Table(["another evaluation of this model, worst case", "n", "%", "95 % interval"], others, notes=notes)
         )

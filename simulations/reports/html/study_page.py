@@ -51,7 +51,7 @@ def study_page(study_dir: Path) -> Page:
         detail = f"95 % interval of a figure: ± {sampling_error(tested[0]):.1f} points at most"
         facts.append(Fact("test images", f"n = {tested[0]:,}", detail))
     unit, over_rounds = heading.unit, measured_rounds(rounds, planned)
-    alone = ["One seed: nothing here tells how another one would come out."] if len(seeds) == 1 else []
+    alone = ["One seed: nothing here shows what another seed would give."] if len(seeds) == 1 else []
     return Page(
         title=heading.title,
         lead=f"A study of {', '.join(results.keys) or 'one point'} over {len(seeds)} training seeds.",
@@ -81,7 +81,7 @@ def _again(study_dir: Path) -> list[Block]:
     """Return the command that repeats a study, where its file is kept."""
     if command := sweep_again(study_dir):
         return [Code(command)]
-    return [Text("There is no study.toml beside the results: write the study's file anew, and sweep it.")]
+    return [Text("There is no study.toml next to the results: write the study file again, and sweep it.")]
 
 
 def _table(sheet: Sheet) -> Table:
