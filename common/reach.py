@@ -112,29 +112,29 @@ class Place:
 
     def _distrust(self, error: ssl.SSLCertVerificationError) -> str:
         """Return why its certificate is not believed, and what to do."""
-        renew = "fedshield certs makes a new one, with which it must be started again"
+        renew = "make a new one with fedshield certs, and restart the SuperLink with it"
         try:
             shown = self._certificate()
             names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except (OSError, ValueError, x509.ExtensionNotFound):
-            return f"its certificate is not believed ({error.verify_message}); {renew}"
+            return f"its certificate is not trusted ({error.verify_message}); {renew}"
         if error.verify_code == _EXPIRED:
             end = shown.not_valid_after_utc
             if end > datetime.now(UTC):
-                return f"the CA {self.authority} has expired; fedshield certs makes a new one in another folder"
-            return f"its certificate has expired on {end:%Y-%m-%d}; {renew}"
+                return f"the CA {self.authority} has expired; make a new one with fedshield certs in another folder"
+            return f"its certificate expired on {end:%Y-%m-%d}; {renew}"
         if error.verify_code == _NOT_YET_VALID:
             begin = shown.not_valid_before_utc
             return f"its certificate is valid from {begin:%Y-%m-%d %H:%M} UTC on; check the clock of this machine"
         if error.verify_code in (_OTHER_HOST, _OTHER_ADDRESS):
             known = ", ".join(str(name.value) for name in names)
             return (
-                f"its certificate is for {in_one_line(known)}, not for {self._host}; give one of these, or make one by "
-                f"fedshield certs --host {self._host}"
+                f"its certificate is for {in_one_line(known)}, not for {self._host}; give one of these, or make one "
+                f"with fedshield certs --host {self._host}"
             )
         return (
-            f"its certificate was not signed by {self.authority} ({error.verify_message}); give the ca.crt of the same "
-            f"fedshield certs by {self.trust_option}"
+            f"its certificate was not signed by {self.authority} ({error.verify_message}); give the ca.crt from the "
+            f"same fedshield certs with {self.trust_option}"
         )
 
     @property

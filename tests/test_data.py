@@ -146,7 +146,7 @@ def test_folders_within_a_class_count_and_what_is_no_image_is_said(
     assert splits.train.classes == ("cat", "dog")
     assert splits.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert "2 other files are ignored: not named as images" in caplog.text
-    assert "notes.txt first" in caplog.text
+    assert "notes.txt)" in caplog.text
 
 
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_images_in_no_class_are_said(tmp_path: Path, caplog: pytest.LogCaptureFi
     (root / "train" / "dog" / "0.png").rename(root / "train" / "0.png")
     assert len(load_data("folder", str(root), 16).train.labels) == 5
     assert "1 other files are ignored: not named as images, or not in the folder of a class" in caplog.text
-    assert f"({root}/train/0.png first)" in caplog.text
+    assert f"(first: {root}/train/0.png)" in caplog.text
 
 
 @contextmanager

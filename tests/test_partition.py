@@ -140,7 +140,7 @@ def test_small_alpha_is_far_from_iid_and_large_alpha_near() -> None:
         ),
         (
             {"scheme": "iid", "max_examples": 100, "validation_fraction": 0.001},
-            "data.validation-fraction = 0.001: not one of 100 training images; use a larger fraction",
+            "data.validation-fraction = 0.001: no image of 100 training images; use a larger fraction",
         ),
     ],
     ids=["classes", "clients", "left-out", "dirichlet", "shards", "validation"],

@@ -115,15 +115,15 @@ def told_of(expired: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_an_expired_certificate_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.fullmatch(
-        r"its certificate has expired on \d{4}-\d\d-\d\d; "
-        "fedshield certs makes a new one, with which it must be started again",
+        r"its certificate expired on \d{4}-\d\d-\d\d; "
+        "make a new one with fedshield certs, and restart the SuperLink with it",
         told_of("_SERVER_DAYS", tmp_path, monkeypatch),
     )
 
 
 def test_an_expired_ca_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = told_of("_CA_DAYS", tmp_path, monkeypatch)
-    assert told == f"the CA {tmp_path}/ca.crt has expired; fedshield certs makes a new one in another folder"
+    assert told == f"the CA {tmp_path}/ca.crt has expired; make a new one with fedshield certs in another folder"
 
 
 def test_a_clock_that_is_behind_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_another_host_is_told_with_those_of_the_certificate(tmp_path: Path, host
     with listening(tmp_path / "superlink") as address:
         told = at_once(address, tmp_path / "ca.crt")
     assert told == (
-        f"its certificate is for {', '.join(hosts)}, not for 127.0.0.1; give one of these, or make one by fedshield "
+        f"its certificate is for {', '.join(hosts)}, not for 127.0.0.1; give one of these, or make one with fedshield "
         "certs --host 127.0.0.1"
     )
 
@@ -150,7 +150,7 @@ def test_another_ca_is_told(made: Path, tmp_path: Path) -> None:
     with listening(made / "superlink") as address:
         told = at_once(address, tmp_path / "ca.crt")
     assert told.startswith(f"its certificate was not signed by {tmp_path}/ca.crt (")
-    assert told.endswith("); give the ca.crt of the same fedshield certs by --ca")
+    assert told.endswith("); give the ca.crt from the same fedshield certs with --ca")
 
 
 def test_tls_on_one_side_alone_is_told(made: Path) -> None:
