@@ -96,7 +96,7 @@ def at_once(address: str, authority: Path | None) -> str:
     given = ["--insecure"] if authority is None else ["--root-certificates", str(authority)]
     with pytest.raises(FedShieldError) as same:
         check_line(["--superlink", address, *given])
-    in_supernodes_words = str(caught.value).replace("by --ca", "by --root-certificates")
+    in_supernodes_words = str(caught.value).replace("with --ca", "with --root-certificates")
     in_supernodes_words = in_supernodes_words.replace(
         "leave out --ca", "give --insecure in place of --root-certificates"
     )
