@@ -12,6 +12,7 @@ from rich.table import Table
 from common.evaluation.evaluate import Evaluation
 from simulations.attack_images import Attacked, table
 from simulations.cli.tables import class_table, client_table, partition_tables
+from simulations.reports.accuracy import AccuracyTable
 from simulations.reports.sheets import whole
 from simulations.terminal.console import Terminal
 from tests.test_cli import ROOT
@@ -55,10 +56,11 @@ def test_an_evaluation_of_many_attacks_shows_every_number() -> None:
     attacks = [f"/home/someone/attacks.py:attack_number_{number}-20x5" for number in range(12)]
     predictions = {name: (labels + (np.arange(6) < place % 6)) % 2 for place, name in enumerate(["natural", *attacks])}
     found = Evaluation(labels, predictions, 2)
+    accuracy = AccuracyTable.of({**found.as_json(details=True), "classes": ["cat", "dog"]})
     rates = [f"{100 * rate.value:.1f}" for each in found.per_class().values() for rate in each if rate]
     shares = {name: [0.125, 0.375] for name in ("natural", *attacks)}
     by_client = [whole(client_table(found, shares), 80)]
-    for sheet, numbers in ((whole(class_table(found, ["cat", "dog"]), 80), rates), (by_client[0], ["12.5"] * 13)):
+    for sheet, numbers in ((whole(class_table(accuracy, "n = 6"), 80), rates), (by_client[0], ["12.5"] * 13)):
         text = "\n".join(lines(sheet, width=80))
         for number in set(numbers):
             assert text.split().count(number) == numbers.count(number)

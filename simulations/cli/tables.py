@@ -8,8 +8,8 @@ from rich.cells import cell_len
 from rich.table import Column, Table
 
 from common.data.cuts import training_images, unused_images
-from common.evaluation.evaluate import Evaluation, Rate
-from simulations.reports.headline import NO_ATTACK, bracket, share
+from common.evaluation.results import Evaluation
+from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Kind, bracket, share
 
 _NAME = 24  # letters of a name for which there is room, as long as there is another column
 _GAP = 2  # between two columns of numbers
@@ -22,10 +22,11 @@ def evaluation_tables(evaluation: Evaluation, record: dict[str, Any]) -> list[Ta
         evaluation: the figures.
         record: the same for a results file, as of ``server.evaluation``.
     """
-    tables = [evaluation_table(evaluation)]
+    accuracy = AccuracyTable.of(record)
+    tables = [evaluation_table(accuracy, evaluation.caption)]
     if evaluation.distortions:
         tables.append(distortion_table(evaluation))
-    tables.append(class_table(evaluation, record["classes"]))
+    tables.append(class_table(accuracy, evaluation.caption))
     if "per-client" in record:
         tables.append(client_table(evaluation, record["per-client"]))
     if "curve" in record:
@@ -33,18 +34,12 @@ def evaluation_tables(evaluation: Evaluation, record: dict[str, Any]) -> list[Ta
     return tables
 
 
-def evaluation_table(evaluation: Evaluation) -> Table:
+def evaluation_table(accuracy: AccuracyTable, caption: str) -> Table:
     """Return accuracy with its 95 % interval, one row for each attack; AutoAttack's parts come before it."""
-    table = Table("accuracy", "%", "95 % interval", title=evaluation.caption)
-    table.add_row("natural", *_cells(evaluation.natural))
-    for label, rate in evaluation.robust.items():
-        for part, survivors in evaluation.parts.items() if label == "autoattack" else ():
-            table.add_row(f"  after {part}", *_cells(survivors))
-        table.add_row(label, *_cells(rate))
-    if evaluation.worst:
-        table.add_row("worst case", *_cells(evaluation.worst))
-    else:
-        table.caption = NO_ATTACK
+    table = Table("accuracy", "%", "95 % interval", title=caption, caption=None if accuracy.attacked else NO_ATTACK)
+    for row in accuracy.rows:
+        name = f"  {row.name}" if row.kind is Kind.PART else row.name
+        table.add_row(name, share(row.value), bracket(row.interval))
     return table
 
 
@@ -61,19 +56,18 @@ def distortion_table(evaluation: Evaluation) -> Table:
             share(found.success.value if found.success else None),
             "–" if l2 is None else f"{l2:.3f}",
             "–" if linf is None else f"{255 * linf:.2f}",
-            *_cells(found.robust),
+            share(found.robust.value),
+            bracket(found.robust.interval),
         )
     return table
 
 
-def class_table(evaluation: Evaluation, classes: Sequence[str]) -> Table:
+def class_table(accuracy: AccuracyTable, caption: str) -> Table:
     """Return accuracy in percent, one row for each class and one column for each attack."""
-    rates = evaluation.per_class()
-    table = Table("class", Column("n", justify="right"), *_columns(rates), title=f"By class, {evaluation.caption}")
-    for number, name in enumerate(classes):
-        own = [each[number] for each in rates.values()]
-        count = str(own[0].n if own[0] else 0)
-        table.add_row(name, count, *(share(rate.value if rate else None) for rate in own))
+    columns = Column("n", justify="right"), *_columns(accuracy.whole())
+    table = Table("class", *columns, title=f"By class, {caption}")
+    for name, count, own in accuracy.by_class():
+        table.add_row(name, str(count), *map(share, own))
     return table
 
 
@@ -97,10 +91,6 @@ def curve_table(evaluation: Evaluation, curve: Sequence[dict[str, Any]]) -> Tabl
 
 def _columns(labels: Iterable[str]) -> list[Column]:
     return [Column("worst case" if label == "worst" else label, justify="right") for label in labels]
-
-
-def _cells(rate: Rate) -> tuple[str, str]:
-    return share(rate.value), bracket(rate.interval)
 
 
 def partition_tables(described: dict[str, Any], width: int) -> list[Table]:

@@ -13,7 +13,8 @@ from common.user_code import is_own
 from common.words import markdown, visible
 from server.run_directory.checkpoint import selected_checkpoint
 from server.run_directory.reader import DEPLOYED, read_config, read_division, read_environment, read_kind
-from simulations.reports.headline import NO_ATTACK, bracket, dataset_name, read_figures, share, training
+from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, bracket, share
+from simulations.reports.headline import dataset_name, read_figures, training
 from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
 
 _USE = {
@@ -86,15 +87,14 @@ def _figures(run_dir: Path, config: RunConfig, division: Mapping[str, Any]) -> l
     figures = read_figures(run_dir)
     if not figures:
         return ["Nothing was measured of it.", ""]
-    rows = {"natural": figures["natural"], **figures["robust"]}
+    accuracy = AccuracyTable.of(figures)
     epsilon = figures.get("epsilon-255", config.attack.epsilon_255)
     against = f"{NO_ATTACK[0].upper()}{NO_ATTACK[1:]}."
-    if figures["robust"]:
-        rows["worst case"] = figures["worst"]
+    if accuracy.attacked:
         against = f"White-box attacks within {epsilon:g}/255 (Linf); a stronger attack may leave less."
-    cells = [(markdown(name), share(rate["value"]), bracket(rate["interval"])) for name, rate in rows.items()]
+    cells = [(markdown(row.name), share(row.value), bracket(row.interval)) for row in accuracy.whole().values()]
     return [
-        f"## Accuracy on n = {tested_images(figures['n'], division)} test images",
+        f"## Accuracy on n = {tested_images(accuracy.n, division)} test images",
         "",
         "| attack | % | 95 % interval |",
         "|---|---|---|",

@@ -1,9 +1,8 @@
 """Runs beside each other: what differs in configuration and in result."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +21,11 @@ from server.run_directory.reader import (
     read_metrics,
     read_predictions,
 )
-from simulations.reports.headline import NO_ATTACK, OF_THE_PLACE, bracket, last_round, read_figures, share
+from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Record, Row, bracket, share
+from simulations.reports.headline import OF_THE_PLACE, last_round, read_figures
 from simulations.reports.sheets import Sheet
 from simulations.reports.study_tables import signed_interval
 
-Record = Mapping[str, Any]
 Mask = NDArray[np.bool_]
 
 _PAIRED = "points, on the same test images: mean [95 % interval]; it is about these images, not about training seeds"
@@ -109,15 +108,18 @@ def _done(path: Path) -> dict[str, str]:
 
 
 def _results(found: Sequence[Record], names: Sequence[str], divisions: Sequence[Record]) -> Sheet:
-    attacks = list(dict.fromkeys(attack for figures in found for attack in figures.get("robust", {})))
+    tables = [AccuracyTable.of(figures) for figures in found]
+    attacks = list(dict.fromkeys(attack for accuracy in tables for attack in accuracy.attacks()))
     rows = []
-    for name, figures, division in zip(names, found, divisions, strict=True):
-        rates = [figures.get("natural"), *(figures.get("robust", {}).get(attack) for attack in attacks)]
-        n = tested_images(figures["n"], division) if figures else "–"
-        rows.append([name, n, *map(_cell, [*rates, figures.get("worst") if figures.get("robust") else None])])
+    for name, accuracy, division in zip(names, tables, divisions, strict=True):
+        known = accuracy.whole()
+        n = tested_images(accuracy.n, division) if known else "–"
+        rows.append([name, n, *(_cell(known.get(label)) for label in ("natural", *attacks, "worst"))])
     header = ["run", "n", "natural %", *(f"{attack} %" for attack in attacks), "worst %"]
     notes = ["in brackets: 95 % intervals for the sample of test images; another training seed may differ by more"]
-    notes += [f"{name}: {NO_ATTACK}" for name, each in zip(names, found, strict=True) if each and not each["robust"]]
+    notes += [
+        f"{name}: {NO_ATTACK}" for name, each in zip(names, tables, strict=True) if each.rows and not each.attacked
+    ]
     for name, division in zip(names, divisions, strict=True):
         if unused_images(division):
             notes.append(f"{name}: trained on {training_images(division)} images (data.max-examples)")
@@ -154,7 +156,5 @@ def _correct(path: Path, figures: Record) -> tuple[str, dict[str, Mask]]:
     return str(arrays["images"]), Evaluation.from_arrays(arrays, len(arrays["classes"])).masks()
 
 
-def _cell(rate: Record | None) -> str:
-    if rate is None:
-        return "–"
-    return f"{share(rate['value'])} {bracket(rate['interval'])}"
+def _cell(row: Row | None) -> str:
+    return f"{share(row.value)} {bracket(row.interval)}" if row else "–"

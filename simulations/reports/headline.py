@@ -8,7 +8,6 @@ from common.user_code import is_own
 from server.run_directory.checkpoint import selected_checkpoint
 from server.run_directory.reader import read_evaluations, read_metrics, read_summary
 
-NO_ATTACK = "no attack was run: robust accuracy was not measured"
 OF_THE_PLACE = ("results.", "data.root")  # keys that say where a run lies, and nothing of what it computes
 
 
@@ -73,14 +72,3 @@ def training(config: Mapping[str, Any]) -> str:
     if is_own(loss):  # it may attack by itself
         return f"training with {loss}"
     return "natural (standard) training, without an attack"
-
-
-def share(value: float | None) -> str:
-    """``54.2``, in per cent, or a dash."""
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def bracket(interval: Sequence[float]) -> str:
-    """``[51.1, 57.3]``, in per cent."""
-    low, high = interval
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"

@@ -9,6 +9,7 @@ from typing import Any
 from common.errors import FedShieldError, explain_os_errors
 from common.files import read_json, read_json_lines, replace_file
 from common.paths import ROOT
+from simulations.reports.accuracy import AccuracyTable
 from simulations.studies.study import Point, Study
 from simulations.study_directory import ADDED, DIVIDED, write_csv
 
@@ -116,10 +117,9 @@ def _rates(evaluation: dict[str, Any] | None) -> dict[str, Any]:
     """Return the figures of an evaluation, and under ``attacks`` the labels of its attacks."""
     if not evaluation:
         return {"attacks": []}
-    robust = {label: rate["value"] for label, rate in evaluation["robust"].items()}
-    worst = evaluation["worst"]["value"] if robust else None
-    rates = {"n": evaluation["n"], "natural": evaluation["natural"]["value"], **robust, "worst": worst}
-    return {**rates, "attacks": list(robust)}
+    accuracy = AccuracyTable.of(evaluation)
+    rates = {label: row.value for label, row in accuracy.whole().items()}
+    return {"n": accuracy.n, **rates, "attacks": accuracy.attacks()}
 
 
 def _code(point: Point, runs: Path) -> str:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from simulations.reports.headline import share
+from simulations.reports.accuracy import Record, share
 from simulations.reports.html import charts
-from simulations.reports.html.evaluation_blocks import Record, measure
+from simulations.reports.html.evaluation_blocks import measure
 from simulations.reports.html.page import Block, Chart, Table
 
 

@@ -1,29 +1,20 @@
 """What an evaluation has measured: by attack, by class, over epsilon."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from simulations.reports.headline import NO_ATTACK, bracket, share
+from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Kind, Record, bracket, share
 from simulations.reports.html import charts
 from simulations.reports.html.page import Block, Chart, Table
-
-Record = Mapping[str, Any]
 
 
 def attacks(final: Record) -> list[Block]:
     """Return accuracy under each attack, with intervals; AutoAttack's parts come before it."""
     if not final:
         return []
-    rows = [["natural (no attack)", percent(final["natural"]), bracket(final["natural"]["interval"])]]
-    for label, rate in final["robust"].items():
-        parts = final.get("parts", {}) if label == "autoattack" else {}
-        rows += [[f"after {part}", percent(left), bracket(left["interval"])] for part, left in parts.items()]
-        rows.append([label, percent(rate), bracket(rate["interval"])])
-    notes = [f"n = {final['n']:,} test images"]
-    if final["robust"]:
-        rows.append(["worst case", percent(final["worst"]), bracket(final["worst"]["interval"])])
-    else:
-        notes.append(NO_ATTACK)
+    accuracy = AccuracyTable.of(final)
+    names = ["natural (no attack)" if row.kind is Kind.NATURAL else row.name for row in accuracy.rows]
+    rows = [
+        [name, f"{share(row.value)} %", bracket(row.interval)] for name, row in zip(names, accuracy.rows, strict=True)
+    ]
+    notes = [f"n = {accuracy.n:,} test images", *([] if accuracy.attacked else [NO_ATTACK])]
     blocks: list[Block] = [Table(["accuracy", "%", "95 % interval"], rows, notes=notes)]
     if others := [_other(record) for record in final.get("others", ()) if record["robust"]]:
         notes = ["on fewer images or attacks than the one above; a stronger attack on fewer images may still say more"]
@@ -55,21 +46,23 @@ def _distortion(label: str, found: Record) -> list[str]:
 
 def classes(final: Record) -> list[Block]:
     """Return the accuracy of each class alone."""
-    if "per-class" not in final:
+    accuracy = AccuracyTable.of(final)
+    if not accuracy.classes:
         return []
-    names = final["classes"]
+    shown = accuracy.whole().values()
     rows = [
-        {"class": names[place], "measure": measure(label), "accuracy": 100 * rate["value"]}
-        for label, rates in final["per-class"].items()
-        for place, rate in enumerate(rates)
-        if rate
+        {"class": name, "measure": row.name, "accuracy": 100 * value}
+        for row in shown
+        for name, value in zip(accuracy.classes, row.per_class, strict=True)
+        if value is not None
     ]
-    columns = [map(percent, rates) for rates in final["per-class"].values()]
-    cells = [[name, f"{n:,}", *own] for name, n, *own in zip(names, final["class-examples"], *columns, strict=True)]
-    header = ["class", "n", *(f"{measure(label)}, %" for label in final["per-class"])]
+    cells = [
+        [name, f"{n:,}", *("–" if value is None else f"{share(value)} %" for value in own)]
+        for name, n, own in accuracy.by_class()
+    ]
     return [
-        Chart(charts.by_class(rows, names), "Accuracy of each class alone."),
-        Table(header, cells),
+        Chart(charts.by_class(rows, accuracy.classes), "Accuracy of each class alone."),
+        Table(["class", "n", *(f"{row.name}, %" for row in shown)], cells),
     ]
 
 

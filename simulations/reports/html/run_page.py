@@ -17,18 +17,11 @@ from server.run_directory.reader import (
     read_predictions,
     read_summary,
 )
-from simulations.reports.headline import (
-    NO_ATTACK,
-    OF_THE_PLACE,
-    bracket,
-    dataset_name,
-    last_round,
-    read_figures,
-    training,
-)
+from simulations.reports.accuracy import NO_ATTACK, Record, bracket
+from simulations.reports.headline import OF_THE_PLACE, dataset_name, last_round, read_figures, training
 from simulations.reports.html import charts
 from simulations.reports.html.client_blocks import clients, labels, refusals
-from simulations.reports.html.evaluation_blocks import Record, attacks, classes, curve, percent, scaled
+from simulations.reports.html.evaluation_blocks import attacks, classes, curve, percent, scaled
 from simulations.reports.html.page import Block, Chart, Code, Fact, Page, Section, Table, Text
 from simulations.reports.html.picture_blocks import gallery, predictions
 from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
