@@ -25,8 +25,8 @@ from common.training.trainer import pixels
 from server.run_directory.checkpoint import fit_state, selected_model
 from server.run_directory.reader import read_classes
 from server.run_directory.restored import stored_config
-from simulations.reports.figures.evaluation_figures import draw_examples
-from simulations.reports.figures.run_figures import save_all
+from simulations.reports.figures.evaluation_figures import examples_figure
+from simulations.reports.figures.files import save_all
 
 _DRAWN = 12
 _EPSILON = 8.0
@@ -188,4 +188,4 @@ def write_pictures(found: Attacked, attack: str, folder: Path) -> list[Path]:
         "example_attacked": found.after[few].argmax(1),
         "example_attack": np.array(attack),
     }
-    return [*written, *save_all({"attacked": draw_examples(arrays, "your pictures")}, folder, ("attacked",))]
+    return [*written, *save_all({"attacked": examples_figure(arrays, "your pictures")}, folder, ("attacked",))]

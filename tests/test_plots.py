@@ -1,42 +1,37 @@
 """Figures: that they are made, from what, with the right values, and the same bytes each time."""
 
+import base64
+import html
+import io
 import json
 import logging
 import os
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
-from matplotlib.container import BarContainer, ErrorbarContainer
-from matplotlib.figure import Figure
+import vl_convert
+from PIL import Image
 
 from common.errors import FedShieldError
 from common.evaluation.results import Evaluation
 from common.evaluation.store import ArrayStore
+from simulations.reports.figures.charts import of_seeds
 from simulations.reports.figures.evaluation_figures import (
-    _draw_confusion,
     confusion,
+    confusion_figure,
     evaluation_figures,
     plot_evaluation,
 )
-from simulations.reports.figures.panels import styles
-from simulations.reports.figures.run_figures import (
-    COLOURS,
-    accuracy_figure,
-    draw_shares,
-    partition_figure,
-    plot_run,
-    save,
-)
+from simulations.reports.figures.files import save
+from simulations.reports.figures.line_charts import Lines
+from simulations.reports.figures.line_charts import lines as draw_lines
+from simulations.reports.figures.run_figures import accuracy_figure, partition_figure, plot_run
 from simulations.reports.figures.study_figures import plot_study, study_figures
-from simulations.reports.html.charts import of_seeds
+from simulations.reports.figures.style import Figure, Panel, file_spec
 from simulations.reports.html.page import Chart
 from simulations.reports.html.study_page import study_page
 from simulations.reports.study_tables import make_tables
@@ -44,12 +39,6 @@ from simulations.study_directory import read_results, write_csv
 
 HEAD = ["seed", "rounds", "n", "natural", "fgsm", "pgd-20", "worst", "seconds", "code", "processor", "threads"]
 SEEDS = (1, 2, 3)
-
-
-@pytest.fixture(autouse=True)
-def close() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 def natural(point: int, seed: int) -> float:
@@ -88,19 +77,60 @@ def add_labels(folder: Path, key: str, tables: dict[str, list[list[int]]]) -> No
     write_csv(folder / "labels.csv", ["point", key, "seed", "client", "class", "images"], rows)
 
 
-def lines(axis: Axes) -> dict[str, tuple[list[float], list[float]]]:
-    """Return the labelled lines of a panel: name -> x and y."""
-    return {
-        str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata()))  # type: ignore[arg-type]
-        for line in axis.lines
-        if not str(line.get_label()).startswith("_")
-    }
+def rows(panel: Panel) -> list[dict[str, Any]]:
+    """Return what a panel draws."""
+    found: dict[str, list[dict[str, Any]]] = panel.drawing.to_dict()["datasets"]
+    return next(iter(found.values()))
 
 
-def bands(axis: Axes) -> list[tuple[float, float]]:
+def layers(spec: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """Return the parts of a drawing that are marks of a kind."""
+    own = [spec] if spec.get("mark", {}).get("type") == kind else []
+    return own + [found for part in spec.get("layer", []) for found in layers(part, kind)]
+
+
+def encoding(panel: Panel, kind: str, channel: str) -> dict[str, Any]:
+    """Return how the first mark of a kind uses a channel."""
+    found: dict[str, Any] = layers(panel.drawing.to_dict(), kind)[0]["encoding"][channel]
+    return found
+
+
+def lines(panel: Panel) -> dict[str, tuple[list[float], list[float]]]:
+    """Return the lines of a panel: name -> x and y, which is the mean at each x."""
+    x = encoding(panel, "line", "x")["field"]
+    assert encoding(panel, "line", "y").get("aggregate") == ("mean" if x == "x" else None)
+    found: dict[str, dict[float, list[float]]] = {}
+    for row in rows(panel):
+        found.setdefault(row.get("name", row.get("measure")), {}).setdefault(row[x], []).append(row["accuracy"])
+    return {name: ([*sorted(own)], [sum(own[at]) / len(own[at]) for at in sorted(own)]) for name, own in found.items()}
+
+
+def bands(panel: Panel) -> list[tuple[float, float]]:
     """Return the lowest and the highest value of each band."""
-    heights = [band.get_paths()[0].vertices[:, 1] for band in axis.collections if isinstance(band, PolyCollection)]
-    return [(float(height.min()), float(height.max())) for height in heights]
+    if not (areas := layers(panel.drawing.to_dict(), "area")):
+        return []
+    low, high = (areas[0]["encoding"][channel] for channel in ("y", "y2"))
+    assert (low.get("aggregate"), high.get("aggregate")) in (("min", "max"), (None, None))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows(panel):
+        found.setdefault(row.get("name", row.get("measure")), []).append(row)
+    return [(min(row[low["field"]] for row in own), max(row[high["field"]] for row in own)) for own in found.values()]
+
+
+def counts(panel: Panel) -> dict[tuple[str, str], float]:
+    """Return what the cells of a table of shades stand for: (row, column) -> count."""
+    return {(row["down"], row["across"]): row["count"] for row in rows(panel)}
+
+
+def size(png: Path) -> tuple[int, int]:
+    with Image.open(png) as image:
+        return image.size
+
+
+def drawn_text(figure: Figure) -> list[str]:
+    """Return the texts of a figure as they are drawn."""
+    svg = vl_convert.vegalite_to_svg(file_spec(figure))
+    return [html.unescape(text) for text in re.findall(r"<(?:text|tspan)[^>]*>([^<]+)<", svg)]
 
 
 def mean(point: int) -> float:
@@ -108,7 +138,7 @@ def mean(point: int) -> float:
 
 
 def caption(figure: Figure) -> str:
-    return figure.get_supxlabel().replace("\n", " ")
+    return figure.caption
 
 
 def test_over_a_numeric_key_the_means_and_the_seeds_are_drawn(tmp_path: Path) -> None:
@@ -117,16 +147,19 @@ def test_over_a_numeric_key_the_means_and_the_seeds_are_drawn(tmp_path: Path) ->
     drawn = study_figures(folder)
     assert list(drawn) == ["rounds", "over-sharing.fraction"]
     figure = drawn["over-sharing.fraction"]
-    left, right = figure.axes
-    assert (left.get_title(), right.get_title()) == ("natural", "robust (pgd-20)")
-    assert (left.get_xlabel(), left.get_xscale()) == ("sharing.fraction", "linear")
-    line, seeds = left.lines
-    assert list(line.get_xdata()) == [0, 0.5, 1]
-    assert list(line.get_ydata()) == pytest.approx([mean(place) for place in range(3)])
-    assert sorted(seeds.get_ydata()) == pytest.approx(sorted(100 * natural(p, s) for p in range(3) for s in SEEDS))
-    assert list(right.lines[0].get_ydata()) == pytest.approx([mean(place) / 2 for place in range(3)])
+    left, right = figure.panels
+    assert (left.title, right.title) == ("natural", "robust (pgd-20)")
+    x = encoding(left, "line", "x")
+    assert (x["title"], x["scale"]["type"]) == ("sharing.fraction", "linear")
+    assert lines(left) == {"all": ([0, 0.5, 1], pytest.approx([mean(place) for place in range(3)]))}
+    seeds = sorted(row["accuracy"] for row in rows(left))
+    assert seeds == pytest.approx(sorted(100 * natural(p, s) for p in range(3) for s in SEEDS))
+    assert encoding(left, "point", "y")["aggregate"] == "mean"
+    rings = layers(left.drawing.to_dict(), "point")[1]
+    assert "aggregate" not in rings["encoding"]["y"]
+    assert lines(right)["all"][1] == pytest.approx([mean(place) / 2 for place in range(3)])
     assert bands(left) == [pytest.approx((100 * natural(0, 1), 100 * natural(2, 3)))]
-    assert figure.get_suptitle() == "Sharing"
+    assert figure.title == "Sharing"
     for said in ("rounds", "over-sharing.fraction"):
         assert "the mean of 3 seeds; band:" in caption(drawn[said])
         assert "n = 100 test images, 95 % interval: ± 9.8 points at most" in caption(drawn[said])
@@ -134,21 +167,23 @@ def test_over_a_numeric_key_the_means_and_the_seeds_are_drawn(tmp_path: Path) ->
 
 def test_a_key_over_decades_is_drawn_on_a_logarithmic_axis(tmp_path: Path) -> None:
     drawn = study_figures(make_study(tmp_path / "s", ["partition.alpha"], [(0.1,), (1.0,), (100.0,)]))
-    assert {axis.get_xscale() for axis in drawn["over-partition.alpha"].axes} == {"log"}
+    panels = drawn["over-partition.alpha"].panels
+    assert {encoding(panel, "line", "x")["scale"]["type"] for panel in panels} == {"log"}
 
 
 def test_no_axis_goes_on_to_an_accuracy_below_zero(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "s", ["case"], [("a",), ("b",)])
     rows = [{**row, "pgd-20": "0.0" if row["case"] == "a" else row["pgd-20"]} for row in read_results(folder)]
     write_csv(folder / "results.csv", list(rows[0]), rows)
-    natural, robust = study_figures(folder)["points"].axes
-    assert natural.get_xlim()[0] > 20
-    assert robust.get_xlim()[0] == 0
+    natural, robust = study_figures(folder)["points"].panels
+    for panel, floor in ((natural, None), (robust, 0)):
+        scales = [layer["encoding"]["x"]["scale"] for layer in layers(panel.drawing.to_dict(), "point")]
+        assert {scale.get("domainMin") for scale in scales} == {floor}
     for lowest, floor in ((0.0, 0), (40.0, None)):
         spec = of_seeds(
             [{"name": "a", "seed": 1, "accuracy": lowest}, {"name": "b", "seed": 1, "accuracy": 50.0}], "ab"
-        )
-        assert {layer["encoding"]["x"]["scale"].get("domainMin") for layer in spec["layer"]} == {floor}
+        ).to_dict()
+        assert {layer["encoding"]["x"]["scale"].get("domainMin") for layer in layers(spec, "point")} == {floor}
 
 
 def test_one_seed_and_one_round_are_not_made_more_of(tmp_path: Path) -> None:
@@ -166,10 +201,10 @@ def test_one_seed_and_one_round_are_not_made_more_of(tmp_path: Path) -> None:
 def test_what_else_varies_has_a_line_each(tmp_path: Path) -> None:
     grid = [(case, share) for case in ("FedAvg", "CalFAT") for share in (0.0, 0.4)]
     drawn = study_figures(make_study(tmp_path / "s", ["case", "sharing.fraction"], grid))
-    found = lines(drawn["over-sharing.fraction"].axes[0])
+    found = lines(drawn["over-sharing.fraction"].panels[0])
     assert found["FedAvg"] == ([0, 0.4], pytest.approx([mean(0), mean(1)]))
     assert found["CalFAT"] == ([0, 0.4], pytest.approx([mean(2), mean(3)]))
-    assert "CalFAT, fraction 0.4" in lines(drawn["rounds"].axes[0])
+    assert "CalFAT, fraction 0.4" in lines(drawn["rounds"].panels[0])
 
 
 def test_a_group_without_rates_is_passed_over(tmp_path: Path) -> None:
@@ -183,8 +218,8 @@ def test_a_group_without_rates_is_passed_over(tmp_path: Path) -> None:
             row.update({"natural": "", "fgsm": "", "pgd-20": "", "worst": ""})
     write_csv(folder / "results.csv", list(rows[0]), rows)
     figure = study_figures(folder)["over-sharing.fraction"]
-    assert [set(lines(axis)) for axis in figure.axes] == [{"FedAvg", "other"}, {"FedAvg"}]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["FedAvg", "other"]
+    assert [set(lines(panel)) for panel in figure.panels] == [{"FedAvg", "other"}, {"FedAvg"}]
+    assert encoding(figure.panels[0], "line", "color")["scale"]["domain"] == ["FedAvg", "other"]
 
 
 def test_the_attack_of_a_figure_never_changes_by_itself(tmp_path: Path) -> None:
@@ -198,7 +233,7 @@ def test_the_attack_of_a_figure_never_changes_by_itself(tmp_path: Path) -> None:
             row[at], row[at + 1] = row[at + 1], row[at]
         (folder / f"{name}.csv").write_text("\n".join(",".join(row) for row in rows) + "\n")
     for figure in study_figures(folder).values():
-        assert [axis.get_title() for axis in figure.axes] == ["natural", "robust (pgd-20)"]
+        assert [panel.title for panel in figure.panels] == ["natural", "robust (pgd-20)"]
     arrays = {
         "labels": np.arange(3),
         "attacks": np.array(["natural", "fgsm", "pgd-20"]),
@@ -229,16 +264,15 @@ def test_a_point_without_figures_stands_in_tables_figures_and_report(tmp_path: P
     assert differences.rows[0][:3] == ["diverges", "0 of 3", "–"]
     drawn = study_figures(folder)
     assert all(caption(figure).count("no figures of: diverges") == 1 for figure in drawn.values())
-    axis = drawn["points"].axes[0]
-    assert axis.get_yticklabels()[0].get_text() == "diverges"
-    assert "no figures" in [text.get_text() for text in axis.texts]
+    assert encoding(drawn["points"].panels[0], "point", "y")["scale"]["domain"][-1] == "diverges"
+    assert drawn_text(drawn["points"]).count("no figures") == 2
     page = study_page(folder)
     assert (page.facts[0].value, page.facts[0].detail) == ("5 of 9", "2 of 3 points")
     assert page.warnings == accuracy.notes[1:4]
     charts = [block for section in page.sections for block in section.blocks if isinstance(block, Chart)]
     assert charts
     assert all("no figures of: diverges" in chart.caption for chart in charts)
-    assert '"diverges"' in json.dumps(charts[0].spec)
+    assert any('"diverges"' in json.dumps(chart.spec) for chart in charts)
     write_csv(folder / "results.csv", list(rows[0]), [row for row in rows if row["case"] == "diverges"])
     with pytest.raises(FedShieldError, match=r"no run is finished yet \(.* failed: too few replies\)"):
         read_results(folder)
@@ -247,16 +281,23 @@ def test_a_point_without_figures_stands_in_tables_figures_and_report(tmp_path: P
 def test_of_two_keys_colours_say_the_first_and_dashes_the_second(tmp_path: Path) -> None:
     grid = [(case, scheme) for case in ("FedAvg", "CalFAT", "sharing") for scheme in ("paper", "iid")]
     figure = study_figures(make_study(tmp_path / "s", ["case", "partition.scheme"], grid))["rounds"]
-    drawn = {str(line.get_label()): line for line in figure.axes[0].lines}
-    assert len(drawn) == 6
-    for place, dash in (("paper", "-"), ("iid", "--")):
-        own = [line for name, line in drawn.items() if name.endswith(place)]
-        assert {line.get_linestyle() for line in own} == {dash}
-        assert len({line.get_color() for line in own}) == len({str(line.get_marker()) for line in own}) == 3
-    assert drawn["CalFAT, paper"].get_color() == drawn["CalFAT, iid"].get_color()
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["sharing", "CalFAT", "FedAvg", "paper", "iid"]
-    assert not bands(figure.axes[0])  # six would hide each other
+    panel = figure.panels[0]
+    assert len(lines(panel)) == 6
+    for place, at in (("paper", 0), ("iid", 1)):
+        own = {row["name"]: (row["first"], row["second"]) for row in rows(panel) if row["name"].endswith(place)}
+        assert {second for _, second in own.values()} == {place}
+        assert len({first for first, _ in own.values()}) == 3
+        dash = encoding(panel, "line", "strokeDash")
+        assert (dash["field"], dash["scale"]["domain"][at]) == ("second", place)
+    assert dash["scale"]["range"][0] != dash["scale"]["range"][1]
+    for channel, kind in (("color", "line"), ("shape", "point")):
+        found = encoding(panel, kind, channel)
+        assert (found["field"], found["scale"]["domain"]) == ("first", ["sharing", "CalFAT", "FedAvg"])
+        assert len(set(found["scale"]["range"])) == 3
+    texts = drawn_text(figure)
+    names = ["sharing", "CalFAT", "FedAvg", "paper", "iid"]
+    assert [text for text in texts if text in names] == names
+    assert not bands(panel)  # six would hide each other
     assert "band" not in caption(figure)
 
 
@@ -267,10 +308,10 @@ def test_accuracy_starts_at_0_and_chance_is_drawn_where_it_is_known(tmp_path: Pa
             add_labels(folder, "sharing.fraction", {"0": [[1, 2]], "0.5": [[2, 1]]})
         drawn = study_figures(folder)
         for name in ("rounds", "over-sharing.fraction"):
-            assert {axis.get_ylim()[0] for axis in drawn[name].axes} == {0}
-            chance = [[line.get_ydata() for line in axis.lines if list(line.get_ydata()) == [50, 50]]  # type: ignore[arg-type]
-                      for axis in drawn[name].axes]  # fmt: skip
-            assert [len(found) for found in chance] == [known, known]
+            for panel in drawn[name].panels:
+                assert encoding(panel, "line", "y")["scale"]["domain"][0] == 0
+                chance = [rule["encoding"]["y"]["datum"] for rule in layers(panel.drawing.to_dict(), "rule")]
+                assert chance == ([50] if known else [])
 
 
 def test_figures_that_are_no_longer_drawn_are_removed(tmp_path: Path) -> None:
@@ -285,14 +326,14 @@ def test_figures_that_are_no_longer_drawn_are_removed(tmp_path: Path) -> None:
 def test_rounds_have_a_line_and_a_band_for_each_point(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "s", ["model.activation"], [("relu",), ("tanh",)], command='"centralized"')
     drawn = study_figures(folder)
-    left, right = drawn["rounds"].axes
+    left, right = drawn["rounds"].panels
     assert lines(left)["relu"] == ([1, 2], pytest.approx([mean(0) / 2, mean(0)]))
     assert lines(right)["tanh"] == ([1, 2], pytest.approx([mean(1) / 4, mean(1) / 2]))
     assert bands(left)[1] == pytest.approx((50 * natural(1, 1), 100 * natural(1, 3)))
-    assert left.get_xlabel() == "epoch"
-    legend = drawn["rounds"].legends[0]
-    assert [text.get_text() for text in legend.get_texts()] == ["tanh", "relu"]  # as they end, from the top
-    assert legend.get_title().get_text() == "model.activation"
+    assert encoding(left, "line", "x")["title"] == "epoch"
+    colour = encoding(left, "line", "color")
+    assert colour["scale"]["domain"] == ["tanh", "relu"]  # as they end, from the top
+    assert colour["legend"]["title"] == "model.activation"
 
 
 def test_a_round_that_not_all_seeds_have_reached_makes_no_step(tmp_path: Path) -> None:
@@ -301,7 +342,7 @@ def test_a_round_that_not_all_seeds_have_reached_makes_no_step(tmp_path: Path) -
     rows = rounds.read_text().splitlines()
     rounds.write_text("\n".join(row for row in rows if not row.startswith("relu-seed3,relu,3,2")) + "\n")
     drawn = study_figures(folder)
-    assert lines(drawn["rounds"].axes[0])["relu"] == ([1], pytest.approx([mean(0) / 2]))
+    assert lines(drawn["rounds"].panels[0])["relu"] == ([1], pytest.approx([mean(0) / 2]))
 
 
 def test_words_are_drawn_as_rows_with_the_most_robust_on_top(tmp_path: Path) -> None:
@@ -309,15 +350,20 @@ def test_words_are_drawn_as_rows_with_the_most_robust_on_top(tmp_path: Path) -> 
     folder = make_study(tmp_path / "s", ["model.activation"], points, reference='{ "model.activation" = "tanh" }')
     drawn = study_figures(folder)
     figure = drawn["points"]
-    left, right = figure.axes
-    assert [label.get_text() for label in left.get_yticklabels()] == ["relu", "tanh", "gelu"]  # from below
-    means = [float(line.get_xdata()[0]) for line in right.lines if line.get_marker() == "D"]  # type: ignore[index]
-    assert means == pytest.approx([mean(0) / 2, mean(1) / 2, mean(2) / 2])
-    seeds = [sorted(line.get_xdata()) for line in left.lines if line.get_marker() == "o"]  # type: ignore[arg-type]
-    assert seeds[2] == pytest.approx([100 * natural(2, seed) for seed in SEEDS])
-    assert [text.get_text() for text in left.texts] == [f"{mean(place):.1f}" for place in range(3)]
-    (dashed,) = [line for line in right.lines if line.get_linestyle() == "--"]
-    assert dashed.get_xdata()[0] == pytest.approx(mean(1) / 2)  # type: ignore[index]
+    left, right = figure.panels
+    assert encoding(left, "point", "y")["scale"]["domain"] == ["gelu", "tanh", "relu"]
+    means = {row["name"]: row["mean"] for row in rows(left) if "mean" in row}
+    assert means == {name: f"{mean(place):.1f}" for place, (name,) in enumerate(points)}
+    diamonds, rings = layers(right.drawing.to_dict(), "point")
+    assert (diamonds["mark"]["shape"], diamonds["encoding"]["x"]["aggregate"]) == ("diamond", "mean")
+    assert "aggregate" not in rings["encoding"]["x"]
+    found = {name: [row["accuracy"] for row in rows(right) if row["name"] == name] for (name,) in points}
+    assert [sum(own) / 3 for own in found.values()] == pytest.approx([mean(0) / 2, mean(1) / 2, mean(2) / 2])
+    seeds = sorted(row["accuracy"] for row in rows(left) if row["name"] == "gelu")
+    assert seeds == pytest.approx([100 * natural(2, seed) for seed in SEEDS])
+    (dashed,) = layers(right.drawing.to_dict(), "rule")
+    assert dashed["encoding"]["x"]["datum"] == pytest.approx(mean(1) / 2)
+    assert dashed["mark"]["strokeDash"]
     assert "dashed: tanh" in caption(figure)
 
 
@@ -326,13 +372,15 @@ def test_labels_have_a_panel_for_each_division_that_differs(tmp_path: Path) -> N
     halves, apart = [[5, 5], [5, 5]], [[10, 0], [0, 10]]
     add_labels(folder, "partition.scheme", {"iid": halves, "paper": apart, "shards": apart})
     drawn = study_figures(folder)
-    left, right = drawn["labels"].axes
-    assert (left.get_title(), right.get_title()) == ("iid", "paper, shards")
-    bars = [[bar.get_width() for bar in part] for part in right.containers if isinstance(part, BarContainer)]
-    assert bars == [[10, 0], [0, 10]]  # cats and dogs of the two clients, of the first seed
-    starts = [[bar.get_x() for bar in part] for part in left.containers if isinstance(part, BarContainer)]
-    assert starts == [[0, 0], [5, 5]]
-    assert [text.get_text() for text in drawn["labels"].legends[0].get_texts()] == ["cat", "dog"]
+    left, right = drawn["labels"].panels
+    assert (left.title, right.title) == ("iid", "paper, shards")
+    # Cats and dogs of the two clients, of the first seed.
+    assert counts(right) == {
+        ("client 0 (10)", "cat"): 10, ("client 0 (10)", "dog"): 0,
+        ("client 1 (10)", "cat"): 0, ("client 1 (10)", "dog"): 10,
+    }  # fmt: skip
+    assert set(counts(left).values()) == {5}
+    assert encoding(left, "rect", "x")["sort"] == ["cat", "dog"]
 
 
 def test_files_are_made_from_the_csv_alone_and_are_the_same_each_time(tmp_path: Path) -> None:
@@ -373,7 +421,7 @@ def test_a_study_without_attacks_or_evaluations_is_drawn_as_far_as_it_goes(tmp_p
     rows = [{"run": name, "case": name, "seed": 1, "rounds": 1, "n": 10, "natural": 0.5} for name in "ab"]
     write_csv(folder / "results.csv", columns, rows)
     drawn = study_figures(folder)
-    assert [axis.get_title() for axis in drawn["points"].axes] == ["natural"]
+    assert [panel.title for panel in drawn["points"].panels] == ["natural"]
     write_csv(folder / "results.csv", columns, [{**row, "n": None, "natural": None} for row in rows])
     assert plot_study(folder) == []
 
@@ -399,20 +447,22 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_eleven_lines_differ_with_colours_and_without() -> None:
-    assert len(set(COLOURS)) == 10
-    found = styles(11)
-    assert len({(style["color"], style["ls"]) for style in found}) == 11
-    assert len({style["marker"] for style in found}) == 11
-    ordered = styles(11, ordered=True)
-    assert len({style["color"] for style in ordered}) == 11
+    labels = [str(number) for number in range(11)]
+    names = [(label, "") for label in labels]
+    found = [{"name": name, "first": name, "second": "", "x": 1, "seed": 1, "accuracy": 5.0} for name, _ in names]
+    panel = Panel("", draw_lines(found, Lines("round", names, labels, 50)), 100)
+    colour, dash = (encoding(panel, "line", channel)["scale"]["range"] for channel in ("color", "strokeDash"))
+    assert len(set(zip(colour, map(tuple, dash), strict=True))) == 11
+    assert len(set(encoding(panel, "point", "shape")["scale"]["range"])) == 11
+    ordered = Figure([Panel("", draw_lines(found, Lines("round", names, labels, 50, ordered=True)), 100)], "", "", 0, 1)
+    svg = vl_convert.vegalite_to_svg(file_spec(ordered))
+    dots = re.findall(r'<path aria-label="round: 1; [^>]* fill="([^"]+)"', svg)
+    assert len(dots) == len(set(dots)) == 11
 
 
-def test_forty_classes_differ_in_colour_or_hatch_and_the_first_ten_without_many_colours() -> None:
-    _, axis = plt.subplots()
-    draw_shares(axis, {str(number): [1, 2] for number in range(40)})
-    parts = [part[0] for part in axis.containers if isinstance(part, BarContainer)]
-    assert len({(part.get_facecolor(), part.get_hatch()) for part in parts}) == 40
-    assert [bool(part.get_hatch()) for part in parts[:10]] == [False] * 6 + [True] * 4
+def test_forty_classes_have_a_name_each() -> None:
+    names = [f"class{number}" for number in range(40)]
+    assert set(names) <= set(drawn_text(partition(*names)))
 
 
 def make_evaluation(run_dir: Path, curve: bool = True, examples: int = 3) -> Path:
@@ -447,46 +497,47 @@ def make_evaluation(run_dir: Path, curve: bool = True, examples: int = 3) -> Pat
 def test_the_confusion_is_that_of_the_last_attack(tmp_path: Path) -> None:
     drawn = evaluation_figures(make_evaluation(tmp_path))
     figure = drawn["confusion"]
-    (axis,) = figure.axes
-    shares = axis.images[0].get_array()
-    assert shares is not None
+    (panel,) = figure.panels
+    shares = {(row["down"], row["across"]): 100 * row["share"] for row in rows(panel)}
     # Of the images 0 to 8, the odd ones are taken for the next class: 1 | 3, 5 | 7.
-    assert np.asarray(shares) == pytest.approx(np.array([[200, 100, 0], [0, 100, 200], [100, 0, 200]]) / 3)
-    cells = {text.get_position(): text.get_text() for text in axis.texts}
-    assert cells[0, 0] == "67"
-    assert cells[2, 1] == "67"
-    assert (2, 0) not in cells
-    assert "under pgd-20" in figure.get_suptitle()
+    expected = np.array([[200, 100, 0], [0, 100, 200], [100, 0, 200]]) / 3
+    names = ["cat", "dog", "$bird"]
+    assert shares == {(names[i], names[j]): pytest.approx(share) for (i, j), share in np.ndenumerate(expected)}
+    cells = [text for text in drawn_text(figure) if text.endswith("%")]
+    assert sorted(cells) == ["33%"] * 3 + ["67%"] * 3
+    assert "under pgd-20" in figure.title
     assert "5 of n = 9" in caption(figure)
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["cat", "dog", "$bird"]
+    assert encoding(panel, "rect", "y")["sort"] == names
 
 
 def test_the_curve_has_its_values_and_intervals(tmp_path: Path) -> None:
     drawn = evaluation_figures(make_evaluation(tmp_path))
-    (axis,) = drawn["epsilon"].axes
-    (container,) = [part for part in axis.containers if isinstance(part, ErrorbarContainer)]
-    line, _, (bars,) = container.lines
-    assert line is not None
-    assert list(line.get_xdata()) == [0, 8]
-    assert list(line.get_ydata()) == pytest.approx([70, 30])
-    assert [list(segment[:, 1]) for segment in bars.get_segments()] == [
-        pytest.approx([60, 90]),
-        pytest.approx([20, 50]),
-    ]
-    assert drawn["epsilon"].get_suptitle().split()[-5:] == ["under", "pgd-20,", "after", "round", "4"]
+    (panel,) = drawn["epsilon"].panels
+    assert lines(panel) == {"pgd-20": ([0, 8], pytest.approx([70, 30]))}
+    ends = [[row["low"], row["high"]] for row in rows(panel)]
+    assert ends == [pytest.approx([60, 90]), pytest.approx([20, 50])]
+    assert bands(panel) == [pytest.approx((20, 90))]
+    marks = [rule["encoding"] for rule in layers(panel.drawing.to_dict(), "rule")]
+    assert [each["y"]["datum"] for each in marks if "y" in each] == [pytest.approx(100 / 3)]
+    assert [each["x"]["datum"] for each in marks if "x" in each] == [8]
+    assert drawn["epsilon"].title.split()[-5:] == ["under", "pgd-20,", "after", "round", "4"]
 
 
 def test_examples_show_image_change_and_both_predictions(tmp_path: Path) -> None:
     drawn = evaluation_figures(make_evaluation(tmp_path))
     figure = drawn["examples"]
-    grid = np.array(figure.axes).reshape(3, 3)
-    image, added, adversarial = (np.asarray(axis.images[0].get_array()) for axis in grid[:, 1])
-    assert image == pytest.approx(100 / 255)
-    assert added == pytest.approx(0.5 + 10 * 8 / 255, abs=1e-6)
-    assert adversarial == pytest.approx(108 / 255, abs=1e-6)
-    assert [axis.get_xlabel() for axis in grid[0]] == ["✓ cat", "✓ dog", "✓ $bird"]
-    assert [axis.get_xlabel() for axis in grid[2]] == ["✓ cat", "✗ cat", "✗ cat"]
-    assert grid[1, 0].get_ylabel() == "added, ×10"
+    cells = {(row["line"], row["column"]): row for row in rows(figure.panels[0])}
+    assert len(cells) == 9
+    pixels = {}
+    for line in ("image", "added, ×10", "adversarial"):
+        content = base64.b64decode(cells[line, 1]["url"].removeprefix("data:image/png;base64,"))
+        (pixels[line],) = np.unique(np.asarray(Image.open(io.BytesIO(content))))
+    assert pixels == {"image": 100, "added, ×10": round(255 * (0.5 + 10 * 8 / 255)), "adversarial": 108}
+    words = [cells["image", column]["words"] for column in range(3)]
+    assert words == ["right:\ncat", "right:\ndog", "right:\n$bird"]
+    words = [cells["adversarial", column]["words"] for column in range(3)]
+    assert words == ["right:\ncat", "wrong:\ncat", "wrong:\ncat"]
+    assert [cells["adversarial", column]["good"] for column in range(3)] == [True, False, False]
     assert "at most 8/255 a pixel" in caption(figure)
 
 
@@ -525,16 +576,17 @@ def test_a_run_is_drawn_with_clients_and_without(tmp_path: Path, clients: int) -
     names = ("accuracy", "partition") if clients else ("accuracy",)
     assert made == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
     figure = accuracy_figure({"a run": tmp_path})
-    (axis,) = figure.axes
+    (panel,) = figure.panels
     assert caption(figure) == "Bands: 95 % intervals of the test sample; n = 50 test images"
-    assert lines(axis) == {"natural": ([2], [50]), "fgsm": ([2], [25])}
-    assert bands(axis)[0] == pytest.approx((40, 60))
-    assert axis.get_xlabel() == ("round" if clients else "epoch")
-    assert axis.get_ylim()[0] == 0
+    assert lines(panel) == {"natural": ([2], [50]), "fgsm": ([2], [25])}
+    assert bands(panel)[0] == pytest.approx((40, 60))
+    assert encoding(panel, "line", "x")["title"] == ("round" if clients else "epoch")
+    assert encoding(panel, "line", "y")["scale"]["domain"][0] == 0
     if clients:
-        parts = partition_figure(described).axes[0].containers
-        bars = [[bar.get_width() for bar in part] for part in parts if isinstance(part, BarContainer)]
-        assert bars == [[0, 1, 2], [4, 4, 4]]
+        found = counts(partition_figure(described).panels[0])
+        assert [[count for (_, name), count in found.items() if name == kind] for kind in ("cat", "dog")] == [
+            [0, 1, 2], [4, 4, 4]
+        ]  # fmt: skip
 
 
 def partition(*classes: str) -> Figure:
@@ -542,15 +594,14 @@ def partition(*classes: str) -> Figure:
 
 
 @pytest.mark.parametrize("name", ["a class with a very long name " * 8, "unbroken" * 30, "_x", "__"])
-def test_a_class_of_any_name_is_in_the_legend_and_leaves_room_for_the_bars(name: str) -> None:
+def test_a_class_of_any_name_stands_on_the_axis_and_leaves_room_for_the_cells(name: str, tmp_path: Path) -> None:
     figure = partition("cat", name, "dog")
-    figure.canvas.draw()
-    shown = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert len(shown) == 3
-    assert shown[1].strip()[:2] == name[:2]
-    bars, legend = figure.axes[0].get_window_extent(), figure.legends[0].get_window_extent()
-    assert bars.x1 < legend.x0
-    assert bars.width > figure.bbox.width / 2
+    assert [text for text in drawn_text(figure) if text[:2] == name[:2]]
+    png, _ = save(figure, tmp_path / "figure")
+    plain, _ = save(partition("cat", "owl", "dog"), tmp_path / "plain")
+    (width, height), (usual, low) = size(png), size(plain)
+    assert width < 1.3 * usual
+    assert height < low + 200
 
 
 def test_letters_that_no_font_has_are_told_in_one_line(
@@ -568,6 +619,14 @@ def test_letters_that_no_font_has_are_told_in_one_line(
 
 def test_a_class_with_a_long_name_leaves_room_for_the_confusion(tmp_path: Path) -> None:
     arrays = Evaluation(np.array([0, 1]), {"natural": np.array([0, 1], np.int16)}, 2).arrays()
-    figure = _draw_confusion({**arrays, "classes": np.array(["cat", "unbroken" * 30])}, "run")
-    figure.canvas.draw()
-    assert figure.axes[0].get_window_extent().width > figure.bbox.width / 3
+    widths = []
+    for name in ("dog", "unbroken" * 30):
+        figure = confusion_figure({**arrays, "classes": np.array(["cat", name])}, "run")
+        widths.append(size(save(figure, tmp_path / name[:5])[0])[0])
+    assert widths[1] < 1.3 * widths[0]
+
+
+def test_letters_that_xml_cannot_hold_are_spelled_out(tmp_path: Path) -> None:
+    svg = save(partition("cat\x1b[2J", "\ud800\x00"), tmp_path / "figure")[1].read_text()
+    assert "cat\\x1b[2J" in svg
+    assert "\\ud800\\x00" in svg

@@ -206,7 +206,8 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
     from common.data.server_data import describe_partition
     from common.factory import prepare_data
     from simulations.cli.tables import partition_tables
-    from simulations.reports.figures.run_figures import plot_partition
+    from simulations.reports.figures.files import save
+    from simulations.reports.figures.run_figures import partition_figure
 
     splits, division = prepare_data(config)
     described = describe_partition(splits.train, division)
@@ -216,7 +217,7 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
     stem = f"partition-{config.data.name}-{config.partition.scheme}-seed{config.seed}"
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        plot_partition(described, folder / stem)
+        save(partition_figure(described), folder / stem)
     _tell_figures([folder / f"{stem}.png"])
 
 

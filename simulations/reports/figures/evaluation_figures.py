@@ -1,25 +1,28 @@
 """Figures of an evaluation: robust accuracy over epsilon, who is taken for whom under attack, adversarial images."""
 
-from collections.abc import Mapping, Sequence
+import base64
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 from common.errors import FedShieldError
 from common.evaluation.results import Evaluation
 from server.run_directory.reader import read_evaluations, read_kind, read_predictions
-from simulations.reports.figures.panels import headline
-from simulations.reports.figures.run_figures import COLOURS, GREY, WIDTH, caption, save_all
+from simulations.reports.figures.charts import pictures, shares
+from simulations.reports.figures.files import save_all
+from simulations.reports.figures.line_charts import top_of, with_chance, with_interval, with_mark
+from simulations.reports.figures.run_figures import height_of, scaled
+from simulations.reports.figures.style import WIDTH, Figure, Panel, Record
 
 Arrays = Mapping[str, NDArray[Any]]
 
 _FACTORS = (1, 2, 5, 10, 20, 50, 100, 200)
-_MOST_NUMBERS = 15  # more classes than that leave no room for numbers in the cells
+_SIDE = 54  # pixels of an image
 
 
 def plot_evaluation(run_dir: Path) -> list[Path]:
@@ -45,65 +48,46 @@ def evaluation_figures(run_dir: Path) -> dict[str, Figure]:
     record: Mapping[str, Any] = next(reversed(read_evaluations(run_dir)), {})
     if not (arrays := read_predictions(run_dir, record)):
         raise FedShieldError(f"{run_dir}: no evaluation to draw; run: fedshield evaluate {run_dir}")
-    figures = {"confusion": _draw_confusion(arrays, run_dir.name)}
+    figures = {"confusion": confusion_figure(arrays, run_dir.name)}
     if len(arrays["example_images"]):
-        figures["examples"] = draw_examples(arrays, run_dir.name)
+        figures["examples"] = examples_figure(arrays, run_dir.name)
     if record.get("curve"):
-        figures["epsilon"] = _draw_curve(record, run_dir.name, read_kind(run_dir).unit)
+        figures["epsilon"] = curve_figure(record, record["n"], run_dir.name, read_kind(run_dir).unit)
     return figures
 
 
-def _draw_curve(record: Mapping[str, Any], title: str, unit: str) -> Figure:
-    """Draw robust accuracy at each epsilon, with the 95 % interval of the test sample; ``unit``: round or epoch."""
+def curve_figure(record: Record, n: int, title: str, unit: str) -> Figure:
+    """Draw robust accuracy at each epsilon, with the 95 % interval of the test sample.
+
+    Args:
+        record: an evaluation with a ``curve``.
+        n: test images of the curve.
+        title: of the run.
+        unit: ``round`` or ``epoch``.
+    """
     points = sorted(record["curve"], key=lambda point: float(point["epsilon-255"]))
-    epsilons = [point["epsilon-255"] for point in points]
-    rates = np.array([100 * point["value"] for point in points])
-    lows, highs = 100 * np.array([point["interval"] for point in points]).T
-    figure, axis = plt.subplots(figsize=(5.4, 3.5), layout="constrained")
-    spread = [np.maximum(rates - lows, 0), np.maximum(highs - rates, 0)]
-    axis.errorbar(epsilons, rates, spread, color=COLOURS[0], marker="o", ms=4, lw=1.4, elinewidth=1, capsize=3)
-    own = record["epsilon-255"]
-    if 0 < own <= epsilons[-1]:
-        axis.axvline(own, color=GREY, lw=0.8, ls="--", zorder=1)
-        axis.annotate(f"{own:g}/255, of this run", (own, 0.99), (3, 0), xycoords=axis.get_xaxis_transform(),
-                      textcoords="offset points", va="top", fontsize=8, color=GREY)  # fmt: skip
-    if "classes" in record:
-        chance = 100 / len(record["classes"])
-        axis.axhline(chance, color=GREY, lw=0.8, ls=":", zorder=1)
-        axis.annotate("chance", (0.01, chance), (0, 2), xycoords=axis.get_yaxis_transform(),
-                      textcoords="offset points", fontsize=8, color=GREY)  # fmt: skip
-    axis.set(xlabel="epsilon, 1/255 of the pixel range (Linf)", ylabel="robust accuracy, %", ylim=(0, None))
-    axis.grid()
     attack = points[0].get("attack", "PGD")
-    headline(figure, f"{title}: accuracy under {attack}, after {unit} {record['round']}", 64)
-    caption(figure, f"Bars: 95 % intervals of the test sample; n = {record['n']} test images")
-    return figure
+    rows = [{"epsilon": point["epsilon-255"], "measure": attack, **scaled(point), "n": n} for point in points]
+    top = top_of([row["high"] for row in rows])
+    drawn = with_interval(rows, "epsilon", "epsilon, 1/255 of the pixel range (Linf)", [attack], top)
+    drawn = with_chance(drawn, len(record.get("classes", ())), top)
+    own = record["epsilon-255"]
+    if 0 < own <= rows[-1]["epsilon"]:
+        drawn = with_mark(drawn, own, f"{own:g}/255, of this run")
+    heading = f"{title}: accuracy under {attack}, after {unit} {record['round']}"
+    caption = f"Band: 95 % intervals of the test sample; steps of 2.5 epsilon / steps; n = {n} test images"
+    return Figure([Panel("", drawn, 270)], heading, caption, 200, 1)
 
 
-def _draw_confusion(arrays: Arrays, title: str) -> Figure:
+def confusion_figure(arrays: Arrays, title: str) -> Figure:
     """Draw what the images of each class are taken for, in per cent of them, under the last of the attacks."""
-    classes = [cut(str(name), 24) for name in arrays["classes"]]
+    names = [str(name) for name in arrays["classes"]]
     attack, counts = confusion(arrays)
-    shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = min(WIDTH, 2.2 + 0.46 * len(classes))
-    figure, axis = plt.subplots(figsize=(max(side, 4.5), max(side, 4.5)), layout="constrained")
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="none")
-    if len(classes) <= _MOST_NUMBERS:
-        for (row, column), share in np.ndenumerate(shares):
-            if counts[row, column]:
-                axis.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8,
-                          color="white" if share > 55 else "black")  # fmt: skip
-    every = -(-len(classes) // 40)
-    ticks = range(0, len(classes), every)
-    axis.set_xticks(ticks, classes[::every], rotation=45, ha="right", rotation_mode="anchor")
-    axis.set_yticks(ticks, classes[::every])
-    axis.spines[:].set_visible(False)
-    axis.set(xlabel="predicted", ylabel="true class")
+    drawn = shares(dict(zip(names, counts.tolist(), strict=True)), names, "predicted", "true class", percent=True)
     when = "without attack" if attack == "natural" else f"under {attack}"
-    headline(figure, f"{title}: predictions {when}", 80)
-    right = counts.trace()
-    caption(figure, f"Per cent of each class; {right} of n = {counts.sum()} test images are classified correctly", 90)
-    return figure
+    right = f"{counts.trace()} of n = {counts.sum()} test images"
+    caption = f"Per cent of each class, {when}; {right} are classified correctly"
+    return Figure([Panel("", drawn, height_of(len(names)))], f"{title}: predictions {when}", caption, 200, 1)
 
 
 def confusion(arrays: Arrays) -> tuple[str, NDArray[np.int64]]:
@@ -122,42 +106,34 @@ def confusion(arrays: Arrays) -> tuple[str, NDArray[np.int64]]:
     return attack, counts
 
 
-def draw_examples(arrays: Arrays, title: str) -> Figure:
+def examples_figure(arrays: Arrays, title: str) -> Figure:
     """Draw images, what the attack adds (magnified, around grey) and the adversarial images, with both predictions."""
     images = arrays["example_images"].astype(np.float64) / 255
     adversarial = arrays["example_adversarial"].astype(np.float64)
     names = [str(name) for name in arrays["classes"]]
     added, factor, largest = magnified(images, adversarial)
-    count = len(images)
-    width = min(WIDTH, max(3.6, 1.2 + 0.8 * count))
-    figure, axes = plt.subplots(3, count, figsize=(width, 3.6), squeeze=False, layout="constrained")
-    shown = images, added, adversarial.clip(0, 1)
-    for line, (row, pictures) in enumerate(zip(axes, shown, strict=True)):
-        for axis, picture in zip(row, pictures, strict=True):
-            axis.imshow(picture.transpose(1, 2, 0), interpolation="none")
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-        row[0].set_ylabel(("image", f"added, ×{factor}", "adversarial")[line])
-    _say(
-        axes[0],
-        [names[label] for label in arrays["example_natural"]],
-        arrays["example_natural"] == arrays["example_labels"],
+    lines = "image", f"added, ×{factor}", "adversarial"
+    told = arrays["example_natural"], None, arrays["example_attacked"]
+    cells = [
+        {"line": line, "column": column, "url": data_uri(picture, _SIDE), **_words(names, guesses, column, arrays)}
+        for line, shown, guesses in zip(lines, (images, added, adversarial.clip(0, 1)), told, strict=True)
+        for column, picture in enumerate(shown)
+    ]
+    drawn = pictures(cells, lines, _SIDE)
+    heading = f"{title}: images under {arrays['example_attack']}, and what the model takes them for"
+    caption = (
+        f"Below an image: what it is taken for, which is right or wrong. Added: at most {largest:.3g}/255 a pixel, "
+        f"shown {factor} times as large, around grey"
     )
-    _say(
-        axes[2],
-        [names[label] for label in arrays["example_attacked"]],
-        arrays["example_attacked"] == arrays["example_labels"],
-    )
-    headline(
-        figure, f"{title}: images under {arrays['example_attack']}, and what the model takes them for", int(10 * width)
-    )
-    caption(
-        figure,
-        f"✓, ✗: the prediction is right, wrong. Added: at most {largest:.3g}/255 a pixel, "
-        f"shown {factor} times as large, around grey",
-        int(16 * width),
-    )
-    return figure
+    return Figure([Panel("", drawn, 3 * (_SIDE + 34))], heading, caption, WIDTH - 50 - len(images) * (_SIDE + 10), 1)
+
+
+def _words(names: list[str], guesses: NDArray[Any] | None, column: int, arrays: Arrays) -> dict[str, Any]:
+    """Return what an image is taken for, and whether that is right; nothing of one that no model has seen."""
+    if guesses is None:
+        return {"words": "", "good": None}
+    good = bool(guesses[column] == arrays["example_labels"][column])
+    return {"words": f"{'right' if good else 'wrong'}:\n{names[guesses[column]]}", "good": good}
 
 
 def magnified(images: NDArray[Any], adversarial: NDArray[Any]) -> tuple[NDArray[Any], int, float]:
@@ -176,16 +152,15 @@ def magnified(images: NDArray[Any], adversarial: NDArray[Any]) -> tuple[NDArray[
     return (0.5 + factor * added).clip(0, 1), factor, 255 * largest
 
 
-def cut(name: str, letters: int) -> str:
-    """Return a name of so many letters at most."""
-    return name if len(name) <= letters else f"{name[: letters - 1]}…"
+def data_uri(pixels: NDArray[Any], side: int = 0) -> str:
+    """Return a picture as a PNG in a data URI.
 
-
-def _say(axes: Sequence[Axes], names: Sequence[str], right: Sequence[bool]) -> None:
-    """Write a prediction below each image."""
-    for axis, name, good in zip(axes, names, right, strict=True):
-        axis.set_xlabel(
-            f"{'✓' if good else '✗'} {cut(name, 12)}",
-            fontsize=7.5,
-            color=COLOURS[2] if good else COLOURS[1],
-        )
+    Args:
+        pixels: [3,H,W] in [0, 1].
+        side: so many pixels it has at least; each of its own then becomes a square of several.
+    """
+    picture = (255 * pixels.clip(0, 1)).round().astype(np.uint8).transpose(1, 2, 0)
+    times = -(-2 * side // max(picture.shape[:2])) if side else 1
+    file = io.BytesIO()
+    Image.fromarray(picture.repeat(times, 0).repeat(times, 1)).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from simulations.reports.accuracy import Record, share
-from simulations.reports.html import charts
+from simulations.reports.figures.run_figures import partition_figure
 from simulations.reports.html.evaluation_blocks import measure
-from simulations.reports.html.page import Block, Chart, Table
+from simulations.reports.html.page import Block, Table, charts
 
 
 def clients(metrics: Sequence[Record], partition: Record, final: Record) -> list[Block]:
@@ -63,10 +63,4 @@ def refusals(metrics: Sequence[Record]) -> list[Block]:
 
 def labels(partition: Record) -> list[Block]:
     """Return the classes of everybody's training images."""
-    if not partition:
-        return []
-    holders = {f"client {client}": counts for client, counts in enumerate(partition["clients"])}
-    holders |= {name: partition[name] for name in ("pool", "shared", "validation") if sum(partition.get(name, ()))}
-    spec = charts.shares(holders, partition["classes"], "class", "holder")
-    caption = "Training images of each class. Shared: the part of the server's pool that every client receives too."
-    return [Chart(spec, caption)]
+    return charts(partition_figure(partition)) if partition else []

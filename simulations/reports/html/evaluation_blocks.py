@@ -1,8 +1,10 @@
 """What an evaluation has measured: by attack, by class, over epsilon."""
 
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Kind, Record, bracket, share
-from simulations.reports.html import charts
-from simulations.reports.html.page import Block, Chart, Table
+from simulations.reports.figures.charts import by_class
+from simulations.reports.figures.evaluation_figures import curve_figure
+from simulations.reports.figures.style import Figure, Panel
+from simulations.reports.html.page import Block, Table, charts
 
 
 def attacks(final: Record) -> list[Block]:
@@ -60,31 +62,21 @@ def classes(final: Record) -> list[Block]:
         [name, f"{n:,}", *("–" if value is None else f"{share(value)} %" for value in own)]
         for name, n, own in accuracy.by_class()
     ]
+    panel = Panel("", by_class(rows, accuracy.classes), max(120, 22 * len(accuracy.classes)))
     return [
-        Chart(charts.by_class(rows, accuracy.classes), "Accuracy of each class alone."),
+        *charts(Figure([panel], "", "Accuracy of each class alone.", 0, 1)),
         Table(["class", "n", *(f"{row.name}, %" for row in shown)], cells),
     ]
 
 
-def curve(final: Record) -> list[Block]:
-    """Return robust accuracy over epsilon, where that was asked for."""
-    points = final.get("curve", ())
-    rows = [
-        {"epsilon": point["epsilon-255"], "attack": point["attack"], **scaled(point), "n": final["curve-n"]}
-        for point in sorted(points, key=lambda point: float(point["epsilon-255"]))
-    ]
-    return [Chart(charts.over_epsilon(rows), "Steps of 2.5 epsilon / steps; band: 95 % interval.")] if rows else []
+def curve(final: Record, unit: str) -> list[Block]:
+    """Return robust accuracy over epsilon, where that was asked for; ``unit``: round or epoch."""
+    return charts(curve_figure(final, final["curve-n"], "", unit)) if final.get("curve") else []
 
 
 def percent(rate: Record | None) -> str:
     """``54.2 %``, or a dash."""
     return f"{share(rate['value'])} %" if rate else "–"
-
-
-def scaled(rate: Record) -> dict[str, float]:
-    """Return ``accuracy``, ``low`` and ``high`` in per cent."""
-    low, high = rate["interval"]
-    return {"accuracy": 100 * rate["value"], "low": 100 * low, "high": 100 * high}
 
 
 def measure(label: str) -> str:

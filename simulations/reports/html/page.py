@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import jinja2
 import vl_convert
 
+from simulations.reports.figures.style import Figure, page_spec
+
 HERE = Path(__file__).parent
 
 
@@ -55,6 +57,15 @@ class Chart:
     kind: ClassVar[str] = "chart"
     spec: Mapping[str, Any]
     caption: str
+
+
+def charts(figure: Figure) -> "list[Block]":
+    """Return a chart for each panel of a figure: beside each other they would be too narrow for a telephone."""
+    several = len(figure.panels) > 1
+    return [
+        Chart(page_spec(panel), f"{panel.title}. {figure.caption}" if several else figure.caption)
+        for panel in figure.panels
+    ]
 
 
 @dataclass(frozen=True)
@@ -136,13 +147,13 @@ def render(page: Page) -> str:
     # A browser reads no NaN, and would draw nothing.
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False}
     sections = [section for section in page.sections if section.blocks]
-    charts = any(block.kind == "chart" for section in sections for block in section.blocks)
+    drawn = any(block.kind == "chart" for section in sections for block in section.blocks)
     text = environment.get_template("page.html").render(
         page=page,
         sections=sections,
         style=(HERE / "page.css").read_text("utf-8"),
         script=(HERE / "page.js").read_text("utf-8"),
-        vega=_vega() if charts else "",
+        vega=_vega() if drawn else "",
     )
     return text.encode(errors="backslashreplace").decode()  # a name of a file may have bytes that are no letters
 

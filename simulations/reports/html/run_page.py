@@ -18,11 +18,11 @@ from server.run_directory.reader import (
     read_summary,
 )
 from simulations.reports.accuracy import NO_ATTACK, Record, bracket
+from simulations.reports.figures.run_figures import accuracy_figure
 from simulations.reports.headline import OF_THE_PLACE, dataset_name, last_round, read_figures, training
-from simulations.reports.html import charts
 from simulations.reports.html.client_blocks import clients, labels, refusals
-from simulations.reports.html.evaluation_blocks import attacks, classes, curve, percent, scaled
-from simulations.reports.html.page import Block, Chart, Code, Fact, Page, Section, Table, Text
+from simulations.reports.html.evaluation_blocks import attacks, classes, curve, percent
+from simulations.reports.html.page import Block, Code, Fact, Page, Section, Table, Text, charts
 from simulations.reports.html.picture_blocks import gallery, predictions
 from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
 from simulations.reports.study_tables import ROUGH
@@ -62,10 +62,10 @@ def run_page(run_dir: Path) -> Page:
             *final.get("warnings", ()),
         ],
         sections=[
-            Section(f"Accuracy over {unit}s", _rounds(metrics, unit)),
+            Section(f"Accuracy over {unit}s", _rounds(run_dir, metrics)),
             Section("Accuracy per attack", attacks(final)),
             Section("Accuracy per class", classes(final)),
-            Section("Robust accuracy over epsilon", curve(final)),
+            Section("Robust accuracy over epsilon", curve(final, unit)),
             Section("Predictions under attack", predictions(arrays)),
             Section("Adversarial examples", gallery(arrays)),
             Section("Clients", [*clients(metrics, partition, final), *refusals(metrics)]),
@@ -128,23 +128,9 @@ def _lost(odd: str) -> list[str]:
     return [f"{odd}: the curves, the clients' work and the time are not those of the whole run."] if odd else []
 
 
-def _rounds(metrics: Sequence[Record], unit: str) -> list[Block]:
-    rows = []
-    for line in metrics:
-        for name, which in (("evaluation", ""), ("validation", " (validation)")):
-            found = line.get(name) or {}
-            rates = {"natural": found.get("natural"), **found.get("robust", {})}
-            if len(rates) > 2 or (which and found.get("robust")):
-                rates["worst case"] = found.get("worst")
-            for measure, rate in rates.items():
-                if rate and not (which and measure != "worst case"):
-                    rows.append({"round": line["round"], "measure": measure + which, **scaled(rate), "n": found["n"]})
-    if not rows:
-        return []
-    counts = sorted({row["n"] for row in rows})
-    images = " and ".join(f"{n:,}" for n in counts)
-    caption = f"Measured after each {unit} on n = {images} images; bands: 95 % intervals of that sample."
-    return [Chart(charts.over_rounds(rows, unit), caption)]
+def _rounds(run_dir: Path, metrics: Sequence[Record]) -> list[Block]:
+    evaluated = any(line.get("evaluation") for line in metrics)
+    return charts(accuracy_figure({run_dir.name: run_dir})) if evaluated else []
 
 
 def difference_table(config: Record) -> Block:
