@@ -3,7 +3,37 @@
 The command is printed with results, so its name stays.
 """
 
-from simulations.reports.figures.run_figures import main
+import sys
+from pathlib import Path
+
+from common.errors import FedShieldError
+from common.links import refuse_links
+
+
+def main(words: list[str]) -> None:
+    """Draw several runs beside each other.
+
+    Args:
+        words: where the figures go, without a suffix, and for each run ``TITLE=RUN_DIR``.
+
+    Raises:
+        FedShieldError: there are no such words, or a directory has no run.
+    """
+    if len(words) < 2 or not all("=" in word for word in words[1:]):
+        raise FedShieldError("usage: python -m simulations.plots STEM TITLE=RUN_DIR ...")
+    given = {title: Path(run_dir) for title, _, run_dir in (word.partition("=") for word in words[1:])}
+    for path in given.values():
+        refuse_links(path)
+        if not (path / "metrics.jsonl").exists():
+            raise FedShieldError(f"{path}: no metrics.jsonl in it; is this a run directory?")
+    from simulations.reports.figures.files import save
+    from simulations.reports.figures.run_figures import accuracy_figure
+
+    save(accuracy_figure(given), Path(words[0]))
+
 
 if __name__ == "__main__":
-    main()
+    try:
+        main(sys.argv[1:])
+    except FedShieldError as error:
+        sys.exit(f"simulations.plots: {error}")

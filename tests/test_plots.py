@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from simulations.reports.html.page import Chart
 from simulations.reports.html.study_page import study_page
 from simulations.reports.study_tables import make_tables
 from simulations.study_directory import read_results, write_csv
+from tests.bench import ROOT
 
 HEAD = ["seed", "rounds", "n", "natural", "fgsm", "pgd-20", "worst", "seconds", "code", "processor", "threads"]
 SEEDS = (1, 2, 3)
@@ -630,3 +633,21 @@ def test_letters_that_xml_cannot_hold_are_spelled_out(tmp_path: Path) -> None:
     svg = save(partition("cat\x1b[2J", "\ud800\x00"), tmp_path / "figure")[1].read_text()
     assert "cat\\x1b[2J" in svg
     assert "\\ud800\\x00" in svg
+
+
+def test_runs_beside_each_other_are_drawn_by_their_own_command(tmp_path: Path) -> None:
+    def plots(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "simulations.plots", *map(str, words)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text("")
+    assert plots(tmp_path / "both", f"first={tmp_path}/one", f"second={tmp_path}/two").returncode == 0
+    text = (tmp_path / "both.svg").read_text()
+    assert all(f">{title}<" in text for title in ("first", "second"))
+    done = plots(tmp_path / "both", f"first={tmp_path}/gone")
+    assert done.returncode == 1
+    assert done.stderr == (f"simulations.plots: {tmp_path}/gone: no metrics.jsonl in it; is this a run directory?\n")
+    assert plots().stderr == "simulations.plots: usage: python -m simulations.plots STEM TITLE=RUN_DIR ...\n"

@@ -88,3 +88,20 @@ def test_what_reads_a_study_does_not_wait_for_torch() -> None:
     command = [sys.executable, "-c", script, str(ROOT / "docs/results/cpu-sharing")]
     told = subprocess.check_output(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, timeout=300)
     assert told == "2\n[]\n"
+
+
+@pytest.mark.parametrize("command", ["report", "tables", "export", "evaluate", "compare x"])
+def test_a_wrong_path_is_told_before_anything_large_is_imported(command: str, tmp_path: Path) -> None:
+    script = (
+        "import sys; from simulations.cli.main import main\n"
+        "try: main()\n"
+        "finally: print([name for name in ('torch', 'altair', 'vl_convert') if name in sys.modules])"
+    )
+    words = [sys.executable, "-c", script, *command.split(), str(tmp_path / "gone")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        words, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "[]\n")
+    assert done.stderr.startswith("fedshield: ")
+    assert len(done.stderr.splitlines()) == 1

@@ -15,7 +15,7 @@ from common.config.schema import parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import whole_path
 from common.words import visible
-from server.run_directory.reader import find_results
+from server.run_directory.reader import find_results, read_config
 from simulations.cli.network_commands import network
 from simulations.cli.options import (
     FileArgument,
@@ -175,13 +175,13 @@ def evaluate(
     if examples is not None:
         changes["evaluate.final-examples"] = examples
     radii = parse_radii(epsilons or "")
+    read_config(path := find_results(run_dir))  # what follows takes seconds to import
     from common.data.cuts import out_of
     from server.evaluation import evaluate_run
     from server.run_directory.reader import read_kind
     from simulations.cli.tables import evaluation_tables
     from simulations.reports.sheets import whole
 
-    path = find_results(run_dir)
     found = evaluate_run(path, changes, radii, trust_code)
     which = f"after {read_kind(path).unit} {found.round}, epsilon {found.config.attack.epsilon_255:g}/255"
     which += f", {out_of(found.evaluation.n, found.tests)} test images"
@@ -264,7 +264,6 @@ def tables(
     fedshield tables cpu-sharing             the study with this name in results.dir
     fedshield tables docs/results/cpu-sharing
     """
-    from simulations.reports.figures.study_figures import plot_study
     from simulations.reports.study_tables import make_tables, write_tables
 
     path = find_results(study)
@@ -272,6 +271,8 @@ def tables(
     for sheet in sheets:
         console.print(sheet.rich(console.width))
     console.print(f"Tables: {write_tables(path, sheets)}")
+    from simulations.reports.figures.study_figures import plot_study
+
     _tell_figures(plot_study(path))
 
 

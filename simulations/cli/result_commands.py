@@ -9,7 +9,7 @@ import typer
 
 from common.errors import FedShieldError
 from common.paths import whole_path
-from server.run_directory.reader import find_results
+from server.run_directory.reader import find_results, read_config
 from simulations.cli.options import RunArgument, TrustOption, finite, parse_attacks
 from simulations.terminal.console import console, log_to
 
@@ -58,6 +58,8 @@ def compare(
     fedshield compare runs/share0 runs/share40
     """
     log_to(console)
+    for run in runs:
+        read_config(find_results(run))  # what follows takes seconds to import
     from simulations.reports.compare import compare_runs
 
     for sheet in compare_runs(runs):
@@ -84,9 +86,10 @@ def export(
     fedshield export runs/NAME --format onnx --out model
     """
     log_to(console)
+    read_config(found := find_results(run_dir))  # what follows takes seconds to import
     from simulations.export.formats import export_run
 
-    for path in export_run(find_results(run_dir), format_.value, out, trust_code):
+    for path in export_run(found, format_.value, out, trust_code):
         console.print(path)
 
 

@@ -1,14 +1,9 @@
-"""Figures of runs: accuracy over rounds, and who has which classes.
+"""Figures of runs: accuracy over rounds, and who has which classes."""
 
-Several runs beside each other: ``python -m simulations.plots STEM TITLE=RUN_DIR ...``
-"""
-
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.links import refuse_links
 from server.run_directory.reader import read_division, read_kind, read_metrics
 from simulations.reports.figures.charts import shares
 from simulations.reports.figures.files import paths_of, save
@@ -104,12 +99,3 @@ def with_totals(holders: Mapping[str, Sequence[float]]) -> dict[str, Sequence[fl
 def height_of(rows: int) -> int:
     """Return how high a table of shades is drawn, in pixels."""
     return max(60, min(24 * rows, 900))
-
-
-def main() -> None:
-    """Draw several runs beside each other; see ``simulations.plots``."""
-    stem, *words = sys.argv[1:]
-    given = {title: Path(run_dir) for title, _, run_dir in (word.partition("=") for word in words)}
-    for path in given.values():
-        refuse_links(path)
-    save(accuracy_figure(given), Path(stem))

@@ -63,7 +63,7 @@ def charts(figure: Figure) -> "list[Block]":
     """Return a chart for each panel of a figure: beside each other they would be too narrow for a telephone."""
     several = len(figure.panels) > 1
     return [
-        Chart(page_spec(panel), f"{panel.title}. {figure.caption}" if several else figure.caption)
+        Chart(page_spec(panel), f"{panel.title}: {figure.caption}" if several else figure.caption)
         for panel in figure.panels
     ]
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import FedShieldError
 from common.files import replace_file
 from common.paths import whole_path
-from server.run_directory.reader import find_results
-from simulations.reports.html.page import Page, render
-from simulations.reports.html.run_page import run_page
-from simulations.reports.html.study_page import study_page
+from server.run_directory.reader import find_results, read_config
+
+if TYPE_CHECKING:
+    from simulations.reports.html.page import Page
 
 
 def write_report(run_or_study: Path, out: Path | None = None) -> Path:
@@ -23,13 +24,9 @@ def write_report(run_or_study: Path, out: Path | None = None) -> Path:
         FedShieldError: there is neither, its files are damaged or of another version, or the report cannot be written.
     """
     path = find_results(run_or_study)
-    gather: Callable[[Path], Page]
-    if (path / "config.json").exists():
-        gather = run_page
-    elif (path / "study.toml").exists() or (path / "results.csv").exists():
-        gather = study_page
-    else:
-        raise FedShieldError(f"{path}: neither a run nor a study: no config.json, study.toml or results.csv in it")
+    gather = _page_of(path)
+    from simulations.reports.html.page import render
+
     try:
         content = render(gather(path)).encode()
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -40,3 +37,17 @@ def write_report(run_or_study: Path, out: Path | None = None) -> Path:
         raise FedShieldError(f"--out {target}: is a directory; name a file")
     replace_file(target, content)
     return target
+
+
+def _page_of(path: Path) -> "Callable[[Path], Page]":
+    """Return what gathers the page; what it imports takes seconds, so the directory is looked at first."""
+    if (path / "config.json").exists():
+        read_config(path)
+        from simulations.reports.html.run_page import run_page
+
+        return run_page
+    if (path / "study.toml").exists() or (path / "results.csv").exists():
+        from simulations.reports.html.study_page import study_page
+
+        return study_page
+    raise FedShieldError(f"{path}: neither a run nor a study: no config.json, study.toml or results.csv in it")
