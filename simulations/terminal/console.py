@@ -5,9 +5,10 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import StrEnum
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -138,3 +139,10 @@ def _first(number: int, frame: FrameType | None) -> None:
         _printing.interrupted = True
     else:
         raise KeyboardInterrupt
+
+
+def tell_figures(paths: Sequence[Path]) -> None:
+    """Say which figures were drawn; each SVG goes with its PNG."""
+    for path in paths:
+        if path.suffix == ".png":
+            console.print(f"Figure: {path} (and .svg)")

@@ -48,7 +48,7 @@ def study_page(study_dir: Path) -> Page:
         facts.append(Fact("test images", f"n = {tested[0]:,}", detail))
     figures = study_figures(study_dir)
     over_rounds, divisions = (charts(figures.pop(name)) if name in figures else [] for name in ("rounds", "labels"))
-    alone = ["One seed: nothing here tells how another one would come out."] if len(seeds) == 1 else []
+    alone = ["One seed: nothing here shows what another seed would give."] if len(seeds) == 1 else []
     return Page(
         title=heading.title,
         lead=f"A study of {', '.join(results.keys) or 'one point'} over {len(seeds)} training seeds.",

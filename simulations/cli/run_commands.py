@@ -1,0 +1,200 @@
+"""Commands that train and measure one model, and tell what a machine has."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from common.config.flat import default_config
+from common.config.schema import parse_config
+from common.errors import FedShieldError, explain_os_errors
+from common.paths import whole_path
+from server.run_directory.reader import find_results, read_config
+from simulations.cli.options import (
+    FileArgument,
+    JsonOption,
+    NameOption,
+    QuietOption,
+    ResultsOption,
+    ResumeOption,
+    RunArgument,
+    SetOption,
+    TrustOption,
+    measuring,
+    new_or_stored,
+    output_of,
+    parse_attacks,
+    parse_radii,
+    resolve,
+)
+from simulations.terminal.console import console, log_to, tell_figures
+
+runs = typer.Typer()
+machine = typer.Typer()  # apart: the help names it after the commands of studies
+
+
+class Engine(StrEnum):
+    """Where the clients run."""
+
+    INPROCESS = "inprocess"
+    RAY = "ray"
+
+
+@runs.command()
+def run(
+    file: FileArgument = None,
+    set_: SetOption = None,
+    engine: Annotated[
+        Engine | None, typer.Option(help="Where the clients run. Default: ray with several GPUs, otherwise inprocess.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of Ray workers; each runs one client at a time.")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Use this Ray cluster (engine ray).")
+    ] = None,
+    results: ResultsOption = None,
+    name: NameOption = None,
+    resume: ResumeOption = None,
+    trust_code: TrustOption = False,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Train a federation and log natural and robust accuracy every round.
+
+    FILE.toml, or a preset, contains the settings that differ from the defaults.
+
+    fedshield run                                    the quickstart, one minute
+    fedshield run cpu-cifar10 --set seed=2           a preset, with another seed
+    fedshield run my.toml --engine ray --workers 4   four clients at a time
+    fedshield run --resume runs/NAME                 continue after Ctrl-C or a crash
+    fedshield run --json | jq 'select(.event == "round").evaluation.worst.value'
+    """
+    output = output_of(quiet, json)
+    log_to(console, output)
+    config = new_or_stored(file, set_, results, name, resume, "federation", trust_code)
+
+    from simulations.federation import run_locally
+
+    run_locally(config, engine and engine.value, workers, ray_address, console, output)
+
+
+@runs.command()
+def centralized(
+    file: FileArgument = None,
+    set_: SetOption = None,
+    results: ResultsOption = None,
+    name: NameOption = None,
+    resume: ResumeOption = None,
+    trust_code: TrustOption = False,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Train one model on all the data, without a federation, and log natural and robust accuracy every epoch.
+
+    The configuration is the same as for `run`; the keys of federation, partition and sharing are ignored.
+
+    fedshield centralized --set centralized.epochs=8
+    fedshield centralized my.toml --set data.validation-fraction=0.1
+    fedshield centralized --resume runs/NAME
+    """
+    output = output_of(quiet, json)
+    log_to(console, output)
+    config = new_or_stored(file, set_, results, name, resume, "centralized", trust_code)
+
+    from simulations.centralized import run_centrally
+
+    run_centrally(config, console, output)
+
+
+@runs.command()
+def evaluate(
+    run_dir: RunArgument,
+    attacks: Annotated[
+        str | None,
+        typer.Option(help="For example fgsm,pgd-20x5,autoattack,deepfool. Default: the run's final attacks."),
+    ] = None,
+    examples: Annotated[
+        int | None, typer.Option(min=0, help="Number of test images, balanced over the classes; 0 = all.")
+    ] = None,
+    epsilons: Annotated[
+        str | None,
+        typer.Option(metavar="0,2,4,8,16", help="Robust accuracy under PGD also at these radii, in 1/255."),
+    ] = None,
+    set_: SetOption = None,
+    trust_code: TrustOption = False,
+) -> None:
+    """Evaluate a run's model on the test set, with other attacks or more images, and check the result for plausibility.
+
+    Attacks that an earlier or interrupted command has already measured are not repeated.
+
+    fedshield evaluate runs/NAME
+    fedshield evaluate runs/NAME --set data.root=/where/they/are/now
+    fedshield evaluate runs/NAME --attacks fgsm,pgd-20x5,autoattack,deepfool --examples 0
+    fedshield evaluate runs/NAME --epsilons 0,2,4,8,16
+    """
+    log_to(console)
+    changes = measuring(set_ or [])
+    if attacks is not None:
+        changes["evaluate.final-attacks"] = ",".join(parse_attacks("--attacks", attacks))
+    if examples is not None:
+        changes["evaluate.final-examples"] = examples
+    radii = parse_radii(epsilons or "")
+    read_config(path := find_results(run_dir))  # what follows takes seconds to import
+    from common.data.cuts import out_of
+    from server.evaluation import evaluate_run
+    from server.run_directory.reader import read_kind
+    from simulations.cli.tables import evaluation_tables
+    from simulations.reports.sheets import whole
+
+    found = evaluate_run(path, changes, radii, trust_code)
+    which = f"after {read_kind(path).unit} {found.round}, epsilon {found.config.attack.epsilon_255:g}/255"
+    which += f", {out_of(found.evaluation.n, found.tests)} test images"
+    console.print(f"{path}: {which}")
+    for table in evaluation_tables(found.evaluation, found.record):
+        console.print(whole(table, console.width))
+    if found.config.evaluate.final_attacks or "curve" in found.record:
+        from simulations.reports.figures.evaluation_figures import plot_evaluation
+
+        tell_figures(plot_evaluation(path))
+
+
+@runs.command()
+def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
+    """Show how many images of each class every client has, as a table and a figure.
+
+    fedshield partitions
+    fedshield partitions cpu-cifar10 --set partition.scheme=iid
+    """
+    log_to(console)
+    config = parse_config(resolve(file, set_ or [], default_config()))
+    from common.data.server_data import describe_partition
+    from common.factory import prepare_data
+    from simulations.cli.tables import partition_tables
+    from simulations.reports.figures.files import save
+    from simulations.reports.figures.run_figures import partition_figure
+
+    splits, division = prepare_data(config)
+    described = describe_partition(splits.train, division)
+    for table in partition_tables(described, console.width):
+        console.print(table)
+    folder = whole_path(config.results.dir)
+    stem = f"partition-{config.data.name}-{config.partition.scheme}-seed{config.seed}"
+    with explain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        save(partition_figure(described), folder / stem)
+    tell_figures([folder / f"{stem}.png"])
+
+
+@machine.command()
+def doctor(file: FileArgument = None, set_: SetOption = None) -> None:
+    """Check this machine: installed packages, hardware and data, how to fix what is missing, and the cost of a model.
+
+    fedshield doctor
+    fedshield doctor cifar10-noniid --set model.downsample=false
+    """
+    config = parse_config(resolve(file, set_ or [], default_config()))
+    from simulations.doctor import examine
+
+    if missing := examine(config, console):
+        raise FedShieldError(f"doctor: {'; '.join(missing)}")

@@ -1,0 +1,72 @@
+"""Commands of studies."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.config.assignment import parse_assignment
+from common.config.flat import Flat
+from server.run_directory.reader import find_results
+from simulations.cli.options import (
+    SetOption,
+    complete_study,
+)
+from simulations.terminal.console import console, log_to, tell_figures
+
+studies = typer.Typer()
+
+
+@studies.command()
+def sweep(
+    study: Annotated[
+        Path,
+        typer.Argument(
+            metavar="STUDY.toml",
+            help="A study file, or the name of a shipped study.",
+            autocompletion=complete_study,
+        ),
+    ],
+    set_: SetOption = None,
+    results: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The study's directory. Default: results.dir/STUDY.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time. Default: one for each GPU, or as many as fit the cores.")
+    ] = None,
+) -> None:
+    """Run all points of a study and write results.csv.
+
+    Finished runs are skipped: after Ctrl-C or a crash, the same command continues.
+
+    fedshield sweep cpu-sharing              a shipped study
+    fedshield sweep my-study.toml --jobs 2   your own study, two runs at the same time
+    """
+    log_to(console)
+    from simulations.studies.sweep import run_study
+
+    changes: Flat = {}
+    for assignment in set_ or []:
+        changes |= parse_assignment(assignment)
+    run_study(study, changes, results, jobs, console)
+
+
+@studies.command()
+def tables(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's directory, or its name in results.dir.")],
+) -> None:
+    """Show the tables of a study and draw its figures. Nothing is run again.
+
+    fedshield tables cpu-sharing             the study with this name in results.dir
+    fedshield tables docs/results/cpu-sharing
+    """
+    from simulations.reports.study_tables import make_tables, write_tables
+
+    path = find_results(study)
+    sheets = make_tables(path)
+    for sheet in sheets:
+        console.print(sheet.rich(console.width))
+    console.print(f"Tables: {write_tables(path, sheets)}")
+    from simulations.reports.figures.study_figures import plot_study
+
+    tell_figures(plot_study(path))
