@@ -65,7 +65,7 @@ def run_page(run_dir: Path) -> Page:
             Section(f"Accuracy over {unit}s", _rounds(run_dir, metrics)),
             Section("Accuracy per attack", attacks(final)),
             Section("Accuracy per class", classes(final)),
-            Section("Robust accuracy over epsilon", curve(final, unit)),
+            Section("Robust accuracy over epsilon", curve({**final, "epsilon-255": epsilon}, unit)),
             Section("Predictions under attack", predictions(arrays)),
             Section("Adversarial examples", gallery(arrays)),
             Section("Clients", [*clients(metrics, partition, final), *refusals(metrics)]),
