@@ -85,8 +85,8 @@ def confusion_figure(arrays: Arrays, title: str) -> Figure:
     attack, counts = confusion(arrays)
     drawn = shares(dict(zip(names, counts.tolist(), strict=True)), names, "predicted", "true class", percent=True)
     when = "without attack" if attack == "natural" else f"under {attack}"
-    right = f"{counts.trace()} of n = {counts.sum()} test images"
-    caption = f"Per cent of each class, {when}; {right} are classified correctly"
+    right = f"{counts.trace():,} of n = {counts.sum():,} are classified correctly"
+    caption = f"Per cent of the test images of each class, {when}; {right}"
     return Figure([Panel("", drawn, height_of(len(names)))], f"{title}: predictions {when}", caption, 200, 1)
 
 
