@@ -68,10 +68,7 @@ def _svhn(root: Path) -> tuple[Part, Part]:
     for name in ("train", "test"):
         url, file, md5 = SVHN.split_list[name]
         _fetch(url, root / file, "md5", md5)
-    try:
-        train, test = (SVHN(root, split=split) for split in ("train", "test"))
-    except ImportError as error:
-        raise FedShieldError("data.name = svhn: needs scipy; run: uv sync --extra svhn") from error
+    train, test = (SVHN(root, split=split) for split in ("train", "test"))
     return _svhn_part(train), _svhn_part(test)
 
 
