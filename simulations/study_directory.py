@@ -140,11 +140,6 @@ def read_heading(study_dir: Path) -> Heading:
         raise FedShieldError(f"{path}: not valid TOML: {error}; run the sweep again, which rewrites it") from error
 
 
-def sampling_error(n: int) -> float:
-    """Return half the widest 95 % interval (at 50 %) of an accuracy on n test images, in percentage points."""
-    return 196 * math.sqrt(0.25 / n)
-
-
 def cell(value: Any) -> str:
     """Return a value as the CSV files have it."""
     if value is None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from common.attacks.library import Threat
 from common.evaluation.evaluate import evaluate
 from common.evaluation.results import Evaluation, Rate
-from common.evaluation.sanity_checks import find_warnings, sign_test
+from common.evaluation.sanity_checks import find_warnings
 from tests.conftest import Threshold
 
 THREAT = Threat(8 / 255, 2 / 255, 7)
@@ -48,14 +48,6 @@ def measured(broken: dict[str, range], n: int = 40) -> Evaluation:
 def found(model: nn.Module, evaluation: Evaluation, distances: tuple[int, ...] = (5,) * 40) -> tuple[str, ...]:
     images, labels = data(*distances)
     return find_warnings(model, images, labels, evaluation, THREAT, 1)
-
-
-def test_sign_test_by_hand() -> None:
-    assert sign_test(0, 0) == 1
-    assert sign_test(7, 0) == pytest.approx(1 / 128)
-    assert sign_test(3, 1) == pytest.approx(5 / 16)  # 4 + 1 of 16
-    assert sign_test(1, 3) == pytest.approx(15 / 16)
-    assert sign_test(5000, 5000) == pytest.approx(0.504, abs=1e-3)  # 1/2 and half of the middle one
 
 
 def test_a_sound_evaluation_raises_no_doubt() -> None:

@@ -112,16 +112,6 @@ def test_no_correct_example_and_no_attack() -> None:
     assert (natural.natural.correct, natural.worst, natural.robust) == (1, None, {})
 
 
-@pytest.mark.parametrize(
-    ("correct", "n", "low", "high"),
-    # Wilson's formula by hand, z = 1.96: (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n).
-    # p = 0.8, n = 10: (0.8 + 0.19207 ± 1.95996·0.15935) / 1.38415 = 0.71674 ± 0.22657 → [0.49016, 0.94331].
-    [(8, 10, 0.49016, 0.94331), (0, 10, 0.0, 0.27753), (10, 10, 0.72247, 1.0), (500, 1000, 0.46907, 0.53093)],
-)
-def test_wilson_interval_by_hand(correct: int, n: int, low: float, high: float) -> None:
-    assert Rate(correct, n).interval == pytest.approx((low, high), abs=2e-5)
-
-
 def test_log_line_shows_every_attack_its_interval_and_n() -> None:
     found = evaluate(Threshold(), images(*LEVELS), LABELS, ("fgsm", "pgd-20"), Threat(8 / 255, 2 / 255, 7), 1)
     assert found.line() == (

@@ -1,7 +1,6 @@
 """Study files and their points; the tables of hand-made results."""
 
 import json
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from simulations.reports.study_tables import (
     Sheet,
     accuracy_sheet,
     difference_sheet,
-    interval,
     make_tables,
     spread,
     write_tables,
@@ -305,13 +303,7 @@ def test_a_difference_without_a_sign_is_none(tmp_path: Path) -> None:
     assert sheet.rows[0][3] == "0.0"
 
 
-def test_intervals_and_spreads_have_the_right_width() -> None:
-    found = interval([1.0, 3.0])  # 1 degree of freedom: half width 12.7062 × √2 / √2
-    assert found == pytest.approx((2.0, 2 - 12.7062, 2 + 12.7062))
-    many = interval([0.0, 1.0] * 50)
-    assert many is not None
-    assert many[2] - many[0] == pytest.approx(2.0423 * math.sqrt(25 / 99) / 10)
-    assert interval([1.0]) is None
+def test_a_spread_of_one_value_or_none_has_no_width() -> None:
     assert spread([], 1) == "–"
     assert spread([2.0, 4.0], 2) == "3.00 ± 1.41 (2.00–4.00)"
 

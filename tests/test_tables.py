@@ -83,7 +83,7 @@ def test_what_reads_a_study_does_not_wait_for_torch() -> None:
     script = (
         "import sys; from pathlib import Path; import simulations.reports.figures.study_figures; "
         "from simulations.reports.study_tables import make_tables; print(len(make_tables(Path(sys.argv[1])))); "
-        "print([name for name in ('torch', 'flwr') if name in sys.modules])"
+        "print([name for name in ('torch', 'flwr', 'scipy.stats') if name in sys.modules])"
     )
     command = [sys.executable, "-c", script, str(ROOT / "docs/results/cpu-sharing")]
     told = subprocess.check_output(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, timeout=300)

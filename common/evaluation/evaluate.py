@@ -22,9 +22,10 @@ from common.attacks.library import (
     parse_label,
 )
 from common.errors import DeadEndError
-from common.evaluation.results import Distortion, Evaluation, Mask, Rate
+from common.evaluation.results import Distortion, Evaluation, Rate
 from common.evaluation.store import ArrayStore
 from common.seeding import seed_for
+from common.statistics import Mask
 from common.training.trainer import pixels
 from common.user_code import is_own, own_digest
 

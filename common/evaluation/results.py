@@ -1,6 +1,5 @@
 """What an evaluation found: rates with intervals, predictions example by example, distortions."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -8,10 +7,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-_Z95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+from common.statistics import Mask, wilson_interval
+
 _ROUGH = 1000
 
-Mask = NDArray[np.bool_]
 Shares = NDArray[np.int64] | NDArray[np.float64]
 
 
@@ -34,11 +33,8 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % Wilson score interval (Wilson 1927): sampling of the test images only, not of training seeds."""
-        p, n, z2 = self.value, self.n, _Z95**2
-        centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-        half = _Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-        return max(0.0, centre - half), min(1.0, centre + half)
+        """Wilson's 95 % interval: sampling of the test images only, not of training seeds."""
+        return wilson_interval(self.correct, self.n)
 
     def as_json(self) -> dict[str, Any]:
         """Return the share and its interval for a results file."""

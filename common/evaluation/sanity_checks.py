@@ -4,8 +4,6 @@ After Athalye et al. 2018 (arXiv 1802.00420, section 3), Carlini et al. 2019 (ar
 checks in the code of AutoAttack (Croce and Hein 2020, arXiv 2003.01690).
 """
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,8 +12,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from common.attacks.library import Threat, attack_mode, parse_label
 from common.evaluation.evaluate import evaluate, probe
-from common.evaluation.results import Evaluation, Mask
+from common.evaluation.results import Evaluation
 from common.seeding import seed_for
+from common.statistics import Mask, binomial_tail, sign_test
 from common.training.trainer import pixels
 
 _FEW = 200  # examples of the checks that attack anew
@@ -59,26 +58,6 @@ def find_warnings(
             "robust accuracy is overstated"
         )
     return tuple(sentence for sentence in found if sentence)
-
-
-def sign_test(first: int, second: int) -> float:
-    """Return the probability of ``first`` or more heads in ``first + second`` tosses of a fair coin.
-
-    For paired outcomes (the examples that only one of two attacks breaks) this is the one-sided exact test of McNemar.
-    """
-    return _tail(first, first + second, 0.5)
-
-
-def _tail(least: int, draws: int, chance: float) -> float:
-    """Return the probability of ``least`` or more successes in ``draws``, by logarithms: the factors are huge."""
-    if chance == 1:  # all images are of one class
-        return 1.0
-
-    def term(hits: int) -> float:
-        ways = math.lgamma(draws + 1) - math.lgamma(hits + 1) - math.lgamma(draws - hits + 1)
-        return math.exp(ways + hits * math.log(chance) + (draws - hits) * math.log1p(-chance))
-
-    return sum(map(term, range(least, draws + 1)))
 
 
 def _only(broken: Mask, other: Mask) -> tuple[int, int]:
@@ -126,7 +105,7 @@ def _after_the_others(evaluation: Evaluation) -> str | None:
     if "square" not in evaluation.parts:
         return None
     broken = evaluation.parts["fab-t"].correct - evaluation.parts["square"].correct
-    if _tail(broken, evaluation.n, _SQUARE_SHARE) >= _LEVEL:
+    if binomial_tail(broken, evaluation.n, _SQUARE_SHARE) >= _LEVEL:
         return None
     return (
         f"square, the black box of autoattack, breaks {broken} of {evaluation.n} images that its other parts leave: "
@@ -157,7 +136,7 @@ def _large_budget(model: nn.Module, images: Images, labels: Labels, threat: Thre
     large = Threat(epsilon, 2.5 * epsilon / 20, 20)
     left = evaluate(model, images[rows], labels[rows], ("pgd-20",), large, seed).robust["pgd-20"]
     chance = float(np.bincount(labels[rows]).max()) / len(rows)  # what a constant answer would get
-    if _tail(left.correct, left.n, chance) >= _LEVEL:
+    if binomial_tail(left.correct, left.n, chance) >= _LEVEL:
         return None
     return (
         f"pgd-20 at epsilon {255 * epsilon:g}/255 leaves {100 * left.value:.1f} % of {left.n} images, more than chance "

@@ -1,6 +1,5 @@
 """Tables of a study, from its ``results.csv`` alone: for the terminal, and as ``tables.md``."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +8,7 @@ from statistics import fmean, stdev
 
 from common.data.cuts import out_of
 from common.files import replace_file
+from common.statistics import sampling_error, t_interval
 from simulations.reports.sheets import Sheet
 from simulations.study_directory import (
     Row,
@@ -17,16 +17,9 @@ from simulations.study_directory import (
     number,
     read_heading,
     read_planned,
-    sampling_error,
     varied_columns,
 )
 
-# 97.5 % quantiles of Student's t for 1, 2, ..., 30 degrees of freedom; the last one serves for more.
-_T975 = (
-    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
-    2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
-    2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423,
-)  # fmt: skip
 _NAMED = 12  # points without figures that a note names
 ROUGH = 1000  # test images up to which a table calls its figures rough
 
@@ -171,15 +164,6 @@ def spread(values: Sequence[float], digits: int) -> str:
     return f"{fmean(values):.{digits}f} ± {stdev(values):.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float] | None:
-    """Return the mean and its 95 % t-interval, of n values with n - 1 degrees of freedom; None for fewer than 2."""
-    if len(values) < 2:
-        return None
-    mean, freedom = fmean(values), len(values) - 1
-    half = _T975[min(freedom, len(_T975)) - 1] * stdev(values) / math.sqrt(len(values))
-    return mean, mean - half, mean + half
-
-
 def _difference(pairs: Sequence[tuple[Row, Row]], rate: str) -> str:
     values = []
     for row, other in pairs:
@@ -188,7 +172,7 @@ def _difference(pairs: Sequence[tuple[Row, Row]], rate: str) -> str:
             values.append(100 * (here - there))
     if not values:
         return "–"
-    found = interval(values)
+    found = t_interval(values)
     if found is None:
         return _signed(values[0])
     return signed_interval(found)

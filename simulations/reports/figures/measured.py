@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from common.statistics import sampling_error
 from simulations.reports.figures.points import Values, is_number, name_point, pair_of
 from simulations.reports.figures.run_figures import images
 from simulations.study_directory import (
@@ -13,7 +14,6 @@ from simulations.study_directory import (
     attack_columns,
     finished,
     number,
-    sampling_error,
     varied_columns,
 )
 

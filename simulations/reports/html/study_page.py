@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.config.flat import default_config
+from common.statistics import sampling_error
 from simulations.reports.figures.measured import Measured, measured
 from simulations.reports.figures.study_figures import study_figures
 from simulations.reports.html.page import Block, Code, Fact, Page, Section, Table, Text, charts
@@ -17,7 +18,6 @@ from simulations.study_directory import (
     finished,
     read_heading,
     read_planned,
-    sampling_error,
 )
 
 _INTERVAL = re.compile(r"\[([+-]?[\d.]+), ([+-]?[\d.]+)\]")
