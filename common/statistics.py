@@ -2,7 +2,7 @@
 
 SciPy is imported when it is first used. Evaluations may use ``scipy.stats``, which takes over a second to import: the
 attacks, that is torchattacks, have imported it by then. Tables come without a model; they use ``scipy.special``, on
-which ``scipy.stats`` itself stands, and which loads faster.
+which ``scipy.stats`` itself stands, and which loads faster. SciPy has no interval for paired shares.
 """
 
 import math
@@ -74,3 +74,54 @@ def sign_test(first: int, second: int) -> float:
     For paired outcomes (the examples that only one of two attacks breaks) this is the one-sided exact test of McNemar.
     """
     return binomial_tail(first, first + second, 0.5)
+
+
+def difference(first: Mask, second: Mask) -> tuple[float, float, float]:
+    """Return how much more of the same N images ``second`` classifies correctly, with its 95 % interval; in points.
+
+    Args:
+        first: bool [N], which images are correct, N >= 1.
+        second: the same of another model.
+    """
+    n = len(first)
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    low, high = paired_interval(gained, lost, n)
+    return 100 * (gained - lost) / n, 100 * low, 100 * high
+
+
+def paired_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a difference between two shares of the same n pairs.
+
+    Tango 1998, Statistics in Medicine 17:891. It keeps its level where few pairs differ, and has a width where none
+    does: z² / (n + z²) to either side. Its ends are the differences d for which
+
+        (gained - lost - n d) / √(n (2 q + d (1 - d))) = ±z.
+
+    Here q is the most likely share of lost pairs if the difference is d, the larger root of
+
+        2 n q² + ((2 n - gained + lost) d - gained - lost) q - lost d (1 - d) = 0.
+
+    Args:
+        gained: pairs that only the second has.
+        lost: pairs that only the first has.
+        n: pairs in all, >= 1.
+
+    Returns:
+        Both ends, in [-1, 1].
+    """
+    return -_upper_end(lost, gained, n), _upper_end(gained, lost, n)
+
+
+def _upper_end(gained: int, lost: int, n: int) -> float:
+    """Find the end by halving: above the estimate the equation holds once; at the estimate it may hold as well."""
+
+    def inside(d: float) -> bool:
+        b = (2 * n - gained + lost) * d - gained - lost
+        q = (math.sqrt(max(0.0, b * b + 8 * n * lost * d * (1 - d))) - b) / (4 * n)
+        return n * d - gained + lost <= _Z * math.sqrt(n * max(0.0, 2 * q + d * (1 - d)))
+
+    low, high = (gained - lost) / n, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) else (low, middle)
+    return high

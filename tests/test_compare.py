@@ -14,23 +14,13 @@ from server.evaluation import evaluate_run
 from server.run_directory.reader import read_metrics
 from simulations.centralized import train_centrally
 from simulations.export.formats import export_run
-from simulations.reports.compare import compare_runs, difference
+from simulations.reports.compare import compare_runs
 from simulations.reports.headline import read_figures
 from simulations.reports.html.write import write_report
 from tests.conftest import tiny_config
 from tests.test_cli import fedshield
 from tests.test_data import make_folder
 from tests.test_federation import run
-
-
-def test_the_interval_is_that_of_paired_proportions() -> None:
-    # 50 both, 10 the first alone, 5 the second alone, 35 neither: -5 points;
-    # 1.96 √(15 - 100 × 0.05²) / 100 = 1.96 × 3.8406 / 100 = 7.5274 points.
-    first = np.repeat([True, True, False, False], [50, 10, 5, 35])
-    second = np.repeat([True, False, True, False], [50, 10, 5, 35])
-    assert difference(first, second) == pytest.approx((-5.0, -12.5274, 2.5274), abs=1e-3)
-    assert difference(second, first) == pytest.approx((5.0, -2.5274, 12.5274), abs=1e-3)
-    assert difference(first, first) == (0.0, 0.0, 0.0)
 
 
 def test_tables_tell_what_differs_and_pair_the_images(tmp_path: Path) -> None:

@@ -1,16 +1,13 @@
 """Runs beside each other: what differs in configuration and in result."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from common.config.flat import Flat
 from common.data.cuts import tested_images, training_images, unused_images
 from common.errors import FedShieldError
 from common.evaluation.results import Evaluation
+from common.statistics import Mask, difference
 from server.run_directory.reader import (
     find_results,
     lost_rounds,
@@ -25,8 +22,6 @@ from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Record, Row, 
 from simulations.reports.headline import OF_THE_PLACE, last_round, read_figures
 from simulations.reports.sheets import Sheet
 from simulations.reports.study_tables import signed_interval
-
-Mask = NDArray[np.bool_]
 
 _PAIRED = "points, on the same test images: mean [95 % interval]; it is about these images, not about training seeds"
 
@@ -48,23 +43,6 @@ def compare_runs(runs: Sequence[Path]) -> list[Sheet]:
     found = [read_figures(path) for path in paths]
     divisions = [read_division(path) for path in paths]
     return [done, _results(found, names, divisions), _pairs(paths, found, names)]
-
-
-def difference(first: Mask, second: Mask) -> tuple[float, float, float]:
-    """Return how much more of the same N images ``second`` classifies correctly, with its 95 % interval; in points.
-
-    The interval is Wald's for paired proportions (Agresti 2013, Categorical Data Analysis, equation 11.2): only images
-    that one of the two classifies correctly and the other does not tell them apart.
-
-    Args:
-        first: bool [N], which images are correct.
-        second: the same of another model.
-    """
-    n = len(first)
-    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
-    change = (gained - lost) / n
-    half = 1.959964 * math.sqrt(gained + lost - n * change * change) / n
-    return 100 * change, 100 * (change - half), 100 * (change + half)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
