@@ -19,11 +19,11 @@ import torch
 import torchattacks
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Figures, alternate, median, median_ratio, report
 from common.attacks.library import Threat
 from common.factory import prepare_torch
+from common.models.flops import model_cost
 from common.models.networks import build_model
 from common.training.losses import LOSSES, LossContext
 from common.training.trainer import Schedule, Trainer
@@ -58,13 +58,6 @@ def wait(device: torch.device) -> None:
     """Return when the device has done what it was asked to do."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def forward_flops(model: nn.Module, device: torch.device) -> float:
-    """Return the FLOPs of one forward pass of one image."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.rand(1, 3, 32, 32, device=device))
-    return float(counter.get_total_flops())
 
 
 def ours(model: nn.Module, images: np.ndarray, labels: np.ndarray, work: Work, fast: bool) -> Callable[[], None]:
@@ -125,7 +118,7 @@ def measure(work: Work, options: argparse.Namespace, device: torch.device) -> tu
     for name, build in builds.items():
         model = build_model("resnet18", 10, options.width, "relu", True, 1).to(device)
         sides[name] = timed(build(model, images, labels, work), count, device)
-    return alternate(sides, options.repeats), (2 * work.steps + 3) * forward_flops(model, device)
+    return alternate(sides, options.repeats), (2 * work.steps + 3) * model_cost(model, 32).flops
 
 
 def main() -> None:

@@ -61,7 +61,8 @@ def _model(config: RunConfig, classes: int) -> Finding:
     return "ok", (
         f"model {model.name}, width {model.width}, {model.stem} stem, {strides}, {model.activation}, "
         f"{classes} classes, {size}×{size} pixels: {_count(cost.parameters)} parameters, "
-        f"{_flop(cost.flops)} a forward pass; training by {config.loss.name}, {_attack(config)}: {training}"
+        f"{_flop(cost.flops)} a forward pass (a multiply-add is two); "
+        f"training by {config.loss.name}, {_attack(config)}: {training}"
     )
 
 

@@ -1,18 +1,21 @@
 """What a network costs, against torch's own counter and the sizes in the literature."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from common.config.schema import parse_config
 from common.factory import images_per_class, make_method, make_model
-from common.models.flops import model_cost, training_passes
+from common.models.flops import FlopCounter, model_cost, training_passes
 from common.models.networks import MODELS, build_model
 from simulations.cli.main import app
 from tests.conftest import tiny_flat
@@ -31,18 +34,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-class Flops(TorchDispatchMode):
-    """Torch's formulas without FlopCounterMode's tracking of modules, which fails on gradients of the image."""
-
-    total = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        output = function(*args, **(kwargs or {}))
-        if (formula := flop_registry.get(function._overloadpacket)) is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=output)
-        return output
 
 
 def counted(model: nn.Module, size: int) -> int:
@@ -78,6 +69,65 @@ def test_without_strides_the_arithmetic_is_twenty_times_as_much() -> None:
     )
     assert without.parameters == with_strides.parameters
     assert without.flops / with_strides.flops == pytest.approx(20.6, abs=0.4)
+
+
+def test_vit_b_16_by_hand() -> None:
+    # 32 pixels are 4 patches and a token for the class: 5 tokens of 768 numbers, in 12 layers of 12 heads.
+    patches = 2 * 4 * 768 * (3 * 16 * 16)
+    attention = 2 * 5 * 768 * (3 * 768) + 2 * (2 * 12 * 5 * 5 * 64) + 2 * 5 * 768 * 768
+    layer = attention + 2 * (2 * 5 * 768 * 3072)
+    model = torchvision.models.vit_b_16(weights=None, image_size=32, num_classes=10)
+    assert model_cost(model, 32).flops == patches + 12 * layer + 2 * 768 * 10 == 855_002_112
+
+
+def test_swin_t_by_hand() -> None:
+    # Patches of 4 pixels, then stages: channels, windows of 49 tokens (the map is padded to 7), tokens, blocks.
+    total = 2 * 64 * 96 * 48
+    for channels, windows, tokens, blocks in ((96, 4, 64, 2), (192, 1, 16, 2), (384, 1, 4, 6), (768, 1, 1, 2)):
+        weights = 2 * windows * 49 * channels * (3 * channels + channels)
+        attention = 2 * (2 * windows * 49 * 49 * channels)
+        total += blocks * (weights + attention + 2 * (2 * tokens * channels * 4 * channels))
+        if channels < 768:  # four tokens become one of twice as many channels
+            total += 2 * tokens // 4 * (4 * channels) * (2 * channels)
+    model = torchvision.models.swin_t(weights=None, num_classes=10)
+    assert model_cost(model, 32).flops == total + 2 * 768 * 10 == 1_035_913_728
+
+
+class Own(nn.Module):
+    """A user's network without a layer: 3 heads of 4 numbers attend to 8×8 places, and dice are thrown in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.ones(12, 3, 4, 4)), nn.Parameter(torch.ones(10, 12))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen += 1
+        places = F.conv2d(images, self.weight, stride=4).view(len(images), 3, 4, 64).transpose(2, 3)
+        attended = F.scaled_dot_product_attention(places, places, places)
+        features = F.dropout(attended.mean(2).flatten(1), 0.5, training=True)
+        return F.linear(features, self.head)
+
+
+def test_a_network_without_layers_is_counted_and_left_as_it_was() -> None:
+    model = Own().train()
+    state = torch.get_rng_state()
+    # 64 places of 12 channels from 48 values; 64 × 64 pairs of 4 numbers, twice, in 3 heads; 12 features to 10 logits
+    assert model_cost(model, 32).flops == 2 * 64 * 12 * 48 + 2 * (2 * 3 * 64 * 64 * 4) + 2 * 12 * 10
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.seen == 0
+    assert model.training
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_counting_does_not_import_torchs_compiler() -> None:
+    # It would delay every run by seconds.
+    code = (
+        "import sys; from common.models.flops import model_cost; from common.models.networks import build_model\n"
+        "model_cost(build_model('cnn', 10, 8, 'relu', True, 1), 32)\nprint('torch._dynamo' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    assert told.stdout == "False\n"
 
 
 def test_counting_leaves_the_model_and_the_random_numbers_alone() -> None:
@@ -117,7 +167,7 @@ def test_a_training_step_costs_as_many_passes_as_torch_counts(loss: str, attack:
     model = make_model(config, 10).train()
     images, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
     step = make_method(config, model, 10).loss_for(images_per_class(labels.numpy(), 10))
-    with Flops() as counter:
+    with FlopCounter() as counter:
         torch.autograd.grad(step(images, labels), list(model.parameters()))
     # The first convolution's gradient with respect to the image is not needed for the weights: a little is saved.
     per_image = counter.total / len(images)
@@ -140,8 +190,8 @@ def doctor(*assignments: str) -> str:
 
 def test_doctor_tells_what_the_configured_model_costs(tmp_path: Path) -> None:
     assert (
-        "model cnn, width 8, small stem, down-sampling, relu, 10 classes, 32×32 pixels: 11,218 parameters, 1.63 MFLOP"
-        in doctor()
+        "model cnn, width 8, small stem, down-sampling, relu, 10 classes, 32×32 pixels: 11,218 parameters, 1.63 MFLOP "
+        "a forward pass (a multiply-add is two); " in doctor()
     )
     line = doctor(
         "model.name=resnet18", "model.width=64", "model.stem=imagenet", "loss.name=mixed-at", "attack.steps=7"

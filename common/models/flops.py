@@ -1,12 +1,18 @@
-"""What a network costs: its weights, and its arithmetic for one image."""
+"""What a network costs: its weights, and its arithmetic for one image.
+
+A multiply-add counts as two floating-point operations (FLOP), as in ``torch.utils.flop_counter``. Papers that count
+multiply-adds (MAC) state half as much.
+"""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.user_code import is_own
 
@@ -17,39 +23,69 @@ class Cost:
 
     Attributes:
         parameters: trainable weights.
-        flops: floating-point operations of one forward pass of one image, two for each multiply-add of the convolutions
-            and linear layers. (Some papers count multiply-adds: half of this.)
+        flops: floating-point operations of one forward pass of one image, two for each multiply-add.
     """
 
     parameters: int
     flops: float
 
 
-def model_cost(model: nn.Module, image_size: int) -> Cost:
-    """Count a network's weights and the arithmetic of its forward pass; the network itself is left alone.
+class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what runs inside it, by the formulas of ``torch.utils.flop_counter``.
 
-    ``torch.utils.flop_counter`` counts the same, but its import takes as long as a quarter of a start, and counting on
-    the device ``meta``, where nothing would be computed, imports torch's compiler.
+    ``FlopCounterMode`` gives the same total. It also imports torch's compiler, which would delay every run by seconds.
+
+    Attributes:
+        total: FLOP so far: of matrix products, convolutions and attention, on any device. Other operations count zero.
+    """
+
+    def __init__(self) -> None:
+        from torch.utils.flop_counter import flop_registry
+
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._formulas = flop_registry
+        self.total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would import its compiler to hide this class from it
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run an operation of torch, and add what it costs."""
+        output = func(*args, **(kwargs or {}))
+        if (formula := self._formulas.get(func._overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=output)
+        return output
+
+
+def model_cost(model: nn.Module, image_size: int) -> Cost:
+    """Count a network's weights and the arithmetic of its forward pass in eval mode; the network itself is left alone.
 
     Args:
-        model: from pixels [B,3,H,W] to logits; its layers with weights are ``Conv2d`` and ``Linear`` (and batch
-            normalisation, whose arithmetic is not counted).
+        model: from pixels [B,3,H,W] to logits.
         image_size: side of the square images, in pixels.
     """
     parameters = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    flops = 0.0
-
-    def count(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal flops
-        flops += 2 * layer.weight[0].numel() * output[0].numel()
-
+    device = next(model.parameters()).device
     probe = copy.deepcopy(model).eval()
-    for layer in probe.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.register_forward_hook(count)
-    with torch.no_grad():
-        probe(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
-    return Cost(parameters, flops)
+    images = torch.zeros(1, 3, image_size, image_size, device=device)
+    generators = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(generators), torch.no_grad(), _plain_attention(), FlopCounter() as counter:
+        probe(images)
+    return Cost(parameters, float(counter.total))
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Have ``nn.MultiheadAttention`` call matrix products; in eval mode it is one operation that has no formula."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def training_passes(

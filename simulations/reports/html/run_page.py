@@ -33,6 +33,7 @@ HOW_TO_READ = (
     "of the [0, 1] range by at most epsilon. It is an upper bound: a stronger attack may leave less. Brackets are 95 % "
     "Wilson intervals for the sample of test images; they say nothing of how another training seed would come out."
 )
+_FLOPS = "a multiply-add is two"
 
 
 def run_page(run_dir: Path) -> Page:
@@ -156,7 +157,7 @@ def _environment(environment: Record, metrics: Sequence[Record], kind: Kind, con
         "threads": environment.get("threads"),
         "system": environment.get("system"),
         "Python": environment.get("python"),
-        "model": f"{model['parameters']:,} parameters, {model['flops']:.3g} FLOPs an image" if model else None,
+        "model": model and f"{model['parameters']:,} parameters, {model['flops']:.3g} FLOPs an image ({_FLOPS})",
         "packages": ", ".join(f"{name} {version}" for name, version in environment.get("packages", {}).items()),
         "started by": environment.get("command"),
     }
