@@ -39,10 +39,20 @@ def defaults_file() -> Path:
 
 
 def cache_dir() -> Path:
-    """Return the folder of the cache: ``$FEDSHIELD_CACHE``, or ``fedshield`` in the user's cache folder."""
-    given = os.environ.get("FEDSHIELD_CACHE")
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "fedshield")
-    return whole_path(given or usual, "set FEDSHIELD_CACHE to a folder of your own")
+    """Return the folder of the cache: ``$FEDSHIELD_CACHE``, or ``fedshield`` in the user's cache folder.
+
+    Raises:
+        FedShieldError: the user has no home folder, and the variable is not set.
+    """
+    place: Path | str | None = os.environ.get("FEDSHIELD_CACHE")
+    if not place:
+        from platformdirs import user_cache_path
+
+        try:
+            place = user_cache_path("fedshield", appauthor=False)
+        except RuntimeError:  # no home folder, which whole_path says
+            place = "~/.cache/fedshield"
+    return whole_path(place, "set FEDSHIELD_CACHE to a folder of your own")
 
 
 def python_path() -> str:

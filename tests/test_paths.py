@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import FedShieldError
-from common.paths import whole_path
+from common.paths import cache_dir, whole_path
 from simulations.cli.main import main
 from tests.test_cli import ROOT
 
@@ -29,6 +29,30 @@ def test_a_path_is_whole_wherever_it_begins(tmp_path: Path, monkeypatch: pytest.
     assert whole_path("/data") == Path("/data")
     with pytest.raises(FedShieldError, match="the working directory no longer exists"):
         whole_path("data")
+
+
+@pytest.mark.parametrize(
+    ("fedshield", "xdg", "place"),
+    [
+        ("/mine", "/caches", "/mine"),
+        ("~/mine", "/caches", "/home/me/mine"),
+        (None, "/caches", "/caches/fedshield"),
+        ("", "/caches", "/caches/fedshield"),
+        (None, None, "/home/me/.cache/fedshield"),
+        (None, "", "/home/me/.cache/fedshield"),
+        (None, "caches", "/home/me/.cache/fedshield"),  # the XDG specification: one that is not absolute is ignored
+    ],
+)
+def test_the_cache_is_the_folder_of_the_variable_or_the_users_own(
+    monkeypatch: pytest.MonkeyPatch, fedshield: str | None, xdg: str | None, place: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for name, value in (("FEDSHIELD_CACHE", fedshield), ("XDG_CACHE_HOME", xdg)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert cache_dir() == Path(place)
 
 
 @pytest.mark.parametrize(
