@@ -18,7 +18,7 @@ from common.data.partition import Partition, SchemeParameters, kept_partition, u
 from common.data.server_data import ServerData, take_server_data
 from common.data.split_directories import client_images, read_server_data, server_test
 from common.errors import FedShieldError
-from common.machine import available_cores
+from common.machine import available_cores, computes_bfloat16
 from common.models.networks import MODELS, build_model, trains_on_one
 from common.paths import whole_path
 from common.training.losses import LossContext, TrainingMethod
@@ -190,6 +190,7 @@ def make_method(config: RunConfig, model: nn.Module, classes: int) -> TrainingMe
         mixture=attack.mixture,
         mixture_rate=attack.mixture_rate,
         fast=attack.fast,
+        half=train.attack_precision == "bfloat16" or (train.attack_precision == "auto" and computes_bfloat16()),
     )
     return TrainingMethod(config.loss.name, model, context)
 

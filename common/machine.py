@@ -1,8 +1,18 @@
 """What this machine has; without importing torch."""
 
 import os
+from pathlib import Path
 
 
 def available_cores() -> int:
     """Return the number of cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def computes_bfloat16() -> bool:
+    """Tell whether this CPU has instructions for products in bfloat16: AVX512-BF16, AMX, or Arm's; known on Linux."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return not flags.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})

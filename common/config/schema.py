@@ -281,6 +281,7 @@ class TrainConfig(_Table):
     noise_std: Annotated[float, Field(ge=0)]
     augment: bool
     precision: Literal["float32", "bfloat16"]
+    attack_precision: Literal["train", "bfloat16", "auto"]
     cuda_graphs: bool
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from common.models.networks import BasicBlock
+from common.models.networks import BasicBlock, GridMean, Normalize
 
 
 class Folded(nn.Module):
@@ -103,6 +103,30 @@ class FoldedConv(nn.Module):
         return F.relu(out) if self._relu else out
 
 
+class _QuickNormalize(nn.Module):
+    """``Normalize`` as one kernel."""
+
+    def __init__(self, slow: Normalize) -> None:
+        super().__init__()
+        self.register_buffer("mean", slow.mean.flatten(), persistent=False)
+        self.register_buffer("variance", slow.std.flatten() ** 2, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return F.batch_norm(pixels, self.get_buffer("mean"), self.get_buffer("variance"), eps=0.0)
+
+
+class _QuickGridMean(nn.Module):
+    """``GridMean`` as one kernel."""
+
+    def __init__(self, slow: GridMean) -> None:
+        super().__init__()
+        self.cells = slow.cells
+
+    def forward(self, features: Tensor) -> Tensor:
+        height, width = features.shape[2:]
+        return F.avg_pool2d(features, (height // self.cells, width // self.cells)).flatten(1)
+
+
 class _FoldedBlock(nn.Module):
     """``BasicBlock`` with ReLU, its sum inside the second convolution."""
 
@@ -168,6 +192,10 @@ def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tens
 
 def _fold(module: nn.Module) -> nn.Module:
     """Return the network with its pairs folded; what has none is the module itself, not a copy."""
+    if _is_plain(module, Normalize):
+        return _QuickNormalize(module)  # type: ignore[arg-type]
+    if _is_plain(module, GridMean):
+        return _QuickGridMean(module)  # type: ignore[arg-type]
     if not Folded.folds(module):
         return module
     if isinstance(module, BasicBlock) and _is_relu_block(module):

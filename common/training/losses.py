@@ -33,6 +33,7 @@ class LossContext:
         mixture: attacks and weights of the attack ``mixture``.
         mixture_rate: how fast those weights follow the attack that hurts most.
         fast: attack the network with batch normalization folded into its convolutions.
+        half: attack in bfloat16, whatever the precision of training.
     """
 
     attack: str
@@ -45,12 +46,24 @@ class LossContext:
     mixture: tuple[tuple[str, float], ...] = ()
     mixture_rate: float = 0.0
     fast: bool = False
+    half: bool = False
 
     def build_attack(self, model: nn.Module, name: str = "") -> Attack:
         """Return the training attack on a model, or the attack of this name."""
         classes = len(self.class_counts)
         name = name or self.attack
-        return build_training_attack(name, model, self.threat, self.mixture, self.mixture_rate, classes, self.fast)
+        attack = build_training_attack(name, model, self.threat, self.mixture, self.mixture_rate, classes, self.fast)
+        return in_bfloat16(attack) if self.half else attack
+
+
+def in_bfloat16(attack: Attack) -> Attack:
+    """Return an attack whose network computes in bfloat16; images and perturbation stay float32."""
+
+    def perturb(images: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return attack(images, labels)
+
+    return perturb
 
 
 def soft_cross_entropy(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
