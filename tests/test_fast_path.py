@@ -1,6 +1,7 @@
 """The fast path of training: folded attacks, recorded batches, weights in one copy; on a GPU too, if there is one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,6 +130,33 @@ def test_the_fast_attack_is_torchattacks_up_to_rounding(
     assert ways_of(model) == ways
     assert all(torch.equal(value, state[part]) for part, value in model.state_dict().items())
     assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_the_random_start_is_drawn_as_before() -> None:
+    model = build_model("cnn", 10, 4, "relu", True, 1)
+    images, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
+    starts = []
+    for fast in (False, True):
+        torch.manual_seed(1)
+        starts.append(build_attack("pgd", model, Threat(8 / 255, 0.0, 1), fast=fast)(images, labels))
+    assert torch.equal(*starts)
+    assert not torch.equal(starts[0], images)
+
+
+def test_an_attack_in_bfloat16_is_one_in_float32_but_for_its_rounding(device: torch.device) -> None:
+    model = trained("cnn", "relu", device, 8).train()
+    images, labels = torch.rand(64, 3, 32, 32, device=device), torch.randint(0, 10, (64,), device=device)
+    context = LossContext("pgd", THREAT, 0.0, 0.0, class_counts=(0,) * 10)
+    costs = []
+    for half in (False, True):
+        torch.manual_seed(1)
+        made = replace(context, half=half).build_attack(model)(images, labels)
+        assert made.dtype == torch.float32
+        assert (made - images).abs().max() <= 8 / 255 + 1e-6
+        with torch.no_grad(), attack_mode(model):
+            costs.append(F.cross_entropy(model(made), labels).item())
+    assert costs[0] != costs[1]
+    assert costs[0] == pytest.approx(costs[1], rel=0.01)
 
 
 @pytest.mark.parametrize("fast", [False, True])
