@@ -1,5 +1,6 @@
 """What a process needs to train the clients of one run: built once, used for every message."""
 
+import logging
 from functools import lru_cache
 
 import numpy as np
@@ -18,12 +19,20 @@ from common.factory import (
     prepare_torch,
     schedule_of,
 )
+from common.machine import hidden_gpu
 from common.messages.records import to_record, to_state
 from common.messages.shared_slice import Examples
 from common.models.networks import load_state
 from common.seeding import seed_for
 from common.training.losses import TrainingMethod
 from common.training.trainer import FitResult, Trainer
+
+log = logging.getLogger("fedshield")
+
+_HIDDEN = (
+    "this machine has a GPU, but this client may not use it and computes on the CPU; with flwr run, add "
+    "client-resources-num-gpus=1 to --federation-config (0.5 = two clients on a GPU)"
+)
 
 
 class Session:
@@ -41,6 +50,8 @@ class Session:
         self.config = config
         self._place = place
         self._device = prepare_torch(config.threads)
+        if hidden_gpu():
+            log.warning("%s", _HIDDEN)
         self._made: tuple[Trainer, TrainingMethod] | None = None
 
     def prepare(self, client: int) -> tuple[Dataset, Trainer, TrainingMethod]:

@@ -17,7 +17,7 @@ from common.errors import FedShieldError
 from common.factory import make_model, server_data
 from common.machine import available_cores
 from common.models.flops import model_cost, training_passes
-from common.paths import cache_dir, whole_path
+from common.paths import ROOT, cache_dir, whole_path
 from server.run_directory.environment import PACKAGES, installed, processor
 from simulations.studies.trial import count_classes
 from simulations.terminal.console import Terminal
@@ -84,12 +84,15 @@ def _flop(number: float) -> str:
 
 
 def _packages() -> list[Finding]:
-    return [
-        ("ok", f"{name} {found}")
-        if (found := installed(name))
-        else ("missing", f"{name} is not installed; run: uv sync")
-        for name in PACKAGES
-    ]
+    return [_package(name) for name in PACKAGES]
+
+
+def _package(name: str) -> Finding:
+    if found := installed(name):
+        return "ok", f"{name} {found}"
+    if name == "fedshield":  # which needs no installation where its folder is on Python's path
+        return "note", f"fedshield is not installed; it runs from its source in {ROOT}"
+    return "missing", f"{name} is not installed; run: uv sync"
 
 
 def _gpu() -> Finding:
