@@ -86,7 +86,6 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 BEFORE = {
     "running.md": """
         for name in NAME ONE OTHER; do fedshield run --name $name; done
-        fedshield run --set attack.name=none --name BESIDE
         fedshield sweep cpu-sharing
         fedshield export runs/NAME --out model
     """,
@@ -102,7 +101,7 @@ BEFORE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_works(desk: Path, page: str) -> None:
-    script = "set -euo pipefail\n" + BEFORE.get(page, "")
+    script = f"set -euo pipefail\n{BEFORE.get(page, '')}\n"
     for block in filter(typed, blocks(page)):
         script += f"(\n{block})\n"
     done = subprocess.run(["bash", "-xc", script], cwd=desk, capture_output=True, text=True, timeout=3000, check=False)
