@@ -1,8 +1,10 @@
-"""What others have written (names, messages, files), as a terminal, a log and Markdown can take it."""
+"""What others have written (names, messages, files): shown safely by terminal, log and Markdown; hints on typing errors."""
 
+import difflib
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
 
 _LONGEST = 500  # letters of what somebody else has said
 # What begins something in Markdown or HTML inside a line; a bracket does so only before another one or a colon.
@@ -55,6 +57,15 @@ def _path_end(words: str, start: int) -> int:
     cuts = [place for place, letter in enumerate(path) if letter == "/" and os.path.isdir(path[:place])]
     rest = _PATH_ENDS.search(path, cuts[-1] if cuts else 0)
     return (rest.start() if rest else len(path)) + shift
+
+
+def near(word: str, known: Sequence[str]) -> str:
+    """Return "; did you mean ...?" where a known word is near, in capitals or not, and nothing otherwise."""
+    folded = {name.casefold(): name for name in known}
+    matches = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded, n=3, cutoff=0.5)]
+    if not matches and "." not in word:  # the table forgotten: `rounds` for `federation.rounds`
+        matches = [key for key in known if key.split(".")[-1] == word]
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""
 
 
 def markdown(text: str) -> str:

@@ -13,7 +13,6 @@ from rich.table import Column, Table
 from torch import Tensor, nn
 
 from common.attacks.library import MINIMAL, Threat, attack_mode, build_attack, check_classes, parse_label
-from common.config.flat import near
 from common.data.image_folders import decode_images
 from common.errors import FedShieldError, explain_os_errors
 from common.evaluation.evaluate import passes
@@ -22,6 +21,7 @@ from common.factory import make_model, prepare_torch
 from common.files import writing
 from common.seeding import seed_for
 from common.training.trainer import pixels
+from common.words import near
 from server.run_directory.checkpoint import fit_state, selected_model
 from server.run_directory.reader import read_classes
 from server.run_directory.restored import stored_config

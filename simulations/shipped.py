@@ -3,9 +3,9 @@
 import glob
 from pathlib import Path
 
-from common.config.flat import near
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import ROOT, whole_path
+from common.words import near
 
 PRESETS = ROOT / "simulations" / "presets"
 

@@ -1,15 +1,15 @@
 """Configurations as Flower carries them: dotted keys in kebab case, scalar values."""
 
-import difflib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from common.errors import FedShieldError, explain_os_errors
 from common.parsing import parse_toml
 from common.paths import defaults_file
+from common.words import near
 
 Scalar = bool | int | float | str
 Flat = dict[str, Scalar]
@@ -90,12 +90,3 @@ def nest(flat: Mapping[str, Scalar]) -> dict[str, Any]:
             )
         place[leaf] = value
     return nested
-
-
-def near(word: str, known: Sequence[str]) -> str:
-    """Return "; did you mean ...?" where a known word is near, in capitals or not, and nothing otherwise."""
-    folded = {name.casefold(): name for name in known}
-    matches = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded, n=3, cutoff=0.5)]
-    if not matches and "." not in word:  # the table forgotten: `rounds` for `federation.rounds`
-        matches = [key for key in known if key.split(".")[-1] == word]
-    return f"; did you mean {' or '.join(matches)}?" if matches else ""

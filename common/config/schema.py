@@ -22,10 +22,10 @@ from pydantic import (
     model_validator,
 )
 
-from common.config.flat import Flat, default_config, flatten, near, nest
+from common.config.flat import Flat, default_config, flatten, nest
 from common.errors import RENAME, FedShieldError, is_text
 from common.user_code import is_own
-from common.words import visible
+from common.words import near, visible
 
 # Family -> whether steps and restarts may follow (pgd-20x5), and the steps that a bare name means.
 _FAMILIES = {"bim": 10, "pgd": 10, "cw": 30, "apgd-ce": None, "apgd-t": None, "fab-t": None, "square": None}

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.config.flat import near
 from common.errors import FedShieldError
 from common.models.modes import keep_statistics
 from common.user_code import explain_own, is_own, load_own
+from common.words import near
 
 TORCHVISION = "torchvision:"
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool}

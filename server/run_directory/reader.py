@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config.flat import Flat, default_config, flatten, near
+from common.config.flat import Flat, default_config, flatten
 from common.config.schema import RunConfig, parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.evaluation.store import Arrays, ArrayStore
 from common.files import read_json, read_json_lines
 from common.links import refuse_links
 from common.paths import whole_path
+from common.words import near
 from server.run_directory.schema import Division, Environment, Evaluated, Format, Round, Summary, check_format
 
 

@@ -9,9 +9,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from common.config.flat import Flat, Scalar, default_config, merge, near, read_tables, read_toml, toml_lines
+from common.config.flat import Flat, Scalar, default_config, merge, read_tables, read_toml, toml_lines
 from common.config.schema import RunConfig, parse_config
 from common.errors import FedShieldError
+from common.words import near
 from simulations.shipped import PRESETS, SWEEPS, find_file, names_in
 from simulations.studies.study_file import (
     check_changes,

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from common.config.flat import Flat, Scalar, default_config, flatten, merge, near
+from common.config.flat import Flat, Scalar, default_config, flatten, merge
 from common.errors import FedShieldError
+from common.words import near
 
 Grid = dict[str, list[Scalar]]
 Cases = dict[str, Flat]
