@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.harness import Figures, alternate, median, median_ratio, report
-from common.attacks.library import Threat
+from common.attacks.threat import Threat
 from common.factory import prepare_torch
 from common.models.flops import model_cost
 from common.models.networks import build_model

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from common.attacks.library import Threat
+from common.attacks.threat import Threat
 from common.config.schema import OWN_KEYS, DataConfig, PartitionConfig, RunConfig, SharingConfig
 from common.data.datasets import Dataset, Splits, load_data
 from common.data.partition import Partition, SchemeParameters, kept_partition, undivided
@@ -168,13 +168,13 @@ def check_own(config: RunConfig, keys: Collection[str] = OWN_KEYS) -> None:
 
 
 def threat_of(config: RunConfig) -> Threat:
-    """Return what training defends against, from 1/255 to the [0, 1] pixel range."""
-    return Threat(config.attack.epsilon_255 / 255, config.attack.step_255 / 255, config.attack.steps)
+    """Return what training defends against."""
+    return Threat.from_255(config.attack.epsilon_255, config.attack.step_255, config.attack.steps)
 
 
 def evaluation_threat(config: RunConfig) -> Threat:
     """Return what is measured: the same ball, in which each attack's name tells its steps."""
-    return Threat(config.attack.epsilon_255 / 255, config.evaluate.step_255 / 255, 0)
+    return Threat.from_255(config.attack.epsilon_255, config.evaluate.step_255)
 
 
 def make_method(config: RunConfig, model: nn.Module, classes: int) -> TrainingMethod:

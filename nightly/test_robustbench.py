@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.attacks.library import Threat
+from common.attacks.threat import Threat
 from common.evaluation.evaluate import evaluate
 from common.exported import load_exported
 from common.factory import test_data as read_test

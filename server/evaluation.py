@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.attacks.library import Threat, parse_label
+from common.attacks.threat import AttackSpec, Threat
 from common.config.flat import Flat
 from common.config.schema import RunConfig
 from common.data.datasets import Dataset, balanced_subset, is_at_hand
@@ -31,7 +31,7 @@ from server.run_directory.restored import stored_config
 log = logging.getLogger("fedshield")
 
 _BATCH = 500
-_CURVE = "pgd-20"
+_CURVE = AttackSpec("pgd", 20)
 _RUNS = ("model.name", "evaluate.final-attacks")  # what of the user's code an evaluation runs
 
 
@@ -151,17 +151,14 @@ def _counts(run_dir: Path, test: Dataset) -> NDArray[np.int64] | None:
 def _curve(
     model: torch.nn.Module, test: Dataset, config: RunConfig, epsilons: Sequence[float], kept_dir: Path | None
 ) -> list[dict[str, Any]]:
-    """Return robust accuracy at each epsilon, under the first PGD of the final attacks.
-
-    Its steps are 2.5 epsilon / number of steps long, as Madry et al. 2018 (arXiv 1706.06083) have it, so that each
-    point of the curve is attacked with the same effort.
-    """
+    """Return robust accuracy at each epsilon, under the first PGD of the final attacks."""
     subset = _subset(test, config.evaluate.final_examples)
-    label = next((label for label in config.evaluate.final_attacks if label.startswith("pgd-")), _CURVE)
+    specs = map(AttackSpec.parse, config.evaluate.final_attacks)
+    attack = next((spec for spec in specs if spec.name == "pgd"), _CURVE)
+    label = str(attack)
     points = []
     for epsilon in epsilons:
-        steps = parse_label(label, evaluation_threat(config))[1].steps
-        threat = Threat(epsilon / 255, 2.5 * epsilon / 255 / steps, steps)
+        threat = Threat.reaching(epsilon / 255, attack.steps)
         kept = _kept(kept_dir, model, subset, config, threat)
         found = evaluate(model, subset.images, subset.labels, (label,), threat, _seed(config), _BATCH, kept)
         points.append({"epsilon-255": epsilon, "attack": label, **found.robust[label].as_json()})

@@ -12,7 +12,8 @@ from PIL import Image
 from rich.table import Column, Table
 from torch import Tensor, nn
 
-from common.attacks.library import MINIMAL, Threat, attack_mode, build_attack, check_classes, parse_label
+from common.attacks.library import attack_mode, build_attack, check_classes
+from common.attacks.threat import AttackSpec, Minimal, Threat
 from common.data.image_folders import decode_images
 from common.errors import FedShieldError, explain_os_errors
 from common.evaluation.evaluate import passes
@@ -85,12 +86,14 @@ def attack_pictures(
     Raises:
         FedShieldError: no model there, no such class, or a file that is not an image.
     """
-    if attack in MINIMAL and epsilon is not None:
+    spec = AttackSpec.parse(attack)
+    minimal = isinstance(spec.family, Minimal)
+    if minimal and epsilon is not None:
         raise FedShieldError(
             f"--epsilon {epsilon:g}: {attack} has no budget, it looks for the smallest change; leave --epsilon out"
         )
     radius = _EPSILON if epsilon is None else epsilon
-    how = f"{attack}, " + ("the smallest change it finds" if attack in MINIMAL else f"epsilon {radius:g}/255")
+    how = f"{attack}, " + ("the smallest change it finds" if minimal else f"epsilon {radius:g}/255")
     found = _read(checkpoint, trust_code)
     check_classes([attack], len(found.classes))
     if label is not None and label not in found.classes:
@@ -104,9 +107,9 @@ def attack_pictures(
     guessed = np.array([name not in found.classes for name in known_labels])
     labels = before.argmax(1)
     labels[~guessed] = [found.classes.index(name) for name in known_labels if name in found.classes]
-    threat = Threat(radius / 255, 2.5 * radius / 255 / max(1, parse_label(attack, Threat(0, 0, 0))[1].steps), 0)
+    threat = Threat.reaching(radius / 255, max(1, spec.steps))
     inputs, targets = pixels(images, device), torch.from_numpy(labels).to(device)
-    adversarial = _perturb(model, inputs, targets, attack, threat, len(found.classes), seed)
+    adversarial = _perturb(model, inputs, targets, spec, threat, len(found.classes), seed)
     after = _probabilities(model, adversarial)
     changed = (255 * adversarial).round().byte().cpu().numpy()
     return Attacked(paths, how, found.classes, labels, guessed, images, changed, before, after)
@@ -129,17 +132,17 @@ def _probabilities(model: nn.Module, inputs: Tensor) -> NDArray[np.float32]:
 
 
 def _perturb(
-    model: nn.Module, inputs: Tensor, targets: Tensor, label: str, threat: Threat, classes: int, seed: int
+    model: nn.Module, inputs: Tensor, targets: Tensor, spec: AttackSpec, threat: Threat, classes: int, seed: int
 ) -> Tensor:
     """Run an attack, with all its passes, on the pictures that are still taken for their class; return 8-bit pixels."""
     adversarial = inputs.clone()
-    for _, attack, restart in passes(label):
+    for _, attack, restart in passes(spec):
         with torch.no_grad(), attack_mode(model):
             alive = model(adversarial).argmax(1) == targets
         if alive.any():
-            name, limits = parse_label(attack, threat)
-            torch.manual_seed(seed_for(seed, attack, restart))
-            found = build_attack(name, model, limits, classes, "--attack")(inputs[alive], targets[alive])
+            torch.manual_seed(seed_for(seed, str(attack), restart))
+            run = build_attack(attack.name, model, attack.within(threat), classes, "--attack")
+            found = run(inputs[alive], targets[alive])
             adversarial[alive] = (255 * found).round() / 255
     return adversarial
 

@@ -8,7 +8,8 @@ import torch
 import torchattacks
 from torch import nn
 
-from common.attacks.library import ATTACKS, AUTOATTACK, MINIMAL, Threat, attack_mode, build_attack, parse_label
+from common.attacks.library import ATTACKS, AUTOATTACK, attack_mode, build_attack
+from common.attacks.threat import FAMILIES, AttackSpec, Bounded, Minimal, Threat
 from common.errors import FedShieldError
 from common.models.networks import build_model
 
@@ -88,7 +89,7 @@ def test_minimal_attacks_equal_torchattacks_called_directly(name: str) -> None:
     labels = model(SMALL).argmax(1)
     expected = MINIMAL_REFERENCES[name](model)(SMALL, labels).detach()
     model.zero_grad()
-    found = build_attack(name, model.train(), parse_label(name, THREAT)[1])(SMALL, labels)
+    found = build_attack(name, model.train(), AttackSpec.parse(name).within(THREAT))(SMALL, labels)
     assert torch.equal(found, expected)
     assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
     assert (model(found).argmax(1) != labels).any()
@@ -101,8 +102,8 @@ def test_parts_of_autoattack_equal_torchattacks_called_directly(label: str) -> N
     torch.manual_seed(3)
     seed = int(torch.randint(2**31, ()).item())
     expected = SEEDED_REFERENCES[label](model, seed)(SMALL, labels).detach()
-    name, limits = parse_label(label, THREAT)
-    attack = build_attack(name, model, limits)
+    spec = AttackSpec.parse(label)
+    attack = build_attack(spec.name, model, spec.within(THREAT))
     torch.manual_seed(3)
     assert torch.equal(attack(SMALL, labels), expected)
     assert (model(expected).argmax(1) != labels).any()
@@ -110,7 +111,7 @@ def test_parts_of_autoattack_equal_torchattacks_called_directly(label: str) -> N
 
 @pytest.mark.parametrize("name", AUTOATTACK)
 def test_parts_of_autoattack_have_the_standard_arguments(name: str) -> None:
-    attack = ATTACKS[name](Linear(), parse_label(name, THREAT)[1], 10)
+    attack = ATTACKS[name](Linear(), AttackSpec.parse(name).within(THREAT), 10)
     assert {key: getattr(attack, key) for key in STANDARD[name]} == STANDARD[name]
 
 
@@ -130,7 +131,7 @@ def test_targeted_dlr_needs_four_classes() -> None:
         build_attack("apgd-t", FirstPixel(), THREAT, classes=2)
 
 
-@pytest.mark.parametrize("name", sorted(ATTACKS.keys() - MINIMAL))
+@pytest.mark.parametrize("name", sorted(ATTACKS.keys() - MINIMAL_REFERENCES))
 def test_stays_in_the_ball_and_among_the_pixels(name: str) -> None:
     # AutoAttack's parts give the image itself back where they fail, so they are given a model that they can fool.
     model = Linear() if name in AUTOATTACK else build_model("resnet18", 10, 2, "silu", True, 1)
@@ -179,9 +180,8 @@ def test_modes_come_back_after_an_error_too() -> None:
     assert all(module.training for module in model.modules())
 
 
-def test_labels_name_the_steps() -> None:
-    assert parse_label("pgd-20", THREAT) == ("pgd", Threat(8 / 255, 2 / 255, 20))
-    assert parse_label("cw-30x5", THREAT) == ("cw", Threat(8 / 255, 2 / 255, 30, restarts=5))
-    assert parse_label("apgd-ce-7", THREAT) == ("apgd-ce", Threat(8 / 255, 2 / 255, 7))
-    assert parse_label("apgd-ce", THREAT) == ("apgd-ce", Threat(8 / 255, 2 / 255, 0))
-    assert parse_label("cw-l2", THREAT) == ("cw-l2", Threat(8 / 255, 2 / 255, 0))
+def test_every_attack_has_a_family_of_the_right_kind() -> None:
+    # `kl` is the inner attack of TRADES; `autoattack` is several attacks.
+    assert ATTACKS.keys() - {"kl"} == FAMILIES.keys() - {"autoattack"}
+    assert {name for name, family in FAMILIES.items() if isinstance(family, Minimal)} == MINIMAL_REFERENCES.keys()
+    assert all(isinstance(family, Bounded | Minimal) for family in FAMILIES.values())

@@ -10,7 +10,7 @@ from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from common.attacks.library import Threat
+from common.attacks.threat import Threat
 from common.data.datasets import Dataset, balanced_subset, load_data
 from common.evaluation.evaluate import evaluate
 from common.evaluation.sanity_checks import find_warnings

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.attacks.library import Threat
+from common.attacks.threat import Threat
 from common.evaluation.evaluate import evaluate
 from common.evaluation.results import Evaluation, Rate
 from common.evaluation.sanity_checks import find_warnings

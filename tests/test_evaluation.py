@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.attacks.library import Threat
+from common.attacks.threat import Threat
 from common.data.server_data import take_server_data
 from common.errors import FedShieldError
 from common.evaluation.evaluate import Evaluation, Rate, evaluate

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from common.attacks.library import Threat
+from common.attacks.threat import Threat
 from common.errors import FedShieldError
 from common.evaluation.evaluate import evaluate
 from common.exported import load_exported

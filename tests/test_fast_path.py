@@ -10,7 +10,8 @@ import torchattacks
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from common.attacks.library import Threat, attack_mode, build_attack
+from common.attacks.library import attack_mode, build_attack
+from common.attacks.threat import Threat
 from common.messages.records import to_record
 from common.models.external import borrow
 from common.models.folding import Folded, fold_batch_norm

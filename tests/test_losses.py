@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 import torchattacks
 from torch import Tensor, nn
 
-from common.attacks.library import Threat
+from common.attacks.threat import Threat
 from common.models.networks import build_model
 from common.training.losses import LOSSES, Calibrated, LossContext, log_prior, soft_cross_entropy
 

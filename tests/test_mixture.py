@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from common.attacks.cw_linf import margin
-from common.attacks.library import Threat
 from common.attacks.mixture import Mixture, build_training_attack
+from common.attacks.threat import Threat
 from common.models.networks import build_model
 
 THREAT = Threat(8 / 255, 2 / 255, 3)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.attacks.library import Threat, build_attack
+from common.attacks.library import build_attack
+from common.attacks.threat import Threat
 from common.config.schema import parse_config
 from common.errors import FedShieldError
 from common.evaluation.evaluate import evaluate

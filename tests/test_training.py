@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from common.attacks.library import Threat
+from common.attacks.threat import Threat
 from common.factory import prepare_data
 from common.models.networks import build_model
 from common.seeding import seed_for

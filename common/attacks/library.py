@@ -1,14 +1,13 @@
 """Adversarial attacks by name, all through torchattacks, on models that take pixels in [0, 1]."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from common.attacks.threat import FAMILIES, AttackSpec, Minimal, Threat
 from common.errors import DeadEndError, FedShieldError
 from common.models.folding import Folded
 from common.models.modes import keep_modes, ways_of
@@ -19,26 +18,33 @@ Attack = Callable[[Tensor, Tensor], Tensor]
 
 OF_EVALUATION = "attack of the evaluation"  # names one in messages; one of training is named by its key
 _ROUNDING = 1e-6  # of a pixel, in float32
-_STEPS = re.compile(r"(.+?)-(\d+)(?:x(\d+))?")
 
 
-@dataclass(frozen=True)
-class Threat:
-    """What the adversary may do.
+class MinimalAttack:
+    """An attack that looks for the smallest change; how large it is, the result tells.
 
-    Attributes:
-        epsilon: radius of the Linf ball, in the [0, 1] pixel range (8/255 is the usual one).
-        step: step size of iterative attacks, same unit.
-        steps: number of gradient steps of iterative attacks; queries of ``square``; 0 = the attack's standard.
-        norm: the norm of the ball.
-        restarts: random starts of an evaluation attack; an example must survive all of them.
+    Args:
+        attack: the search; where it gives no numbers, it has found nothing, and the image stays.
     """
 
-    epsilon: float
-    step: float
-    steps: int
-    norm: Literal["Linf"] = "Linf"
-    restarts: int = 1
+    def __init__(self, attack: Attack) -> None:
+        self._attack = attack
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Attack images [B,3,H,W] in [0, 1] with labels [B]."""
+        adversarial = self._attack(images, labels)
+        # DeepFool divides by the gradient's norm, which may be zero.
+        found = adversarial.isfinite().flatten(1).all(1)
+        return torch.where(found[:, None, None, None], adversarial, images)
+
+    def within(self, threat: Threat) -> Attack:
+        """Return the same attack with its result moved into the ball, pixel by pixel."""
+
+        def project(images: Tensor, labels: Tensor) -> Tensor:
+            change = self(images, labels) - images
+            return (images + change.clamp(-threat.epsilon, threat.epsilon)).clamp(0, 1)
+
+        return project
 
 
 @contextmanager
@@ -84,13 +90,9 @@ def build_attack(
             if folded is not None:
                 folded.refresh()
             adversarial: Tensor = attack(images, labels).detach()
-        if name not in MINIMAL:
-            return adversarial
-        # DeepFool divides by the gradient's norm: where there is none, it has found nothing.
-        found = adversarial.isfinite().flatten(1).all(1)
-        return torch.where(found[:, None, None, None], adversarial, images)
+        return adversarial
 
-    return perturb
+    return MinimalAttack(perturb) if isinstance(FAMILIES.get(name), Minimal) else perturb
 
 
 def _own(name: str, model: nn.Module, threat: Threat, classes: int, key: str) -> Attack:
@@ -144,13 +146,13 @@ def check_classes(labels: Iterable[str], classes: int) -> None:
     """Refuse attacks that need more classes than there are.
 
     Args:
-        labels: as of ``parse_label``.
+        labels: as of ``AttackSpec.parse``.
         classes: number of logits.
 
     Raises:
         FedShieldError: the targeted DLR loss looks at the four largest logits, and there are fewer.
     """
-    if classes < 4 and any(label.startswith(("apgd-t", "autoattack")) for label in labels):
+    if any(AttackSpec.parse(label).family.classes > classes for label in labels):
         raise FedShieldError(
             f"apgd-t and autoattack cannot run: the targeted DLR loss needs 4 classes, the model has {classes}; "
             "measure it with apgd-ce, fab-t and square"
@@ -168,18 +170,6 @@ def _frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for weight in moving:
             weight.requires_grad_(True)
-
-
-def parse_label(label: str, threat: Threat) -> tuple[str, Threat]:
-    """Split an evaluation attack's label.
-
-    ``pgd-20x5`` -> ``("pgd", threat with 20 steps and 5 restarts)``; ``fgsm`` and ``apgd-ce`` name no steps: the
-    attack's standard.
-    """
-    match = _STEPS.fullmatch(label)
-    if match is None:
-        return label, replace(threat, steps=0)
-    return match[1], replace(threat, steps=int(match[2]), restarts=int(match[3] or 1))
 
 
 def _fgsm(model: nn.Module, threat: Threat, classes: int) -> Any:
@@ -273,7 +263,7 @@ def _cw_l2(model: nn.Module, threat: Threat, classes: int) -> Any:
     return torchattacks.CW(model, c=1, kappa=0, steps=threat.steps or 100, lr=0.01)
 
 
-# Bounded: the result lies within epsilon of the image. cw-l2 and deepfool look for the smallest distortion instead.
+# Which of them stay in the ball, and what may follow their names: ``threat.FAMILIES``.
 ATTACKS: dict[str, Callable[[nn.Module, Threat, int], Any]] = {
     "fgsm": _fgsm,
     "bim": _bim,
@@ -287,6 +277,5 @@ ATTACKS: dict[str, Callable[[nn.Module, Threat, int], Any]] = {
     "deepfool": _deepfool,
     "cw-l2": _cw_l2,
 }
-MINIMAL = frozenset({"deepfool", "cw-l2"})
 AUTOATTACK = ("apgd-ce", "apgd-t", "fab-t", "square")
-_BACKWARD = frozenset({"fab-t", *MINIMAL})
+_BACKWARD = frozenset({"fab-t", "deepfool", "cw-l2"})

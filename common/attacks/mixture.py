@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from common.attacks.library import MINIMAL, Attack, Threat, attack_mode, build_attack
+from common.attacks.library import Attack, MinimalAttack, attack_mode, build_attack
+from common.attacks.threat import Threat
 
 _LEAST = 0.01  # weight of an attack that hardly hurts now: it is still tried now and then
 
@@ -35,14 +36,7 @@ def build_training_attack(
         attacks = [build_training_attack(part, model, threat, fast=fast) for part, _ in mixture]
         return Mixture(model, attacks, [weight for _, weight in mixture], rate)
     attack = build_attack(name, model, threat, classes, fast=fast)
-    if name not in MINIMAL:
-        return attack
-
-    def project(images: Tensor, labels: Tensor) -> Tensor:
-        change = attack(images, labels) - images
-        return (images + change.clamp(-threat.epsilon, threat.epsilon)).clamp(0, 1)
-
-    return project
+    return attack.within(threat) if isinstance(attack, MinimalAttack) else attack
 
 
 class Mixture:

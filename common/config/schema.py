@@ -22,41 +22,21 @@ from pydantic import (
     model_validator,
 )
 
+from common.attacks.threat import AttackSpec, Minimal
 from common.config.flat import Flat, default_config, flatten, nest
 from common.errors import RENAME, FedShieldError, is_text
 from common.user_code import is_own
 from common.words import near, visible
 
-# Family -> whether steps and restarts may follow (pgd-20x5), and the steps that a bare name means.
-_FAMILIES = {"bim": 10, "pgd": 10, "cw": 30, "apgd-ce": None, "apgd-t": None, "fab-t": None, "square": None}
 OWN_KEYS = ("model.name", "loss.name", "attack.name", "evaluate.attacks", "evaluate.final-attacks")  # FILE.py:NAME
 _TRACKERS = ["tensorboard", "mlflow", "wandb"]
-_WHOLE = ("fgsm", "autoattack", "cw-l2", "deepfool")
-_LABEL = re.compile(rf"({'|'.join(_FAMILIES)})(?:-([1-9]\d*))?(?:x([1-9]\d*))?")
-_OWN_LABEL = re.compile(r"(.+\.py:[A-Za-z_]\w*)(?:-[1-9]\d*(?:x[1-9]\d*)?)?")
-
-
-def _attack_label(text: str) -> str:
-    """``pgd`` -> ``pgd-10``: the name under which a figure is reported tells the steps, or is a standard."""
-    if _OWN_LABEL.fullmatch(text):
-        return text
-    match = _LABEL.fullmatch(text)
-    if text not in _WHOLE and (match is None or (match[3] and _FAMILIES[match[1]] is None)):
-        raise ValueError(
-            f"unknown attack '{text}'; known: fgsm, bim-STEPS, pgd-STEPS, cw-STEPS (or pgd-20x5: 5 restarts), "
-            "autoattack, apgd-ce, apgd-t, fab-t, square, cw-l2, deepfool, FILE.py:NAME-STEPS"
-            f"{near(re.sub(r'-[0-9].*', '', text), [*_FAMILIES, *_WHOLE])}"
-        )
-    if match is None or match[2] or _FAMILIES[match[1]] is None:
-        return text
-    return f"{match[1]}-{_FAMILIES[match[1]]}" + (f"x{match[3]}" if match[3] else "")
 
 
 def parse_labels(value: object) -> tuple[str, ...]:
     """``"fgsm,pgd"`` -> ``("fgsm", "pgd-10")``; a ValueError names an attack that is not known."""
     if not isinstance(value, str):
         raise ValueError('write the attacks as one string, separated by commas: "fgsm,pgd-10"')
-    return tuple(dict.fromkeys(_attack_label(part.strip()) for part in value.split(",") if part.strip()))
+    return tuple(dict.fromkeys(str(AttackSpec.parse(part.strip())) for part in value.split(",") if part.strip()))
 
 
 def _split_milestones(value: object) -> tuple[int, ...]:
@@ -359,7 +339,8 @@ class RunConfig(_Table):
                 f"attack.name = {self.attack.name}: loss.name = {self.loss.name} has its own attack, PGD on a KL "
                 "divergence; set attack.name=pgd"
             )
-        if self.data.validation_fraction > 0 and set(self.evaluate.attacks) <= {"cw-l2", "deepfool"}:
+        families = [AttackSpec.parse(label).family for label in self.evaluate.attacks]
+        if self.data.validation_fraction > 0 and all(isinstance(family, Minimal) for family in families):
             raise ValueError(
                 f"evaluate.attacks = '{_join(self.evaluate.attacks)}': data.validation-fraction chooses the checkpoint "
                 "by robust accuracy; name an attack within epsilon, as in evaluate.attacks=pgd-10"
@@ -390,7 +371,7 @@ class RunConfig(_Table):
         named = [("model.name", self.model.name), ("loss.name", self.loss.name), ("attack.name", self.attack.name)]
         measured = {"evaluate.attacks": self.evaluate.attacks, "evaluate.final-attacks": self.evaluate.final_attacks}
         for key, labels in measured.items():
-            named += [(key, match[1]) for label in labels if (match := _OWN_LABEL.fullmatch(label))]
+            named += [(key, AttackSpec.parse(label).name) for label in labels]
         return [(key, name) for key, name in named if is_own(name)]
 
     def flat(self) -> Flat:

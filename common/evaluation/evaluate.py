@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,16 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.attacks.library import (
-    AUTOATTACK,
-    MINIMAL,
-    OF_EVALUATION,
-    Attack,
-    Threat,
-    attack_mode,
-    build_attack,
-    parse_label,
-)
+from common.attacks.library import AUTOATTACK, OF_EVALUATION, Attack, attack_mode, build_attack
+from common.attacks.threat import AttackSpec, Minimal, Threat
 from common.errors import DeadEndError
 from common.evaluation.results import Distortion, Evaluation, Rate
 from common.evaluation.store import ArrayStore
@@ -57,7 +50,7 @@ def evaluate(
         model: from pixels in [0, 1] to logits.
         images: uint8 [N,3,H,W], N >= 1.
         labels: int64 [N].
-        attacks: labels as of ``parse_label``: ``fgsm``, ``pgd-20x5``, ``autoattack``, ``deepfool``.
+        attacks: labels as of ``AttackSpec.parse``: ``fgsm``, ``pgd-20x5``, ``autoattack``, ``deepfool``.
         threat: epsilon and step size of all of them; at epsilon 0 the robust accuracies are the natural one.
         seed: fixes the random starts.
         batch_size: images at a time; a repeated evaluation must use the same one.
@@ -66,10 +59,12 @@ def evaluate(
 
     Raises:
         FedShieldError: an attack needs a gradient that the model does not have, or more classes.
+        ValueError: as of ``AttackSpec.parse``.
     """
+    specs = {label: AttackSpec.parse(label) for label in attacks}
     classes, differentiable = probe(model, images)
-    for label in attacks:
-        name, _ = parse_label(label, threat)
+    for label, spec in specs.items():
+        name = spec.name
         if not differentiable and name != _GRADIENT_FREE and not is_own(name):
             raise DeadEndError(
                 f"{label} cannot run: the model's output has no gradient with respect to its input; "
@@ -81,11 +76,12 @@ def evaluate(
         predictions = {"natural": natural}
         distortions: dict[str, Distortion] = {}
         parts: dict[str, Rate] = {}
-        for label in attacks:
-            if label in MINIMAL:
-                distortions[label] = _distortion(work.measure(label, natural == labels), labels, natural, threat)
+        for label, spec in specs.items():
+            if isinstance(spec.family, Minimal):
+                found = work.measure(label, natural == labels, spec)
+                distortions[label] = _distortion(found, labels, natural, threat)
             else:
-                predictions[label], survivors = _bounded(work, label, natural)
+                predictions[label], survivors = _bounded(work, spec, natural)
                 parts |= survivors if label == "autoattack" else {}
     return Evaluation(labels, predictions, classes, distortions, parts)
 
@@ -100,32 +96,32 @@ def probe(model: nn.Module, images: NDArray[np.uint8]) -> tuple[int, bool]:
     return logits.shape[1], torch.autograd.grad(logits.sum(), inputs, allow_unused=True)[0] is not None
 
 
-def _bounded(work: "_Work", label: str, natural: NDArray[np.int16]) -> tuple[NDArray[np.int16], dict[str, Rate]]:
+def _bounded(work: "_Work", spec: AttackSpec, natural: NDArray[np.int16]) -> tuple[NDArray[np.int16], dict[str, Rate]]:
     """Return the predictions under an attack within the budget, and how many survive each of its passes."""
     predictions, alive = natural.copy(), natural == work.labels
     survivors: dict[str, Rate] = {}
-    for name, attack, restart in passes(label):
+    for name, attack, restart in passes(spec):
         if work.threat.epsilon > 0:
             found = work.measure(name, alive, attack, restart)["predictions"]
             predictions[alive] = found[alive]
             alive = predictions == work.labels
-        survivors[attack] = Rate(int(alive.sum()), len(alive))
+        survivors[str(attack)] = Rate(int(alive.sum()), len(alive))
     return predictions, survivors
 
 
-def passes(label: str) -> Iterator[tuple[str, str, int]]:
-    """Yield for each pass of an attack the name of its results, the attack's label and the number of the restart.
+def passes(spec: AttackSpec) -> Iterator[tuple[str, AttackSpec, int]]:
+    """Yield for each pass of an attack the name of its results, what is run once and the number of the restart.
 
     The first pass of ``pgd-20x5`` is ``pgd-20`` itself, and that of ``autoattack`` is ``apgd-ce``: with the same seed,
     and with results that are kept for both.
     """
-    if label == "autoattack":
-        yield from ((part if part == AUTOATTACK[0] else f"autoattack.{part}", part, 0) for part in AUTOATTACK)
+    if spec.name == "autoattack":
+        for part in AUTOATTACK:
+            yield part if part == AUTOATTACK[0] else f"autoattack.{part}", AttackSpec(part), 0
         return
-    _, limits = parse_label(label, Threat(0, 0, 0))
-    base = label.removesuffix(f"x{limits.restarts}")
-    yield base, base, 0
-    yield from ((f"{base}.restart-{restart}", base, restart) for restart in range(1, limits.restarts))
+    once = replace(spec, restarts=1)
+    yield str(once), once, 0
+    yield from ((f"{once}.restart-{restart}", once, restart) for restart in range(1, spec.restarts))
 
 
 def _distortion(
@@ -161,22 +157,22 @@ class _Work:
         self._spoke = time.monotonic()
 
     def measure(
-        self, name: str, rows: Mask | None = None, label: str | None = None, restart: int = 0
+        self, name: str, rows: Mask | None = None, spec: AttackSpec | None = None, restart: int = 0
     ) -> dict[str, NDArray[Any]]:
         """Run one pass of an attack, or go on with it.
 
         Args:
             name: of the pass; its results are kept under it.
             rows: bool [N], the examples to attack; all if not given.
-            label: of the attack; ``name`` if not given, where ``natural`` stands for none.
+            spec: the attack; none if not given.
             restart: which random start, from 0.
 
         Returns:
             ``predictions`` int16 [N] (the true class where no attack was run), ``l2`` and ``linf`` float32 [N].
         """
-        label, count = label or name, len(self.labels)
-        attack, limits = parse_label(label, self.threat)
-        run = build_attack("none" if label == "natural" else attack, self.model, limits, self.classes, OF_EVALUATION)
+        count, threat = len(self.labels), spec.within(self.threat) if spec else self.threat
+        attack = spec.name if spec else "none"
+        run = build_attack(attack, self.model, threat, self.classes, OF_EVALUATION)
         place = f"{name}.{own_digest(attack)}" if is_own(attack) else name  # as the file is now
         fresh = {
             "done": np.array(0),
@@ -189,7 +185,7 @@ class _Work:
             end = min(start + self.batch_size, count)
             chosen = np.arange(start, end) if rows is None else start + np.flatnonzero(rows[start:end])
             if len(chosen):
-                torch.manual_seed(seed_for(self.seed, label, start, *([restart] if restart else [])))
+                torch.manual_seed(seed_for(self.seed, str(spec or name), start, *([restart] if restart else [])))
                 self._attack(run, chosen, found)
             found["done"] = np.array(end)
             if self.kept:

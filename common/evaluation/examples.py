@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from common.attacks.library import AUTOATTACK, OF_EVALUATION, Threat, attack_mode, build_attack, parse_label
+from common.attacks.library import AUTOATTACK, OF_EVALUATION, attack_mode, build_attack
+from common.attacks.threat import AttackSpec, Threat
 from common.evaluation.results import Evaluation
 from common.seeding import seed_for
 from common.training.trainer import pixels
@@ -43,14 +44,16 @@ def attack_examples(
     masks = evaluation.masks()
     bounded = [label for label in evaluation.predictions if label != "natural"]
     label = bounded[-1] if bounded and threat.epsilon > 0 else "none"
+    shown = AUTOATTACK[0] if label == "autoattack" else label
     rows = _choose(labels, masks["natural"], masks[label]) if label in masks else np.zeros(0, np.int64)
     device = next(model.parameters()).device
     inputs, targets = pixels(images[rows], device), torch.from_numpy(labels[rows]).to(device)
     adversarial = inputs
     if len(rows):
-        name, limits = parse_label(AUTOATTACK[0] if label == "autoattack" else label, threat)
+        spec = AttackSpec.parse(shown)
         torch.manual_seed(seed_for(seed, "examples"))
-        adversarial = build_attack(name, model, limits, evaluation.classes, OF_EVALUATION)(inputs, targets)
+        run = build_attack(spec.name, model, spec.within(threat), evaluation.classes, OF_EVALUATION)
+        adversarial = run(inputs, targets)
     attacked = np.zeros(0, np.int64)
     if len(rows):
         with torch.no_grad(), attack_mode(model):
@@ -61,7 +64,7 @@ def attack_examples(
         "example_labels": labels[rows],
         "example_natural": evaluation.predictions["natural"][rows].astype(np.int64),
         "example_attacked": attacked,
-        "example_attack": np.array(AUTOATTACK[0] if label == "autoattack" else label),
+        "example_attack": np.array(shown),
     }
 
 

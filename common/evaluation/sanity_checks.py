@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from common.attacks.library import Threat, attack_mode, parse_label
+from common.attacks.library import attack_mode
+from common.attacks.threat import AttackSpec, Threat
 from common.evaluation.evaluate import evaluate, probe
 from common.evaluation.results import Evaluation
 from common.seeding import seed_for
@@ -65,8 +66,8 @@ def _only(broken: Mask, other: Mask) -> tuple[int, int]:
     return int((~broken & other).sum()), int((broken & ~other).sum())
 
 
-def _family(label: str) -> str:
-    return parse_label(label, Threat(0, 0, 0))[0]
+def _name(label: str) -> str:
+    return AttackSpec.parse(label).name
 
 
 def _strongest(masks: dict[str, Mask]) -> str | None:
@@ -74,7 +75,7 @@ def _strongest(masks: dict[str, Mask]) -> str | None:
 
 
 def _one_step(masks: dict[str, Mask]) -> str | None:
-    strongest = _strongest({label: mask for label, mask in masks.items() if _family(label) in _ITERATIVE})
+    strongest = _strongest({label: mask for label, mask in masks.items() if _name(label) in _ITERATIVE})
     if strongest is None or "fgsm" not in masks:
         return None
     alone, reverse = _only(masks["fgsm"], masks[strongest])
@@ -87,8 +88,8 @@ def _one_step(masks: dict[str, Mask]) -> str | None:
 
 
 def _black_box(masks: dict[str, Mask]) -> str | None:
-    squares = {label: mask for label, mask in masks.items() if _family(label) == "square"}
-    others = [mask for label, mask in masks.items() if _family(label) not in ("square", "autoattack")]
+    squares = {label: mask for label, mask in masks.items() if _name(label) == "square"}
+    others = [mask for label, mask in masks.items() if _name(label) not in ("square", "autoattack")]
     square = _strongest(squares)
     if square is None or not others:
         return None
@@ -133,7 +134,7 @@ def _zero_gradients(model: nn.Module, images: Images, labels: Labels, rows: NDAr
 def _large_budget(model: nn.Module, images: Images, labels: Labels, threat: Threat, seed: int) -> str | None:
     rows = _spread(np.ones(len(labels), bool))
     epsilon = max(_LARGE, threat.epsilon)
-    large = Threat(epsilon, 2.5 * epsilon / 20, 20)
+    large = Threat.reaching(epsilon, 20)
     left = evaluate(model, images[rows], labels[rows], ("pgd-20",), large, seed).robust["pgd-20"]
     chance = float(np.bincount(labels[rows]).max()) / len(rows)  # what a constant answer would get
     if binomial_tail(left.correct, left.n, chance) >= _LEVEL:
@@ -148,12 +149,12 @@ def _more_steps(
     model: nn.Module, images: Images, labels: Labels, masks: dict[str, Mask], threat: Threat, seed: int
 ) -> str | None:
     """Both attacks run anew, so that another random start helps neither more than the other."""
-    weaker = _strongest({label: mask for label, mask in masks.items() if _family(label) == "pgd"})
+    weaker = _strongest({label: mask for label, mask in masks.items() if _name(label) == "pgd"})
     rows = _spread(masks[weaker]) if weaker else np.zeros(0, np.int64)
     if weaker is None or len(rows) == 0:
         return None
-    steps = parse_label(weaker, threat)[1].steps
-    short, long = f"pgd-{steps}", f"pgd-{2 * steps}"
+    steps = AttackSpec.parse(weaker).steps
+    short, long = str(AttackSpec("pgd", steps)), str(AttackSpec("pgd", 2 * steps))
     again = evaluate(model, images[rows], labels[rows], (short, long), threat, seed).masks()
     alone, reverse = _only(again[long], again[short])
     if sign_test(alone, reverse) >= _LEVEL:

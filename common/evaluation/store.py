@@ -24,6 +24,7 @@ log = logging.getLogger("fedshield")
 _CODE = (
     "common/models/activations.py",
     "common/attacks/library.py",
+    "common/attacks/threat.py",
     "common/models/external.py",
     "common/evaluation/evaluate.py",
     "common/attacks/cw_linf.py",

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from common.attacks.library import Attack, Threat
+from common.attacks.library import Attack
 from common.attacks.mixture import build_training_attack
+from common.attacks.threat import Threat
 from common.errors import DeadEndError
 from common.user_code import explain_own, is_own, load_own
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.attacks.threat import AttackSpec
 from common.config.schema import RunConfig
 from common.data.datasets import data_key
 from common.errors import FedShieldError, explain_os_errors
@@ -76,7 +77,7 @@ def _needs_trial(config: RunConfig) -> bool:
         bool(config.own_references())
         or config.model.name.startswith("torchvision:")
         or config.strategy.name != "fedavg"
-        or any(label.startswith(("apgd-t", "autoattack")) for label in attacks)
+        or any(AttackSpec.parse(label).family.classes > 2 for label in attacks)
     )
 
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from common.attacks.library import OF_EVALUATION, attack_mode, build_attack, check_classes, parse_label
+from common.attacks.library import OF_EVALUATION, attack_mode, build_attack, check_classes
+from common.attacks.threat import AttackSpec
 from common.config.schema import RunConfig
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import list_images
@@ -30,10 +31,11 @@ def try_out(config: RunConfig, federation: bool) -> None:
     if is_own(config.loss.name) or is_own(config.attack.name):
         make_method(config, model.train(), classes).loss_for((1,) * classes)(images, targets)
     for label in labels:
-        name, threat = parse_label(label, evaluation_threat(config))
-        if is_own(name):
+        spec = AttackSpec.parse(label)
+        if is_own(spec.name):
+            threat = spec.within(evaluation_threat(config))
             with attack_mode(model):
-                build_attack(name, model, threat, classes, OF_EVALUATION)(images, targets)
+                build_attack(spec.name, model, threat, classes, OF_EVALUATION)(images, targets)
 
 
 def count_classes(config: RunConfig) -> int:

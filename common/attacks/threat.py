@@ -1,0 +1,148 @@
+"""What an adversary may do, and the names of attacks: ``pgd-20x5``. Nothing here imports torch."""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Self
+
+from common.user_code import is_own
+from common.words import near
+
+_REACH = 2.5
+_LABEL = re.compile(r"(.+?)(?:-([1-9][0-9]*))?(?:x([1-9][0-9]*))?")  # name, steps, restarts
+_KNOWN = (
+    "fgsm, bim-STEPS, pgd-STEPS, cw-STEPS (or pgd-20x5: 5 restarts), autoattack, apgd-ce, apgd-t, fab-t, square, "
+    "cw-l2, deepfool, FILE.py:NAME-STEPS"
+)
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What the adversary may do: move every pixel by epsilon at most, the Linf ball.
+
+    Attributes:
+        epsilon: radius of the ball, in the [0, 1] pixel range (8/255 is the usual one).
+        step: step size of iterative attacks, same unit.
+        steps: number of gradient steps of iterative attacks; queries of ``square``; 0 = the attack's standard.
+    """
+
+    epsilon: float
+    step: float
+    steps: int
+
+    @classmethod
+    def from_255(cls, epsilon: float, step: float, steps: int = 0) -> Self:
+        """Make a threat of numbers as papers and the configuration have them.
+
+        >>> Threat.from_255(epsilon=8, step=2, steps=10) == Threat(8 / 255, 2 / 255, 10)
+        True
+
+        Args:
+            epsilon: in 1/255 of the pixel range, from 0 to 255.
+            step: same unit, above 0.
+            steps: as of ``Threat``.
+        """
+        return cls(epsilon / 255, step / 255, steps)
+
+    @classmethod
+    def reaching(cls, epsilon: float, steps: int) -> Self:
+        """Return a threat whose steps together are 2.5 epsilon long, as in Madry et al. 2018 (arXiv 1706.06083).
+
+        So each radius is attacked with the same effort.
+
+        Args:
+            epsilon: in the [0, 1] pixel range.
+            steps: 1 or more.
+        """
+        return cls(epsilon, _REACH * epsilon / steps, steps)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What may follow the name of an attack, and what it needs.
+
+    Attributes:
+        steps: that the bare name means; 0: the attack's own standard, and the name stays bare; None: the name has no
+            steps.
+        restarts: whether the number of random starts may follow.
+        classes: the fewest that the model must have.
+    """
+
+    steps: int | None = None
+    restarts: bool = False
+    classes: int = 2
+
+
+class Bounded(Family):
+    """Attacks inside the ball of a threat: they give robust accuracy (foolbox: ``FixedEpsilonAttack``)."""
+
+
+class Minimal(Family):
+    """Attacks that look for the smallest change, without a budget: they give distortions (``MinimizationAttack``)."""
+
+
+# The attacks of evaluations, by name; what they are, with the papers, is in ``library.ATTACKS``.
+FAMILIES: dict[str, Family] = {
+    "fgsm": Bounded(),
+    "bim": Bounded(steps=10, restarts=True),
+    "pgd": Bounded(steps=10, restarts=True),
+    "cw": Bounded(steps=30, restarts=True),
+    "apgd-ce": Bounded(steps=0),
+    "apgd-t": Bounded(steps=0, classes=4),  # its targeted DLR loss looks at the four largest logits
+    "fab-t": Bounded(steps=0),
+    "square": Bounded(steps=0),
+    "autoattack": Bounded(classes=4),  # apgd-t is a part of it
+    "deepfool": Minimal(),
+    "cw-l2": Minimal(),
+}
+_OWN = Bounded(steps=0, restarts=True)
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    """An attack of an evaluation as its label tells it; ``str`` gives the label.
+
+    Attributes:
+        name: a key of ``FAMILIES``, or ``FILE.py:NAME``.
+        steps: as of ``Threat``.
+        restarts: random starts, 1 or more; an example must survive all of them.
+    """
+
+    name: str
+    steps: int = 0
+    restarts: int = 1
+
+    @classmethod
+    def parse(cls, label: str) -> Self:
+        """Read a label; the name alone means the usual number of steps.
+
+        >>> AttackSpec.parse("pgd-20x5")
+        AttackSpec(name='pgd', steps=20, restarts=5)
+        >>> str(AttackSpec.parse("pgd"))
+        'pgd-10'
+
+        Raises:
+            ValueError: there is no such attack, or it does not take steps or restarts; one line with those that are
+                known.
+        """
+        if is_own(label):  # whose name may end in x5
+            return cls(label)
+        match = _LABEL.fullmatch(label)
+        name, steps, restarts = match.groups() if match else ("", None, None)
+        family = _OWN if is_own(name) else FAMILIES.get(name)
+        if family is None or (steps and family.steps is None) or (restarts and not family.restarts):
+            hint = near(re.sub(r"-[0-9].*", "", label), list(FAMILIES))
+            raise ValueError(f"unknown attack '{label}'; known: {_KNOWN}{hint}")
+        return cls(name, int(steps or family.steps or 0), int(restarts or 1))
+
+    def __str__(self) -> str:
+        steps = f"-{self.steps}" if self.steps else ""
+        return f"{self.name}{steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+
+    @property
+    def family(self) -> Family:
+        """What kind of attack it is; a user's own has to stay in the ball."""
+        return FAMILIES.get(self.name, _OWN)
+
+    def within(self, threat: Threat) -> Threat:
+        """Return the threat with the number of steps of this attack."""
+        return replace(threat, steps=self.steps)
