@@ -1,4 +1,4 @@
-"""What others have written (names, messages, files): shown safely by terminal, log and Markdown; hints on typing errors."""
+"""What others have written (names, messages, files), made safe to show; hints on typing errors."""
 
 import difflib
 import os

@@ -21,10 +21,10 @@ _ROUNDING = 1e-6  # of a pixel, in float32
 
 
 class MinimalAttack:
-    """An attack that looks for the smallest change; how large it is, the result tells.
+    """An attack that looks for the smallest change that changes the prediction, however large this is.
 
     Args:
-        attack: the search; where it gives no numbers, it has found nothing, and the image stays.
+        attack: the search. Where its result is not finite, it has found nothing, and the image stays as it is.
     """
 
     def __init__(self, attack: Attack) -> None:
@@ -64,14 +64,25 @@ def build_attack(
 ) -> Attack:
     """Return the attack on ``model``, which sees the model's weights as they are at each call.
 
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+    >>> attack = build_attack("pgd", model, Threat.from_255(epsilon=8, step=2, steps=10))
+    >>> images, labels = torch.rand(2, 3, 8, 8), torch.tensor([4, 9])
+    >>> adversarial = attack(images, labels)
+    >>> 0 < float((adversarial - images).abs().max()) <= 8 / 255 + 1e-6
+    True
+
     Args:
-        name: a key of ``ATTACKS``, or ``FILE.py:NAME`` of a function that is called as those are.
-        model: from pixels in [0, 1] to logits.
-        threat: budget and steps.
-        classes: number of logits, for the attacks that aim at each class in turn.
+        name: ``none``, a key of ``ATTACKS``, or ``FILE.py:NAME`` of a function that is called as those are.
+        model: from pixels [B,3,H,W] in [0, 1] to logits [B,N].
+        threat: budget and steps; a ``MinimalAttack`` has no budget.
+        classes: N, for the attacks that aim at each class in turn.
         key: where the attack was named, for messages.
         fast: attack the network with batch normalization folded into its convolutions, where it has such pairs: the
             same network up to rounding. A user's attack gets the network as it is.
+
+    Raises:
+        FedShieldError: the attack needs more classes, or the user's function is missing or raises; also, when the
+            attack is called, a result outside the ball or a changed model.
     """
     if name == "none":  # nothing to guard the model from, and small networks would feel it
         return lambda images, labels: images
@@ -146,7 +157,7 @@ def check_classes(labels: Iterable[str], classes: int) -> None:
     """Refuse attacks that need more classes than there are.
 
     Args:
-        labels: as of ``AttackSpec.parse``.
+        labels: of attacks, as ``AttackSpec.parse`` reads them.
         classes: number of logits.
 
     Raises:

@@ -25,12 +25,15 @@ def build_training_attack(
 
     Args:
         name: as of ``build_attack``, or ``mixture``.
-        model: from pixels in [0, 1] to logits.
+        model: from pixels [B,3,H,W] in [0, 1] to logits [B,N].
         threat: budget and steps.
-        mixture: attacks and weights of ``mixture``.
-        rate: how fast its weights move; see ``Mixture``.
-        classes: number of logits, which a user's attack may ask for.
+        mixture: names and weights (> 0) of the attacks of ``mixture``.
+        rate: how fast its weights move, >= 0; see ``Mixture``.
+        classes: N, which a user's attack may ask for.
         fast: as of ``build_attack``.
+
+    Raises:
+        FedShieldError: as of ``build_attack``.
     """
     if name == "mixture":
         attacks = [build_training_attack(part, model, threat, fast=fast) for part, _ in mixture]

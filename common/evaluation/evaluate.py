@@ -46,19 +46,29 @@ def evaluate(
     classified correctly, and an example counts as robust when both versions are. Each attack is measured for itself, on
     all those images; its restarts, and the parts of AutoAttack, are run on what the ones before have left.
 
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+    >>> images = np.random.default_rng(1).integers(0, 256, (20, 3, 8, 8), np.uint8)
+    >>> labels = np.arange(20) % 10
+    >>> found = evaluate(model, images, labels, ["fgsm", "pgd-5x2"], Threat.from_255(epsilon=8, step=2), seed=1)
+    >>> list(found.robust)
+    ['fgsm', 'pgd-5x2']
+    >>> found.worst.value <= found.natural.value
+    True
+
     Args:
-        model: from pixels in [0, 1] to logits.
+        model: from pixels [B,3,H,W] in [0, 1] to logits [B,classes].
         images: uint8 [N,3,H,W], N >= 1.
-        labels: int64 [N].
+        labels: int64 [N], in [0, classes).
         attacks: labels as of ``AttackSpec.parse``: ``fgsm``, ``pgd-20x5``, ``autoattack``, ``deepfool``.
         threat: epsilon and step size of all of them; at epsilon 0 the robust accuracies are the natural one.
-        seed: fixes the random starts.
-        batch_size: images at a time; a repeated evaluation must use the same one.
+        seed: fixes the random starts, >= 0.
+        batch_size: images at a time, >= 1; a repeated evaluation must use the same one.
         kept: where to keep what is measured, batch by batch, and to look for it first. It must belong to this very
             model, data, threat, seed and batch size.
 
     Raises:
-        FedShieldError: an attack needs a gradient that the model does not have, or more classes.
+        FedShieldError: an attack needs a gradient that the model does not have, or more classes, or a user's attack
+            fails.
         ValueError: as of ``AttackSpec.parse``.
     """
     specs = {label: AttackSpec.parse(label) for label in attacks}

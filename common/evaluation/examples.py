@@ -34,12 +34,15 @@ def attack_examples(
         labels: int64 [N].
         evaluation: its result.
         threat: the same.
-        seed: of the attack.
+        seed: of the attack, >= 0.
 
     Returns:
         ``example_images`` uint8 [K,3,H,W], ``example_adversarial`` float32 [K,3,H,W] in [0, 1], and int64
         [K] each: ``example_labels``, the true class, ``example_natural`` and ``example_attacked``, the predictions for
         the two versions; ``example_attack``, the attack's label. K is 0 without an attack or at epsilon 0.
+
+    Raises:
+        FedShieldError: a user's attack fails.
     """
     masks = evaluation.masks()
     bounded = [label for label in evaluation.predictions if label != "natural"]

@@ -39,7 +39,7 @@ def find_warnings(
         labels: int64 [N].
         evaluation: its result.
         threat: the same.
-        seed: of the attacks that are run here, on 200 images at most.
+        seed: of the attacks that are run here, on 200 images at most; >= 0.
     """
     masks = {label: mask for label, mask in evaluation.masks().items() if label not in ("natural", "worst")}
     if threat.epsilon == 0 or not masks:

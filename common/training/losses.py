@@ -50,7 +50,11 @@ class LossContext:
     half: bool = False
 
     def build_attack(self, model: nn.Module, name: str = "") -> Attack:
-        """Return the training attack on a model, or the attack of this name."""
+        """Return the training attack on a model, or the attack of this name.
+
+        Raises:
+            FedShieldError: as of ``build_training_attack``.
+        """
         classes = len(self.class_counts)
         name = name or self.attack
         attack = build_training_attack(name, model, self.threat, self.mixture, self.mixture_rate, classes, self.fast)
@@ -71,6 +75,11 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
     """Mean cross-entropy with the soft labels of arXiv 2512.04264: true class 1 − α(N−1)/N, every other class α/N.
 
     With N classes this is ordinary label smoothing (Szegedy et al. 2016, arXiv 1512.00567).
+
+    Args:
+        logits: [B,N].
+        labels: int64 [B], in [0, N).
+        alpha: in [0, 1).
     """
     return F.cross_entropy(logits, labels, label_smoothing=alpha)
 
@@ -195,7 +204,7 @@ def build_loss(name: str, model: nn.Module, context: LossContext) -> Loss:
 
     Args:
         name: a key of ``LOSSES``, or ``FILE.py:NAME`` of a function that is called as those are.
-        model: from pixels in [0, 1] to logits.
+        model: from pixels [B,3,H,W] in [0, 1] to logits [B,N].
         context: what else it may need.
 
     Raises:
@@ -230,7 +239,7 @@ class TrainingMethod:
 
     Args:
         name: as of ``build_loss``.
-        model: from pixels in [0, 1] to logits.
+        model: from pixels [B,3,H,W] in [0, 1] to logits [B,N].
         context: what else the method may need; the class counts are those of each client.
     """
 
@@ -242,7 +251,11 @@ class TrainingMethod:
         self._loss: Loss | None = None
 
     def loss_for(self, class_counts: tuple[int, ...]) -> Loss:
-        """Return the loss for training data with so many images of each class."""
+        """Return the loss for training data with so many images of each class.
+
+        Raises:
+            FedShieldError: as of ``build_loss``.
+        """
         self._prior.copy_(log_prior(class_counts))
         if self._loss is None or not self.recordable:
             self._loss = build_loss(self._name, self._model, replace(self._context, class_counts=class_counts))

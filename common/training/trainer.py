@@ -148,15 +148,31 @@ class Trainer:
         Everything that the CPU decides is drawn and sent to the device before an epoch, so that nothing in the epoch
         waits for a GPU.
 
+        >>> from common.attacks.threat import Threat
+        >>> from common.training.losses import LossContext, build_loss
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+        >>> images = np.random.default_rng(1).integers(0, 256, (20, 3, 8, 8), np.uint8)
+        >>> labels = np.arange(20) % 10
+        >>> threat = Threat.from_255(epsilon=8, step=2, steps=3)
+        >>> loss = build_loss("pgd-at", model, LossContext("pgd", threat, label_smoothing=0.1, noise_std=0.0))
+        >>> schedule = Schedule(2, 10, 0.1, momentum=0.9, weight_decay=0.0, augment=False, precision="float32")
+        >>> result = Trainer(model).fit(images, labels, loss, schedule, seed=1)
+        >>> result.examples, result.loss > 0
+        (20, True)
+
         Args:
-            images: uint8 [N,3,H,W].
-            labels: int64 [N].
+            images: uint8 [N,3,H,W], N >= 1.
+            labels: int64 [N], in [0, classes).
             loss: a training method of ``common.training.losses`` built on this very model.
             schedule: epochs, batches, rates.
-            seed: fixes the order of the images, augmentation, noise and random starts.
+            seed: fixes the order of the images, augmentation, noise and random starts; >= 0.
             momenta: of SGD, of the weights' shapes in the order of the model's parameters, to go on from; empty if not
                 given.
             on_batch: called after each step with the number of images trained on in this call.
+
+        Raises:
+            FedShieldError: the loss does not depend on a weight that wants a gradient, or a user's loss or attack
+                fails.
         """
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed_for(seed, "order"))
