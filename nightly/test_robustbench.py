@@ -44,7 +44,7 @@ def test_robustbench_measures_what_we_measure(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     theirs = json.loads(done.stdout.split("RESULT ")[1])
 
-    threat = Threat(8 / 255, 2 / 255, 10)
+    threat = Threat.from_255(8, 2, 10)
     ours = evaluate(load_exported(exported), test.images, test.labels, ("apgd-ce", "apgd-t"), threat, 1, 100)
     assert theirs["natural"] == pytest.approx(ours.natural.value)
     assert ours.natural.value > 0.3  # it has learnt something

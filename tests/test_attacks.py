@@ -8,7 +8,7 @@ import torch
 import torchattacks
 from torch import nn
 
-from common.attacks.library import ATTACKS, AUTOATTACK, attack_mode, build_attack
+from common.attacks.library import ATTACKS, AUTOATTACK, attack_mode, build_attack, check_classes
 from common.attacks.threat import FAMILIES, AttackSpec, Bounded, Minimal, Threat
 from common.errors import FedShieldError
 from common.models.networks import build_model
@@ -129,6 +129,10 @@ def test_parts_of_autoattack_follow_the_global_seed() -> None:
 def test_targeted_dlr_needs_four_classes() -> None:
     with pytest.raises(FedShieldError, match=r"apgd-t and autoattack cannot run: .* 4 classes, the model has 2"):
         build_attack("apgd-t", FirstPixel(), THREAT, classes=2)
+    with pytest.raises(FedShieldError, match="the model has 3"):
+        check_classes(["fgsm", "autoattack"], 3)
+    check_classes(["fgsm", "autoattack", "apgd-t-5"], 4)
+    check_classes(["fgsm", "pgd-20x5", "square", "deepfool", "apgd-t.py:mine"], 1)
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS.keys() - MINIMAL_REFERENCES))

@@ -69,7 +69,7 @@ class Family:
 
     steps: int | None = None
     restarts: bool = False
-    classes: int = 2
+    classes: int = 1
 
 
 class Bounded(Family):

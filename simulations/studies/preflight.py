@@ -77,7 +77,7 @@ def _needs_trial(config: RunConfig) -> bool:
         bool(config.own_references())
         or config.model.name.startswith("torchvision:")
         or config.strategy.name != "fedavg"
-        or any(AttackSpec.parse(label).family.classes > 2 for label in attacks)
+        or any(AttackSpec.parse(label).family.classes > 1 for label in attacks)
     )
 
 
