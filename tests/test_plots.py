@@ -430,7 +430,7 @@ def test_a_study_without_attacks_or_evaluations_is_drawn_as_far_as_it_goes(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"), [(None, "not there"), ("", "empty"), ("run,seed\n", "no column"), (HEAD, "no run")]
+    ("content", "expected"), [(None, "not found"), ("", "empty"), ("run,seed\n", "no column"), (HEAD, "no run")]
 )
 def test_results_that_cannot_be_drawn_are_one_line(tmp_path: Path, content: Any, expected: str) -> None:
     if content is not None:

@@ -113,7 +113,7 @@ def test_missing_replies_count_among_the_liars(caplog: pytest.LogCaptureFixture)
     records = [record([value]) for value in (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 9.0, 9.0)]
     assert result("multi-krum", 3, records)["weight"].numpy() == pytest.approx([1.25])
     assert (
-        "8 valid replies: strategy.name = multi-krum bears 2 liars among them, not strategy.malicious = 3"
+        "8 valid replies: strategy.name = multi-krum tolerates 2 liars among them, not strategy.malicious = 3"
         in caplog.text
     )
 

@@ -118,7 +118,7 @@ def test_rounds_that_are_not_where_they_belong_are_told_on_resume(
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     listen(caplog)
     run = resumed(tmp_path)
-    assert f"{path}: metrics.jsonl {told}; the model is whole" in caplog.text
+    assert f"{path}: metrics.jsonl {told}; the model is intact" in caplog.text
     found = run.metrics()
     assert [line["round"] for line in found] == left
     assert run.done == 6

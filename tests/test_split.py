@@ -167,7 +167,9 @@ def test_an_interrupted_division_is_completed_and_no_other_is_mixed_with_it(orig
     half = next((folder / "client-2" / "train").rglob("*.png"))
     half.write_bytes(half.read_bytes()[:40])
     (folder / "server" / "split.begun").write_text(manifest["content"])
-    with pytest.raises(FedShieldError, match=r"/server: holds a part of other data; choose another --out, or remove"):
+    with pytest.raises(
+        FedShieldError, match=r"/server: contains a part of other data; choose another --out, or remove"
+    ):
         write_split(*prepare_data(tiny_config(**{**SETTINGS, "seed": 7})), folder)
     write_split(*prepare_data(tiny_config(**SETTINGS)), folder)
     assert content(folder) == content(original)

@@ -401,7 +401,7 @@ def far(model, threat, classes):
         (
             "model.name",
             ["own.py:network", "own.py:narrow"],
-            "model.name = own.py:narrow: in eval mode makes (2, 2) of 2",
+            "model.name = own.py:narrow: in eval mode returns (2, 2) for 2",
         ),
         ("model.name", ["cnn", "torchvision:resnet5"], "torchvision has no such classifier; did you mean resnet50"),
         ("attack.name", ["own.py:attack", "own.py:far"], "attack.name = own.py:far: "),

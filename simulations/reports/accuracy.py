@@ -76,13 +76,14 @@ class AccuracyTable:
         if not record:
             return cls(0, ())
         per_class = record.get("per-class", {})
-        rows = [Row.of(Kind.NATURAL, "natural", record["natural"], per_class.get("natural", ()))]
+        unknown = [None] * len(record["classes"]) if per_class else []  # of an attack that somebody has added to a file
+        rows = [Row.of(Kind.NATURAL, "natural", record["natural"], per_class.get("natural", unknown))]
         for label, rate in record["robust"].items():
             parts = record.get("parts", {}) if label == "autoattack" else {}
             rows += [Row.of(Kind.PART, part, left) for part, left in parts.items()]
-            rows.append(Row.of(Kind.ATTACK, label, rate, per_class.get(label, ())))
+            rows.append(Row.of(Kind.ATTACK, label, rate, per_class.get(label, unknown)))
         if record["robust"]:
-            rows.append(Row.of(Kind.WORST, "worst", record["worst"], per_class.get("worst", ())))
+            rows.append(Row.of(Kind.WORST, "worst", record["worst"], per_class.get("worst", unknown)))
         known = (record["classes"], record["class-examples"]) if per_class else ((), ())
         return cls(record["n"], tuple(rows), *map(tuple, known))
 

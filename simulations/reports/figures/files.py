@@ -56,7 +56,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     replace_file(text, svg.encode())
     if letters := _without_font(sorted({letter for letter in svg if letter > "\xff"})):
         log.info(
-            "%s: no font here has %s; they are boxes in it, letters in the SVG (fonts: fonts-noto-cjk, fonts-symbola)",
+            "%s: no font has %s; drawn as boxes here, as letters in the SVG (fonts: fonts-noto-cjk, fonts-symbola)",
             *(png, "".join(letters[:20])),
         )
     return [png, text]

@@ -78,7 +78,7 @@ def _again(study_dir: Path) -> list[Block]:
     """Return the command that repeats a study, where its file is kept."""
     if command := sweep_again(study_dir):
         return [Code(command)]
-    return [Text("There is no study.toml beside the results: write the study's file anew, and sweep it.")]
+    return [Text("There is no study.toml next to the results: write the study file again, and sweep it.")]
 
 
 def _table(sheet: Sheet) -> Table:
