@@ -3,7 +3,7 @@
 import io
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,22 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid
+from torch import nn
 
 from common.config.schema import RunConfig, parse_config
 from common.data.cuts import told_images
 from common.data.server_data import ServerData
 from common.errors import FedShieldError, explain_os_errors
-from common.factory import check_own, prepare_torch, server_data
+from common.factory import make_model, prepare_torch, server_data
 from common.messages.records import to_record, to_state
 from common.messages.shared_slice import shared_record
 from common.words import visible
 from server.aggregation.outliers import Usual
-from server.aggregation.robust import check_strategy
 from server.aggregation.strategy import Cohort, SharedDataFedAvg
 from server.monitoring.observers import watching
 from server.network.polling_grid import PollingGrid
 from server.network.roster import Roster
+from server.preflight import check_attacks, check_settings
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
@@ -55,11 +56,10 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     Raises:
         FedShieldError: with one line that says what the user can do.
     """
-    deployed = isinstance(grid, HttpGrid | InMemoryGrid)
-    kind = DEPLOYED if deployed else FEDERATION
+    kind = DEPLOYED if isinstance(grid, HttpGrid | InMemoryGrid) else FEDERATION
     if (finished := finished_run(config, kind)) is not None:
         return finished
-    _check(config, deployed)
+    check_settings(config, kind)
     config = with_first_threads(config)
     device = prepare_torch(config.threads)
     holdings = server_data(config)
@@ -69,28 +69,35 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     roster = Roster(grid, config.federation, _own_images(holdings))
     roster.gather()
     with RunDir.open(config, kind) as run, watching(config, run) as watchers:
-        recorder = Recorder(config, run, holdings, device, watchers)
-        run.write_environment(describe_environment(device, recorder.model, holdings.test.images.shape[-1]))
+        check_attacks(config, len(holdings.test.classes))
+        model = make_model(config, len(holdings.test.classes)).to(device)
+        recorder = Recorder(config, run, holdings, model, watchers)
+        run.write_environment(describe_environment(device, model, holdings.test.images.shape[-1]))
         run.write_partition(holdings.division)
-        strategy = _strategy(config, run, recorder, holdings, roster)
+        strategy = _strategy(config, run, model, holdings, roster)
         if (state := run.load_checkpoint()) is not None:
-            fit_state(recorder.model, state, run.path)
-
-        def after_round(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-            if server_round == 0:  # Flower asks before the first round too
-                return None
-            evaluation = recorder.after_round(strategy.done + server_round, to_state(arrays), strategy.report)
-            return MetricRecord({**evaluation.values()}) if evaluation else None
-
+            fit_state(model, state, run.path)
         strategy.start(
             grid,
-            initial_arrays=to_record(recorder.model.state_dict()),
+            initial_arrays=to_record(model.state_dict()),
             num_rounds=max(0, config.federation.rounds - run.done),  # 0: only the final evaluation was missing
             timeout=config.federation.client_timeout_seconds,
-            evaluate_fn=after_round,
+            evaluate_fn=_after_round(strategy, recorder),
         )
         recorder.finish()
     return run.path
+
+
+def _after_round(strategy: SharedDataFedAvg, recorder: Recorder) -> Callable[[int, ArrayRecord], MetricRecord | None]:
+    """Return what Flower calls with each new model: it is evaluated and written down."""
+
+    def after_round(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        if server_round == 0:  # Flower asks before the first round too
+            return None
+        evaluation = recorder.after_round(strategy.done + server_round, to_state(arrays), strategy.report)
+        return MetricRecord({**evaluation.values()}) if evaluation else None
+
+    return after_round
 
 
 def _usual(metrics: Sequence[Mapping[str, Any]]) -> Usual | None:
@@ -100,29 +107,13 @@ def _usual(metrics: Sequence[Mapping[str, Any]]) -> Usual | None:
     return None if update is None or loss is None else Usual(update, loss)
 
 
-def _check(config: RunConfig, deployed: bool) -> None:
-    """See to what can be wrong in a configuration, before any data is read."""
-    check_strategy(config.strategy, config.federation.cohort)
-    check_own(config)
-    if deployed and config.byzantine.clients:
-        raise FedShieldError(
-            f"byzantine.clients = {config.byzantine.clients}: only fedshield run can make clients lie; use it, or set "
-            "byzantine.clients=0"
-        )
-    if deployed and config.results.resume and not config.threads:
-        log.warning(
-            "threads = 0: each client uses all its cores; with another number of cores it computes slightly different "
-            "values (in the last digits)"
-        )
-
-
 def _own_images(holdings: ServerData) -> tuple[int, ...]:
     """Return how many training images of its own each client has."""
     return tuple(holdings.counts.sum(axis=1).tolist())
 
 
 def _strategy(
-    config: RunConfig, run: RunDir, recorder: Recorder, holdings: ServerData, roster: Roster
+    config: RunConfig, run: RunDir, model: nn.Module, holdings: ServerData, roster: Roster
 ) -> SharedDataFedAvg:
     """Put together how the rounds are run, from where the run has got to."""
     cohort = Cohort(
@@ -133,7 +124,7 @@ def _strategy(
     )
     shared = shared_record(holdings.shared) if len(holdings.shared.labels) else None
     usual = _usual(run.metrics())
-    weights = [name for name, _ in recorder.model.named_parameters(remove_duplicate=False)]
+    weights = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     return SharedDataFedAvg(
         *(cohort, roster, config.strategy, shared, run.done, usual), weights=weights, engine=run.kind != DEPLOYED
     )

@@ -5,14 +5,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from common.attacks.library import check_classes
 from common.config.schema import RunConfig
 from common.data.server_data import ServerData
 from common.evaluation.evaluate import Evaluation
-from common.factory import make_model
 from common.messages.records import State
 from common.models.networks import load_state
 from server.evaluation import evaluate_finally, evaluate_on
@@ -31,7 +28,7 @@ class Recorder:
         config: of the run.
         run: its directory, open.
         holdings: the images to evaluate on; those for validation, where there are some, choose the best model.
-        device: where to evaluate.
+        model: the run's network, on the device to evaluate on; takes the weights of each model that is seen.
         watchers: are told of each round and of the end.
     """
 
@@ -40,7 +37,7 @@ class Recorder:
         config: RunConfig,
         run: RunDir,
         holdings: ServerData,
-        device: torch.device,
+        model: nn.Module,
         watchers: Watchers | None = None,
     ) -> None:
         self.config = config
@@ -49,9 +46,7 @@ class Recorder:
         self.test = holdings.test
         self.validation = holdings.validation if len(holdings.validation.labels) else None
         self.counts = holdings.counts if run.kind == FEDERATION else None
-        # Now, not after the last round.
-        check_classes((*config.evaluate.attacks, *config.evaluate.final_attacks), len(self.test.classes))
-        self.model = make_model(config, len(self.test.classes)).to(device)
+        self.model = model
         checkpoint = read_checkpoint(run.path) or {}
         self._best: dict[str, Any] | None = checkpoint.get("best", {}).get("validation")
         self._round_started = time.perf_counter()

@@ -16,7 +16,6 @@ from common.data.server_data import take_server_data
 from common.errors import DeadEndError, FedShieldError
 from common.factory import (
     check_batches,
-    check_own,
     images_per_class,
     make_method,
     make_model,
@@ -27,6 +26,7 @@ from common.factory import (
 )
 from common.seeding import seed_for
 from server.monitoring.observers import watching
+from server.preflight import check_attacks, check_settings
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
@@ -73,15 +73,17 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     Raises:
         FedShieldError: with one line that says what the user can do.
     """
-    check_own(config)
+    check_settings(config, CENTRALIZED)
     config = with_first_threads(config)
     device = prepare_torch(config.threads)
     splits, division = prepare_data(config, centralized=True)
     data, holdings = splits.train.take(division.shards[0]), take_server_data(splits, division)
     log.info("%s", told_images(holdings.division, config.flat(), federated=False))
     with RunDir.open(config, CENTRALIZED) as run, watching(config, run) as watchers:
-        recorder = Recorder(config, run, holdings, device, watchers)
-        run.write_environment(describe_environment(device, recorder.model, data.images.shape[-1]))
+        check_attacks(config, len(data.classes))
+        evaluated = make_model(config, len(data.classes)).to(device)  # not the one that is trained
+        recorder = Recorder(config, run, holdings, evaluated, watchers)
+        run.write_environment(describe_environment(device, evaluated, data.images.shape[-1]))
         run.write_partition(holdings.division)
         _train(config, run, recorder, data, device, on_batch)
         recorder.finish()

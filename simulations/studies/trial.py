@@ -2,16 +2,17 @@
 
 import torch
 
-from common.attacks.library import OF_EVALUATION, attack_mode, build_attack, check_classes
+from common.attacks.library import OF_EVALUATION, attack_mode, build_attack
 from common.attacks.threat import AttackSpec
 from common.config.schema import RunConfig
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import list_images
 from common.data.shapes10 import CLASSES
-from common.factory import check_own, evaluation_threat, make_method, make_model
+from common.factory import evaluation_threat, make_method, make_model
 from common.paths import whole_path
 from common.user_code import is_own
-from server.aggregation.robust import check_strategy
+from server.preflight import check_attacks, check_settings
+from server.run_directory.reader import CENTRALIZED, FEDERATION
 
 
 def try_out(config: RunConfig, federation: bool) -> None:
@@ -20,17 +21,14 @@ def try_out(config: RunConfig, federation: bool) -> None:
     Raises:
         FedShieldError: one line with the key, and the user's line where the mistake is there.
     """
-    if federation:
-        check_strategy(config.strategy, config.federation.cohort)
-    check_own(config)
-    labels = dict.fromkeys((*config.evaluate.attacks, *config.evaluate.final_attacks))
+    check_settings(config, FEDERATION if federation else CENTRALIZED)
     classes = count_classes(config)
-    check_classes(labels, classes)
+    check_attacks(config, classes)
     model = make_model(config, classes)
     images, targets = torch.rand(2, 3, config.data.side, config.data.side), torch.tensor([0, classes - 1])
     if is_own(config.loss.name) or is_own(config.attack.name):
         make_method(config, model.train(), classes).loss_for((1,) * classes)(images, targets)
-    for label in labels:
+    for label in dict.fromkeys((*config.evaluate.attacks, *config.evaluate.final_attacks)):
         spec = AttackSpec.parse(label)
         if is_own(spec.name):
             threat = spec.within(evaluation_threat(config))
