@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.attacks.threat import Threat
-from common.config.schema import OWN_KEYS, DataConfig, PartitionConfig, RunConfig, SharingConfig
+from common.config.schema import OWN_KEYS, RunConfig
+from common.config.tables import DataConfig, PartitionConfig, SharingConfig
 from common.data.datasets import Dataset, Splits, load_data
 from common.data.partition import Partition, SchemeParameters, kept_partition, undivided
 from common.data.server_data import ServerData, take_server_data

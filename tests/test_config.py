@@ -6,15 +6,9 @@ from typing import get_args
 import pytest
 
 from common.config.flat import default_config, flatten, merge, read_toml
-from common.config.schema import (
-    ActivationName,
-    AttackConfig,
-    DataConfig,
-    LossConfig,
-    ModelConfig,
-    PartitionConfig,
-    parse_config,
-)
+from common.config.schema import parse_config
+from common.config.tables import AttackConfig, DataConfig, LossConfig, ModelConfig, PartitionConfig
+from common.config.values import ActivationName
 from common.data.datasets import DATASETS
 from common.data.partition import SCHEMES
 from common.errors import FedShieldError

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
-from common.config.schema import ByzantineConfig
+from common.config.tables import ByzantineConfig
 from common.messages.records import to_state
 from server.app import run_federation
 from simulations.engine.byzantine import ATTACKS, ByzantineExecutor, choose_liars

@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Bulyan, FedAvg, FedMedian, FedTrimmedAvg, Krum, MultiKrum
 
-from common.config.schema import StrategyConfig
+from common.config.tables import StrategyConfig
 from common.errors import FedShieldError
 from server.aggregation.robust import RULES, RobustMean, check_strategy
 

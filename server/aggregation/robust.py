@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Bulyan, FedAvg, FedMedian, FedTrimmedAvg, Krum, MultiKrum
 
-from common.config.schema import StrategyConfig
+from common.config.tables import StrategyConfig
 from common.errors import FedShieldError
 from common.messages.protocol import ARRAYS, METRICS, NUM_EXAMPLES
 from common.messages.records import to_record, to_state

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, Met
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from common.config.schema import StrategyConfig
+from common.config.tables import StrategyConfig
 from common.messages.protocol import LOSS, METRICS, SERVER_ROUND, SHARED, SHARED_DIGEST
 from common.messages.records import first_failure
 from common.messages.shared_slice import shared_digest

@@ -12,7 +12,7 @@ from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from common.config.schema import FederationConfig
+from common.config.tables import FederationConfig
 from common.errors import FedShieldError
 from common.messages.protocol import METRICS, NUM_EXAMPLES, PARTITION_ID
 from common.words import in_one_line

@@ -8,7 +8,8 @@ import typer
 
 from common.config.assignment import parse_assignment
 from common.config.flat import Flat, default_config, merge, read_toml
-from common.config.schema import RunConfig, parse_config, parse_labels
+from common.config.schema import RunConfig, parse_config
+from common.config.values import parse_labels
 from common.errors import FedShieldError
 from common.paths import whole_path
 from simulations.shipped import PRESETS, SWEEPS, find_file, names_in

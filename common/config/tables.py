@@ -1,0 +1,188 @@
+"""The tables of the configuration, each of them typed, frozen, and checked by itself."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.config.values import (
+    ActivationName,
+    AttackLabels,
+    AttackName,
+    FolderName,
+    Fraction,
+    LossName,
+    Milestones,
+    Mixture,
+    ModelName,
+    Natural,
+    Positive,
+    PositiveFraction,
+    Trackers,
+    UpdateLimit,
+)
+
+_QUICK = 1500  # images of shapes10 that a run of a minute trains on
+
+
+class Table(BaseModel):
+    """What every table has in common."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
+    )
+
+
+class DataConfig(Table):
+    """Which images; see ``common.data.datasets``."""
+
+    name: Literal["shapes10", "cifar10", "cifar100", "svhn", "fashion-mnist", "folder", "split"]
+    root: str
+    max_examples: Annotated[int, Field(ge=-1)]
+    image_size: Annotated[int, Field(ge=16, le=512, multiple_of=16)]
+    validation_fraction: Annotated[float, Field(ge=0, le=0.5)]
+
+    @property
+    def limit(self) -> int:
+        """How many training images may be used, 0 for all: without a word of the user's, only our own data is cut."""
+        return self.max_examples if self.max_examples >= 0 else _QUICK if self.name == "shapes10" else 0
+
+    @property
+    def side(self) -> int:
+        """Height and width of the images, in pixels; only files may have another one than 32."""
+        return self.image_size if self.name in {"folder", "split"} else 32
+
+
+class FederationConfig(Table):
+    """How many clients train, for how long, and how many must answer."""
+
+    clients: Positive
+    rounds: Positive
+    fraction: PositiveFraction
+    min_fraction: PositiveFraction
+    node_wait_seconds: Natural
+    client_timeout_seconds: Positive
+
+    @property
+    def cohort(self) -> int:
+        """Number of clients that train in a round."""
+        return max(1, round(self.fraction * self.clients))
+
+    @property
+    def min_replies(self) -> int:
+        """Number of valid replies below which a round ends the run."""
+        return math.ceil(self.min_fraction * self.cohort - 1e-9)  # 0.07 × 100 is a little more than 7 in floats
+
+
+class PartitionConfig(Table):
+    """How the private training images are divided among the clients; see ``common.data.partition``."""
+
+    scheme: Literal["iid", "dirichlet", "pathological", "shards", "paper"]
+    alpha: Annotated[float, Field(gt=0)]
+    classes_per_client: Positive
+
+
+class StrategyConfig(Table):
+    """How the server combines the clients' replies into one model; see ``server.aggregation``."""
+
+    name: Literal["fedavg", "krum", "multi-krum", "bulyan", "trimmed-mean", "median"]
+    malicious: Natural
+    update_limit: UpdateLimit
+
+
+class ByzantineConfig(Table):
+    """Clients that send false updates together, in simulations; see ``simulations.engine.byzantine``."""
+
+    clients: Natural
+    attack: Literal["sign-flip", "scaled", "gaussian", "alie"]
+    strength: Annotated[float, Field(gt=0)]
+
+
+class SharingConfig(Table):
+    """The globally shared data (Zhao et al. 2018, arXiv 1806.00582)."""
+
+    pool_fraction: Annotated[float, Field(ge=0, lt=1)]
+    fraction: Fraction
+
+
+class ModelConfig(Table):
+    """The network; see ``common.models.networks``."""
+
+    name: ModelName
+    width: Annotated[int, Field(ge=1, le=1024)]
+    activation: ActivationName
+    stem: Literal["small", "imagenet"]
+    downsample: bool
+
+
+class AttackConfig(Table):
+    """The threat model (Linf) and the attack used in training; see ``common.attacks.library``."""
+
+    name: AttackName
+    epsilon_255: Annotated[float, Field(ge=0, le=255)]
+    step_255: Annotated[float, Field(gt=0, le=255)]
+    steps: Positive
+    fast: bool
+    fast: bool
+    mixture: Mixture
+    mixture_rate: Annotated[float, Field(ge=0)]
+
+
+class LossConfig(Table):
+    """The training method; see ``common.training.losses``."""
+
+    name: LossName
+    beta: Annotated[float, Field(ge=0)]
+
+
+class TrainConfig(Table):
+    """Local training; see ``common.training.trainer``."""
+
+    local_epochs: Natural
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["milestones", "cosine", "cyclic"]
+    milestones: Milestones
+    warmup: Natural
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    noise_std: Annotated[float, Field(ge=0)]
+    augment: bool
+    precision: Literal["float32", "bfloat16"]
+    attack_precision: Literal["train", "bfloat16", "auto"]
+    cuda_graphs: bool
+    cuda_graphs: bool
+
+
+class CentralizedConfig(Table):
+    """Training without a federation; see ``simulations.centralized``."""
+
+    epochs: Positive
+
+
+class EvaluateConfig(Table):
+    """What the server measures; see ``common.evaluation.evaluate``."""
+
+    every: Positive
+    examples: Natural
+    attacks: AttackLabels
+    step_255: Annotated[float, Field(gt=0, le=255)]
+    final_examples: Natural
+    final_attacks: AttackLabels
+
+
+class ResultsConfig(Table):
+    """Where the run directory goes; see ``server.run_directory.writer``."""
+
+    dir: str
+    name: FolderName
+    resume: str
+    prometheus_port: Annotated[int, Field(ge=0, le=65535)]
+    prometheus_host: Annotated[str, Field(min_length=1)]
+    trackers: Trackers

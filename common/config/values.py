@@ -1,0 +1,116 @@
+"""The types of the configuration's values: how each is written, and which are allowed."""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
+
+from common.attacks.threat import AttackSpec
+from common.user_code import is_own
+from common.words import near, visible
+
+_TRACKERS = ["tensorboard", "mlflow", "wandb"]
+
+
+def parse_labels(value: object) -> tuple[str, ...]:
+    """``"fgsm,pgd"`` -> ``("fgsm", "pgd-10")``; a ValueError names an attack that is not known."""
+    if not isinstance(value, str):
+        raise ValueError('write the attacks as one string, separated by commas: "fgsm,pgd-10"')
+    return tuple(dict.fromkeys(str(AttackSpec.parse(part.strip())) for part in value.split(",") if part.strip()))
+
+
+def _split_milestones(value: object) -> tuple[int, ...]:
+    if not isinstance(value, str) or not re.fullmatch(r"\s*(\d+\s*(,\s*\d+\s*)*)?", value):
+        raise ValueError('write the rounds as one string, separated by commas: "50,75"')
+    rounds = tuple(int(part) for part in value.split(",") if part.strip())
+    if list(rounds) != sorted(set(rounds)):
+        raise ValueError("the rounds must be in increasing order")
+    return rounds
+
+
+def _split_trackers(value: object) -> tuple[str, ...]:
+    names = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else [repr(value)]
+    if unknown := [name for name in names if name not in _TRACKERS]:
+        raise ValueError(f"unknown tracker {unknown[0]}; known: {', '.join(_TRACKERS)}{near(unknown[0], _TRACKERS)}")
+    return tuple(dict.fromkeys(names))
+
+
+def _split_mixture(value: object) -> tuple[tuple[str, float], ...]:
+    """``"pgd:2,cw:1"`` -> ``(("pgd", 2.0), ("cw", 1.0))``."""
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else [""]
+    matches = [re.fullmatch(r"(fgsm|bim|pgd|cw|deepfool)\s*:\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)", part) for part in parts]
+    weights = [(match[1], float(match[2])) for match in matches if match]
+    if len(weights) != len(parts) or len({name for name, _ in weights}) != len(parts):
+        raise ValueError('write each attack (fgsm, bim, pgd, cw, deepfool) once, with its weight: "pgd:2,cw:1"')
+    if not all(weight > 0 for _, weight in weights):
+        raise ValueError("the weights must be above 0; leave out an attack that you do not want")
+    return tuple(weights)
+
+
+def _join_mixture(value: tuple[tuple[str, float], ...]) -> str:
+    """Write the weights as short as they can be read back the same."""
+    texts = [(name, f"{weight:g}" if float(f"{weight:g}") == weight else repr(weight)) for name, weight in value]
+    return ",".join(f"{name}:{text}" for name, text in texts)
+
+
+_TORCHVISION, _OWN = "torchvision:NAME", "FILE.py:NAME"
+
+
+def _check_name(allowed: Sequence[str], name: str) -> str:
+    """Pass on a name that is allowed as it stands, or as something of torchvision's or of a user's file."""
+    if name in set(allowed) - {_TORCHVISION, _OWN} or is_own(name):
+        return name
+    if _TORCHVISION in allowed and re.fullmatch(r"torchvision:\w+", name):
+        return name
+    raise ValueError(f"unknown; allowed: {', '.join(allowed)}{near(name, list(allowed))}")
+
+
+def _check_folder_name(name: str) -> str:
+    """Pass on what names one folder in ``results.dir``, also to a shell; nothing at all means a name is made up."""
+    outside = name in {".", ".."} or set(name) & {"/", "\\"}
+    if outside or name[:1] in {"-", "~"} or name != name.strip() or visible(name) != name or len(name.encode()) > 200:
+        raise ValueError(
+            "must be one folder's name: no / and no \\, not . or .., no - or ~ at its start, no blank at its ends, no "
+            "control character, 200 bytes at most"
+        )
+    return name
+
+
+def join(value: tuple[object, ...]) -> str:
+    """Write a list as one string."""
+    return ",".join(map(str, value))
+
+
+# Flower's run config has no lists: they are strings there, and tuples here.
+AttackLabels = Annotated[tuple[str, ...], BeforeValidator(parse_labels), PlainSerializer(join)]
+Milestones = Annotated[tuple[int, ...], BeforeValidator(_split_milestones), PlainSerializer(join)]
+Trackers = Annotated[tuple[str, ...], BeforeValidator(_split_trackers), PlainSerializer(join)]
+Mixture = Annotated[tuple[tuple[str, float], ...], BeforeValidator(_split_mixture), PlainSerializer(_join_mixture)]
+
+_MODELS = ("cnn", "cnn2", "resnet18", _TORCHVISION, _OWN)
+_ATTACKS = ("none", "fgsm", "bim", "pgd", "cw", "deepfool", "mixture", _OWN)
+_LOSSES = ("pgd-at", "mixed-at", "trades", "mart", "calfat", _OWN)
+ModelName = Annotated[str, AfterValidator(partial(_check_name, _MODELS)), WithJsonSchema({"enum": _MODELS})]
+AttackName = Annotated[str, AfterValidator(partial(_check_name, _ATTACKS)), WithJsonSchema({"enum": _ATTACKS})]
+LossName = Annotated[str, AfterValidator(partial(_check_name, _LOSSES)), WithJsonSchema({"enum": _LOSSES})]
+
+FolderName = Annotated[str, AfterValidator(_check_folder_name)]
+
+
+def _check_limit(limit: float) -> float:
+    """Refuse a limit that half of all honest clients break."""
+    if 0 < limit < 1:
+        raise ValueError("allowed: 0 for no limit, or a number of 1 or more")
+    return limit
+
+
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+UpdateLimit = Annotated[float, Field(ge=0), AfterValidator(_check_limit)]
+ActivationName = Literal[
+    "relu", "leaky-relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "tanh"
+]
