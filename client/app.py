@@ -1,11 +1,11 @@
 """The ClientApp: a message with the global model comes in, a message with the locally trained one goes out."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.clientapp.typing import ClientAppCallable
 
 from client.supernode import worker
 from common.errors import FedShieldError, explain_os_errors
@@ -15,8 +15,10 @@ from common.words import visible, without_folders
 
 log = logging.getLogger("fedshield")
 
+CallNext = Callable[[Message, Context], Message]  # of Flower's mods
 
-def _name_mistakes(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+
+def _name_mistakes(message: Message, context: Context, call_next: CallNext) -> Message:
     """Answer a mistake that the user can mend with its one line, on every engine; the server knows whose it is.
 
     Over a network the client's own log has all of it, and the server, which is another party's, no folder of a client.
@@ -38,7 +40,7 @@ def _name_mistakes(message: Message, context: Context, call_next: ClientAppCalla
         return Message(Error(code=0, reason=words), reply_to=message)
 
 
-def _unpack_arrays(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+def _unpack_arrays(message: Message, context: Context, call_next: CallNext) -> Message:
     """Reply in kind to a server that packs its arrays, as it does over a network."""
     if not is_packed(message.content):
         return call_next(message, context)

@@ -40,8 +40,8 @@ def keep_others_out(folder: Path) -> None:
     """
     secret = os.urandom(32)
     (folder / _SECRET).write_bytes(secret)
-    command: Any = import_module("flwr.supernode.cli.flower_supernode")
-    start = command._start_supernode_http_api
+    flower: Any = import_module("flwr.supernode.cli.flower_supernode")
+    start = flower._start_supernode_http_api
 
     def guarded(config: Any, *others: Any) -> Any:
         if config.isolation == "subprocess":
@@ -53,7 +53,7 @@ def keep_others_out(folder: Path) -> None:
             )
         return start(config, *others)
 
-    command._start_supernode_http_api = guarded
+    flower._start_supernode_http_api = guarded
 
 
 def main() -> None:

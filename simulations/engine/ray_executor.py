@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import Context, Message, RecordDict
-from flwr.app.metadata import Metadata
+from flwr.app import Context, Message, Metadata, RecordDict
 
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
