@@ -36,7 +36,7 @@ _RUNS = ("model.name", "evaluate.final-attacks")  # what of the user's code an e
 
 
 @dataclass(frozen=True)
-class Measured:
+class RunEvaluation:
     """What ``evaluate_run`` found.
 
     Attributes:
@@ -96,7 +96,9 @@ def evaluate_finally(
     return evaluation, figures
 
 
-def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = (), trust_code: bool = False) -> Measured:
+def evaluate_run(
+    run_dir: Path, changes: Flat, epsilons: Sequence[float] = (), trust_code: bool = False
+) -> RunEvaluation:
     """Evaluate a run's model with its final attacks, and append the result to its ``evaluations.jsonl``.
 
     What was measured before, by a command that was interrupted or that named fewer attacks, is not measured again.
@@ -133,7 +135,7 @@ def evaluate_run(run_dir: Path, changes: Flat, epsilons: Sequence[float] = (), t
         **figures,
     }
     append_json_line(run_dir / "evaluations.jsonl", record)
-    return Measured(number, config, evaluation, record, len(test.labels))
+    return RunEvaluation(number, config, evaluation, record, len(test.labels))
 
 
 def _counts(run_dir: Path, test: Dataset) -> NDArray[np.int64] | None:

@@ -10,11 +10,12 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from common.attacks.threat import AttackSpec, Minimal
-from common.config.flat import Flat, default_config, flatten, near, nest
+from common.config.flat import Flat, default_config, flatten, nest
 from common.config.tables import (
     AttackConfig,
     ByzantineConfig,
     CentralizedConfig,
+    ConfigTable,
     DataConfig,
     EvaluateConfig,
     FederationConfig,
@@ -24,17 +25,17 @@ from common.config.tables import (
     ResultsConfig,
     SharingConfig,
     StrategyConfig,
-    Table,
     TrainConfig,
 )
 from common.config.values import Natural, join
 from common.errors import RENAME, FedShieldError, is_text
 from common.user_code import is_own
+from common.words import near
 
 OWN_KEYS = ("model.name", "loss.name", "attack.name", "evaluate.attacks", "evaluate.final-attacks")  # FILE.py:NAME
 
 
-class RunConfig(Table):
+class RunConfig(ConfigTable):
     """The whole configuration of a run."""
 
     seed: Natural

@@ -13,7 +13,7 @@ from common.config.values import (
     Fraction,
     LossName,
     Milestones,
-    Mixture,
+    MixtureWeights,
     ModelName,
     Natural,
     Positive,
@@ -25,7 +25,7 @@ from common.config.values import (
 _QUICK = 1500  # images of shapes10 that a run of a minute trains on
 
 
-class Table(BaseModel):
+class ConfigTable(BaseModel):
     """What every table has in common."""
 
     model_config = ConfigDict(
@@ -38,7 +38,7 @@ class Table(BaseModel):
     )
 
 
-class DataConfig(Table):
+class DataConfig(ConfigTable):
     """Which images; see ``common.data.datasets``."""
 
     name: Literal["shapes10", "cifar10", "cifar100", "svhn", "fashion-mnist", "folder", "split"]
@@ -58,7 +58,7 @@ class DataConfig(Table):
         return self.image_size if self.name in {"folder", "split"} else 32
 
 
-class FederationConfig(Table):
+class FederationConfig(ConfigTable):
     """How many clients train, for how long, and how many must answer."""
 
     clients: Positive
@@ -79,7 +79,7 @@ class FederationConfig(Table):
         return math.ceil(self.min_fraction * self.cohort - 1e-9)  # 0.07 × 100 is a little more than 7 in floats
 
 
-class PartitionConfig(Table):
+class PartitionConfig(ConfigTable):
     """How the private training images are divided among the clients; see ``common.data.partition``."""
 
     scheme: Literal["iid", "dirichlet", "pathological", "shards", "paper"]
@@ -87,7 +87,7 @@ class PartitionConfig(Table):
     classes_per_client: Positive
 
 
-class StrategyConfig(Table):
+class StrategyConfig(ConfigTable):
     """How the server combines the clients' replies into one model; see ``server.aggregation``."""
 
     name: Literal["fedavg", "krum", "multi-krum", "bulyan", "trimmed-mean", "median"]
@@ -95,7 +95,7 @@ class StrategyConfig(Table):
     update_limit: UpdateLimit
 
 
-class ByzantineConfig(Table):
+class ByzantineConfig(ConfigTable):
     """Clients that send false updates together, in simulations; see ``simulations.engine.byzantine``."""
 
     clients: Natural
@@ -103,14 +103,14 @@ class ByzantineConfig(Table):
     strength: Annotated[float, Field(gt=0)]
 
 
-class SharingConfig(Table):
+class SharingConfig(ConfigTable):
     """The globally shared data (Zhao et al. 2018, arXiv 1806.00582)."""
 
     pool_fraction: Annotated[float, Field(ge=0, lt=1)]
     fraction: Fraction
 
 
-class ModelConfig(Table):
+class ModelConfig(ConfigTable):
     """The network; see ``common.models.networks``."""
 
     name: ModelName
@@ -120,7 +120,7 @@ class ModelConfig(Table):
     downsample: bool
 
 
-class AttackConfig(Table):
+class AttackConfig(ConfigTable):
     """The threat model (Linf) and the attack used in training; see ``common.attacks.library``."""
 
     name: AttackName
@@ -128,19 +128,18 @@ class AttackConfig(Table):
     step_255: Annotated[float, Field(gt=0, le=255)]
     steps: Positive
     fast: bool
-    fast: bool
-    mixture: Mixture
+    mixture: MixtureWeights
     mixture_rate: Annotated[float, Field(ge=0)]
 
 
-class LossConfig(Table):
+class LossConfig(ConfigTable):
     """The training method; see ``common.training.losses``."""
 
     name: LossName
     beta: Annotated[float, Field(ge=0)]
 
 
-class TrainConfig(Table):
+class TrainConfig(ConfigTable):
     """Local training; see ``common.training.trainer``."""
 
     local_epochs: Natural
@@ -157,16 +156,15 @@ class TrainConfig(Table):
     precision: Literal["float32", "bfloat16"]
     attack_precision: Literal["train", "bfloat16", "auto"]
     cuda_graphs: bool
-    cuda_graphs: bool
 
 
-class CentralizedConfig(Table):
+class CentralizedConfig(ConfigTable):
     """Training without a federation; see ``simulations.centralized``."""
 
     epochs: Positive
 
 
-class EvaluateConfig(Table):
+class EvaluateConfig(ConfigTable):
     """What the server measures; see ``common.evaluation.evaluate``."""
 
     every: Positive
@@ -177,7 +175,7 @@ class EvaluateConfig(Table):
     final_attacks: AttackLabels
 
 
-class ResultsConfig(Table):
+class ResultsConfig(ConfigTable):
     """Where the run directory goes; see ``server.run_directory.writer``."""
 
     dir: str

@@ -87,7 +87,9 @@ def join(value: tuple[object, ...]) -> str:
 AttackLabels = Annotated[tuple[str, ...], BeforeValidator(parse_labels), PlainSerializer(join)]
 Milestones = Annotated[tuple[int, ...], BeforeValidator(_split_milestones), PlainSerializer(join)]
 Trackers = Annotated[tuple[str, ...], BeforeValidator(_split_trackers), PlainSerializer(join)]
-Mixture = Annotated[tuple[tuple[str, float], ...], BeforeValidator(_split_mixture), PlainSerializer(_join_mixture)]
+MixtureWeights = Annotated[
+    tuple[tuple[str, float], ...], BeforeValidator(_split_mixture), PlainSerializer(_join_mixture)
+]
 
 _MODELS = ("cnn", "cnn2", "resnet18", _TORCHVISION, _OWN)
 _ATTACKS = ("none", "fgsm", "bim", "pgd", "cw", "deepfool", "mixture", _OWN)

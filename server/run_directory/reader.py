@@ -19,7 +19,7 @@ from common.files import read_json, read_json_lines
 from common.links import refuse_links
 from common.paths import whole_path
 from common.words import near
-from server.run_directory.schema import Division, Environment, Evaluated, Format, Round, Summary, check_format
+from server.run_directory.schema import Division, Environment, Evaluated, FileFormat, Round, Summary, check_format
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def read_classes(run_dir: Path) -> tuple[str, ...]:
     return tuple(division["classes"])
 
 
-def _read_optional(path: Path, wanted: type[Format]) -> dict[str, Any]:
+def _read_optional(path: Path, wanted: type[FileFormat]) -> dict[str, Any]:
     if not path.exists():
         return {}
     content = read_json(path, "remove it, and it is done without")
@@ -193,7 +193,7 @@ def _read_optional(path: Path, wanted: type[Format]) -> dict[str, Any]:
     return content
 
 
-def _read_lines(path: Path, wanted: type[Format]) -> list[dict[str, Any]]:
+def _read_lines(path: Path, wanted: type[FileFormat]) -> list[dict[str, Any]]:
     records = read_json_lines(path)
     for number, record in enumerate(records, 1):
         check_format(record, wanted, f"{path}: line {number}")

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from common.errors import FedShieldError
 
 
-class Format(BaseModel):
+class FileFormat(BaseModel):
     """What must be in a file; what else is there is nobody's concern."""
 
     model_config = ConfigDict(strict=True)
@@ -20,44 +20,44 @@ Count = Annotated[int, Field(ge=0, le=10**15)]
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 
 
-class Rate(Format):
+class StoredRate(FileFormat):
     """A share of images, with its 95 % interval."""
 
     value: Share
     interval: Annotated[list[Share], Field(min_length=2, max_length=2)]
 
 
-class Distortion(Format):
+class StoredDistortion(FileFormat):
     """What an attack without a budget needed."""
 
-    success: Rate | None
-    robust: Rate = Field(alias="robust-within-epsilon")
+    success: StoredRate | None
+    robust: StoredRate = Field(alias="robust-within-epsilon")
     l2: Length | None = Field(None, alias="median-l2")
     linf: Length | None = Field(None, alias="median-linf")
 
 
-class Point(Rate):
+class CurvePoint(StoredRate):
     """A point of the curve over epsilon."""
 
     epsilon: Length = Field(alias="epsilon-255")
     attack: str
 
 
-class Figures(Format):
+class Figures(FileFormat):
     """An evaluation, as far as it was made in detail."""
 
     n: Annotated[Count, Field(ge=1)]
-    natural: Rate
-    robust: dict[str, Rate]
-    worst: Rate | None  # without an attack there is none
+    natural: StoredRate
+    robust: dict[str, StoredRate]
+    worst: StoredRate | None  # without an attack there is none
     predictions: str = ""
     warnings: list[str] = []
-    parts: dict[str, Rate] = {}
-    distortions: dict[str, Distortion] = {}
-    curve: list[Point] = []
+    parts: dict[str, StoredRate] = {}
+    distortions: dict[str, StoredDistortion] = {}
+    curve: list[CurvePoint] = []
     classes: list[str] = []
     examples: list[Count] = Field([], alias="class-examples")
-    per_class: dict[str, list[Rate | None]] = Field({}, alias="per-class")
+    per_class: dict[str, list[StoredRate | None]] = Field({}, alias="per-class")
     per_client: dict[str, list[float | None]] = Field({}, alias="per-client")
     epsilon: float | None = Field(None, alias="epsilon-255")
 
@@ -75,14 +75,14 @@ class Figures(Format):
         return self
 
 
-class Client(Format):
+class Client(FileFormat):
     """What a client did in a round."""
 
     loss: float
     seconds: float
 
 
-class Round(Format):
+class Round(FileFormat):
     """A line of ``metrics.jsonl``."""
 
     round: Annotated[Count, Field(ge=1)]
@@ -97,7 +97,7 @@ class Round(Format):
     retried: dict[str, str] = {}
 
 
-class Summary(Format):
+class Summary(FileFormat):
     """``summary.json``."""
 
     rounds: Count = 0
@@ -112,7 +112,7 @@ class Evaluated(Figures):
     epsilon: Length = Field(0.0, alias="epsilon-255")
 
 
-class Division(Format):
+class Division(FileFormat):
     """``partition.json``."""
 
     classes: Annotated[list[str], Field(min_length=1)]
@@ -131,7 +131,7 @@ class Division(Format):
         return self
 
 
-class Environment(Format):
+class Environment(FileFormat):
     """``environment.json``, of which a run that has only begun has the kind alone."""
 
     packages: dict[str, str | None] = {}
@@ -139,7 +139,7 @@ class Environment(Format):
     resumed: list[dict[str, Any]] = []
 
 
-class Named(Format):
+class Named(FileFormat):
     """A model that is kept."""
 
     round: Count
@@ -147,20 +147,20 @@ class Named(Format):
     sha256: str
 
 
-class Stored(Format):
+class Stored(FileFormat):
     """A file, and its digest."""
 
     file: FileName
     sha256: str
 
 
-class Value(Format):
+class Value(FileFormat):
     """A share of images."""
 
     value: Share
 
 
-class Validation(Format):
+class Validation(FileFormat):
     """What a model is chosen by."""
 
     natural: Value
@@ -180,7 +180,7 @@ class Checkpoint(Named):
     optimizer: Stored | None = None
 
 
-def check_format(content: Any, wanted: type[Format], place: str) -> None:
+def check_format(content: Any, wanted: type[FileFormat], place: str) -> None:
     """See that what was read from a file of a run directory has the shape that its readers count on.
 
     Args:

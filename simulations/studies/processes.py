@@ -26,7 +26,7 @@ PATIENCE = 60  # seconds that a run has to write its checkpoint, and that we wai
 
 
 @dataclass
-class Job:
+class RunProcess:
     """A run in its process.
 
     Attributes:
@@ -79,7 +79,7 @@ def run_jobs(
     todo: Sequence[Point],
     runs: Path,
     jobs: int,
-    ended: Callable[[Job], None],
+    ended: Callable[[RunProcess], None],
     stopping: Callable[[], None],
 ) -> None:
     """Run points, ``jobs`` at a time and in their order, and call ``ended`` after each.
@@ -94,7 +94,7 @@ def run_jobs(
         ended: called with each job whose process has ended.
         stopping: called when runs are about to be interrupted.
     """
-    waiting, free, running = deque(todo), list(range(jobs)), list[Job]()
+    waiting, free, running = deque(todo), list(range(jobs)), list[RunProcess]()
     devices = gpus()
     try:
         while waiting or running:
@@ -111,7 +111,7 @@ def run_jobs(
             _stop(running, stopping)
 
 
-def _start(command: str, point: Point, runs: Path, slot: int, devices: Sequence[str]) -> Job:
+def _start(command: str, point: Point, runs: Path, slot: int, devices: Sequence[str]) -> RunProcess:
     """Start a run, or continue it where it has a checkpoint."""
     run, path = runs / point.name, runs / f"{point.name}.log"
     replace_file(runs / f"{point.name}.toml", config_toml(point.config).encode())
@@ -137,7 +137,7 @@ def _start(command: str, point: Point, runs: Path, slot: int, devices: Sequence[
                 env=environment,
                 start_new_session=True,  # the terminal's Ctrl-C is ours to pass on, once
             )
-        return Job(point, process, path, begin, slot)
+        return RunProcess(point, process, path, begin, slot)
 
 
 def await_orphans(runs: Sequence[Path]) -> None:
@@ -149,7 +149,7 @@ def await_orphans(runs: Sequence[Path]) -> None:
                 FileLock(run / ".lock").acquire(timeout=max(0.0, deadline - time.monotonic())).lock.release()
 
 
-def _stop(running: Sequence[Job], stopping: Callable[[], None]) -> None:
+def _stop(running: Sequence[RunProcess], stopping: Callable[[], None]) -> None:
     """Interrupt the runs and wait for their checkpoints; kill those that take too long, or at a second Ctrl-C."""
     _signal(running, signal.SIGINT)
     deadline = time.monotonic() + PATIENCE
@@ -162,7 +162,7 @@ def _stop(running: Sequence[Job], stopping: Callable[[], None]) -> None:
         _signal([job for job in running if job.process.poll() is None], signal.SIGKILL)
 
 
-def _signal(running: Sequence[Job], number: signal.Signals) -> None:
+def _signal(running: Sequence[RunProcess], number: signal.Signals) -> None:
     for job in running:
         with suppress(ProcessLookupError):
             os.killpg(job.process.pid, number)

@@ -13,7 +13,7 @@ from common.paths import whole_path
 from server.run_directory.reader import lost_rounds
 from simulations.studies.gather import gather, is_finished, note_code, note_failure
 from simulations.studies.preflight import check_code, check_data, check_directory, claim
-from simulations.studies.processes import Job, await_orphans, default_jobs, run_jobs
+from simulations.studies.processes import RunProcess, await_orphans, default_jobs, run_jobs
 from simulations.studies.study import Point, Study, load_study, points, study_toml
 from simulations.terminal.console import Terminal, interrupt_when_terminated
 
@@ -93,7 +93,7 @@ class _Progress:
                 plot_run(run)
                 self._say(f"Missing figures drawn: those of {point.name}")
 
-    def _ended(self, job: Job) -> None:
+    def _ended(self, job: RunProcess) -> None:
         """Tell of a run that has ended, and gather it."""
         if job.process.returncode == 0 and is_finished(self.study, self.runs / job.point.name):
             self.finished += 1
