@@ -25,7 +25,7 @@ from common.config.schema import RunConfig, parse_config
 from common.factory import make_model
 from common.messages.records import State, to_record, to_state
 from server.aggregation.outliers import STATISTICS, judge
-from server.aggregation.reply_checks import Checked, Guard
+from server.aggregation.reply_checks import Checked, ReplyChecks
 from server.app import run_federation
 from server.run_directory.reader import read_metrics
 from simulations.cli.options import resolve
@@ -104,15 +104,15 @@ class Onlooker:
         """Hold nothing."""
 
     def _judge(self, model: ArrayRecord, replies: Sequence[Message]) -> None:
-        guard, checked = Guard(model, self._weights), dict[int, Checked]()
+        checks, checked = ReplyChecks(model, self._weights), dict[int, Checked]()
         for client, reply in enumerate(replies):
             images = next(iter(reply.content.metric_records.values()))["num-examples"]
-            checked[client] = guard.check(reply, int(images))  # type: ignore[arg-type]
+            checked[client] = checks.check(reply, int(images))  # type: ignore[arg-type]
         self.replies += len(checked)
         verdict = judge(checked, model, self._default)
         self.refused += len(verdict.refused)
         self.shortened += len(verdict.shortened)
-        updates = [reply.update for reply in checked.values()]
+        updates = [reply.update_norm for reply in checked.values()]
         self.needed = max(self.needed, max(updates) / median_low(updates))
 
     def _lie(self, before: State, honest: Sequence[State]) -> State:

@@ -206,14 +206,21 @@ def make_trainer(model: nn.Module, config: RunConfig, method: TrainingMethod) ->
     return Trainer(model, record=config.train.cuda_graphs and method.recordable and config.model.name in MODELS)
 
 
-def schedule_of(config: RunConfig, epochs: int, number: int, total: int) -> Schedule:
-    """Return how to train in round ``number`` of ``total``, counted from 1 (an epoch, where there is no federation)."""
+def schedule_of(config: RunConfig, epochs: int, round_or_epoch: int, total: int) -> Schedule:
+    """Return how to train in one round, or in one epoch where there is no federation.
+
+    Args:
+        config: of the run.
+        epochs: passes over the images in this round, 0 or more.
+        round_or_epoch: in [1, ``total``].
+        total: rounds, or epochs, of the whole run.
+    """
     train = config.train
     return Schedule(
         epochs=epochs,
         batch_size=train.batch_size,
         learning_rate=learning_rate(
-            train.schedule, train.learning_rate, number, total, milestones=train.milestones, warmup=train.warmup
+            train.schedule, train.learning_rate, round_or_epoch, total, milestones=train.milestones, warmup=train.warmup
         ),
         momentum=train.momentum,
         weight_decay=train.weight_decay,

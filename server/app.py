@@ -21,7 +21,7 @@ from common.factory import make_model, prepare_torch, server_data
 from common.messages.records import to_record, to_state
 from common.messages.shared_slice import shared_record
 from common.words import visible
-from server.aggregation.outliers import Usual
+from server.aggregation.outliers import LastRound
 from server.aggregation.strategy import Cohort, SharedDataFedAvg
 from server.monitoring.observers import watching
 from server.network.polling_grid import PollingGrid
@@ -62,25 +62,26 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     check_settings(config, kind)
     config = with_first_threads(config)
     device = prepare_torch(config.threads)
-    holdings = server_data(config)
+    data = server_data(config)
     if isinstance(grid, HttpGrid):
         grid = PollingGrid(grid)
-    log.info("%s", told_images(holdings.division, config.flat(), federated=True))
-    roster = Roster(grid, config.federation, _own_images(holdings))
+    log.info("%s", told_images(data.described_partition, config.flat(), federated=True))
+    roster = Roster(grid, config.federation, _own_images(data))
     roster.gather()
     with RunDir.open(config, kind) as run, watching(config, run) as watchers:
-        check_attacks(config, len(holdings.test.classes))
-        model = make_model(config, len(holdings.test.classes)).to(device)
-        recorder = Recorder(config, run, holdings, model, watchers)
-        run.write_environment(describe_environment(device, model, holdings.test.images.shape[-1]))
-        run.write_partition(holdings.division)
-        strategy = _strategy(config, run, model, holdings, roster)
+        check_attacks(config, len(data.test.classes))
+        model = make_model(config, len(data.test.classes)).to(device)
+        recorder = Recorder(config, run, data, model, watchers)
+        run.write_environment(describe_environment(device, model, data.test.images.shape[-1]))
+        run.write_partition(data.described_partition)
+        strategy = _strategy(config, run, model, data, roster)
         if (state := run.load_checkpoint()) is not None:
             fit_state(model, state, run.path)
         strategy.start(
             grid,
             initial_arrays=to_record(model.state_dict()),
-            num_rounds=max(0, config.federation.rounds - run.done),  # 0: only the final evaluation was missing
+            # 0 where only the final evaluation was missing.
+            num_rounds=max(0, config.federation.rounds - run.completed_rounds),
             timeout=config.federation.client_timeout_seconds,
             evaluate_fn=_after_round(strategy, recorder),
         )
@@ -94,39 +95,43 @@ def _after_round(strategy: SharedDataFedAvg, recorder: Recorder) -> Callable[[in
     def after_round(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if server_round == 0:  # Flower asks before the first round too
             return None
-        evaluation = recorder.after_round(strategy.done + server_round, to_state(arrays), strategy.report)
+        evaluation = recorder.after_round(strategy.completed_rounds + server_round, to_state(arrays), strategy.report)
         return MetricRecord({**evaluation.values()}) if evaluation else None
 
     return after_round
 
 
-def _usual(metrics: Sequence[Mapping[str, Any]]) -> Usual | None:
-    """Return what was usual in the last of the finished rounds; nothing where an earlier version has not kept that."""
+def _last_round(metrics: Sequence[Mapping[str, Any]]) -> LastRound | None:
+    """Return what the next round is judged by; nothing where an earlier version has not kept that."""
     last = metrics[-1] if metrics else {}
     update, loss = last.get("update-norm"), last.get("loss")
-    return None if update is None or loss is None else Usual(update, loss)
+    return None if update is None or loss is None else LastRound(update, loss)
 
 
-def _own_images(holdings: ServerData) -> tuple[int, ...]:
+def _own_images(data: ServerData) -> tuple[int, ...]:
     """Return how many training images of its own each client has."""
-    return tuple(holdings.counts.sum(axis=1).tolist())
+    return tuple(data.counts.sum(axis=1).tolist())
 
 
-def _strategy(
-    config: RunConfig, run: RunDir, model: nn.Module, holdings: ServerData, roster: Roster
-) -> SharedDataFedAvg:
+def _strategy(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData, roster: Roster) -> SharedDataFedAvg:
     """Put together how the rounds are run, from where the run has got to."""
     cohort = Cohort(
         size=config.federation.cohort,
         min_replies=config.federation.min_replies,
-        examples=tuple(images + len(holdings.shared.labels) for images in _own_images(holdings)),
+        examples=tuple(images + len(data.shared.labels) for images in _own_images(data)),
         seed=config.seed,
     )
-    shared = shared_record(holdings.shared) if len(holdings.shared.labels) else None
-    usual = _usual(run.metrics())
+    shared = shared_record(data.shared) if len(data.shared.labels) else None
     weights = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     return SharedDataFedAvg(
-        *(cohort, roster, config.strategy, shared, run.done, usual), weights=weights, engine=run.kind != DEPLOYED
+        cohort,
+        roster,
+        config.strategy,
+        shared,
+        run.completed_rounds,
+        _last_round(run.metrics()),
+        weights=weights,
+        engine=run.kind != DEPLOYED,
     )
 
 

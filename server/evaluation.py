@@ -117,7 +117,7 @@ def evaluate_run(
             f"{run_dir / 'config.json'}: data.root = {data.root}: {data.name} is not there; give its place, or where "
             "to download it to, with --set data.root=DIR"
         )
-    number, state = selected_model(run_dir)
+    round_or_epoch, state = selected_model(run_dir)
     check_own(config, _RUNS)
     device = prepare_torch(config.threads)
     test = test_data(config)
@@ -130,12 +130,12 @@ def evaluate_run(
         figures["curve"] = _curve(model, test, config, epsilons, kept_dir)
     record = {
         "at": datetime.now().isoformat(timespec="seconds"),
-        "round": number,
+        "round": round_or_epoch,
         "epsilon-255": config.attack.epsilon_255,
         **figures,
     }
     append_json_line(run_dir / "evaluations.jsonl", record)
-    return RunEvaluation(number, config, evaluation, record, len(test.labels))
+    return RunEvaluation(round_or_epoch, config, evaluation, record, len(test.labels))
 
 
 def _counts(run_dir: Path, test: Dataset) -> NDArray[np.int64] | None:

@@ -27,7 +27,7 @@ class Recorder:
     Args:
         config: of the run.
         run: its directory, open.
-        holdings: the images to evaluate on; those for validation, where there are some, choose the best model.
+        data: the images to evaluate on; those for validation, where there are some, choose the best model.
         model: the run's network, on the device to evaluate on; takes the weights of each model that is seen.
         watchers: are told of each round and of the end.
     """
@@ -36,28 +36,28 @@ class Recorder:
         self,
         config: RunConfig,
         run: RunDir,
-        holdings: ServerData,
+        data: ServerData,
         model: nn.Module,
         watchers: Watchers | None = None,
     ) -> None:
         self.config = config
         self.run = run
         self._watchers = watchers or Watchers()
-        self.test = holdings.test
-        self.validation = holdings.validation if len(holdings.validation.labels) else None
-        self.counts = holdings.counts if run.kind == FEDERATION else None
+        self.test = data.test
+        self.validation = data.validation if len(data.validation.labels) else None
+        self.counts = data.counts if run.kind == FEDERATION else None
         self.model = model
         checkpoint = read_checkpoint(run.path) or {}
         self._best: dict[str, Any] | None = checkpoint.get("best", {}).get("validation")
         self._round_started = time.perf_counter()
 
     def after_round(
-        self, number: int, state: State, report: dict[str, Any], momenta: Sequence[Tensor] = ()
+        self, round_or_epoch: int, state: State, report: dict[str, Any], momenta: Sequence[Tensor] = ()
     ) -> Evaluation | None:
         """Evaluate, log and store a round.
 
         Args:
-            number: of the round, or of the epoch; in [1, the run's total].
+            round_or_epoch: the finished one, in [1, the run's total].
             state: the model after it; nobody may change it afterwards.
             report: what else goes into its line of ``metrics.jsonl``; ``loss`` among it.
             momenta: as of ``RunDir.save_checkpoint``.
@@ -68,24 +68,24 @@ class Recorder:
         """
         load_state(self.model, state)
         evaluation = validation = None
-        if number % self.config.evaluate.every == 0 or number == self.run.total:
+        if round_or_epoch % self.config.evaluate.every == 0 or round_or_epoch == self.run.total:
             evaluation, validation = self._evaluate()
         now = time.perf_counter()
         seconds, self._round_started = now - self._round_started, now
         figures = {"evaluation": evaluation and evaluation.as_json()}
         if self.validation is not None:
             figures["validation"] = validation and validation.as_json()
-        record = {"round": number, "seconds": seconds, **report, **figures}
+        record = {"round": round_or_epoch, "seconds": seconds, **report, **figures}
         self.run.append_metrics(record)
         chosen = validation.as_json() if validation is not None and self._is_best(validation) else None
         self._best = chosen or self._best
-        self.run.save_checkpoint(number, state, chosen, momenta)
+        self.run.save_checkpoint(round_or_epoch, state, chosen, momenta)
         line = f"{evaluation.line()}  " if evaluation else ""
         if validation is not None:
             line += f"validation {100 * validation.values()['worst']:.1f} %{' (best)' if chosen else ''}  "
         line += f"loss {report['loss']:.3f}  {_turnout(report)}{seconds:.1f} s"
         event = {"event": "round", **record}
-        log.info("%s %d/%d  %s", self.run.kind.unit, number, self.run.total, line, extra={"event": event})
+        log.info("%s %d/%d  %s", self.run.kind.unit, round_or_epoch, self.run.total, line, extra={"event": event})
         if self.run.kind == DEPLOYED:
             log.info("%s", _seconds(report))
         self._watchers.after_round(record)
@@ -108,23 +108,23 @@ class Recorder:
     def finish(self) -> None:
         """Evaluate the best model on validation data, or else the last, with the final attacks; write the summary."""
         self.run.wait()
-        number, state = selected_model(self.run.path)
+        round_or_epoch, state = selected_model(self.run.path)
         load_state(self.model, state)
         final = figures = None
         if self.config.evaluate.final_attacks:
             kept_dir = self.run.path / "evaluations"
             final, figures = evaluate_finally(self.model, self.test, self.config, self.counts, kept_dir)
         summary = {
-            "rounds": self.run.done,
+            "rounds": self.run.completed_rounds,
             "seconds": sum(record["seconds"] for record in self.run.metrics()),
-            "evaluated-round": number,
+            "evaluated-round": round_or_epoch,
             "selected-by": "validation" if self._best else "last round",
             "final": figures,
         }
         self.run.write_json("summary.json", summary)
         self._watchers.after_run(summary)
         if final is not None:
-            of = f"of {self.run.kind.unit} {number}  " if self._best else ""
+            of = f"of {self.run.kind.unit} {round_or_epoch}  " if self._best else ""
             log.info("final  %s%s", of, final.line(), extra={"event": {"event": "final", **summary}})
 
 

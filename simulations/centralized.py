@@ -77,15 +77,15 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     config = with_first_threads(config)
     device = prepare_torch(config.threads)
     splits, division = prepare_data(config, centralized=True)
-    data, holdings = splits.train.take(division.shards[0]), take_server_data(splits, division)
-    log.info("%s", told_images(holdings.division, config.flat(), federated=False))
+    images, data = splits.train.take(division.shards[0]), take_server_data(splits, division)
+    log.info("%s", told_images(data.described_partition, config.flat(), federated=False))
     with RunDir.open(config, CENTRALIZED) as run, watching(config, run) as watchers:
-        check_attacks(config, len(data.classes))
-        evaluated = make_model(config, len(data.classes)).to(device)  # not the one that is trained
-        recorder = Recorder(config, run, holdings, evaluated, watchers)
-        run.write_environment(describe_environment(device, evaluated, data.images.shape[-1]))
-        run.write_partition(holdings.division)
-        _train(config, run, recorder, data, device, on_batch)
+        check_attacks(config, len(images.classes))
+        evaluated = make_model(config, len(images.classes)).to(device)  # not the one that is trained
+        recorder = Recorder(config, run, data, evaluated, watchers)
+        run.write_environment(describe_environment(device, evaluated, images.images.shape[-1]))
+        run.write_partition(data.described_partition)
+        _train(config, run, recorder, images, device, on_batch)
         recorder.finish()
     return run.path
 
@@ -110,7 +110,7 @@ def _train(
             raise FedShieldError(
                 f"{run.path}: its checkpoint has no momentum that fits its model; restore the files, or start a new run"
             )
-    for epoch in range(run.done + 1, run.total + 1):
+    for epoch in range(run.completed_rounds + 1, run.total + 1):
         schedule = schedule_of(config, 1, epoch, run.total)
         loss = method.loss_for(images_per_class(data.labels, len(data.classes)))
         seed = seed_for(config.seed, "train", epoch, 0)

@@ -134,7 +134,7 @@ def _on_this_machine(config: RunConfig) -> int:
     """See that files of the user's are there, as far as can be told without decoding a folder; count their classes."""
     data = config.data
     if data.name == "split":
-        return len(server_data(config).division["classes"])
+        return len(server_data(config).described_partition["classes"])
     data_key(data.name, data.root, data.image_size)
     return count_classes(config)
 

@@ -20,9 +20,9 @@ def rounds_before(config: RunConfig) -> int:
     """Return how many rounds, or epochs, an earlier part of this run has finished."""
     if not config.results.resume:
         return 0
-    from server.run_directory.checkpoint import rounds_done
+    from server.run_directory.checkpoint import count_completed
 
-    return rounds_done(whole_path(config.results.resume))
+    return count_completed(whole_path(config.results.resume))
 
 
 def complete(run_dir: Path) -> Path:

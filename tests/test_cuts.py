@@ -43,7 +43,7 @@ def of_folder(folder: Path) -> dict[str, object]:
 
 def test_all_images_of_ones_own_are_used_and_the_quickstarts_own_are_cut(folder: Path) -> None:
     by_default = default_config()["data.max-examples"]
-    own = server_data(tiny_config(**of_folder(folder), data__max_examples=by_default)).division
+    own = server_data(tiny_config(**of_folder(folder), data__max_examples=by_default)).described_partition
     assert (own["used"], own["available"], own["test"]) == (2 * EACH, 2 * EACH, [30, 30])
     quick = [prepare_data(tiny_config(data__max_examples=count))[1] for count in (by_default, 1500)]
     assert sum(map(len, (*quick[0].shards, quick[0].pool))) == 1500
@@ -103,7 +103,7 @@ def test_a_division_says_how_many_images_go_to_nobody_and_a_run_on_it_knows(fold
     left = "Training images: 1,000 of 1,602 are divided; 602 go to nobody (data.max-examples=0 divides all)"
     assert last_line("split-data", *cut, "--out", str(tmp_path / "some")) == left
     place = {"data__name": "split", "data__root": str(tmp_path / "some")}
-    held = server_data(tiny_config(**{**of_folder(folder), **place})).division
+    held = server_data(tiny_config(**{**of_folder(folder), **place})).described_partition
     assert (held["used"], held["available"]) == (1000, 1602)
     shown = CliRunner().invoke(app, ["partitions", *cut, *given]).output
     assert "training images by class, 1,000 of 1,602 (data.max-examples)" in " ".join(shown.split())
@@ -112,7 +112,7 @@ def test_a_division_says_how_many_images_go_to_nobody_and_a_run_on_it_knows(fold
 def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     """It kept 1500 where -1 stands now, and of the images only those that somebody has."""
     begun = tiny_config(results__dir=str(tmp_path), results__name="run", data__max_examples=1500)
-    described = server_data(begun).division
+    described = server_data(begun).described_partition
     before = {key: value for key, value in described.items() if key not in ("used", "available", "test")}
     with RunDir.open(begun) as old:
         old.write_partition(before)
@@ -120,6 +120,6 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
         old.save_checkpoint(1, {})
     now = tiny_config(results__resume=str(tmp_path / "run"), data__max_examples=-1)
     with RunDir.open(now) as again:
-        assert again.done == 1
+        assert again.completed_rounds == 1
         again.write_partition(described)
     assert json.loads((tmp_path / "run" / "partition.json").read_text())["available"] == 4000

@@ -57,7 +57,7 @@ def test_the_reason_of_a_client_is_kept_while_it_does_not_answer() -> None:
     grid.silent = True
     found.meet()
     assert grid.asked == 20
-    assert found.trouble(3).startswith('says "data.root: no folder /nowhere/train; ')
+    assert found.failure(3).startswith('says "data.root: no folder /nowhere/train; ')
 
 
 class Restarting(InProcess):
@@ -169,7 +169,7 @@ def test_a_run_begins_without_a_client_and_takes_it_when_it_comes(caplog: pytest
     found = roster(grid, config)
     found.gather()
     assert found.node(4) is None
-    assert found.trouble(4) == "not connected"
+    assert found.failure(4) == "not connected"
     assert "client 4: not connected; the run begins without it" in caplog.text
     grid.away = frozenset()
     found.meet()
@@ -218,8 +218,8 @@ def test_a_client_cannot_take_the_number_of_another_that_comes_later() -> None:
     grid, found = nodes_with({}, {7: 3}, away=frozenset({3}))
     found.gather()
     assert (found.node(3), found.node(7)) == (None, None)
-    assert found.trouble(3) == "not connected"
-    assert found.trouble(7) == "says that it is client 3; give its SuperNode partition-id=7"
+    assert found.failure(3) == "not connected"
+    assert found.failure(7) == "says that it is client 3; give its SuperNode partition-id=7"
     grid.away = frozenset()
     found.meet()
     assert (found.node(3), found.node(7)) == (first(grid) + 3, None)
@@ -239,8 +239,8 @@ def test_a_key_without_a_clients_name_is_nobodys_where_others_have_one(name: str
     grid.away = frozenset({first(grid) + 3})
     found.meet()
     assert (found.node(3), found.node(7)) == (None, None)
-    reason = found.trouble(3)
-    assert reason == found.trouble(7)
+    reason = found.failure(3)
+    assert reason == found.failure(7)
     assert reason.startswith("not connected, or the unknown client that says that it is client 3, and its key is ")
     assert f"registered {how}" in reason
     assert f"unregister node {first(grid) + 7}, and let fedshield register a new key" in reason
@@ -286,7 +286,7 @@ def test_what_is_no_number_of_a_client_is_told_of_the_client_that_has_answered_i
     found = roster(grid, config)
     found.gather()
     assert found.node(7) is None
-    assert found.trouble(7) == f"was asked who it is and answered {told}, expected a number from 0 to 9"
+    assert found.failure(7) == f"was asked who it is and answered {told}, expected a number from 0 to 9"
 
 
 def test_what_a_client_of_a_larger_federation_says_is_no_reason_of_this_one() -> None:
@@ -305,8 +305,8 @@ def test_a_client_that_speaks_of_another_is_not_taken_for_it(names: dict[int, st
     found.gather()
     said = 'says "client 3: the disk is full"'
     unknown = f"not connected, or the unknown client that {said}"
-    assert found.trouble(7) == (unknown if names else said)
-    assert found.trouble(3) == (unknown if names else "not connected")
+    assert found.failure(7) == (unknown if names else said)
+    assert found.failure(3) == (unknown if names else "not connected")
 
 
 class Answering(InProcess):

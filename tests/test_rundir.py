@@ -68,7 +68,7 @@ def test_checkpoint_gives_the_same_tensors_back_and_only_the_last_two_are_kept(t
     path = with_rounds(tmp_path, 3)
     run = resumed(tmp_path)
     state = run.load_checkpoint()
-    assert run.done == 3
+    assert run.completed_rounds == 3
     assert state is not None
     assert torch.equal(state["weight"], STATE["weight"])
     assert state["count"].dtype == torch.int64
@@ -83,7 +83,7 @@ def test_rounds_after_the_checkpoint_and_a_half_line_are_dropped_on_resume(tmp_p
         file.write(json.dumps({"round": 3, **ROUND}) + '\n{"rou')
     assert [record["round"] for record in read_metrics(path)] == [1, 2, 3]
     run = resumed(tmp_path)
-    assert run.done == 2
+    assert run.completed_rounds == 2
     assert [json.loads(line)["round"] for line in (path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
 
@@ -121,7 +121,7 @@ def test_rounds_that_are_not_where_they_belong_are_told_on_resume(
     assert f"{path}: metrics.jsonl {told}; the model is intact" in caplog.text
     found = run.metrics()
     assert [line["round"] for line in found] == left
-    assert run.done == 6
+    assert run.completed_rounds == 6
     if rounds.count(2) == 2:
         assert found[1]["seconds"] == 2  # the last of them
 
@@ -132,7 +132,7 @@ def test_a_checkpoint_cut_short_while_it_is_written_leaves_the_last_one(tmp_path
     (path / "checkpoint" / "model-0002.safetensors").write_bytes(b"whole, but not yet named")
     run = resumed(tmp_path)
     state = run.load_checkpoint()
-    assert run.done == 1
+    assert run.completed_rounds == 1
     assert state is not None
     assert state["count"].item() == 1
 
@@ -148,7 +148,7 @@ def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_a_run_that_ended_before_its_first_round_may_start_again(tmp_path: Path) -> None:
     RunDir.open(config(tmp_path)).close()
-    assert RunDir.open(config(tmp_path, seed=2)).done == 0
+    assert RunDir.open(config(tmp_path, seed=2)).completed_rounds == 0
 
 
 # Begins as a run does, in one process after another, each of which ends, without a word, before the first, the second,
@@ -258,7 +258,7 @@ def test_a_finished_run_says_so_and_can_be_made_longer(tmp_path: Path, caplog: p
         finished_run(other)
     longer = config(tmp_path, results__resume=str(path), federation__rounds=9)
     assert finished_run(longer) is None
-    assert resumed(tmp_path).done == 2
+    assert resumed(tmp_path).completed_rounds == 2
     assert not (path / "summary.json").exists()
 
 
@@ -298,7 +298,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     if not missing:
         place.write_bytes(cut)
     run = resumed(tmp_path)
-    assert run.done == 2
+    assert run.completed_rounds == 2
     (line,) = caplog.text.splitlines()
     assert file in line
     assert line.endswith("continuing from the one before, number 2")
@@ -308,7 +308,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert state["weight"].item() == 2
     save(run, 3)
     run.close()
-    assert resumed(tmp_path).done == 3
+    assert resumed(tmp_path).completed_rounds == 3
     assert len(caplog.text.splitlines()) == 1
 
 
@@ -331,7 +331,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path: Path) -
         with pytest.raises(FedShieldError, match=r"model-0002\.safetensors: File too large; free some disk space"):
             run.save_checkpoint(3, STATE)
     assert [record["round"] for record in read_metrics(path)] == [1]  # but for half a line
-    assert run.done == 1
+    assert run.completed_rounds == 1
     assert json.loads((path / "checkpoint" / "checkpoint.json").read_text())["round"] == 1
     assert not list(path.rglob("*.partial"))
     state = run.load_checkpoint()
@@ -414,7 +414,7 @@ def test_the_best_model_is_kept_beside_the_last_and_on_resume(tmp_path: Path) ->
     assert files(run.path) == ["checkpoint.json", *models, "previous.json"]
     run.close()
     run = resumed(tmp_path)
-    assert run.done == 4
+    assert run.completed_rounds == 4
     state = run.load_checkpoint()
     assert state is not None
     assert state["weight"].item() == 4

@@ -1,4 +1,4 @@
-"""Guard, strategy and node list: what the server believes, and how it averages."""
+"""Checks of replies, strategy and node list: what the server believes, and how it averages."""
 
 import io
 import logging
@@ -20,8 +20,8 @@ from common.messages import shared_slice
 from common.messages.records import LiveArray, note_failure, to_record, to_state
 from common.messages.shared_slice import find_shared, keep_shared, shared_digest, shared_record
 from common.models.networks import build_model
-from server.aggregation.outliers import Usual, judge
-from server.aggregation.reply_checks import Checked, Guard, RefusedError
+from server.aggregation.outliers import LastRound, judge
+from server.aggregation.reply_checks import Checked, RefusedError, ReplyChecks
 from server.aggregation.robust import RobustMean
 from server.aggregation.strategy import Cohort, SharedDataFedAvg
 from server.network.roster import Roster
@@ -44,17 +44,18 @@ class Seated(Roster):
 
     def __init__(self, absent: int = -1) -> None:
         self._present = {client: node for client, node in enumerate(NODES) if client != absent}
-        self._troubles = {}
+        self._failures = {}
 
     def meet(self, timeout: float | None = None) -> int:
         return len(self._present)
 
 
 def strategy_of(
-    clients: Cohort, shared: ArrayRecord | None = None, done: int = 0, absent: int = -1, **given: object
+    clients: Cohort, shared: ArrayRecord | None = None, completed_rounds: int = 0, absent: int = -1, **given: object
 ) -> SharedDataFedAvg:
     settings = tiny_config(strategy__update_limit=given.pop("limit", 0.0)).strategy
-    return SharedDataFedAvg(clients, Seated(absent), settings, shared, done, weights=WEIGHTS, engine=True, **given)  # type: ignore[arg-type]
+    given = {"weights": WEIGHTS, "engine": True, **given}
+    return SharedDataFedAvg(clients, Seated(absent), settings, shared, completed_rounds, **given)  # type: ignore[arg-type]
 
 
 def cohort(**changes: object) -> Cohort:
@@ -146,16 +147,16 @@ def test_shared_data_is_kept_by_digest_and_damage_is_noticed(cache) -> None:
     assert shared_digest(other) != digest
 
 
-# --- guard
+# --- checks of replies
 
 
 def check(message: Message, examples: int = 10, engine: bool = False, patience: float = 100.0) -> Checked:
-    return Guard(GLOBAL, WEIGHTS, engine).check(message, examples, patience)
+    return ReplyChecks(GLOBAL, WEIGHTS, engine).check(message, examples, patience)
 
 
-def test_guard_lets_a_good_reply_pass() -> None:
+def test_a_good_reply_passes() -> None:
     found = check(reply(0))
-    assert found.update == 0
+    assert found.update_norm == 0
     assert dict(found.metrics) == {"num-examples": 10, "loss": 1.0, "seconds": 2.0}
     assert set(found.shifts) == {name for name in STATE if "running_" in name}
 
@@ -240,13 +241,13 @@ ARCHIVE, HUGE = _archive.getvalue(), _huge.getvalue()
         (lambda: reply(0, metrics={"loss": 1.0}), "metrics are ['loss'], expected"),
     ],
 )
-def test_guard_refuses_and_says_why(make, reason: str) -> None:
+def test_a_bad_reply_is_refused_and_says_why(make, reason: str) -> None:
     with pytest.raises(RefusedError) as caught:
         check(make())
     assert reason in str(caught.value)
 
 
-def test_guard_refuses_a_reply_with_too_many_records() -> None:
+def test_the_checks_refuse_a_reply_with_too_many_records() -> None:
     message = reply(0)
     message.content["more"] = to_record(STATE)
     with pytest.raises(RefusedError, match=r"^2 array records and 1 metric records, expected one of each$"):
@@ -258,16 +259,16 @@ def moved(by: float, name: str = KEY) -> dict[str, torch.Tensor]:
     return {**STATE, name: STATE[name] + by}
 
 
-def test_guard_measures_weights_and_statistics_apart() -> None:
-    assert check(reply(0, moved(2.0))).update == pytest.approx(2 * 54**0.5)
+def test_the_checks_measure_weights_and_statistics_apart() -> None:
+    assert check(reply(0, moved(2.0))).update_norm == pytest.approx(2 * 54**0.5)
     counted = {name: tensor + 7 if not tensor.is_floating_point() else tensor for name, tensor in STATE.items()}
-    assert check(reply(0, counted)).update == 0  # counters are no update
+    assert check(reply(0, counted)).update_norm == 0  # counters are no update
     found = check(reply(0, moved(3.0, VARIANCE)))
-    assert found.update == 0
+    assert found.update_norm == 0
     assert found.shifts[VARIANCE] == pytest.approx(3 * STATE[VARIANCE].numel() ** 0.5)
     assert {name for name, shift in found.shifts.items() if shift} == {VARIANCE}
     # So long that its square is no float32 any more, which is not the same as not finite.
-    assert check(reply(0, moved(1e25))).update == pytest.approx(1e25 * 54**0.5)
+    assert check(reply(0, moved(1e25))).update_norm == pytest.approx(1e25 * 54**0.5)
 
 
 def test_a_checked_reply_has_the_models_order_whatever_the_clients() -> None:
@@ -289,7 +290,7 @@ def judged(updates: list[float], limit: float, before: float | None = None, **lo
     for client, update in enumerate(updates):
         metrics = {**GOOD, "loss": losses.get(f"loss{client}", 1.0)}
         replies[client] = check(reply(0, moved(update / 54**0.5), metrics))
-    return judge(replies, GLOBAL, limit, before and Usual(before, 2.0)).refused
+    return judge(replies, GLOBAL, limit, before and LastRound(before, 2.0)).refused
 
 
 def test_an_update_is_compared_with_the_median_of_its_round() -> None:
@@ -571,7 +572,7 @@ def test_a_resumed_strategy_goes_on_counting_and_sampling() -> None:
     whole = [cohort(size=2).sample(server_round) for server_round in range(1, 9)]
     assert {len(clients) for clients in whole} == {2}
     assert len({tuple(clients) for clients in whole}) > 1
-    resumed = strategy_of(cohort(size=2), done=5)
+    resumed = strategy_of(cohort(size=2), completed_rounds=5)
     messages = started(resumed, 1)
     assert [NODES.index(message.metadata.dst_node_id) for message in messages] == whole[5]
     assert messages[0].content.config_records["config"]["server-round"] == 6

@@ -19,18 +19,18 @@ class ServerData:
         test: the test set.
         shared: what every client receives; may be empty.
         validation: images that nobody trains on, by which the best model is chosen; may be empty.
-        division: the content of ``partition.json``; see ``describe_partition``.
+        described_partition: the content of ``partition.json``; see ``describe_partition``.
     """
 
     test: Dataset
     shared: Dataset
     validation: Dataset
-    division: dict[str, Any]
+    described_partition: dict[str, Any]
 
     @property
     def counts(self) -> NDArray[np.int64]:
         """Own training images of each class at each client, [clients, classes]."""
-        return np.array(self.division["clients"], dtype=np.int64)
+        return np.array(self.described_partition["clients"], dtype=np.int64)
 
 
 def take_server_data(splits: Splits, division: Partition) -> ServerData:

@@ -30,23 +30,25 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Usual:
-    """What was usual in a round.
+class LastRound:
+    """What the server keeps of a round, to judge the next one by.
 
     Attributes:
-        update: median length (L2) of the updates that were taken.
+        update_norm: median L2 norm of the updates that were taken.
         loss: mean loss of those clients.
     """
 
-    update: float
+    update_norm: float
     loss: float
 
 
-def judge(replies: Mapping[int, Checked], model: ArrayRecord, limit: float, before: Usual | None = None) -> Verdict:
+def judge(
+    replies: Mapping[int, Checked], model: ArrayRecord, limit: float, last_round: LastRound | None = None
+) -> Verdict:
     """Refuse replies whose update or loss stands out, and bound what the others say of their statistics.
 
-    What is usual is the median over the replies of this round, so an honest majority decides it. The first round is
-    judged like any other, and a learning rate that rises or falls moves the bounds at once.
+    They are compared with the median over the replies of this round, which an honest majority decides. The first round
+    is judged like any other, and a learning rate that rises or falls moves the bounds at once.
 
     Statistics are not trained but seen: with small batches an honest client's can be far from the others'. So the
     change of such an array is shortened to its bound, and the reply is kept.
@@ -54,14 +56,14 @@ def judge(replies: Mapping[int, Checked], model: ArrayRecord, limit: float, befo
     Args:
         replies: by client number.
         model: the global model that they were trained from.
-        limit: an update that is more than so many times as long (L2) as the usual one is refused. The change of an
+        limit: an update that is more than so many times as long (L2) as the median one is refused. The change of an
             array of statistics is bounded at twice the limit, or at the array's own length if that is more.
-        before: what was usual in the last round. It has a vote where the number of replies is even, so that of two
-            replies neither decides alone.
+        last_round: its median update norm and its loss, if there was one. It has a vote where the number of replies is
+            even, so that of two replies neither decides alone.
     """
     if not replies:
         return Verdict({}, {}, {})
-    refused = _stand_out(replies, limit, before)
+    refused = _stand_out(replies, limit, last_round)
     believed = {client: reply for client, reply in replies.items() if client not in refused}
     bounds = {
         name: max(STATISTICS * limit * median_low(reply.shifts[name] for reply in replies.values()), _norm(model, name))
@@ -75,25 +77,25 @@ def judge(replies: Mapping[int, Checked], model: ArrayRecord, limit: float, befo
     return Verdict(believed, refused, shortened)
 
 
-def _stand_out(replies: Mapping[int, Checked], limit: float, before: Usual | None) -> dict[int, str]:
+def _stand_out(replies: Mapping[int, Checked], limit: float, last_round: LastRound | None) -> dict[int, str]:
     """Return the clients whose update or loss is too far from the others', with the reasons."""
-    votes: list[Checked | Usual] = [*replies.values()]
-    if before is not None and len(replies) % 2 == 0:
-        votes.append(before)
-    longest = limit * _usual([vote.update for vote in votes])
-    usual_loss = _usual([vote.loss for vote in votes])
+    votes: list[Checked | LastRound] = [*replies.values()]
+    if last_round is not None and len(replies) % 2 == 0:
+        votes.append(last_round)
+    longest = limit * _median([vote.update_norm for vote in votes])
+    median_loss = _median([vote.loss for vote in votes])
     reasons = {}
     for client, reply in replies.items():
-        if reply.update > longest:
+        if reply.update_norm > longest:
             reasons[client] = (
-                f"the norm of its update is {reply.update:.3g}, strategy.update-limit allows {longest:.3g}"
+                f"the norm of its update is {reply.update_norm:.3g}, strategy.update-limit allows {longest:.3g}"
             )
-        elif abs(reply.loss - usual_loss) > _LOSS_LIMIT * max(1.0, abs(usual_loss)):
-            reasons[client] = f"its loss is {reply.loss:.3g}, the median of this round is {usual_loss:.3g}"
+        elif abs(reply.loss - median_loss) > _LOSS_LIMIT * max(1.0, abs(median_loss)):
+            reasons[client] = f"its loss is {reply.loss:.3g}, the median of this round is {median_loss:.3g}"
     return reasons
 
 
-def _usual(votes: list[float]) -> float:
+def _median(votes: list[float]) -> float:
     """Return the median; of two in the middle the one nearer to zero, for the other may be a liar's."""
     return min(median_low(votes), median_high(votes), key=abs)
 

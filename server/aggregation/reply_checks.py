@@ -27,13 +27,13 @@ class Checked:
     Attributes:
         arrays: the client's model, in the order of the global one: what comes after may go by place or by name.
         metrics: ``num-examples``, ``loss`` and ``seconds``.
-        update: L2 norm of what the client has added to the weights.
+        update_norm: L2 norm of what the client has added to the weights.
         shifts: L2 norm of the change of each other floating-point array, such as the statistics of batch normalization.
     """
 
     arrays: ArrayRecord
     metrics: MetricRecord
-    update: float
+    update_norm: float
     shifts: Mapping[str, float]
 
     @property
@@ -43,7 +43,7 @@ class Checked:
 
 
 @dataclass(frozen=True)
-class Guard:
+class ReplyChecks:
     """What a valid reply looks like.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Flower's robust strategies in place of the mean: some of the clients may send what they like.
 
-The guard has passed what they get; counters are averaged apart, since Flower would turn them into floats that outweigh
-everything else in the distances of Krum.
+The replies that they get are checked. Counters are averaged apart, since Flower would turn them into floats that
+outweigh everything else in the distances of Krum.
 """
 
 import logging

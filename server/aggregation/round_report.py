@@ -77,7 +77,7 @@ class RoundReport:
                 f"{enough}: {reasons}{hints}"
             )
 
-    def usual_norm(self) -> float:
+    def median_norm(self) -> float:
         """Return the median L2 norm of the updates; of two in the middle the smaller, which is no liar's to raise."""
         return median_low(self._norms.values())
 
@@ -85,7 +85,7 @@ class RoundReport:
         """Return the round's part of ``metrics.jsonl``."""
         return {
             "loss": loss,
-            "update-norm": self.usual_norm(),
+            "update-norm": self.median_norm(),
             "clients": {
                 str(client): {**record, "update-norm": self._norms[client]} for client, record in self.metrics.items()
             },

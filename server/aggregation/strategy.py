@@ -16,8 +16,8 @@ from common.messages.records import first_failure
 from common.messages.shared_slice import shared_digest
 from common.seeding import rng_for
 from server.aggregation.mean import RunningMean
-from server.aggregation.outliers import Usual, judge
-from server.aggregation.reply_checks import Checked, Guard, RefusedError
+from server.aggregation.outliers import LastRound, judge
+from server.aggregation.reply_checks import Checked, RefusedError, ReplyChecks
 from server.aggregation.robust import RobustMean
 from server.aggregation.round_report import RoundReport
 from server.network.roster import Roster
@@ -65,8 +65,8 @@ class SharedDataFedAvg(FedAvg):
         roster: where they are.
         settings: how the replies become one model, and which are refused.
         shared: images and labels for every client, or None.
-        done: rounds of an earlier part of the run; Flower counts from 1 again, this strategy goes on from there.
-        usual: what was usual in the last round, where there was one.
+        completed_rounds: in an earlier part of the run; Flower counts from 1 again, this strategy goes on from there.
+        last_round: of an earlier part of the run, if there was one.
         weights: names of the arrays that are trained.
         engine: the clients run in FedShield's own engine, and not on a network.
     """
@@ -77,8 +77,8 @@ class SharedDataFedAvg(FedAvg):
         roster: Roster,
         settings: StrategyConfig,
         shared: ArrayRecord | None,
-        done: int = 0,
-        usual: Usual | None = None,
+        completed_rounds: int = 0,
+        last_round: LastRound | None = None,
         *,
         weights: Collection[str],
         engine: bool,
@@ -88,22 +88,22 @@ class SharedDataFedAvg(FedAvg):
         self.roster = roster
         self.settings = settings
         self.shared = shared
-        self.done = done
+        self.completed_rounds = completed_rounds
         self.report: dict[str, Any] = {}
         self._digest = shared_digest(shared) if shared is not None else None
         self._holders: set[int] = set()
         self._sent: dict[int, Message] = {}
-        self._usual = usual
-        self._guard = Guard(ArrayRecord(), frozenset(weights), engine)
+        self._last_round = last_round
+        self._checks = ReplyChecks(ArrayRecord(), frozenset(weights), engine)
         self._asked_at = 0.0
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Address the round's clients that are there; those that do not hold the shared data yet get it along."""
-        server_round += self.done
+        server_round += self.completed_rounds
         self.roster.meet()
-        self._guard = replace(self._guard, reference=arrays)
+        self._checks = replace(self._checks, reference=arrays)
         config[SERVER_ROUND] = server_round
         if self._digest is not None:
             config[SHARED_DIGEST] = self._digest
@@ -124,12 +124,12 @@ class SharedDataFedAvg(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the valid replies as they come, in client order; too few of them end the run."""
-        server_round += self.done
+        server_round += self.completed_rounds
         asked = self.cohort.sample(server_round)
         report = RoundReport(server_round)
         mean = self._new_mean(asked)
         for client, reply in self._believed(self._checked(asked, replies, report), report):
-            report.take(client, reply.metrics, reply.update)
+            report.take(client, reply.metrics, reply.update_norm)
             mean.add(reply.arrays, self.cohort.examples[client])
         # A client that failed may have lost the shared data, or never have had it: it is sent again.
         self._holders = (self._holders | report.metrics.keys()) - report.refused.keys()
@@ -137,7 +137,7 @@ class SharedDataFedAvg(FedAvg):
         together = self.train_metrics_aggr_fn(
             [RecordDict({METRICS: record}) for record in report.metrics.values()], self.weighted_by_key
         )
-        self._usual = Usual(report.usual_norm(), float(together[LOSS]))  # type: ignore[arg-type]
+        self._last_round = LastRound(report.median_norm(), float(together[LOSS]))  # type: ignore[arg-type]
         self.report = report.report(together[LOSS])
         return mean.result(), together
 
@@ -149,12 +149,12 @@ class SharedDataFedAvg(FedAvg):
             try:
                 # Twice as long as the server has waited, and a minute: clocks differ, machines sleep.
                 patience = 2 * (time.monotonic() - self._asked_at) + 60
-                checked = self._guard.check(reply, self.cohort.examples[client], patience)
+                checked = self._checks.check(reply, self.cohort.examples[client], patience)
             except RefusedError as reason:
-                made_here = self._guard.engine and not reply.has_error()
+                made_here = self._checks.engine and not reply.has_error()
                 report.refuse(client, str(reason), _DIVERGED if made_here else "")
                 continue
-            if self._guard.engine and (failure := first_failure(reply)) is not None:
+            if self._checks.engine and (failure := first_failure(reply)) is not None:
                 report.retry(client, failure)
             yield client, checked
 
@@ -162,7 +162,7 @@ class SharedDataFedAvg(FedAvg):
         """Return the replies that bear comparison with the others; for that all of them have to be there."""
         if (limit := self.settings.update_limit) == 0:
             return replies
-        verdict = judge(dict(replies), self._guard.reference, limit, self._usual)
+        verdict = judge(dict(replies), self._checks.reference, limit, self._last_round)
         for client, reason in verdict.refused.items():
             report.refuse(client, reason, _FAR_APART)
         report.shorten(verdict.shortened)
@@ -194,7 +194,7 @@ class SharedDataFedAvg(FedAvg):
     def _silent(self, client: int) -> Message:
         """Return what stands for the reply of a client that has sent none."""
         message = self._sent.get(client)
-        reason = self.roster.trouble(client) if message is None else "no reply in time"
+        reason = self.roster.failure(client) if message is None else "no reply in time"
         return Message(Error(0, reason), reply_to=message or Message(RecordDict(), 0, MessageType.TRAIN))
 
     def configure_evaluate(

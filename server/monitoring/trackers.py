@@ -60,10 +60,10 @@ class TensorBoardTracker:
         from torch.utils.tensorboard import SummaryWriter
 
         # What an interrupted run has written of rounds that it will do again is to be passed over.
-        self._writer: Any = SummaryWriter(str(run.path / "tensorboard"), purge_step=run.done + 1)
+        self._writer: Any = SummaryWriter(str(run.path / "tensorboard"), purge_step=run.completed_rounds + 1)
         rows = "\n".join(f"| {key} | {markdown(str(value))} |" for key, value in config.flat().items())
-        self._writer.add_text("configuration", f"| key | value |\n|---|---|\n{rows}", run.done)
-        self._last = run.done
+        self._writer.add_text("configuration", f"| key | value |\n|---|---|\n{rows}", run.completed_rounds)
+        self._last = run.completed_rounds
 
     def after_round(self, record: Mapping[str, Any]) -> None:
         """Write a point of each curve."""
@@ -106,7 +106,7 @@ class MlflowTracker:
             self._client.log_batch(self._run, params=[Param(key, str(value)) for key, value in config.flat().items()])
         else:
             self._client.update_run(self._run, status="RUNNING")
-        self._last = run.done
+        self._last = run.completed_rounds
 
     def _experiment(self, artifacts: Path | None) -> str:
         found = self._client.get_experiment_by_name(_PROJECT)

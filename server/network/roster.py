@@ -56,7 +56,7 @@ class Roster:
         self._named: dict[int, int] = {}  # node -> client, of those whose name is a client's
         self._client_of: dict[int, int] = {}  # of every node that has said so, in the order of asking
         self._present: dict[int, int] = {}  # client -> node
-        self._troubles: dict[int, str] = {}  # node -> why no client of this run is on it, as of now
+        self._failures: dict[int, str] = {}  # node -> why no client of this run is on it, as of now
         self._silences: dict[int, int] = {}  # node -> how often it has not answered, of those without a client
         self._meetings = 0
 
@@ -64,10 +64,10 @@ class Roster:
         """Return the node of a client, or None when it is not connected, as far as is known."""
         return self._present.get(client)
 
-    def trouble(self, client: int) -> str:
+    def failure(self, client: int) -> str:
         """Return why a client has no node."""
         unknown = ""
-        for node, reason in self._troubles.items():
+        for node, reason in self._failures.items():
             owner = self._owner(node)
             if owner == client:
                 return reason
@@ -102,7 +102,7 @@ class Roster:
         if not begin:
             raise FedShieldError(self._complaint(found, missing))
         for client in missing:
-            log.warning("client %d: %s; the run begins without it", client, self.trouble(client))
+            log.warning("client %d: %s; the run begins without it", client, self.failure(client))
 
     def meet(self) -> None:
         """Look who is connected now, and ask those who are not known yet, for ``federation.node-wait-seconds``.
@@ -118,8 +118,8 @@ class Roster:
         owners = {node: client_of(name) for node, name in self._names.items()}
         self._named = {node: owner for node, owner in owners.items() if owner is not None}
         strangers = sorted(self._names.keys() - self._client_of.keys())
-        before = self._troubles
-        self._troubles = {node: before.get(node, _SILENT) for node in strangers}
+        before = self._failures
+        self._failures = {node: before.get(node, _SILENT) for node in strangers}
         self._silences = {node: self._silences.get(node, 0) for node in strangers}
         gone = self._ask([n for n in strangers if insist or self._meetings % 2 ** self._silences[n] == 0], timeout)
         self._present = {}
@@ -127,7 +127,7 @@ class Roster:
             if node not in self._names:
                 continue
             if doubt := self._doubt(node, client):
-                self._troubles[node] = doubt
+                self._failures[node] = doubt
                 if before.get(node) != doubt:
                     log.warning("%s", self._told(node))
             else:
@@ -173,9 +173,9 @@ class Roster:
         """Take down who is on a node, or why nobody is."""
         answer: Mapping[str, Any] = {} if reply.has_error() else reply.content.metric_records.get(METRICS, {})
         if reason := self._objection(node, answer, reply.error if reply.has_error() else None):
-            self._troubles[node] = reason
+            self._failures[node] = reason
         else:
-            self._troubles.pop(node, None)
+            self._failures.pop(node, None)
             self._client_of[node] = answer[PARTITION_ID]
 
     def _objection(self, node: int, answer: Mapping[str, Any], error: Error | None) -> str:
@@ -198,19 +198,19 @@ class Roster:
         return ""
 
     def _told(self, node: int) -> str:
-        """Return the trouble on a node as a sentence about its client."""
+        """Return the failure on a node as a sentence about its client."""
         owner = self._owner(node)
-        return f"{'an unknown client' if owner is None else f'client {owner}:'} {self._troubles[node]}"
+        return f"{'an unknown client' if owner is None else f'client {owner}:'} {self._failures[node]}"
 
     def _complaint(self, found: int, missing: list[int]) -> str:
         clients = self._federation.clients
         absent = f"client {', '.join(map(str, missing))} of {clients}"
         # A key of a larger federation may be there too.
-        if troubled := [node for node in self._troubles if (self._owner(node) or 0) < clients]:
-            told = self._told(troubled[0])
-            if self._owner(troubled[0]) is None:
+        if failing := [node for node in self._failures if (self._owner(node) or 0) < clients]:
+            told = self._told(failing[0])
+            if self._owner(failing[0]) is None:
                 told = f"{absent} is missing: {told}"
-            return told if len(troubled) == 1 else f"{told} (and {len(troubled) - 1} other clients with a trouble)"
+            return told if len(failing) == 1 else f"{told} (and {len(failing) - 1} other clients with a trouble)"
         if found < clients:
             return (
                 f"federation.clients = {clients}, but {found} nodes are there after "

@@ -31,13 +31,17 @@ _LAST, _PREVIOUS = "checkpoint.json", "previous.json"
 
 
 def write_checkpoint(
-    run_dir: Path, number: int, state: State, validation: dict[str, Any] | None = None, momenta: Sequence[Tensor] = ()
+    run_dir: Path,
+    round_or_epoch: int,
+    state: State,
+    validation: dict[str, Any] | None = None,
+    momenta: Sequence[Tensor] = (),
 ) -> None:
     """Write the models beside the old ones, then replace the JSON that names them, then remove what no JSON names.
 
     Args:
         run_dir: absolute.
-        number: the finished round or epoch.
+        round_or_epoch: the finished one, 1 or more.
         state: its model.
         validation: figures of this model on the validation images, if it is the best so far; otherwise the best one
             before it stays.
@@ -49,11 +53,11 @@ def write_checkpoint(
     folder = run_dir / "checkpoint"
     clear_leftovers(folder)
     old = read_checkpoint(run_dir) or {}
-    model = f"model-{number:04}.safetensors"
-    named = {"round": number, "model": model, "sha256": _write(folder / model, state)}
+    model = f"model-{round_or_epoch:04}.safetensors"
+    named = {"round": round_or_epoch, "model": model, "sha256": _write(folder / model, state)}
     checkpoint: dict[str, Any] = dict(named)
     if momenta:
-        file = f"optimizer-{number:04}.safetensors"
+        file = f"optimizer-{round_or_epoch:04}.safetensors"
         content = {str(place): momentum for place, momentum in enumerate(momenta)}
         checkpoint["optimizer"] = {"file": file, "sha256": _write(folder / file, content)}
     if validation is not None:
@@ -74,7 +78,7 @@ def read_checkpoint(run_dir: Path) -> dict[str, Any] | None:
     return _read_json(run_dir / "checkpoint" / _LAST)
 
 
-def rounds_done(run_dir: Path) -> int:
+def count_completed(run_dir: Path) -> int:
     """Return how many rounds, or epochs, a run has finished, as its checkpoint says; 0 where that is damaged."""
     try:
         return int((read_checkpoint(run_dir) or {"round": 0})["round"])

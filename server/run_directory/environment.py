@@ -45,13 +45,13 @@ def describe_environment(device: torch.device, model: nn.Module, image_size: int
     }
 
 
-def went_on(first: Mapping[str, Any], now: Mapping[str, Any], done: int) -> tuple[dict[str, Any], str]:
+def went_on(first: Mapping[str, Any], now: Mapping[str, Any], completed_rounds: int) -> tuple[dict[str, Any], str]:
     """Return what a run's environment is when it goes on, and what of it may give its numbers other last digits.
 
     Args:
         first: as the run began, with each time that it went on.
         now: as of ``describe_environment``.
-        done: finished rounds, or epochs.
+        completed_rounds: or epochs.
 
     Returns:
         ``first``, with what is different now at the end of ``resumed``; and a line for the log, empty if it all agrees.
@@ -59,7 +59,7 @@ def went_on(first: Mapping[str, Any], now: Mapping[str, Any], done: int) -> tupl
     other = {key: value for key, value in now.items() if first.get(key) != value}
     keys = [key for key in ("threads", "processor", "device", "packages") if key in other and key in first]
     told = "; ".join(f"{key} {_difference(first[key], other[key])}" for key in keys)
-    return {**first, "resumed": [*first.get("resumed", []), {"after": done, **other}]}, told
+    return {**first, "resumed": [*first.get("resumed", []), {"after": completed_rounds, **other}]}, told
 
 
 def _difference(before: Any, now: Any) -> str:

@@ -24,8 +24,8 @@ _BEGUN = ("config.json", "environment.json", "partition.json", "own", "trackers.
 
 def new_place(folder: Path, config: RunConfig) -> Path:
     """Make and return the directory of a run without a name: one for each of those that begin in the same second."""
-    usual = f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-seed{config.seed}"
-    place, number = folder / usual, 1
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-seed{config.seed}"
+    place, copies = folder / name, 1
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         while True:
@@ -33,8 +33,8 @@ def new_place(folder: Path, config: RunConfig) -> Path:
                 place.mkdir()
                 return place
             except FileExistsError:
-                number += 1
-                place = folder / f"{usual}-{number}"
+                copies += 1
+                place = folder / f"{name}-{copies}"
 
 
 def check_empty(path: Path, kind: Kind) -> None:
@@ -57,13 +57,13 @@ def check_empty(path: Path, kind: Kind) -> None:
         raise FedShieldError(f"{path}: contains other files; choose another results.name")
 
 
-def is_finished(path: Path, kind: Kind, done: int, stored: Flat, config: RunConfig) -> bool:
+def is_finished(path: Path, kind: Kind, completed_rounds: int, stored: Flat, config: RunConfig) -> bool:
     """Tell whether nothing of a run is left to compute.
 
     Args:
         path: of its directory.
         kind: of the run.
-        done: finished rounds, or epochs.
+        completed_rounds: or epochs.
         stored: as of ``read_config``.
         config: with which it is to go on.
 
@@ -75,15 +75,15 @@ def is_finished(path: Path, kind: Kind, done: int, stored: Flat, config: RunConf
     total = int(now[key])
     # Milestones stay where they are when a run is made longer; the other schedules end at its last round.
     stretches = schedule != "milestones"
-    if stretches and done and stored[key] != total:
+    if stretches and completed_rounds and stored[key] != total:
         raise FedShieldError(
             f"{path}: {key} = {stored[key]} there, {total} now: with train.schedule = {schedule} the {unit}s "
             f"done so far would have had other learning rates; resume with {key}={stored[key]}, or start a new run"
         )
-    if done < total or not (path / "summary.json").exists():
+    if completed_rounds < total or not (path / "summary.json").exists():
         return False
     longer = "" if stretches else f"raise {key} to continue, or "
-    told = f"all {done} {unit}s are done; {longer}evaluate it with: fedshield evaluate {path}"
+    told = f"all {completed_rounds} {unit}s are done; {longer}evaluate it with: fedshield evaluate {path}"
     if other := [key for key in now if key.startswith("evaluate.final-") and now[key] != stored[key]]:
         raise FedShieldError(f"{path}: {other[0]} = {now[other[0]]!r}: {told}")
     log.info("%s%s", told[0].upper(), told[1:])
@@ -104,10 +104,10 @@ def keep_code(path: Path, config: RunConfig, begun: bool = False) -> None:
         trust(code, own_file(reference))
 
 
-def keep_lines(path: Path, kind: Kind, done: int) -> None:
+def keep_lines(path: Path, kind: Kind, completed_rounds: int) -> None:
     """Write ``metrics.jsonl`` anew, with the lines of finished rounds alone; what is odd about them is told."""
-    metrics = [record for record in read_metrics(path) if record["round"] <= done]
-    if odd := odd_rounds(metrics, kind.unit, done):
+    metrics = [record for record in read_metrics(path) if record["round"] <= completed_rounds]
+    if odd := odd_rounds(metrics, kind.unit, completed_rounds):
         log.warning("%s: %s; the model is intact; the run continues with the lines that are there", path, odd)
     by_round = {record["round"]: record for record in metrics}  # of several lines, the last
     lines = "".join(json.dumps(by_round[number]) + "\n" for number in sorted(by_round))

@@ -100,16 +100,16 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     return _read_lines(run_dir / "metrics.jsonl", Round)
 
 
-def odd_rounds(metrics: Sequence[Mapping[str, Any]], unit: str, done: int = 0) -> str:
+def odd_rounds(metrics: Sequence[Mapping[str, Any]], unit: str, completed_rounds: int = 0) -> str:
     """Say which rounds are not where they belong in ``metrics.jsonl``; nothing where it has 1, 2, 3, ... in turn.
 
     Args:
         metrics: its lines.
         unit: of the run.
-        done: finished ones, as far as another file tells of them.
+        completed_rounds: of the run, as far as another file tells of them.
     """
     times = Counter(record["round"] for record in metrics)
-    ends = pairwise([0, *sorted(times), max([done, *times]) + 1])
+    ends = pairwise([0, *sorted(times), max([completed_rounds, *times]) + 1])
     gaps = [str(low + 1) if low + 2 == high else f"{low + 1} to {high - 1}" for low, high in ends if low + 1 < high]
     twice = [str(number) for number, count in sorted(times.items()) if count > 1]
     told = [f"has no line for {unit} {_some(gaps)}"] if gaps else []
@@ -209,13 +209,13 @@ def find_results(given_path: Path) -> Path:
         FedShieldError: there is none, and one with nearly that name.
     """
     path, default = whole_path(given_path), Path(str(default_config()["results.dir"]))
-    usual = default / given_path
+    by_name = default / given_path
     with explain_os_errors(path):
         known = [entry.name for entry in default.iterdir() if entry.is_dir()] if default.is_dir() else []
-        if not path.exists() and not usual.exists() and (meant := near(str(given_path), known)):
+        if not path.exists() and not by_name.exists() and (meant := near(str(given_path), known)):
             raise FedShieldError(f"{path}: not found{meant}")
         if not path.exists() or (path.is_dir() and not _holds_results(path)):
-            path = usual if _holds_results(usual) or (usual.is_dir() and not path.exists()) else path
+            path = by_name if _holds_results(by_name) or (by_name.is_dir() and not path.exists()) else path
     return whole_path(path)
 
 

@@ -22,11 +22,11 @@ from common.links import refuse_links
 from common.messages.records import State
 from common.paths import whole_path
 from server.run_directory.checkpoint import (
+    count_completed,
     load_model,
     load_momenta,
     read_checkpoint,
     restore_checkpoint,
-    rounds_done,
     write_checkpoint,
 )
 from server.run_directory.environment import went_on
@@ -44,7 +44,7 @@ class RunDir:
         path: absolute.
         kind: of the run.
         total: rounds of the whole run (epochs, where there is no federation).
-        done: finished ones.
+        completed_rounds: of them, finished ones.
         finished: that nothing is left to compute.
     """
 
@@ -52,7 +52,7 @@ class RunDir:
         self.path = path
         self.kind = kind
         self.total = int(config.flat()[kind.length])
-        self.done = 0
+        self.completed_rounds = 0
         self.finished = False
         self._resumed = bool(config.results.resume)
         self._lock = FileLock(path / ".lock")
@@ -107,12 +107,12 @@ class RunDir:
     def _go_on(self, config: RunConfig, stored: Flat) -> None:
         """Find the last finished round, and drop what came after it; of a finished run, nothing is changed."""
         checkpoint = restore_checkpoint(self.path)
-        self.done = checkpoint["round"] if checkpoint else 0
-        self.finished = is_finished(self.path, self.kind, self.done, stored, config)
+        self.completed_rounds = checkpoint["round"] if checkpoint else 0
+        self.finished = is_finished(self.path, self.kind, self.completed_rounds, stored, config)
         if self.finished:
             return
-        keep_code(self.path, config, begun=self.done > 0)
-        keep_lines(self.path, self.kind, self.done)
+        keep_code(self.path, config, begun=self.completed_rounds > 0)
+        keep_lines(self.path, self.kind, self.completed_rounds)
         keep_summary(self.path)
         # All cores stay all cores: how many there were is in environment.json.
         self.write_json("config.json", {**config.model_dump(by_alias=True), "threads": stored["threads"]})
@@ -144,10 +144,10 @@ class RunDir:
 
     def _way_on(self, error: BaseException) -> str:
         """Return where a run has stopped, and what brings it on; what would end it in the same way is not offered."""
-        stopped, again = f"Stopped after {self.kind.unit} {self.done}", self.kind.again(self.path)
+        stopped, again = f"Stopped after {self.kind.unit} {self.completed_rounds}", self.kind.again(self.path)
         if isinstance(error, KeyboardInterrupt):
             return f"{stopped}; continue with: {again}"
-        if self.done == 0:
+        if self.completed_rounds == 0:
             return f"Stopped before the end of {self.kind.unit} 1; fix the cause and start again in the same way"
         if isinstance(error, DeadEndError):
             return f"{stopped}; if you resume it as it is, it stops there again"
@@ -175,7 +175,7 @@ class RunDir:
         """
         first = read_environment(self.path) if self._resumed else {}
         if "command" in first:
-            described, told = went_on(first, described, self.done)
+            described, told = went_on(first, described, self.completed_rounds)
             if told:
                 log.warning("%s: continues with a change (%s): the last digits may differ from now on", self.path, told)
         deployed = {"deployed": True} if self.kind == DEPLOYED else {}
@@ -185,7 +185,7 @@ class RunDir:
         """Write ``partition.json``; a run that goes on must go on with the same division."""
         path = self.path / "partition.json"
         # Earlier versions kept less of it.
-        before = read_json(path, "start a new run") if self.done and path.exists() else {}
+        before = read_json(path, "start a new run") if self.completed_rounds and path.exists() else {}
         if any(described.get(key) != value for key, value in before.items()):
             raise FedShieldError(
                 f"{self.path}: data.root contains other images than at the start of the run; give the same ones, or "
@@ -202,12 +202,16 @@ class RunDir:
         return read_metrics(self.path)
 
     def save_checkpoint(
-        self, number: int, state: State, validation: dict[str, Any] | None = None, momenta: Sequence[Tensor] = ()
+        self,
+        round_or_epoch: int,
+        state: State,
+        validation: dict[str, Any] | None = None,
+        momenta: Sequence[Tensor] = (),
     ) -> None:
         """Replace the checkpoint, in a thread: the next round need not wait for the disk.
 
         Args:
-            number: the finished round or epoch.
+            round_or_epoch: the finished one, 1 or more.
             state: nobody may change it afterwards.
             validation: as of ``write_checkpoint``: given when this model is the best so far.
             momenta: of SGD, where the next epoch goes on from them; nobody may change them afterwards.
@@ -216,7 +220,7 @@ class RunDir:
             FedShieldError: the one before could not be written.
         """
         self.wait()
-        self._writing = self._writer.submit(self._write_checkpoint, number, state, validation, momenta)
+        self._writing = self._writer.submit(self._write_checkpoint, round_or_epoch, state, validation, momenta)
 
     def wait(self) -> None:
         """Return when the checkpoint is on disk.
@@ -229,18 +233,18 @@ class RunDir:
             writing.result()
 
     def _write_checkpoint(
-        self, number: int, state: State, validation: dict[str, Any] | None, momenta: Sequence[Tensor]
+        self, round_or_epoch: int, state: State, validation: dict[str, Any] | None, momenta: Sequence[Tensor]
     ) -> None:
-        write_checkpoint(self.path, number, state, validation, momenta)
-        self.done = number
+        write_checkpoint(self.path, round_or_epoch, state, validation, momenta)
+        self.completed_rounds = round_or_epoch
 
     def load_checkpoint(self) -> State | None:
-        """Return the weights after round ``done``, or None when no round is finished."""
+        """Return the weights after round ``completed_rounds``, or None when no round is finished."""
         checkpoint = read_checkpoint(self.path)
         return load_model(self.path, checkpoint) if checkpoint else None
 
     def load_momenta(self) -> list[Tensor]:
-        """Return SGD's momentum buffers after epoch ``done``; none where none were stored."""
+        """Return SGD's momentum buffers after epoch ``completed_rounds``; none where none were stored."""
         return load_momenta(self.path, read_checkpoint(self.path) or {})
 
 
@@ -254,7 +258,7 @@ def finished_run(config: RunConfig, kind: Kind = FEDERATION) -> Path | None:
         return None
     path = whole_path(config.results.resume)
     read_config(path, kind)
-    if rounds_done(path) < int(config.flat()[kind.length]) or not (path / "summary.json").exists():
+    if count_completed(path) < int(config.flat()[kind.length]) or not (path / "summary.json").exists():
         return None
     with RunDir.open(config, kind) as run:
         return run.path if run.finished else None

@@ -103,7 +103,7 @@ class RayActors:
             supply = self._ray.put(self._supplies.for_messages([job.message for job in jobs]))
         waiting = deque(sorted(jobs, key=self._size, reverse=True))
         running: dict[Any, _Turn] = {}
-        troubles: dict[int, str] = {}
+        failures: dict[int, str] = {}
 
         def hand_out() -> None:
             while waiting and self._idle:
@@ -119,18 +119,18 @@ class RayActors:
                 return
             for reference in self._wait(running):
                 turn = running.pop(reference)
-                outcome, trouble = self._collect(reference, turn, timeout)
+                outcome, reason = self._collect(reference, turn, timeout)
                 node = turn.job.context.node_id
-                if outcome is None and node not in troubles:
-                    troubles[node] = trouble
+                if outcome is None and node not in failures:
+                    failures[node] = reason
                     waiting.appendleft(turn.job)
                     continue
                 if outcome is None:
-                    outcome = failure(turn.job.message, f"{troubles[node]}; {trouble} again"), turn.job.context.state
-                elif node in troubles and not outcome[0].has_error():
+                    outcome = failure(turn.job.message, f"{failures[node]}; {reason} again"), turn.job.context.state
+                elif node in failures and not outcome[0].has_error():
                     from common.messages.records import note_failure
 
-                    note_failure(outcome[0].content, troubles[node])
+                    note_failure(outcome[0].content, failures[node])
                 hand_out()  # first: no worker waits while the server looks at the reply
                 yield outcome
 

@@ -29,14 +29,14 @@ class LiveView:
         console: where the log goes too.
         unit: ``round`` or ``epoch``.
         total: how many of them.
-        done: how many of them an earlier part of the run has finished.
+        completed: how many of them an earlier part of the run has finished.
         first: what happens until the first news.
         clients: how many there are; 0 shows none.
         quiet: show nothing.
     """
 
     def __init__(
-        self, console: Console, unit: str, total: int, done: int, first: str, clients: int = 0, quiet: bool = False
+        self, console: Console, unit: str, total: int, completed: int, first: str, clients: int = 0, quiet: bool = False
     ) -> None:
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -46,8 +46,8 @@ class LiveView:
             TimeRemainingColumn(elapsed_when_finished=False),
             console=console,
         )
-        self._unit, self._total, self._done = unit, total, done
-        self._task = self._bar.add_task(first, total=max(0, total - done))
+        self._unit, self._total, self._completed = unit, total, completed
+        self._task = self._bar.add_task(first, total=max(0, total - completed))
         self._clients = [Text(f"{client} ·", "dim") for client in range(clients)]
         self._trends: dict[str, deque[float]] = {}
         self._tested = 0
@@ -69,12 +69,12 @@ class LiveView:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, number: int, share: float, detail: str) -> None:
+    def show(self, round_or_epoch: int, share: float, detail: str) -> None:
         """Move on to where ``share``, in [0, 1], of a round is done."""
         self._bar.update(
             self._task,
-            completed=number - 1 + share - self._done,
-            description=f"{self._unit} {number}/{self._total}  {detail}",
+            completed=round_or_epoch - 1 + share - self._completed,
+            description=f"{self._unit} {round_or_epoch}/{self._total}  {detail}",
         )
 
     def client(self, number: int, seconds: float | None, answered: int) -> None:
