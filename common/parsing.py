@@ -52,11 +52,11 @@ def parse_toml(text: bytes) -> dict[str, Any]:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse a key that stands twice in an object: Python would take the last, and others the first."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    table = dict(pairs)
+    if len(table) != len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)[:50]!r} appears twice in it")
-    return found
+    return table
 
 
 def _refuse(number: str) -> NoReturn:
@@ -64,8 +64,8 @@ def _refuse(number: str) -> NoReturn:
 
 
 def _finite(number: str) -> float:
-    found = float(number)
-    return found if math.isfinite(found) else _refuse(number[:20])
+    value = float(number)
+    return value if math.isfinite(value) else _refuse(number[:20])
 
 
 def _whole(number: str) -> int:

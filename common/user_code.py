@@ -69,13 +69,13 @@ def load_own(key: str, reference: str) -> Callable[..., Any]:
     code = own_code(key, reference)
     with explain_own(key, reference):
         module = _module(own_file(reference), code)
-    found = getattr(module, name, None)
-    if not callable(found):
+    function = getattr(module, name, None)
+    if not callable(function):
         known = [word for word, value in vars(module).items() if callable(value) and word[0] != "_"]
         raise FedShieldError(
             f"{key} = {reference}: {own_file(reference)} has no function {name}; it has {', '.join(known) or 'none'}"
         )
-    made: Callable[..., Any] = found
+    made: Callable[..., Any] = function
     return made
 
 

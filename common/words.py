@@ -50,7 +50,7 @@ def _path_end(words: str, start: int) -> int:
     """Return where a path ends that begins at ``start``: there may be blanks in it, so the disk is asked."""
     path = os.path.expanduser(words[start:])
     shift = len(words) - len(path)
-    ends = [len(path), *(found.start() for found in reversed([*_PATH_ENDS.finditer(path)]))]
+    ends = [len(path), *(end.start() for end in reversed([*_PATH_ENDS.finditer(path)]))]
     if (end := next((end for end in ends if os.path.lexists(path[:end])), 0)) > 1:
         return end + shift
     # It is not there: up to the first sign that cannot belong to it, after the last folder that is there.

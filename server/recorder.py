@@ -139,4 +139,4 @@ def _turnout(report: dict[str, Any]) -> str:
 
 def _seconds(report: dict[str, Any]) -> str:
     """Return how long each client has trained, for those who watch real ones."""
-    return "clients  " + "  ".join(f"{number}: {found['seconds']:.1f} s" for number, found in report["clients"].items())
+    return "clients  " + "  ".join(f"{client}: {told['seconds']:.1f} s" for client, told in report["clients"].items())

@@ -61,12 +61,12 @@ def supernode() -> None:
 
 def _own_superexec() -> str:
     where = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    found = shutil.which("fedshield-superexec", path=where)
-    if found is None:
+    command = shutil.which("fedshield-superexec", path=where)
+    if command is None:
         raise FedShieldError(
             "fedshield-superexec, which is installed with this command, is missing; install FedShield again"
         )
-    return found
+    return command
 
 
 def serve(place: Path, parent: int, prepare: Callable[[], object]) -> list[str] | None:

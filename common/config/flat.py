@@ -64,13 +64,13 @@ def flatten(nested: Mapping[str, Any], source: Path | None = None) -> Flat:
     flat: Flat = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):
-            found = {f"{key}.{rest}": scalar for rest, scalar in flatten(value, source).items()}
+            part = {f"{key}.{rest}": scalar for rest, scalar in flatten(value, source).items()}
         else:
-            found = {key: value}
-        if twice := sorted(flat.keys() & found.keys()):
+            part = {key: value}
+        if twice := sorted(flat.keys() & part.keys()):
             where = f"{source}: " if source else ""
             raise FedShieldError(f'{where}{twice[0]} is set twice, as "{twice[0]}" and in a table; remove one')
-        flat |= found
+        flat |= part
     return flat
 
 

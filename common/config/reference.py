@@ -35,7 +35,7 @@ def reference() -> str:
 
 def meanings() -> dict[str, str]:
     """Return what the comments beside the defaults say, without the names of values: dotted key -> meaning."""
-    found: dict[str, str] = {}
+    meaning_of: dict[str, str] = {}
     prefix = last = ""
     inside = False
     for line in defaults_file().read_text("utf-8").splitlines():
@@ -45,10 +45,10 @@ def meanings() -> dict[str, str]:
             prefix += "." if prefix else ""
         elif inside and (match := _LINE.fullmatch(line)):
             last = prefix + match["key"]
-            found[last] = (match["meaning"] or "").strip()
+            meaning_of[last] = (match["meaning"] or "").strip()
         elif inside and (match := _MORE.fullmatch(line)):
-            found[last] = f"{found[last]} {match['meaning']}".strip()
-    return {key: text.split(": ", 1)[-1] if " | " in text else text for key, text in found.items()}
+            meaning_of[last] = f"{meaning_of[last]} {match['meaning']}".strip()
+    return {key: text.split(": ", 1)[-1] if " | " in text else text for key, text in meaning_of.items()}
 
 
 def _table(

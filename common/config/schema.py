@@ -142,17 +142,17 @@ def _one_line(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if not key:  # two keys that do not fit together: the message names them
         return message
-    found = error["input"]
+    given = error["input"]
     if error["type"] == "missing":
         return f"missing key {key}"
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}{near(key, list(default_config()))}"
     if error["type"] == "literal_error":
         allowed = str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
-        return f"{key} = {found!r}: unknown; allowed: {allowed}{near(str(found), allowed.split(', '))}"
+        return f"{key} = {given!r}: unknown; allowed: {allowed}{near(str(given), allowed.split(', '))}"
     if error["type"] == "string_type":
-        return f'{key} = {found}: not in quotes; write {key} = "{found}"'
-    return f"{key} = {found!r}: {message[0].lower()}{message[1:]}{_HOW.get(error['type'], '')}"
+        return f'{key} = {given}: not in quotes; write {key} = "{given}"'
+    return f"{key} = {given!r}: {message[0].lower()}{message[1:]}{_HOW.get(error['type'], '')}"
 
 
 _WHOLE_NUMBER = "; write a whole number, as in 20"

@@ -43,12 +43,12 @@ def keep_arrays(place: Path, make: Callable[[], Arrays], find: Callable[[], Arra
         place.parent.mkdir(parents=True, exist_ok=True)
         _clear_leftovers(place.parent)
         with FileLock(f"{place}.lock"):
-            if (found := find()) is None:
+            if (arrays := find()) is None:
                 _write(place, make())
-                found = find()
-    if found is None:
+                arrays = find()
+    if arrays is None:
         raise FedShieldError(f"{place}: damaged right after it was written; check the disk")
-    return found
+    return arrays
 
 
 @contextmanager

@@ -85,8 +85,8 @@ def _fashion_mnist(root: Path) -> tuple[Part, Part]:
         raw = Path(folder) / "FashionMNIST" / "raw"
         raw.mkdir(parents=True)
         for file, md5 in FashionMNIST.resources:
-            found = _fetch(FashionMNIST.mirrors[0] + file, root / "FashionMNIST" / "raw" / file, "md5", md5)
-            extract_archive(str(found), str(raw))
+            archive = _fetch(FashionMNIST.mirrors[0] + file, root / "FashionMNIST" / "raw" / file, "md5", md5)
+            extract_archive(str(archive), str(raw))
         train, test = (FashionMNIST(folder, train=train) for train in (True, False))
     return _grey_part(train), _grey_part(test)
 
@@ -104,10 +104,10 @@ def _fetch(url: str, path: Path, method: str, digest: str) -> Path:
         if not path.exists():
             _download(url, path)
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, method).hexdigest()
-    if found != digest:
+            actual = hashlib.file_digest(file, method).hexdigest()
+    if actual != digest:
         name = {"sha256": "SHA-256", "md5": "MD5"}[method]
-        raise FedShieldError(f"{path}: {name} is {found}, expected {digest}; delete the file and download it again")
+        raise FedShieldError(f"{path}: {name} is {actual}, expected {digest}; delete the file and download it again")
     return path
 
 

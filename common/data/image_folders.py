@@ -56,18 +56,18 @@ def list_images(folder: Path, left_out: list[str] | None = None) -> dict[str, li
 
 def _images(folder: str, above: frozenset[tuple[int, int]], left_out: list[str] | None) -> list[ImageFile]:
     """Return the images below a folder; a link back to a folder ``above`` is not followed for ever."""
-    found = []
+    images = []
     with explain_os_errors(Path(folder)):
         status = os.stat(folder)
         here = status.st_dev, status.st_ino
         for entry in () if here in above else _entries(folder):
             if _is_folder(entry):
-                found += _images(entry.path, above | {here}, left_out)
+                images += _images(entry.path, above | {here}, left_out)
             elif _is_named_image(entry):
-                found.append(_image_file(entry))
+                images.append(_image_file(entry))
             elif left_out is not None:
                 left_out.append(entry.path)
-    return found
+    return images
 
 
 def _entries(folder: Path | str) -> "list[os.DirEntry[str]]":

@@ -234,8 +234,8 @@ def _read_part(folder: Path, classes: tuple[str, ...], size: int) -> Dataset:
     groups = list_images(folder, left_out) if os.path.lexists(folder) else {}
     if unknown := sorted(set(groups) - set(classes)):
         raise FedShieldError(f"{folder / unknown[0]}: not one of the classes in {MANIFEST}; rename or remove it")
-    found = [(Path(file.path).name, file.path, classes.index(name)) for name, files in groups.items() for file in files]
-    entries = [(path, label) for _, path, label in sorted(found)]
+    named = [(Path(file.path).name, file.path, classes.index(name)) for name, files in groups.items() for file in files]
+    entries = [(path, label) for _, path, label in sorted(named)]
     key = listing_digest(f"{folder} {size} {classes}", groups.values())
     place = cache_dir() / "parts" / key
 

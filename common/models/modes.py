@@ -35,9 +35,9 @@ def ways_of(model: nn.Module) -> list[object]:
 
     The list differs from an earlier one where any of these has come, gone or been put in another's place.
     """
-    found: list[object] = []
+    parts: list[object] = []
     for module in model.modules():
         own = vars(module)
-        found += [module, own.get("forward")]
-        found += [hook for name in own if name.endswith("_hooks") for hook in own[name].values()]
-    return found
+        parts += [module, own.get("forward")]
+        parts += [hook for name in own if name.endswith("_hooks") for hook in own[name].values()]
+    return parts

@@ -102,13 +102,13 @@ class ReplyChecks:
         return Checked(ordered, metrics, math.sqrt(squares), shifts)
 
 
-def _read(found: Array, expected: Array) -> NDArray[Any]:
+def _read(sent: Array, expected: Array) -> NDArray[Any]:
     """Return an array's values, once it is what it should be."""
     shape = tuple(expected.shape)
-    if tuple(found.shape) != shape or found.dtype != expected.dtype:
-        raise RefusedError(f"is {found.dtype} {tuple(found.shape)}, expected {expected.dtype} {shape}")
+    if tuple(sent.shape) != shape or sent.dtype != expected.dtype:
+        raise RefusedError(f"is {sent.dtype} {tuple(sent.shape)}, expected {expected.dtype} {shape}")
     try:
-        values: object = found.numpy()
+        values: object = sent.numpy()
     except Exception as error:  # the bytes are a client's: an archive, a header that asks for terabytes, anything
         raise RefusedError("cannot be read") from error
     # What the bytes hold, not what the record says of them.

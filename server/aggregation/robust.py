@@ -67,22 +67,22 @@ class RobustMean:
         Raises:
             FedShieldError: too few replies even without a liar.
         """
-        rule, found, malicious = RULES[self._name], len(self._replies), self._malicious
-        while malicious and found < rule.needs(malicious):
+        rule, replies, malicious = RULES[self._name], len(self._replies), self._malicious
+        while malicious and replies < rule.needs(malicious):
             malicious -= 1
         if malicious < self._malicious:
             log.warning(
                 "%d valid replies: strategy.name = %s tolerates %d liars among them, not strategy.malicious = %d",
-                *(found, self._name, malicious, self._malicious),
+                *(replies, self._name, malicious, self._malicious),
             )
-        if found < rule.needs(malicious):
+        if replies < rule.needs(malicious):
             raise FedShieldError(
-                f"strategy.name = {self._name} needs {rule.needs(malicious)} valid replies, there are {found}; raise "
+                f"strategy.name = {self._name} needs {rule.needs(malicious)} valid replies, there are {replies}; raise "
                 "federation.min-fraction, or choose another strategy"
             )
-        arrays, _ = rule.make(found, malicious).aggregate_train(0, self._replies)
+        arrays, _ = rule.make(replies, malicious).aggregate_train(0, self._replies)
         if arrays is None:
-            raise FedShieldError(f"strategy.name = {self._name}: Flower's strategy gave no model for {found} replies")
+            raise FedShieldError(f"strategy.name = {self._name}: Flower's strategy gave no model for {replies} replies")
         state = to_state(arrays) | to_state(self._counters.result())
         return to_record({name: state[name] for name in self._names})
 

@@ -19,12 +19,12 @@ _IDENTITIES = "trackers.json"
 
 def figures(record: Mapping[str, Any]) -> dict[str, float]:
     """Return what a tracker draws of a line of ``metrics.jsonl``: name -> value, accuracies in [0, 1]."""
-    found = {name: record[name] for name in ("loss", "seconds", "update-norm", "learning-rate") if name in record}
+    points = {name: record[name] for name in ("loss", "seconds", "update-norm", "learning-rate") if name in record}
     if "clients" in record:
-        found |= {"clients/answered": len(record["clients"]), "clients/refused": len(record["refused"])}
+        points |= {"clients/answered": len(record["clients"]), "clients/refused": len(record["refused"])}
     for prefix, key in (("", "evaluation"), ("validation/", "validation")):
-        found |= {prefix + name: value for name, value in accuracies(record.get(key)).items()}
-    return {name: float(value) for name, value in found.items() if value is not None}
+        points |= {prefix + name: value for name, value in accuracies(record.get(key)).items()}
+    return {name: float(value) for name, value in points.items() if value is not None}
 
 
 def accuracies(evaluation: Mapping[str, Any] | None) -> dict[str, float]:
@@ -109,9 +109,9 @@ class MlflowTracker:
         self._last = run.completed_rounds
 
     def _experiment(self, artifacts: Path | None) -> str:
-        found = self._client.get_experiment_by_name(_PROJECT)
+        experiment = self._client.get_experiment_by_name(_PROJECT)
         place = None if artifacts is None else artifacts.as_uri()
-        return str(found.experiment_id if found else self._client.create_experiment(_PROJECT, place))
+        return str(experiment.experiment_id if experiment else self._client.create_experiment(_PROJECT, place))
 
     def after_round(self, record: Mapping[str, Any]) -> None:
         """Log a point of each metric."""

@@ -139,8 +139,8 @@ class PollingGrid(Grid):
         if not sent:
             return
         client = self._grid._runtime_client  # Flower has no public way to ask what is there without unpacking it
-        found = client.PullMessages(PullAppMessagesRequest(message_ids=list(sent)))
-        for described, tree in zip(found.messages_list, found.message_object_trees, strict=True):
+        pulled = client.PullMessages(PullAppMessagesRequest(message_ids=list(sent)))
+        for described, tree in zip(pulled.messages_list, pulled.message_object_trees, strict=True):
             identity = described.metadata.reply_to_message_id
             message = sent.pop(identity, None)
             if message is None:

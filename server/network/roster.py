@@ -31,8 +31,8 @@ def client_name(client: int) -> str:
 
 def client_of(name: str) -> int | None:
     """Return the client whose name this is, None if it is no client's."""
-    found = re.fullmatch(r"client-(0|[1-9]\d*)", name)
-    return None if found is None else int(found[1])
+    match = re.fullmatch(r"client-(0|[1-9]\d*)", name)
+    return None if match is None else int(match[1])
 
 
 class Roster:
@@ -89,18 +89,18 @@ class Roster:
         enough = math.ceil(self._federation.min_fraction * wanted - 1e-9)
         start = time.monotonic()
         while True:
-            found = self._meet(min(self._federation.client_timeout_seconds, _ASK_SECONDS), insist=True)
+            nodes = self._meet(min(self._federation.client_timeout_seconds, _ASK_SECONDS), insist=True)
             missing = [client for client in range(wanted) if client not in self._present]
             begin = wanted - len(missing) >= enough
             silent = any(self._silences.values())
-            patience = self._federation.node_wait_seconds if silent or found < wanted else 0
+            patience = self._federation.node_wait_seconds if silent or nodes < wanted else 0
             if silent and not begin:
                 patience = max(patience, self._federation.client_timeout_seconds)
             if not missing or time.monotonic() - start >= patience:
                 break
             time.sleep(_POLL_SECONDS)
         if not begin:
-            raise FedShieldError(self._complaint(found, missing))
+            raise FedShieldError(self._complaint(nodes, missing))
         for client in missing:
             log.warning("client %d: %s; the run begins without it", client, self.failure(client))
 
@@ -186,8 +186,8 @@ class Roster:
             return f'says "{in_one_line(error.reason)}"' if error.reason else f"could not start (error {error.code})"
         client, images = answer.get(PARTITION_ID), answer.get(NUM_EXAMPLES)
         if type(client) is not int or not 0 <= client < len(self._examples):
-            found, most = in_one_line(shortened(client)), len(self._examples) - 1
-            return f"was asked who it is and answered {found}, expected a number from 0 to {most}"
+            answered, most = in_one_line(shortened(client)), len(self._examples) - 1
+            return f"was asked who it is and answered {answered}, expected a number from 0 to {most}"
         if (named := self._named.get(node, client)) != client:
             return f"says that it is client {client}; give its SuperNode partition-id={named}"
         if images != self._examples[client]:
@@ -202,7 +202,7 @@ class Roster:
         owner = self._owner(node)
         return f"{'an unknown client' if owner is None else f'client {owner}:'} {self._failures[node]}"
 
-    def _complaint(self, found: int, missing: list[int]) -> str:
+    def _complaint(self, nodes: int, missing: list[int]) -> str:
         clients = self._federation.clients
         absent = f"client {', '.join(map(str, missing))} of {clients}"
         # A key of a larger federation may be there too.
@@ -211,9 +211,9 @@ class Roster:
             if self._owner(failing[0]) is None:
                 told = f"{absent} is missing: {told}"
             return told if len(failing) == 1 else f"{told} (and {len(failing) - 1} other clients with a trouble)"
-        if found < clients:
+        if nodes < clients:
             return (
-                f"federation.clients = {clients}, but {found} nodes are there after "
+                f"federation.clients = {clients}, but {nodes} nodes are there after "
                 f"{self._federation.node_wait_seconds} s; start a SuperNode for each client, or simulate them with: "
                 f'flwr run . --stream --federation-config "num-supernodes={clients} client-resources-num-cpus=1"'
             )

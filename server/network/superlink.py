@@ -34,10 +34,10 @@ def answer_again() -> None:
     hand_out, store = SqlLinkState.get_message_ins, SqlLinkState.store_object
 
     def hand_out_again(self: Any, node_id: int, limit: int | None, *, run_id: int | None = None) -> Sequence[Any]:
-        found = hand_out(self, node_id, limit, run_id=run_id)
-        if not found and node_id != SUPERLINK_NODE_ID and _take_back(self, node_id):
-            found = hand_out(self, node_id, limit, run_id=run_id)
-        return found
+        messages = hand_out(self, node_id, limit, run_id=run_id)
+        if not messages and node_id != SUPERLINK_NODE_ID and _take_back(self, node_id):
+            messages = hand_out(self, node_id, limit, run_id=run_id)
+        return messages
 
     def store_again(self: Any, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
         stored = store(self, run_id, session_id, object_id, object_content)

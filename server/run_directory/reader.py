@@ -67,8 +67,8 @@ def read_config(run_dir: Path, kind: Kind | None = None, hint: str = "is this a 
     """
     refuse_links(run_dir)
     stored = {**default_config(), **flatten(read_json(path := run_dir / "config.json", hint), path)}
-    if kind is not None and (found := read_kind(run_dir)).name != kind.name:
-        raise FedShieldError(f"{run_dir}: belongs to {found.command}; continue it with: {found.again(run_dir)}")
+    if kind is not None and (there := read_kind(run_dir)).name != kind.name:
+        raise FedShieldError(f"{run_dir}: belongs to {there.command}; continue it with: {there.again(run_dir)}")
     return stored
 
 
