@@ -32,7 +32,16 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def identify(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> RecordDict:
-    """Tell which client this is, and how many images it has, once they are ready."""
+    """Tell which client this is, and how many images it has, once they are ready.
+
+    Args:
+        content: of the message; see ``common.messages.protocol``.
+        run_config: flat, of the run.
+        node_config: which client this is, and where its images are.
+
+    Raises:
+        FedShieldError: a key of the node is wrong, or the images are not there or damaged.
+    """
     check_node_config(node_config)
     check_place(node_config)
     client = client_number(node_config, int(run_config["federation.clients"]))
@@ -41,7 +50,16 @@ def identify(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> 
 
 
 def train(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> RecordDict:
-    """Train the received model on this client's shard and the shared data."""
+    """Train the received model on this client's shard and the shared data.
+
+    Args:
+        content: of the message; see ``common.messages.protocol``.
+        run_config: flat, of the run.
+        node_config: which client this is, and where its images are.
+
+    Raises:
+        FedShieldError: the shared data is neither in the message nor on this machine, or the images are not there.
+    """
     order = content.config_records[CONFIG]
     shared = None
     if SHARED_DIGEST in order:

@@ -57,7 +57,15 @@ class RunEvaluation:
 def evaluate_on(
     model: torch.nn.Module, test: Dataset, config: RunConfig, attacks: tuple[str, ...], examples: int
 ) -> Evaluation:
-    """Evaluate on ``examples`` test images, balanced over the classes: the same ones for every seed and every run."""
+    """Evaluate on test images that are balanced over the classes: the same ones for every seed and every run.
+
+    Args:
+        model: to evaluate.
+        test: the test set.
+        config: of the run.
+        attacks: their names, as in ``evaluate.attacks``; may be none.
+        examples: how many images; 0 for all.
+    """
     subset = _subset(test, examples)
     return evaluate(model, subset.images, subset.labels, attacks, evaluation_threat(config), _seed(config), _BATCH)
 
@@ -108,6 +116,9 @@ def evaluate_run(
         changes: keys of the stored configuration to change, such as ``evaluate.final-attacks``.
         epsilons: radii of the curve of robust accuracy, in 1/255; none for no curve.
         trust_code: run code of the run's that has not been run on this machine before.
+
+    Raises:
+        FedShieldError: the run is damaged or has no finished round, its data is not there, or its code is not trusted.
     """
     config = stored_config(run_dir, changes, "options", trust_code, _RUNS)
     data = config.data

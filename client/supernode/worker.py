@@ -51,6 +51,12 @@ def request(
 ) -> RecordDict | None:
     """Let the worker do a task of ``client.tasks``, and start it if there is none.
 
+    Args:
+        task: a key of ``client.tasks.TASKS``.
+        content: of the message.
+        run_config: flat, of the run.
+        node_config: of the client; see ``common.messages.protocol``.
+
     Returns:
         The reply's content, or None when no such process could be started.
 

@@ -29,7 +29,13 @@ class RoundReport:
         self._round = server_round
 
     def take(self, client: int, metrics: MetricRecord, norm: float) -> None:
-        """Note a valid reply and the L2 norm of its update."""
+        """Note a valid reply.
+
+        Args:
+            client: its number.
+            metrics: of its reply.
+            norm: L2 norm of its update, 0 or more.
+        """
         self.metrics[client] = metrics
         self._norms[client] = norm
 

@@ -60,6 +60,29 @@ class SharedDataFedAvg(FedAvg):
     Without shared data this is Flower's FedAvg, with replies aggregated in client order and integer buffers kept
     integers.
 
+    One round of the default federation in this process, on 200 images and without shared data:
+
+    >>> from common.config.flat import default_config
+    >>> from common.config.schema import parse_config
+    >>> from common.factory import make_model, server_data
+    >>> from common.messages.records import to_record
+    >>> from simulations.engine.executor import InProcess
+    >>> from simulations.engine.local_grid import LocalGrid
+    >>> tiny = {"data.max-examples": 200, "model.width": 2, "attack.steps": 1, "train.local-epochs": 1}
+    >>> config = parse_config({**default_config(), **tiny, "sharing.pool-fraction": 0.0, "sharing.fraction": 0.0})
+    >>> images = tuple(server_data(config).counts.sum(axis=1).tolist())
+    >>> grid, model = LocalGrid(config, InProcess()), make_model(config, classes=10)
+    >>> roster = Roster(grid, config.federation, images)
+    >>> roster.gather()
+    >>> cohort = Cohort(size=10, min_replies=10, examples=images, seed=config.seed)
+    >>> weights = dict(model.named_parameters())
+    >>> strategy = SharedDataFedAvg(cohort, roster, config.strategy, None, weights=weights, engine=True)
+    >>> result = strategy.start(grid, to_record(model.state_dict()), num_rounds=1)
+    >>> result.arrays.keys() == model.state_dict().keys()
+    True
+    >>> sorted(strategy.report["clients"], key=int)
+    ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9']
+
     Args:
         cohort: the clients.
         roster: where they are.
@@ -100,7 +123,14 @@ class SharedDataFedAvg(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Address the round's clients that are there; those that do not hold the shared data yet get it along."""
+        """Address the round's clients that are there; those that do not hold the shared data yet get it along.
+
+        Args:
+            server_round: of this part of the run, from 1.
+            arrays: the global model.
+            config: goes to every client; the round and the digest of the shared data are added to it.
+            grid: not used: the roster has its own.
+        """
         server_round += self.completed_rounds
         self.roster.meet()
         self._checks = replace(self._checks, reference=arrays)
@@ -200,5 +230,12 @@ class SharedDataFedAvg(FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Nobody: the server evaluates, on test data."""
+        """Nobody: the server evaluates, on test data.
+
+        Args:
+            server_round: as of ``configure_train``, and so are the others.
+            arrays: the global model.
+            config: for the clients.
+            grid: where they are.
+        """
         return []

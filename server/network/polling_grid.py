@@ -71,7 +71,15 @@ class PollingGrid(Grid):
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """Create a message."""
+        """Create a message.
+
+        Args:
+            content: of the message.
+            message_type: one of ``MessageType``.
+            dst_node_id: who is to get it.
+            group_id: of messages that belong together.
+            ttl: seconds for which it is valid; None for Flower's default.
+        """
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:

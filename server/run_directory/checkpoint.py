@@ -141,6 +141,11 @@ def load_model(run_dir: Path, checkpoint: dict[str, Any]) -> State:
 def fit_state(model: nn.Module, state: State, run_dir: Path) -> None:
     """Put a run's weights into its network.
 
+    Args:
+        model: takes the weights.
+        state: of a checkpoint.
+        run_dir: the run's, for messages.
+
     Raises:
         FedShieldError: the network, which ``config.json`` and the classes of the data decide, is another one.
     """
@@ -154,7 +159,11 @@ def fit_state(model: nn.Module, state: State, run_dir: Path) -> None:
 
 
 def load_momenta(run_dir: Path, checkpoint: dict[str, Any]) -> list[Tensor]:
-    """Return SGD's momentum buffers in the order of the model's parameters; none where none were stored."""
+    """Return SGD's momentum buffers in the order of the model's parameters; none where none were stored.
+
+    Raises:
+        FedShieldError: their file is damaged or missing.
+    """
     stored = checkpoint.get("optimizer")
     if stored is None:
         return []

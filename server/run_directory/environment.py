@@ -30,7 +30,13 @@ def processor() -> str:
 
 
 def describe_environment(device: torch.device, model: nn.Module, image_size: int) -> dict[str, Any]:
-    """Return hardware, versions, the command line, and the network's weights and FLOPs for one image."""
+    """Return hardware, versions, the command line, and the network's weights and FLOPs for one image.
+
+    Args:
+        device: where the run computes.
+        model: its network.
+        image_size: side of the images, in pixels.
+    """
     return {
         "command": _command(),
         "folder": _text(os.getcwd()),

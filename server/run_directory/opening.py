@@ -43,6 +43,9 @@ def check_empty(path: Path, kind: Kind) -> None:
     Args:
         path: of the directory.
         kind: of the run that is to begin there.
+
+    Raises:
+        FedShieldError: there is another run, or something else.
     """
     for name in (*_BEGUN, "metrics.jsonl"):
         clear_leftovers(path, name)
@@ -91,7 +94,16 @@ def is_finished(path: Path, kind: Kind, completed_rounds: int, stored: Flat, con
 
 
 def keep_code(path: Path, config: RunConfig, begun: bool = False) -> None:
-    """Copy the user's code beside the results that it gives; a run that has ``begun`` must go on with the same."""
+    """Copy the user's code beside the results that it gives.
+
+    Args:
+        path: of the run's directory.
+        config: which names the code.
+        begun: a round is finished, so the run must go on with the same code.
+
+    Raises:
+        FedShieldError: the code has changed, or cannot be read or written.
+    """
     copies = own_copies(path)
     for key, reference in config.own_references():
         code = own_code(key, reference)
@@ -105,7 +117,13 @@ def keep_code(path: Path, config: RunConfig, begun: bool = False) -> None:
 
 
 def keep_lines(path: Path, kind: Kind, completed_rounds: int) -> None:
-    """Write ``metrics.jsonl`` anew, with the lines of finished rounds alone; what is odd about them is told."""
+    """Write ``metrics.jsonl`` again, with the lines of finished rounds alone; what is odd about them is logged.
+
+    Args:
+        path: of the run's directory.
+        kind: of the run.
+        completed_rounds: or epochs; 0 or more.
+    """
     metrics = [record for record in read_metrics(path) if record["round"] <= completed_rounds]
     if odd := odd_rounds(metrics, kind.unit, completed_rounds):
         log.warning("%s: %s; the model is intact; the run continues with the lines that are there", path, odd)

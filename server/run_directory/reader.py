@@ -85,6 +85,9 @@ def parse_stored(run_dir: Path, stored: Flat) -> RunConfig:
     """Check the configuration that a run has stored; a mistake in it is not the user's, so it names the file.
 
     What it was called says nothing any more: the directory may have another name now.
+
+    Raises:
+        FedShieldError: a key or value is not one of this version of FedShield.
     """
     try:
         return parse_config({**stored, "results.name": ""})
@@ -179,7 +182,11 @@ def read_division(run_dir: Path) -> dict[str, Any]:
 
 
 def read_classes(run_dir: Path) -> tuple[str, ...]:
-    """Return the names of the classes, in the order of the model's logits."""
+    """Return the names of the classes, in the order of the model's logits.
+
+    Raises:
+        FedShieldError: ``partition.json`` is missing or damaged.
+    """
     if not (division := read_division(run_dir)):
         raise FedShieldError(f"{run_dir / 'partition.json'}: not found; start a new run")
     return tuple(division["classes"])

@@ -116,14 +116,26 @@ def _root(run_dir: Path, stored: RunConfig) -> str:
 
 
 def with_copies(run_dir: Path, stored: Flat, config: RunConfig) -> Flat:
-    """Return a run's stored configuration that names its copies of the user's code where the continuation has these."""
+    """Return a run's stored configuration that names its copies of the user's code where the continuation has these.
+
+    Args:
+        run_dir: absolute.
+        stored: as of ``read_config``.
+        config: of the continuation.
+    """
     given = config.flat()
     copies = {key: _in(copy, str(stored[key])) for key, copy in own_copies(run_dir).items()}
     return {**stored, **{key: copy for key, copy in copies.items() if given[key] == copy}}
 
 
 def changed_code(key: str, reference: str, copy: Path) -> FedShieldError:
-    """Return what is told where the user's file is no longer what the run began with."""
+    """Return the error of a user's file that is no longer what the run began with.
+
+    Args:
+        key: of the configuration.
+        reference: ``FILE.py:NAME``.
+        copy: which the run has kept of it.
+    """
     return FedShieldError(
         f"{key} = {reference}: has changed since the run started; use the run's copy, {copy}, or start a new run"
     )

@@ -40,6 +40,11 @@ log = logging.getLogger("fedshield")
 class RunDir:
     """One run's directory, locked while it is open; a ``with`` block says where it is and how to go on.
 
+    Args:
+        path: absolute; must be there.
+        kind: of the run.
+        config: of the run.
+
     Attributes:
         path: absolute.
         kind: of the run.
@@ -182,7 +187,11 @@ class RunDir:
         self.write_json("environment.json", {"kind": self.kind.name, **deployed, **described})
 
     def write_partition(self, described: dict[str, Any]) -> None:
-        """Write ``partition.json``; a run that goes on must go on with the same division."""
+        """Write ``partition.json``; a run that goes on must go on with the same division.
+
+        Raises:
+            FedShieldError: the data is divided otherwise than when the run began.
+        """
         path = self.path / "partition.json"
         # Earlier versions kept less of it.
         before = read_json(path, "start a new run") if self.completed_rounds and path.exists() else {}
