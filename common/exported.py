@@ -11,7 +11,7 @@ from torch import nn
 from common.errors import FedShieldError
 from common.models.networks import build_model, load_state
 from common.trust import require_trust
-from common.user_code import is_own
+from common.user_code import is_user_code
 
 ARCHITECTURE = "fedshield"  # key of what builds the network again, in the metadata of a safetensors file
 CODE = "model.py"  # beside it, where the network is a user's own
@@ -61,7 +61,7 @@ def read_exported(path: Path | str, trust_code: bool = False) -> Exported:
         network, classes, side = told["network"], told["classes"], told["image-size"]
         if not _plain(classes, side, network["width"]):
             raise TypeError
-        if is_own(network["name"]):
+        if is_user_code(network["name"]):
             network["name"] = _beside(path, network["name"], trust_code)
         model = build_model(**network, classes=len(classes), seed=0, image_size=side)
         load_state(model, load_file(path))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.attacks.threat import Threat
-from common.config.schema import OWN_KEYS, RunConfig
+from common.config.schema import USER_CODE_KEYS, RunConfig
 from common.config.tables import DataConfig, PartitionConfig, SharingConfig
 from common.data.datasets import Dataset, Splits, load_data
 from common.data.partition import Partition, SchemeParameters, kept_partition, undivided
@@ -25,7 +25,7 @@ from common.paths import whole_path
 from common.training.losses import LossContext, TrainingMethod
 from common.training.schedule import learning_rate
 from common.training.trainer import Schedule, Trainer
-from common.user_code import load_own
+from common.user_code import load_user_code
 
 log = logging.getLogger("fedshield")
 
@@ -153,7 +153,7 @@ def check_batches(config: RunConfig, model: nn.Module, alone: bool = False) -> N
         )
 
 
-def check_own(config: RunConfig, keys: Collection[str] = OWN_KEYS) -> None:
+def check_user_code(config: RunConfig, keys: Collection[str] = USER_CODE_KEYS) -> None:
     """See that what the configuration takes from a user's files is there, before anything is computed.
 
     Args:
@@ -163,9 +163,9 @@ def check_own(config: RunConfig, keys: Collection[str] = OWN_KEYS) -> None:
     Raises:
         FedShieldError: a file is missing, raises, or has no such function.
     """
-    for key, reference in config.own_references():
+    for key, reference in config.user_code_references():
         if key in keys:
-            load_own(key, reference)
+            load_user_code(key, reference)
 
 
 def threat_of(config: RunConfig) -> Threat:

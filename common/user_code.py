@@ -18,12 +18,12 @@ from common.paths import ROOT
 _REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
 
 
-def is_own(name: str) -> bool:
+def is_user_code(name: str) -> bool:
     """Tell whether a name in the configuration refers to a user's file."""
     return _REFERENCE.fullmatch(name) is not None
 
 
-def own_file(reference: str) -> Path:
+def user_file(reference: str) -> Path:
     """Return the absolute path of ``FILE.py:NAME``'s file.
 
     A relative path is looked for in the working directory and then beside ``common``: an app that Flower has sent to
@@ -35,27 +35,29 @@ def own_file(reference: str) -> Path:
     return path.absolute() if os.path.exists(path) or not os.path.exists(beside) else beside
 
 
-def own_code(key: str, reference: str) -> bytes:
+def read_user_code(key: str, reference: str) -> bytes:
     """Return the content of ``FILE.py:NAME``'s file.
 
     Raises:
         FedShieldError: it cannot be read; the message names ``key``.
     """
-    path = own_file(reference)
+    path = user_file(reference)
     with explain_os_errors(path):
         if not path.is_file():
             raise FedShieldError(f"{key} = {reference}: no file {path}; write FILE.py:NAME")
         return path.read_bytes()
 
 
-def own_digest(reference: str) -> str:
+def user_code_digest(reference: str) -> str:
     """Return what stays the same when ``FILE.py`` is moved, and changes with its content; other names as they are."""
-    if not is_own(reference):
+    if not is_user_code(reference):
         return reference
-    return f"{hashlib.sha256(own_code('FILE.py:NAME', reference)).hexdigest()[:16]}:{reference.rpartition(':')[2]}"
+    return (
+        f"{hashlib.sha256(read_user_code('FILE.py:NAME', reference)).hexdigest()[:16]}:{reference.rpartition(':')[2]}"
+    )
 
 
-def load_own(key: str, reference: str) -> Callable[..., Any]:
+def load_user_code(key: str, reference: str) -> Callable[..., Any]:
     """Return what ``FILE.py:NAME`` names; the file is run once in a process, and again when it has changed.
 
     Args:
@@ -66,14 +68,14 @@ def load_own(key: str, reference: str) -> Callable[..., Any]:
         FedShieldError: there is no such file or name, or the file raises.
     """
     name = reference.rpartition(":")[2]
-    code = own_code(key, reference)
-    with explain_own(key, reference):
-        module = _module(own_file(reference), code)
+    code = read_user_code(key, reference)
+    with explain_user_code(key, reference):
+        module = _module(user_file(reference), code)
     function = getattr(module, name, None)
     if not callable(function):
         known = [word for word, value in vars(module).items() if callable(value) and word[0] != "_"]
         raise FedShieldError(
-            f"{key} = {reference}: {own_file(reference)} has no function {name}; it has {', '.join(known) or 'none'}"
+            f"{key} = {reference}: {user_file(reference)} has no function {name}; it has {', '.join(known) or 'none'}"
         )
     made: Callable[..., Any] = function
     return made
@@ -89,14 +91,14 @@ def _module(path: Path, code: bytes) -> ModuleType:
 
 
 @contextmanager
-def explain_own(key: str, reference: str) -> Iterator[None]:
+def explain_user_code(key: str, reference: str) -> Iterator[None]:
     """Turn what a user's file raises into one line that names its place in the file."""
     try:
         yield
     except FedShieldError:
         raise
     except (Exception, SystemExit) as error:  # a file that calls sys.exit() would end the command without a word
-        place = own_file(reference)
+        place = user_file(reference)
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(place)]
         if isinstance(error, SyntaxError) and error.filename == str(place):
             lines.append(error.lineno)

@@ -20,10 +20,10 @@ from common.evaluation.evaluate import Evaluation, evaluate
 from common.evaluation.examples import attack_examples
 from common.evaluation.sanity_checks import find_warnings
 from common.evaluation.store import ArrayStore, digest_of
-from common.factory import check_own, evaluation_threat, make_model, prepare_torch, test_data
+from common.factory import check_user_code, evaluation_threat, make_model, prepare_torch, test_data
 from common.files import append_json_line
 from common.seeding import seed_for
-from common.user_code import own_digest
+from common.user_code import user_code_digest
 from server.run_directory.checkpoint import fit_state, selected_model
 from server.run_directory.reader import FEDERATION, read_division, read_kind
 from server.run_directory.restored import stored_config
@@ -129,7 +129,7 @@ def evaluate_run(
             "to download it to, with --set data.root=DIR"
         )
     round_or_epoch, state = selected_model(run_dir)
-    check_own(config, _RUNS)
+    check_user_code(config, _RUNS)
     device = prepare_torch(config.threads)
     test = test_data(config)
     counts = _counts(run_dir, test)
@@ -194,6 +194,6 @@ def _kept(
         return None
     weights = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
     device = next(model.parameters()).device.type, torch.get_num_threads()  # whose last bits are their own
-    network = config.model.model_dump() | {"name": own_digest(config.model.name)}
+    network = config.model.model_dump() | {"name": user_code_digest(config.model.name)}
     decided = network, threat.epsilon, threat.step, _seed(config), _BATCH, *device
     return ArrayStore(kept_dir / digest_of(decided, {**weights, "/images": subset.images, "/labels": subset.labels}))

@@ -5,7 +5,7 @@ import logging
 from common.attacks.library import check_classes
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
-from common.factory import check_own
+from common.factory import check_user_code
 from server.aggregation.robust import check_strategy
 from server.run_directory.reader import CENTRALIZED, DEPLOYED, Kind
 
@@ -24,7 +24,7 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
     """
     if kind != CENTRALIZED:
         check_strategy(config.strategy, config.federation.cohort)
-    check_own(config)
+    check_user_code(config)
     if kind == DEPLOYED:
         _check_deployed(config)
     if kind != CENTRALIZED:

@@ -20,7 +20,7 @@ from common.factory import make_model
 from common.messages.records import to_record, to_state
 from common.models.networks import build_model, load_state
 from common.training.losses import LossContext, build_loss
-from common.user_code import load_own
+from common.user_code import load_user_code
 from server.evaluation import evaluate_run
 from server.run_directory.reader import read_metrics
 from tests.conftest import Threshold, tiny_config, tiny_flat
@@ -161,7 +161,7 @@ def test_a_file_that_exits_ends_the_command_with_a_line_and_ctrl_c_stays_ctrl_c(
     assert "mine.py, line 1: SystemExit" in done.stderr
     write(tmp_path, "raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
-        load_own("key", reference)
+        load_user_code("key", reference)
 
 
 def test_a_network_that_does_not_fit_the_images_is_told_before_training(tmp_path: Path) -> None:
@@ -182,10 +182,10 @@ def test_a_network_that_does_not_fit_the_images_is_told_before_training(tmp_path
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     reference = write(tmp_path, "def it():\n    return 1\n")
-    first = load_own("key", reference)
-    assert load_own("key", reference) is first
+    first = load_user_code("key", reference)
+    assert load_user_code("key", reference) is first
     write(tmp_path, "def it():\n    return 2\n")
-    assert (first(), load_own("key", reference)()) == (1, 2)
+    assert (first(), load_user_code("key", reference)()) == (1, 2)
 
 
 PUSH = "def it(model, threat, classes):\n    return lambda images, labels: images + {} * threat.epsilon\n"
@@ -335,9 +335,9 @@ def test_a_file_beside_the_app_is_found_from_anywhere(tmp_path: Path, monkeypatc
     monkeypatch.setattr("common.user_code.ROOT", tmp_path / "app")
     (tmp_path / "app").mkdir()
     write(tmp_path / "app", "def it():\n    return 'of the app'\n")
-    assert load_own("key", "mine.py:it")() == "of the app"
+    assert load_user_code("key", "mine.py:it")() == "of the app"
     write(tmp_path, "def it():\n    return 'of the folder'\n")
-    assert load_own("key", "mine.py:it")() == "of the folder"
+    assert load_user_code("key", "mine.py:it")() == "of the folder"
 
 
 # --- what a user's code may change under us

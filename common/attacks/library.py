@@ -11,7 +11,7 @@ from common.attacks.threat import FAMILIES, AttackSpec, Minimal, Threat
 from common.errors import DeadEndError, FedShieldError
 from common.models.folding import Folded
 from common.models.modes import keep_modes, ways_of
-from common.user_code import explain_own, is_own, load_own
+from common.user_code import explain_user_code, is_user_code, load_user_code
 
 Attack = Callable[[Tensor, Tensor], Tensor]
 """(images [B,3,H,W] in [0, 1], labels [B]) -> adversarial images, same shape and range."""
@@ -86,7 +86,7 @@ def build_attack(
     """
     if name == "none":  # nothing to guard the model from, and small networks would feel it
         return lambda images, labels: images
-    if is_own(name):
+    if is_user_code(name):
         return _own(name, model, threat, classes, key)
     folded = Folded(model) if fast and Folded.folds(model) else None
     attack = ATTACKS[name](model if folded is None else folded, threat, classes)
@@ -108,12 +108,12 @@ def build_attack(
 
 def _own(name: str, model: nn.Module, threat: Threat, classes: int, key: str) -> Attack:
     """Return a user's attack; what it makes must lie in the ball."""
-    make = load_own(key, name)
-    with _untouched(model, key, name), explain_own(key, name):
+    make = load_user_code(key, name)
+    with _untouched(model, key, name), explain_user_code(key, name):
         attack = make(model, threat, classes)
 
     def perturb(images: Tensor, labels: Tensor) -> Tensor:
-        with attack_mode(model), _frozen(model), _untouched(model, key, name), explain_own(key, name):
+        with attack_mode(model), _frozen(model), _untouched(model, key, name), explain_user_code(key, name):
             # Copies: what it writes into is not what its result is compared with.
             adversarial = attack(images.clone(), labels.clone())
             if not isinstance(adversarial, Tensor) or adversarial.shape != images.shape:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Self
 
-from common.user_code import is_own
+from common.user_code import is_user_code
 from common.words import near
 
 _REACH = 2.5
@@ -124,11 +124,11 @@ class AttackSpec:
             ValueError: there is no such attack, or it does not take steps or restarts; one line with those that are
                 known.
         """
-        if is_own(label):  # whose name may end in x5
+        if is_user_code(label):  # whose name may end in x5
             return cls(label)
         match = _LABEL.fullmatch(label)
         name, steps, restarts = match.groups() if match else ("", None, None)
-        family = _OWN if is_own(name) else FAMILIES.get(name)
+        family = _OWN if is_user_code(name) else FAMILIES.get(name)
         if family is None or (steps and family.steps is None) or (restarts and not family.restarts):
             hint = near(re.sub(r"-[0-9].*", "", label), list(FAMILIES))
             raise ValueError(f"unknown attack '{label}'; known: {_KNOWN}{hint}")

@@ -29,10 +29,16 @@ from common.config.tables import (
 )
 from common.config.values import Natural, join
 from common.errors import RENAME, FedShieldError, is_text
-from common.user_code import is_own
+from common.user_code import is_user_code
 from common.words import near
 
-OWN_KEYS = ("model.name", "loss.name", "attack.name", "evaluate.attacks", "evaluate.final-attacks")  # FILE.py:NAME
+USER_CODE_KEYS = (
+    "model.name",
+    "loss.name",
+    "attack.name",
+    "evaluate.attacks",
+    "evaluate.final-attacks",
+)  # FILE.py:NAME
 
 
 class RunConfig(ConfigTable):
@@ -108,13 +114,13 @@ class RunConfig(ConfigTable):
                 "set sharing.pool-fraction above 0, or sharing.fraction=0"
             )
 
-    def own_references(self) -> list[tuple[str, str]]:
+    def user_code_references(self) -> list[tuple[str, str]]:
         """Return the user's code that is named here: key and ``FILE.py:NAME``, without an attack's steps."""
         named = [("model.name", self.model.name), ("loss.name", self.loss.name), ("attack.name", self.attack.name)]
         measured = {"evaluate.attacks": self.evaluate.attacks, "evaluate.final-attacks": self.evaluate.final_attacks}
         for key, labels in measured.items():
             named += [(key, AttackSpec.parse(label).name) for label in labels]
-        return [(key, name) for key, name in named if is_own(name)]
+        return [(key, name) for key, name in named if is_user_code(name)]
 
     def flat(self) -> Flat:
         """Return the configuration as Flower carries it: dotted keys, scalar values."""

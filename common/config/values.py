@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from common.attacks.threat import AttackSpec
-from common.user_code import is_own
+from common.user_code import is_user_code
 from common.words import near, visible
 
 _TRACKERS = ["tensorboard", "mlflow", "wandb"]
@@ -60,7 +60,7 @@ _TORCHVISION, _OWN = "torchvision:NAME", "FILE.py:NAME"
 
 def _check_name(allowed: Sequence[str], name: str) -> str:
     """Pass on a name that is allowed as it stands, or as something of torchvision's or of a user's file."""
-    if name in set(allowed) - {_TORCHVISION, _OWN} or is_own(name):
+    if name in set(allowed) - {_TORCHVISION, _OWN} or is_user_code(name):
         return name
     if _TORCHVISION in allowed and re.fullmatch(r"torchvision:\w+", name):
         return name

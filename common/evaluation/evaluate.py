@@ -20,7 +20,7 @@ from common.evaluation.store import ArrayStore
 from common.seeding import seed_for
 from common.statistics import Mask
 from common.training.trainer import pixels
-from common.user_code import is_own, own_digest
+from common.user_code import is_user_code, user_code_digest
 
 __all__ = ["Distortion", "Evaluation", "Rate", "evaluate", "passes", "probe"]
 
@@ -75,7 +75,7 @@ def evaluate(
     classes, differentiable = probe(model, images)
     for label, spec in specs.items():
         name = spec.name
-        if not differentiable and name != _GRADIENT_FREE and not is_own(name):
+        if not differentiable and name != _GRADIENT_FREE and not is_user_code(name):
             raise DeadEndError(
                 f"{label} cannot run: the model's output has no gradient with respect to its input; "
                 f"measure it with {_GRADIENT_FREE}"
@@ -183,7 +183,7 @@ class _Work:
         count, threat = len(self.labels), spec.within(self.threat) if spec else self.threat
         attack = spec.name if spec else "none"
         run = build_attack(attack, self.model, threat, self.classes, OF_EVALUATION)
-        place = f"{name}.{own_digest(attack)}" if is_own(attack) else name  # as the file is now
+        place = f"{name}.{user_code_digest(attack)}" if is_user_code(attack) else name  # as the file is now
         fresh = {
             "done": np.array(0),
             "predictions": self.labels.astype(np.int16),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from common.errors import FedShieldError
 from common.models.modes import keep_statistics
-from common.user_code import explain_own, is_own, load_own
+from common.user_code import explain_user_code, is_user_code, load_user_code
 from common.words import near
 
 TORCHVISION = "torchvision:"
@@ -19,7 +19,7 @@ _TYPES = _INTEGERS | {torch.float16, torch.float32, torch.float64}
 
 def is_borrowed(name: str) -> bool:
     """Tell whether a network's name is ``torchvision:NAME`` or ``FILE.py:NAME``."""
-    return name.startswith(TORCHVISION) or is_own(name)
+    return name.startswith(TORCHVISION) or is_user_code(name)
 
 
 def borrow(name: str, normalize: nn.Module, options: Mapping[str, Any], image_size: int) -> nn.Module:
@@ -35,9 +35,9 @@ def borrow(name: str, normalize: nn.Module, options: Mapping[str, Any], image_si
     Raises:
         FedShieldError: there is no such network, or it does not take such images; one line.
     """
-    if is_own(name):
-        with explain_own("model.name", name):
-            make = load_own("model.name", name)
+    if is_user_code(name):
+        with explain_user_code("model.name", name):
+            make = load_user_code("model.name", name)
             model = make(**_wanted(make, options))
         if not isinstance(model, nn.Module):
             raise FedShieldError(f"model.name = {name}: must return a torch.nn.Module, not {type(model).__name__}")
@@ -100,10 +100,10 @@ def _try_mode(name: str, model: nn.Module, images: Tensor, classes: int) -> Tens
     mode = "in training mode" if model.training else "in eval mode"
     given = images.clone()
     try:
-        with torch.set_grad_enabled(model.training), explain_own("model.name", name):
+        with torch.set_grad_enabled(model.training), explain_user_code("model.name", name):
             logits = model(given)
     except FedShieldError as error:
-        raise error if is_own(name) else _unfit(name, images.shape[-1], error.__cause__) from error
+        raise error if is_user_code(name) else _unfit(name, images.shape[-1], error.__cause__) from error
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shape != (2, classes):
         raise FedShieldError(f"model.name = {name}: {mode} returns {shape} for 2 images; logits must be (2, {classes})")

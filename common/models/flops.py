@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from common.user_code import is_own
+from common.user_code import is_user_code
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def training_passes(
     Returns:
         The passes, or None where the images decide (``deepfool``), or a user's own code.
     """
-    if is_own(loss):
+    if is_user_code(loss):
         return None
     if loss in {"trades", "calfat"}:
         attack = "kl"

@@ -11,7 +11,7 @@ from common.attacks.library import Attack
 from common.attacks.mixture import build_training_attack
 from common.attacks.threat import Threat
 from common.errors import DeadEndError
-from common.user_code import explain_own, is_own, load_own
+from common.user_code import explain_user_code, is_user_code, load_user_code
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(images [B,3,H,W] in [0, 1], labels [B]) -> scalar loss, with a graph to the model's weights."""
@@ -210,15 +210,18 @@ def build_loss(name: str, model: nn.Module, context: LossContext) -> Loss:
     Raises:
         FedShieldError: the user's function raises, or gives no loss; also when the loss is called.
     """
-    if not is_own(name):
+    if not is_user_code(name):
         return LOSSES[name](model, context)
-    make = load_own("loss.name", name)
-    with explain_own("loss.name", name):
+    make = load_user_code("loss.name", name)
+    with explain_user_code("loss.name", name):
         own = make(model, context)
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
         before = _state_of(model)
-        with torch.enable_grad(), explain_own("loss.name", name):  # on again, should it have switched gradients off
+        with (
+            torch.enable_grad(),
+            explain_user_code("loss.name", name),
+        ):  # on again, should it have switched gradients off
             value = own(images, labels)
         if _state_of(model) != before:
             raise DeadEndError(

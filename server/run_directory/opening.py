@@ -12,9 +12,9 @@ from common.config.schema import RunConfig
 from common.errors import FedShieldError, explain_os_errors
 from common.files import append_json_line, clear_leftovers, replace_file
 from common.trust import trust
-from common.user_code import own_code, own_file
+from common.user_code import read_user_code, user_file
 from server.run_directory.reader import Kind, odd_rounds, read_kind, read_metrics, read_summary
-from server.run_directory.restored import changed_code, own_copies
+from server.run_directory.restored import changed_code, user_code_copies
 
 log = logging.getLogger("fedshield")
 
@@ -104,16 +104,16 @@ def keep_code(path: Path, config: RunConfig, begun: bool = False) -> None:
     Raises:
         FedShieldError: the code has changed, or cannot be read or written.
     """
-    copies = own_copies(path)
-    for key, reference in config.own_references():
-        code = own_code(key, reference)
+    copies = user_code_copies(path)
+    for key, reference in config.user_code_references():
+        code = read_user_code(key, reference)
         if (copy := copies.get(key)) is not None:
             if begun and copy.exists() and copy.read_bytes() != code:
                 raise changed_code(key, reference, copy)
             with explain_os_errors(copy):
                 copy.parent.mkdir(exist_ok=True)
             replace_file(copy, code)
-        trust(code, own_file(reference))
+        trust(code, user_file(reference))
 
 
 def keep_lines(path: Path, kind: Kind, completed_rounds: int) -> None:

@@ -10,7 +10,7 @@ from common.config.schema import RunConfig, parse_config
 from common.errors import FedShieldError
 from common.paths import whole_path
 from common.trust import is_trusted, require_trust
-from common.user_code import own_code, own_file
+from common.user_code import read_user_code, user_file
 from server.run_directory.reader import Kind, parse_stored, read_config, read_environment
 
 # What may differ between a run and its continuation: length, place, the server's patience, the last measurement.
@@ -74,7 +74,7 @@ def stored_config(
     """
     stored = parse_stored(run_dir, read_config(run_dir))
     kept: Flat = {}
-    for key, reference in stored.own_references():
+    for key, reference in stored.user_code_references():
         if key in runs and key not in override:
             _require_trust(run_dir, key, reference, trust_code)
         if (copy := _copy(run_dir, key)) is not None:
@@ -96,13 +96,13 @@ def resumed_config(run_dir: Path, kind: Kind, given: Flat, trust_code: bool) -> 
     """
     stored = parse_stored(run_dir, read_config(run_dir, kind))
     kept: Flat = {}
-    for key, reference in stored.own_references():
+    for key, reference in stored.user_code_references():
         if key in given:
             continue
         if (copy := _copy(run_dir, key)) is not None:
-            if not os.path.exists(own_file(reference)):
+            if not os.path.exists(user_file(reference)):
                 kept[key] = _in(copy, reference)
-            elif own_code(key, reference) != copy.read_bytes():
+            elif read_user_code(key, reference) != copy.read_bytes():
                 raise changed_code(key, reference, copy)
         _require_trust(run_dir, key, reference, trust_code)
     return {**stored.flat(), **kept, "data.root": _root(run_dir, stored)}
@@ -124,7 +124,7 @@ def with_copies(run_dir: Path, stored: Flat, config: RunConfig) -> Flat:
         config: of the continuation.
     """
     given = config.flat()
-    copies = {key: _in(copy, str(stored[key])) for key, copy in own_copies(run_dir).items()}
+    copies = {key: _in(copy, str(stored[key])) for key, copy in user_code_copies(run_dir).items()}
     return {**stored, **{key: copy for key, copy in copies.items() if given[key] == copy}}
 
 
@@ -148,7 +148,7 @@ def _require_trust(run_dir: Path, key: str, reference: str, trust_code: bool) ->
     """
     if (copy := _copy(run_dir, key)) is not None:
         require_trust(copy, run_dir, trust_code)
-    elif not is_trusted(own_code(key, reference)):
+    elif not is_trusted(read_user_code(key, reference)):
         raise FedShieldError(
             f"{run_dir / 'config.json'}: {key} = {reference}: the run contains no copy of this code, and it has not "
             "run here before; name it yourself (--set, or --attacks of fedshield evaluate), or leave it out"
@@ -162,10 +162,10 @@ def _in(file: Path, reference: str) -> str:
 
 def _copy(run_dir: Path, key: str) -> Path | None:
     """Return the copy of the user's code for a key, where the run has kept one."""
-    copy = own_copies(run_dir).get(key)
+    copy = user_code_copies(run_dir).get(key)
     return copy if copy is not None and copy.is_file() else None
 
 
-def own_copies(run_dir: Path) -> dict[str, Path]:
+def user_code_copies(run_dir: Path) -> dict[str, Path]:
     """Return where a run keeps the code that the user gave for a key."""
     return {f"{name}.name": run_dir / "own" / f"{name}.py" for name in ("model", "loss", "attack")}

@@ -21,7 +21,7 @@ from common.files import replace_file, writing
 from common.models.external import TORCHVISION
 from common.models.networks import BasicBlock
 from common.paths import whole_path
-from common.user_code import is_own, own_code
+from common.user_code import is_user_code, read_user_code
 from server.run_directory.checkpoint import fit_state, selected_checkpoint, selected_model
 from server.run_directory.reader import read_classes
 from server.run_directory.restored import stored_config
@@ -78,9 +78,9 @@ def _check_same_model(run_dir: Path, folder: Path, others: Sequence[str]) -> Non
 
 def _write_safetensors(model: nn.Module, path: Path, config: RunConfig, classes: list[str]) -> None:
     network = config.model.model_dump()
-    if is_own(config.model.name):  # the code goes along
+    if is_user_code(config.model.name):  # the code goes along
         network["name"] = f"{CODE}:{config.model.name.rpartition(':')[2]}"
-        replace_file(path.parent / CODE, own_code("model.name", config.model.name))
+        replace_file(path.parent / CODE, read_user_code("model.name", config.model.name))
     told = json.dumps({"network": network, "classes": classes, "image-size": config.data.side})
     _save(path, model.state_dict(), {ARCHITECTURE: told})
 

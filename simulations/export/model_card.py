@@ -9,7 +9,7 @@ from common.data.cuts import tested_images, training_images
 from common.exported import CODE
 from common.models.external import TORCHVISION, is_borrowed, torchvision_options
 from common.models.networks import MEAN, STD
-from common.user_code import is_own
+from common.user_code import is_user_code
 from common.words import markdown, visible
 from server.run_directory.checkpoint import selected_checkpoint
 from server.run_directory.reader import DEPLOYED, read_config, read_division, read_environment, read_kind
@@ -108,7 +108,7 @@ def _figures(run_dir: Path, config: RunConfig, division: Mapping[str, Any]) -> l
 def _use(name: str, config: RunConfig, classes: int) -> str:
     """Return how a file is used; a network of the user's own is built by its code, which others will be asked about."""
     text = _USE.get(name) or torchvision_use(config, classes)
-    if name == "model.safetensors" and is_own(config.model.name):
+    if name == "model.safetensors" and is_user_code(config.model.name):
         text += f"\n\nThis runs `{CODE}` beside it. Where you have not run that code before, read it, and add "
         text += "`trust_code=True`."
     return text

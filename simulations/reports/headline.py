@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.user_code import is_own
+from common.user_code import is_user_code
 from server.run_directory.checkpoint import selected_checkpoint
 from server.run_directory.reader import read_evaluations, read_metrics, read_summary
 
@@ -69,6 +69,6 @@ def training(config: Mapping[str, Any]) -> str:
     loss, attack = config["loss.name"], config["attack.name"]
     if attack != "none":
         return f"adversarial training with {loss} against {attack} at epsilon {config['attack.epsilon-255']:g}/255"
-    if is_own(loss):  # it may attack by itself
+    if is_user_code(loss):  # it may attack by itself
         return f"training with {loss}"
     return "natural (standard) training, without an attack"

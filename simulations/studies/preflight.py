@@ -74,7 +74,7 @@ def _needs_trial(config: RunConfig) -> bool:
     """Tell whether a configuration names a user's or torchvision's code, or what needs enough clients or classes."""
     attacks = (*config.evaluate.attacks, *config.evaluate.final_attacks)
     return (
-        bool(config.own_references())
+        bool(config.user_code_references())
         or config.model.name.startswith("torchvision:")
         or config.strategy.name != "fedavg"
         or any(AttackSpec.parse(label).family.classes > 1 for label in attacks)

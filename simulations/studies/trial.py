@@ -10,7 +10,7 @@ from common.data.image_folders import list_images
 from common.data.shapes10 import CLASSES
 from common.factory import evaluation_threat, make_method, make_model
 from common.paths import whole_path
-from common.user_code import is_own
+from common.user_code import is_user_code
 from server.preflight import check_attacks, check_settings
 from server.run_directory.reader import CENTRALIZED, FEDERATION
 
@@ -26,11 +26,11 @@ def try_out(config: RunConfig, federation: bool) -> None:
     check_attacks(config, classes)
     model = make_model(config, classes)
     images, targets = torch.rand(2, 3, config.data.side, config.data.side), torch.tensor([0, classes - 1])
-    if is_own(config.loss.name) or is_own(config.attack.name):
+    if is_user_code(config.loss.name) or is_user_code(config.attack.name):
         make_method(config, model.train(), classes).loss_for((1,) * classes)(images, targets)
     for label in dict.fromkeys((*config.evaluate.attacks, *config.evaluate.final_attacks)):
         spec = AttackSpec.parse(label)
-        if is_own(spec.name):
+        if is_user_code(spec.name):
             threat = spec.within(evaluation_threat(config))
             with attack_mode(model):
                 build_attack(spec.name, model, threat, classes, OF_EVALUATION)(images, targets)
