@@ -10,10 +10,10 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from benchmarks.flower import cpu_seconds
 from benchmarks.harness import Figures, alternate, median, median_ratio, report
 from server.run_directory.reader import read_metrics
-from tests.bench import Bench
+from tests.helpers.bench import Bench
+from tests.helpers.processes import cpu_seconds
 
 ROUNDS = 6
 SIDES = {

@@ -27,9 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.flower import Flower, events, family, time_stock
+from benchmarks.flower import events, time_stock
 from benchmarks.harness import Figures, alternate, median, report, resident_bytes
 from common.data.shapes10 import generate
+from tests.helpers.flower import Flower
+from tests.helpers.processes import family
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIENTS, BATCH, STEPS = 10, 32, 3

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tests import conftest
-from tests.bench import ROOT
-from tests.test_cli import fedshield
-from tests.test_federation import figures, same, weights
+from tests.helpers.bench import ROOT
+from tests.helpers.program import fedshield
+from tests.helpers.runs import figures, same, weights
 
 PROJECT = "fedshield-nightly"
 FLEET = f"{PROJECT}_fleet"

@@ -21,8 +21,8 @@ import pytest
 from nightly.relay import Relay
 from nightly.rogue import LIES
 from server.run_directory.reader import read_metrics
-from tests.bench import ROOT, Bench, running
-from tests.test_federation import figures, run, same, weights
+from tests.helpers.bench import ROOT, Bench, running
+from tests.helpers.runs import figures, run, same, weights
 
 CLIENTS = 4
 TIMEOUT = 25

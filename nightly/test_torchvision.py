@@ -13,8 +13,8 @@ from common.models.networks import build_model
 from server.evaluation import evaluate_run
 from server.run_directory.reader import read_metrics
 from simulations.export.formats import export_run
-from tests.test_data import make_folder
-from tests.test_federation import run
+from tests.helpers.images import make_folder
+from tests.helpers.runs import run
 
 NAMES = torchvision.models.list_models(module=torchvision.models)
 SMALLEST = {"alexnet": 64, "inception_v3": 80, "maxvit_t": 224, "vit_h_14": 112}  # pixels; 32 for all others

@@ -3,33 +3,17 @@
 import logging
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from common.config.flat import Flat, default_config
-from common.config.schema import RunConfig, parse_config
 from common.factory import prepare_torch
+from tests.helpers.settings import tiny_config
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell, in the background: tests interrupt what they start
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-TINY: Flat = {
-    "threads": 1,
-    "data.max-examples": 200,
-    "federation.rounds": 2,
-    "model.width": 2,
-    "attack.steps": 1,
-    "train.batch-size": 16,
-    "evaluate.examples": 40,
-    "evaluate.attacks": "fgsm,pgd-2",
-    "evaluate.final-examples": 40,
-    "evaluate.final-attacks": "pgd-3",
-}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -72,46 +56,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-class Threshold(nn.Module):
-    """Class 1 when the first pixel is above 128/255, whose distance to it is the robust radius."""
-
-    def __init__(self, scale: float = 20.0) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(scale))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        margin = self.scale * (pixels[:, 0, 0, 0] - 128 / 255)
-        return torch.stack([-margin, margin], 1)
-
-
-def tiny_flat(**changes: object) -> Flat:
-    """Defaults, made tiny; keyword `federation__rounds=3` sets `federation.rounds`."""
-    flat = {**default_config(), **TINY}
-    for key, value in changes.items():
-        flat[key.replace("__", ".").replace("_", "-")] = value  # type: ignore[assignment]
-    return flat
-
-
-def tiny_config(**changes: object) -> RunConfig:
-    return parse_config(tiny_flat(**changes))
-
-
-def until(holds: Callable[[], bool], timeout: float = 120, every: float = 0.02, told: Callable[[], str] = str) -> None:
-    """Wait until something holds; fail, with what is ``told``, when it does not in so many seconds."""
-    deadline = time.monotonic() + timeout
-    while not holds():
-        assert time.monotonic() < deadline, told()
-        time.sleep(every)
-
-
-def lives(process: int) -> bool:
-    """Tell whether a process runs; one that has ended may stay in the table until its parent asks."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 # Real processes come last: what is wrong in a unit should show within the first minute.

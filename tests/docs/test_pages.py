@@ -1,0 +1,132 @@
+"""Every command that README and the pages of `docs` print, typed into a shell letter by letter."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.main import get_group
+
+from simulations.cli.main import app
+from tests.helpers.bench import BIN, ROOT
+from tests.helpers.pages import blocks
+
+PAGES = ["../README.md", *sorted(path.name for path in (ROOT / "docs").glob("*.md"))]
+OURS = ("uv", "fedshield", "python")
+# Needs other machines, containers or hours: run by test_flower.py, test_deployment.py, nightly/ and .ci/run.
+ELSEWHERE = ("docker", "flwr", "ray", "pip", "pytest", "fedshield-superlink", "fedshield-supernode", "flower-superexec")
+# What the shell finds under the names in OURS. It makes short what would train or measure for long.
+SHIM = f"""#!/usr/bin/env bash
+set -e
+program=${{0##*/}}
+short="--set threads=1 --set data.max-examples=300 --set federation.rounds=1 --set centralized.epochs=1
+    --set model.width=4 --set evaluate.examples=10 --set evaluate.final-examples=10"
+case "$program $*" in
+    "uv run "*) exec "${{@:2}}" ;;
+    "uv sync "*) exit ;;
+    "python -m benchmarks."*)
+        for option in $(printf '%s\\n' "${{@:3}}" | grep -e ^--); do
+            PYTHONPATH={ROOT} {BIN}/python -m "$2" --help | grep -qe "$option" || {{ echo "$2: no $option"; exit 1; }}
+        done
+        exit ;;
+    "fedshield register "*|"fedshield submit "*|*" --ray-address "*) exit ;;
+    *" --resume "*) ;;
+    "fedshield run"*|"fedshield centralized"*) set -- "$@" $short ;;
+    "fedshield evaluate"*) set -- "$@" --examples 10 ;;
+    "fedshield sweep"*)
+        mkdir -p short
+        sed 's/^seeds = .*/seeds = [1]/' "{ROOT}/simulations/sweeps/$2.toml" > "short/$2.toml"
+        set -- sweep "short/$2.toml" $short "${{@:3}}" ;;
+esac
+exec "{BIN}/$program" "$@"
+"""
+
+
+def draw(folder: Path, count: int) -> None:
+    """Write random images of a class."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.jpg")
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the pages take for granted: images, their archive, pictures, a configuration, own code."""
+    programs, desk = tmp_path / "programs", tmp_path / "desk"
+    programs.mkdir()
+    for name in (*OURS, *ELSEWHERE, "browser"):
+        (programs / name).write_text(SHIM if name in OURS else "#!/bin/sh\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    monkeypatch.setenv("BROWSER", "browser")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for label in range(10):
+        draw(desk / "IMAGES" / "train" / str(label), 60)
+        draw(desk / "IMAGES" / "test" / str(label), 4)
+    subprocess.run(["tar", "-cJf", "../cifar10-jpeg.tar.xz", "."], cwd=desk / "IMAGES", check=True)
+    (desk / "data").mkdir()
+    (desk / "data" / "cifar10-jpeg").symlink_to("../IMAGES")
+    for label in ("cat", "dog"):
+        draw(desk / "pets" / "train" / label, 150)
+        draw(desk / "pets" / "test" / label, 10)
+    draw(desk / "pictures" / "cat", 2)
+    shutil.copy(desk / "pictures" / "cat" / "0.jpg", desk / "cat.jpg")
+    Image.open(desk / "cat.jpg").save(desk / "dog.png")
+    (desk / "my.toml").write_text('[model]\nactivation = "gelu"\n')
+    (code,) = (block for block in blocks("own.md") if block.startswith("import "))
+    (desk / "own.py").write_text(code)
+    return desk
+
+
+# What a page takes for granted beside that: runs and models under the names that it gives them.
+BEFORE = {
+    "running.md": """
+        for name in NAME ONE OTHER; do fedshield run --name $name; done
+        fedshield sweep cpu-sharing
+        fedshield export runs/NAME --out model
+    """,
+    "own.md": """
+        fedshield run --name THEIRS --set model.name=own.py:network
+        fedshield export runs/THEIRS --out theirs
+        export XDG_STATE_HOME=$PWD/state
+    """,
+    "results.md": "fedshield sweep cpu-activations",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_works(desk: Path, page: str) -> None:
+    script = f"set -euo pipefail\n{BEFORE.get(page, '')}\n"
+    for block in filter(typed, blocks(page)):
+        script += f"(\n{block})\n"
+    done = subprocess.run(["bash", "-xc", script], cwd=desk, capture_output=True, text=True, timeout=3000, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert "Traceback" not in done.stderr
+
+
+def typed(block: str) -> bool:
+    """Tell commands from what they print, from code and from a synopsis."""
+    return block.split(maxsplit=1)[0] in (*OURS, *ELSEWHERE, "mkdir", "export", "cd") and "[FILE.toml]" not in block
+
+
+def test_nothing_that_looks_like_a_command_is_left_out() -> None:
+    for page in PAGES:
+        for block in blocks(page):
+            assert typed(block) or not re.search(r"^(uv|fedshield|docker|python) ", block, re.M) or "[FILE" in block, (
+                block
+            )
+
+
+def test_the_synopsis_names_commands_and_options_that_there_are() -> None:
+    (synopsis,) = (block for block in blocks("../README.md") if "[FILE.toml]" in block)
+    commands = get_group(app).commands
+    named = re.findall(r"fedshield ([a-z-]+)((?:(?!fedshield|#).|\n)*)", synopsis)
+    assert {name for name, _ in named} >= commands.keys()
+    for name, rest in named:
+        options = {option for parameter in commands[name].params for option in parameter.opts}
+        assert options >= set(re.findall(r"--[a-z-]+", rest)), name

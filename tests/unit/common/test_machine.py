@@ -1,0 +1,52 @@
+"""What a machine has: cores, GPUs that a process may not see, and the program without an installation."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.machine import hidden_gpu
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(("visible", "expected"), [("", True), ("-1", True), ("0", False), (None, False)])
+def test_a_gpu_that_the_environment_hides_is_noticed(
+    visible: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = tmp_path / "nvidia0"
+    device.touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert hidden_gpu(device) == expected
+    assert not hidden_gpu(tmp_path / "none")
+
+
+def test_openmp_waits_without_computing() -> None:
+    asked = "import common.paths, torch; print(torch.__config__.parallel_info())"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_DISPLAY_ENV": "true"}
+    environment.pop("OMP_WAIT_POLICY", None)
+    shown = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True)
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in shown.stderr
+
+
+def test_the_program_runs_as_a_module_and_without_an_installation(tmp_path: Path) -> None:
+    # As on a machine where only the folder is there: the name of the distribution is unknown.
+    hide = tmp_path / "sitecustomize.py"
+    hide.write_text(
+        "import importlib.metadata as m\n"
+        "version = m.version\n"
+        "def hidden(name):\n"
+        "    if name == 'fedshield':\n"
+        "        raise m.PackageNotFoundError(name)\n"
+        "    return version(name)\n"
+        "m.version = hidden\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "simulations.cli", "doctor"]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "it runs from its source" in " ".join(shown.stdout.split())
