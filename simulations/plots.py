@@ -6,7 +6,7 @@ The command is printed with results, so its name stays.
 import sys
 from pathlib import Path
 
-from common.errors import FedShieldError
+from common.errors import FedShieldError, explain_os_errors
 from common.links import refuse_links
 
 
@@ -14,10 +14,10 @@ def main(words: list[str]) -> None:
     """Draw several runs beside each other.
 
     Args:
-        words: where the figures go, without a suffix, and for each run ``TITLE=RUN_DIR``.
+        words: where the figures go, without a suffix, in a folder that is made; and for each run ``TITLE=RUN_DIR``.
 
     Raises:
-        FedShieldError: there are no such words, or a directory has no run.
+        FedShieldError: there are no such words, a directory has no run, or the folder cannot be made.
     """
     if len(words) < 2 or not all("=" in word for word in words[1:]):
         raise FedShieldError("usage: python -m simulations.plots STEM TITLE=RUN_DIR ...")
@@ -29,7 +29,10 @@ def main(words: list[str]) -> None:
     from simulations.reports.figures.files import save
     from simulations.reports.figures.run_figures import accuracy_figure
 
-    save(accuracy_figure(given), Path(words[0]))
+    stem = Path(words[0])
+    with explain_os_errors(stem.parent):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+    save(accuracy_figure(given), stem)
 
 
 if __name__ == "__main__":

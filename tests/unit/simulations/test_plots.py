@@ -644,8 +644,8 @@ def test_runs_beside_each_other_are_drawn_by_their_own_command(tmp_path: Path) -
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.jsonl").write_text("")
-    assert plots(tmp_path / "both", f"first={tmp_path}/one", f"second={tmp_path}/two").returncode == 0
-    text = (tmp_path / "both.svg").read_text()
+    assert plots(tmp_path / "new" / "both", f"first={tmp_path}/one", f"second={tmp_path}/two").returncode == 0
+    text = (tmp_path / "new" / "both.svg").read_text()
     assert all(f">{title}<" in text for title in ("first", "second"))
     done = plots(tmp_path / "both", f"first={tmp_path}/gone")
     assert done.returncode == 1
