@@ -173,8 +173,8 @@ def measure(command: list[str], options: argparse.Namespace) -> Figures:
     }
 
 
-def main() -> None:
-    """Measure both sides in turn and report."""
+def read_options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=20, help="of each repeat; the first one is not timed")
@@ -182,7 +182,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch, on both sides")
     parser.add_argument("--side", choices=["ours"], help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, default=time.time(), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure both sides in turn and report."""
+    options = read_options()
     if options.side:
         run_ours(options)
         return

@@ -91,8 +91,8 @@ class Clock(TrainingProcessCallback):  # type: ignore[misc]
         return False, Metrics()
 
 
-def main() -> None:
-    """Train, and print one JSON line."""
+def read_options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="npz with train-images, train-labels, test-images, test-labels")
     parser.add_argument("--rounds", type=int, required=True)
@@ -100,7 +100,20 @@ def main() -> None:
     parser.add_argument("--cohort", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--started", type=float, default=time.time(), help="Unix time from which to count")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def tensors(arrays: dict[str, Any], part: str, order: Any) -> tuple[Tensor, Tensor]:
+    """Return normalised images, channels last, and labels."""
+    images = arrays[f"{part}-images"][order].transpose(0, 2, 3, 1).astype(np.float32, order="C")
+    images -= MEAN
+    images /= DEVIATION
+    return torch.from_numpy(images), torch.from_numpy(arrays[f"{part}-labels"][order])
+
+
+def main() -> None:
+    """Train, and print one JSON line."""
+    options = read_options()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002  # which is what pfl draws from
@@ -108,16 +121,9 @@ def main() -> None:
     with np.load(options.data) as file:
         arrays = {name: file[name] for name in file.files}
 
-    def tensors(part: str, order: Any) -> tuple[Tensor, Tensor]:
-        images = arrays[f"{part}-images"][order].transpose(0, 2, 3, 1).astype(np.float32, order="C")
-        images -= MEAN
-        images /= DEVIATION
-        return torch.from_numpy(images), torch.from_numpy(arrays[f"{part}-labels"][order])
-
     order = np.random.permutation(len(arrays["train-labels"]))  # noqa: NPY002
-    data = dict(
-        enumerate(zip(*(torch.tensor_split(part, options.clients) for part in tensors("train", order)), strict=True))
-    )
+    shards = (torch.tensor_split(part, options.clients) for part in tensors(arrays, "train", order))
+    data = dict(enumerate(zip(*shards, strict=True)))
     clients = FederatedDataset.from_slices(data, get_user_sampler("random", range(options.clients)))
     network = Network(int(arrays["train-labels"].max()) + 1)
     model = PyTorchModel(network, torch.optim.SGD, torch.optim.SGD(network.parameters(), 1.0))
@@ -138,9 +144,8 @@ def main() -> None:
         callbacks=[clock],
         send_metrics_to_platform=False,
     )
-    found = model.evaluate(Dataset(tensors("test", slice(None))), StringMetricName, evaluation).to_simple_dict(
-        to_lowercase=True
-    )
+    test = Dataset(tensors(arrays, "test", slice(None)))
+    found = model.evaluate(test, StringMetricName, evaluation).to_simple_dict(to_lowercase=True)
     rounds, cpu = np.diff(clock.ends, axis=0).T.tolist()
     figures = {
         "rounds": rounds,

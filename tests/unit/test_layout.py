@@ -88,3 +88,13 @@ def test_of_common_only_the_factory_knows_a_run_config() -> None:
 def test_no_test_imports_a_benchmark() -> None:
     for path in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "nightly").glob("*.py")]:
         assert not {name for name in named(path) if name.split(".")[0] == "benchmarks"}, path
+
+
+def test_files_and_functions_can_be_read_at_once() -> None:
+    for path in [*FILES.values(), *(ROOT / "benchmarks").rglob("*.py")]:
+        text = path.read_text()
+        assert text.count("\n") <= 300, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+                assert (node.end_lineno or 0) - first.lineno < 45, f"{path}: {node.name}"
