@@ -26,7 +26,7 @@ from common.factory import prepare_torch
 from common.models.flops import model_cost
 from common.models.networks import build_model
 from common.training.losses import LOSSES, LossContext
-from common.training.trainer import Schedule, Trainer
+from common.training.trainer import Trainer, TrainingPlan
 
 EPSILON, STEP = 8 / 255, 2 / 255
 
@@ -64,7 +64,7 @@ def ours(model: nn.Module, images: np.ndarray, labels: np.ndarray, work: Work, f
     """Return one epoch of our ``Trainer``; on a GPU its batches are recorded."""
     context = LossContext("pgd", Threat(EPSILON, STEP, work.steps), 0.0, 0.0, fast=fast)
     trainer, loss = Trainer(model, record=True), LOSSES["pgd-at"](model, context)
-    schedule = Schedule(1, work.batch, 0.01, 0.9, 2e-4, augment=False, precision=work.precision)
+    schedule = TrainingPlan(1, work.batch, 0.01, 0.9, 2e-4, augment=False, precision=work.precision)
 
     def epoch() -> None:
         trainer.fit(images, labels, loss, schedule, 1)

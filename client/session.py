@@ -17,7 +17,7 @@ from common.factory import (
     make_model,
     make_trainer,
     prepare_torch,
-    schedule_of,
+    training_plan,
 )
 from common.machine import hidden_gpu
 from common.messages.records import to_record, to_state
@@ -86,13 +86,13 @@ class Session:
         """
         own, trainer, method = self.prepare(client)
         load_state(trainer.model, to_state(arrays))
-        schedule = schedule_of(self.config, self.config.train.local_epochs, server_round, self.config.federation.rounds)
+        plan = training_plan(self.config, self.config.train.local_epochs, server_round, self.config.federation.rounds)
         images, labels = own.images, own.labels
         if shared is not None:
             images, labels = np.concatenate([images, shared[0]]), np.concatenate([labels, shared[1]])
         seed = seed_for(self.config.seed, "train", server_round, client)
         loss = method.loss_for(images_per_class(labels, len(own.classes)))
-        result = trainer.fit(images, labels, loss, schedule, seed)
+        result = trainer.fit(images, labels, loss, plan, seed)
         return to_record(trainer.model.state_dict()), result
 
 

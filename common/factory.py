@@ -24,7 +24,7 @@ from common.models.networks import MODELS, build_model, trains_on_one
 from common.paths import whole_path
 from common.training.losses import LossContext, TrainingMethod
 from common.training.schedule import learning_rate
-from common.training.trainer import Schedule, Trainer
+from common.training.trainer import Trainer, TrainingPlan
 from common.user_code import load_user_code
 
 log = logging.getLogger("fedshield")
@@ -206,7 +206,7 @@ def make_trainer(model: nn.Module, config: RunConfig, method: TrainingMethod) ->
     return Trainer(model, record=config.train.cuda_graphs and method.recordable and config.model.name in MODELS)
 
 
-def schedule_of(config: RunConfig, epochs: int, round_or_epoch: int, total: int) -> Schedule:
+def training_plan(config: RunConfig, epochs: int, round_or_epoch: int, total: int) -> TrainingPlan:
     """Return how to train in one round, or in one epoch where there is no federation.
 
     Args:
@@ -216,7 +216,7 @@ def schedule_of(config: RunConfig, epochs: int, round_or_epoch: int, total: int)
         total: rounds, or epochs, of the whole run.
     """
     train = config.train
-    return Schedule(
+    return TrainingPlan(
         epochs=epochs,
         batch_size=train.batch_size,
         learning_rate=learning_rate(

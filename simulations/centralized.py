@@ -22,7 +22,7 @@ from common.factory import (
     make_trainer,
     prepare_data,
     prepare_torch,
-    schedule_of,
+    training_plan,
 )
 from common.seeding import seed_for
 from server.monitoring.observers import watching
@@ -111,11 +111,11 @@ def _train(
                 f"{run.path}: its checkpoint has no momentum that fits its model; restore the files, or start a new run"
             )
     for epoch in range(run.completed_rounds + 1, run.total + 1):
-        schedule = schedule_of(config, 1, epoch, run.total)
+        plan = training_plan(config, 1, epoch, run.total)
         loss = method.loss_for(images_per_class(data.labels, len(data.classes)))
         seed = seed_for(config.seed, "train", epoch, 0)
         show = on_batch and partial(on_batch, epoch, len(data.labels))
-        result = trainer.fit(data.images, data.labels, loss, schedule, seed, momenta, show)
+        result = trainer.fit(data.images, data.labels, loss, plan, seed, momenta, show)
         if not math.isfinite(result.loss):
             raise DeadEndError(
                 f"epoch {epoch}: the training loss is {result.loss}; start a new run with a lower train.learning-rate, "
@@ -125,7 +125,7 @@ def _train(
         recorder.after_round(
             epoch,
             {name: _kept(tensor) for name, tensor in model.state_dict().items()},
-            {"loss": result.loss, "learning-rate": schedule.learning_rate},
+            {"loss": result.loss, "learning-rate": plan.learning_rate},
             [_kept(momentum) for momentum in momenta],
         )
 

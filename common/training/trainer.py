@@ -22,7 +22,7 @@ _RESIDENT_BYTES = 2**30  # a client's images up to this size stay on the GPU for
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingPlan:
     """How ``Trainer.fit`` walks through the data.
 
     Attributes:
@@ -138,7 +138,7 @@ class Trainer:
         images: NDArray[np.uint8],
         labels: NDArray[np.int64],
         loss: Loss,
-        schedule: Schedule,
+        plan: TrainingPlan,
         seed: int,
         momenta: Sequence[Tensor] | None = None,
         on_batch: Callable[[int], None] | None = None,
@@ -155,8 +155,8 @@ class Trainer:
         >>> labels = np.arange(20) % 10
         >>> threat = Threat.from_255(epsilon=8, step=2, steps=3)
         >>> loss = build_loss("pgd-at", model, LossContext("pgd", threat, label_smoothing=0.1, noise_std=0.0))
-        >>> schedule = Schedule(2, 10, 0.1, momentum=0.9, weight_decay=0.0, augment=False, precision="float32")
-        >>> result = Trainer(model).fit(images, labels, loss, schedule, seed=1)
+        >>> plan = TrainingPlan(2, 10, 0.1, momentum=0.9, weight_decay=0.0, augment=False, precision="float32")
+        >>> result = Trainer(model).fit(images, labels, loss, plan, seed=1)
         >>> result.examples, result.loss > 0
         (20, True)
 
@@ -164,7 +164,7 @@ class Trainer:
             images: uint8 [N,3,H,W], N >= 1.
             labels: int64 [N], in [0, classes).
             loss: a training method of ``common.training.losses`` built on this very model.
-            schedule: epochs, batches, rates.
+            plan: epochs, batches, rates.
             seed: fixes the order of the images, augmentation, noise and random starts; >= 0.
             momenta: of SGD, of the weights' shapes in the order of the model's parameters, to go on from; empty if not
                 given.
@@ -185,41 +185,41 @@ class Trainer:
             elif momenta[number] is not momentum:
                 momentum.copy_(momenta[number])
         self.model.train()
-        self._rate.fill_(schedule.learning_rate)  # where a recording reads it
+        self._rate.fill_(plan.learning_rate)  # where a recording reads it
         total, seen = torch.zeros((), device=self._device), 0
-        for _ in range(schedule.epochs):
+        for _ in range(plan.epochs):
             total.zero_()
-            for rows, crops in self._plan_epoch(len(data), schedule, generator, home):
-                total += self._step(data[rows], targets[rows], crops, loss, schedule) * len(rows)
+            for rows, crops in self._plan_epoch(len(data), plan, generator, home):
+                total += self._step(data[rows], targets[rows], crops, loss, plan) * len(rows)
                 seen += len(rows)
                 if on_batch is not None:
                     on_batch(seen)
         return FitResult(len(data), float(total) / len(data), time.perf_counter() - started)
 
     def _plan_epoch(
-        self, count: int, schedule: Schedule, generator: torch.Generator, home: torch.device
+        self, count: int, plan: TrainingPlan, generator: torch.Generator, home: torch.device
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield the rows of each batch and its crops, on the device where the data is."""
         order = torch.randperm(count, generator=generator)
-        sizes = _batch_sizes(count, schedule.batch_size)
+        sizes = _batch_sizes(count, plan.batch_size)
         batches = torch.split(order.to(home), sizes)
-        if not schedule.augment:
+        if not plan.augment:
             return zip(batches, [None] * len(batches), strict=True)
         crops = torch.cat([draw_crops(size, generator) for size in sizes])
         return zip(batches, torch.split(crops.to(home), sizes), strict=True)
 
-    def _step(self, images: Tensor, labels: Tensor, crops: Tensor | None, loss: Loss, schedule: Schedule) -> Tensor:
+    def _step(self, images: Tensor, labels: Tensor, crops: Tensor | None, loss: Loss, plan: TrainingPlan) -> Tensor:
         """Train on one batch; return its mean loss."""
         if self._recordings is None:
-            return self._train_on(images, labels, crops, loss, schedule)
-        step = partial(self._train_on, loss=loss, schedule=schedule)
-        kind = images.shape, crops is None, schedule.precision, schedule.momentum, schedule.weight_decay
+            return self._train_on(images, labels, crops, loss, plan)
+        step = partial(self._train_on, loss=loss, plan=plan)
+        kind = images.shape, crops is None, plan.precision, plan.momentum, plan.weight_decay
         return self._recordings.run(step, (images, labels, crops), loss, kind)
 
-    def _train_on(self, images: Tensor, labels: Tensor, crops: Tensor | None, loss: Loss, schedule: Schedule) -> Tensor:
+    def _train_on(self, images: Tensor, labels: Tensor, crops: Tensor | None, loss: Loss, plan: TrainingPlan) -> Tensor:
         chosen = images if crops is None else augment(images, crops)
         chosen = chosen.contiguous(memory_format=self._layout)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
             value = loss(pixels(chosen, self._device), labels.to(self._device))
         gradients = torch.autograd.grad(value, self._weights, allow_unused=True)
         if unused := [name for name, gradient in zip(self._names, gradients, strict=True) if gradient is None]:
@@ -227,10 +227,10 @@ class Trainer:
                 f"{unused[0]}: the loss does not depend on this weight of the network; let network and loss use it, or "
                 "set its requires_grad to False"
             )
-        self._descend(gradients, schedule)
+        self._descend(gradients, plan)
         return value.detach()
 
-    def _descend(self, gradients: Sequence[Tensor], schedule: Schedule) -> None:
+    def _descend(self, gradients: Sequence[Tensor], plan: TrainingPlan) -> None:
         """Take a step of SGD by what torch.optim.SGD calls; the class would import torch's compiler, for seconds."""
         fused = self._device.type == "cuda"
         if fused:  # its kernel wants a gradient laid out as its weight is
@@ -243,9 +243,9 @@ class Trainer:
                 self._weights,
                 list(gradients),
                 list(self.momenta),
-                lr=self._rate if fused else schedule.learning_rate,
-                momentum=schedule.momentum,
-                weight_decay=schedule.weight_decay,
+                lr=self._rate if fused else plan.learning_rate,
+                momentum=plan.momentum,
+                weight_decay=plan.weight_decay,
                 dampening=0.0,
                 nesterov=False,
                 maximize=False,

@@ -16,7 +16,7 @@ from common.evaluation.evaluate import evaluate
 from common.evaluation.sanity_checks import find_warnings
 from common.models.networks import build_model
 from common.training.losses import LOSSES, LossContext
-from common.training.trainer import Schedule, Trainer
+from common.training.trainer import Trainer, TrainingPlan
 
 THREAT = Threat(4 / 255, 1 / 255, 10)
 
@@ -30,7 +30,7 @@ def trained() -> tuple[nn.Module, Dataset]:
     train = splits.train.take(balanced_subset(splits.train.labels, 600, 1, "subset"))
     model = build_model("cnn", 10, 4, "relu", True, 1)
     loss = LOSSES["pgd-at"](model, LossContext("fgsm", THREAT, 0.0, 0.0))
-    Trainer(model).fit(train.images, train.labels, loss, Schedule(8, 16, 0.05, 0.9, 0.0, False, "float32"), 1)
+    Trainer(model).fit(train.images, train.labels, loss, TrainingPlan(8, 16, 0.05, 0.9, 0.0, False, "float32"), 1)
     return model.eval(), splits.test.take(balanced_subset(splits.test.labels, 100, 1, "subset"))
 
 

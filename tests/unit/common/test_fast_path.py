@@ -18,7 +18,7 @@ from common.models.folding import Folded, fold_batch_norm
 from common.models.modes import ways_of
 from common.models.networks import Normalize, build_model
 from common.training.losses import LossContext, TrainingMethod
-from common.training.trainer import Schedule, Trainer
+from common.training.trainer import Trainer, TrainingPlan
 
 THREAT = Threat(8 / 255, 2 / 255, 5)
 RNG = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def fit(
     for client in (1, 2):
         labels = LABELS[:rows] % (5 * client)
         counts = tuple(np.bincount(labels, minlength=10).tolist())
-        schedule = Schedule(1, 32, 0.05 / client, 0.9, 2e-4, True, precision)  # type: ignore[arg-type]
+        schedule = TrainingPlan(1, 32, 0.05 / client, 0.9, 2e-4, True, precision)  # type: ignore[arg-type]
         trainer.fit(IMAGES[:rows], labels, chosen.loss_for(counts), schedule, client)
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 

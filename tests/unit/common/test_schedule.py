@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.factory import schedule_of
+from common.factory import training_plan
 from common.training.schedule import learning_rate
 from tests.helpers.settings import tiny_config
 
@@ -52,9 +52,9 @@ def test_no_round_trains_with_nothing_or_with_more_than_the_base(kind: str) -> N
 
 def test_the_configuration_reaches_the_schedule() -> None:
     config = tiny_config(train__schedule="cyclic", train__learning_rate=0.8, train__warmup=4)
-    schedule = schedule_of(config, 3, 2, 5)
+    schedule = training_plan(config, 3, 2, 5)
     assert schedule.learning_rate == pytest.approx(0.8 * 0.75 * 2 / 4)
     assert (schedule.epochs, schedule.batch_size, schedule.momentum) == (3, 16, 0.9)
     milestones = tiny_config(train__milestones="1,3", train__learning_rate=0.8)
-    found = [schedule_of(milestones, 1, number, 4).learning_rate for number in (1, 2, 3, 4)]
+    found = [training_plan(milestones, 1, number, 4).learning_rate for number in (1, 2, 3, 4)]
     assert found == pytest.approx([0.8, 0.08, 0.08, 0.008])

@@ -14,16 +14,16 @@ from common.factory import prepare_data
 from common.models.networks import build_model
 from common.seeding import seed_for
 from common.training.losses import LOSSES, LossContext
-from common.training.trainer import Schedule, Trainer, augment, draw_crops, pixels
+from common.training.trainer import Trainer, TrainingPlan, augment, draw_crops, pixels
 from tests.helpers.settings import tiny_config
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (21, 3, 32, 32), dtype=np.uint8)
 LABELS = np.arange(21) % 10
-SCHEDULE = Schedule(2, 8, 0.1, 0.9, 5e-4, augment=False, precision="float32")
+SCHEDULE = TrainingPlan(2, 8, 0.1, 0.9, 5e-4, augment=False, precision="float32")
 PLAIN = LossContext("none", Threat(0, 1, 1), label_smoothing=0.0, noise_std=0.0)
 
 
-def trained(schedule: Schedule = SCHEDULE, seed: int = 1, context: LossContext = PLAIN) -> dict[str, torch.Tensor]:
+def trained(schedule: TrainingPlan = SCHEDULE, seed: int = 1, context: LossContext = PLAIN) -> dict[str, torch.Tensor]:
     model = build_model("cnn", 10, 2, "relu", True, 1)
     Trainer(model).fit(IMAGES, LABELS, LOSSES["pgd-at"](model, context), schedule, seed)
     return model.state_dict()
@@ -48,7 +48,7 @@ def test_fit_is_sgd_over_shuffled_batches() -> None:
 
 
 def test_momentum_that_is_given_is_gone_on_from_and_otherwise_starts_anew() -> None:
-    schedule = Schedule(1, 8, 0.1, 0.9, 5e-4, augment=False, precision="float32")
+    schedule = TrainingPlan(1, 8, 0.1, 0.9, 5e-4, augment=False, precision="float32")
 
     def twice(keep: bool, restore: bool = False) -> dict[str, torch.Tensor]:
         model = build_model("cnn", 10, 2, "relu", True, 1)
@@ -89,7 +89,7 @@ def test_fit_tells_how_far_it_is_after_each_step() -> None:
 
 def test_fit_reports_images_and_mean_loss() -> None:
     model = build_model("cnn", 10, 2, "relu", True, 1)
-    frozen = Schedule(1, 8, 1e-30, 0.0, 0.0, augment=False, precision="float32")  # a rate that moves nothing
+    frozen = TrainingPlan(1, 8, 1e-30, 0.0, 0.0, augment=False, precision="float32")  # a rate that moves nothing
     result = Trainer(model).fit(IMAGES, LABELS, LOSSES["pgd-at"](model, PLAIN), frozen, 1)
     assert result.examples == 21
     fresh = build_model("cnn", 10, 2, "relu", True, 1).train()
@@ -105,7 +105,7 @@ def test_fit_reports_images_and_mean_loss() -> None:
 
 def test_same_seed_same_weights_whatever_was_drawn_before() -> None:
     context = LossContext("pgd", Threat(8 / 255, 2 / 255, 2), 0.05, 0.1)
-    schedule = Schedule(1, 8, 0.1, 0.9, 5e-4, augment=True, precision="float32")
+    schedule = TrainingPlan(1, 8, 0.1, 0.9, 5e-4, augment=True, precision="float32")
     first = trained(schedule, context=context)
     torch.rand(7)
     second, other = trained(schedule, context=context), trained(schedule, seed=2, context=context)
@@ -114,8 +114,8 @@ def test_same_seed_same_weights_whatever_was_drawn_before() -> None:
 
 
 def test_bfloat16_keeps_float32_weights_near_those_of_float32() -> None:
-    half = trained(Schedule(1, 8, 0.01, 0.9, 0.0, augment=False, precision="bfloat16"))
-    full = trained(Schedule(1, 8, 0.01, 0.9, 0.0, augment=False, precision="float32"))
+    half = trained(TrainingPlan(1, 8, 0.01, 0.9, 0.0, augment=False, precision="bfloat16"))
+    full = trained(TrainingPlan(1, 8, 0.01, 0.9, 0.0, augment=False, precision="float32"))
     name = "13.weight" if "13.weight" in half else next(reversed([key for key in half if key.endswith("weight")]))
     assert half[name].dtype == torch.float32
     assert not torch.equal(half[name], full[name])
@@ -186,5 +186,5 @@ def test_one_image_that_is_left_over_joins_the_batch_before_it(count: int, most:
     images, labels = np.zeros((count, 3, 32, 32), np.uint8), np.arange(count) % 10
     for moved in (False, True):
         seen.clear()
-        Trainer(model).fit(images, labels, loss, Schedule(1, most, 0.01, 0.9, 0.0, moved, "float32"), 1)
+        Trainer(model).fit(images, labels, loss, TrainingPlan(1, most, 0.01, 0.9, 0.0, moved, "float32"), 1)
         assert seen == expected
