@@ -52,7 +52,7 @@ def prepare_data(config: RunConfig, centralized: bool = False) -> tuple[Splits, 
 
     Args:
         config: of the run.
-        centralized: leave everything in one hand; what the configuration says of partition and sharing is passed over.
+        centralized: give all data to one holder; the settings of partition and sharing are ignored.
 
     Raises:
         FedShieldError: the data is not there or damaged, or cannot be divided so.

@@ -54,7 +54,7 @@ def replace_file(path: Path, content: bytes, mode: int = 0o666) -> None:
 
 
 def create_file(path: Path, content: bytes) -> None:
-    """Write one of very many files, anew where it is there; a kill or a power cut may leave half of it."""
+    """Write one of very many files, in the place of an existing one; a kill or a power cut may leave half of it."""
     with explain_os_errors(path):
         path.unlink(missing_ok=True)
         with path.open("xb") as file:
@@ -183,7 +183,7 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a JSON-lines file, none if it is not there; a last line that was cut short is passed over."""
+    """Return the lines of a JSON-lines file, none if it is not there; an incomplete last line is ignored."""
     with explain_os_errors(path):
         if not path.exists():
             return []

@@ -38,7 +38,7 @@ def parse_toml(text: bytes) -> dict[str, Any]:
     """Parse TOML.
 
     Raises:
-        ValueError: as of ``parse_json``.
+        ValueError: as in ``parse_json``.
     """
     try:
         content = tomllib.loads(text.decode("utf-8-sig"))  # some editors begin a file with a byte order mark
@@ -51,7 +51,7 @@ def parse_toml(text: bytes) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a key that stands twice in an object: Python would take the last, and others the first."""
+    """Refuse a key that is given twice in an object: Python would take the last, and others the first."""
     table = dict(pairs)
     if len(table) != len(pairs):
         names = [name for name, _ in pairs]

@@ -23,7 +23,7 @@ def wilson_interval(hits: int, n: int) -> tuple[float, float]:
     """Return the 95 % score interval of a share (Wilson 1927; Newcombe 1998, Statistics in Medicine 17:857, method 3).
 
     Args:
-        hits: how often it held, from 0 to n.
+        hits: number of successes, from 0 to n.
         n: how many were looked at, >= 1.
 
     Returns:

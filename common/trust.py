@@ -1,6 +1,6 @@
 """Which code this user has run on this machine: code that came with somebody else's run or model is not run unasked.
 
-The user's state folder has a file for each, named by the SHA-256 of the code; in it stands where it was, for people.
+The user's state folder has a file for each, named by the SHA-256 of the code; it contains the code's path, for readers.
 """
 
 import hashlib

@@ -35,7 +35,7 @@ def in_one_line(words: str) -> str:
 
 
 def without_folders(words: str) -> str:
-    """Return words in which of every path of this machine its last name alone is left."""
+    """Return the text with every path of this machine shortened to its last name."""
     kept, done = [], 0
     for match in _PATH.finditer(words):
         if match.start() >= done:

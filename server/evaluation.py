@@ -73,7 +73,7 @@ def evaluate_on(
 def evaluate_finally(
     model: torch.nn.Module, test: Dataset, config: RunConfig, counts: NDArray[np.int64] | None, kept_dir: Path | None
 ) -> tuple[Evaluation, dict[str, Any]]:
-    """Evaluate with the final attacks, in every detail and with the doubts about it, which are logged.
+    """Evaluate with the final attacks, with full details; warnings about the result are logged.
 
     Args:
         model: to evaluate.

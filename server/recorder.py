@@ -60,7 +60,7 @@ class Recorder:
             round_or_epoch: the finished one, in [1, the run's total].
             state: the model after it; nobody may change it afterwards.
             report: what else goes into its line of ``metrics.jsonl``; ``loss`` among it.
-            momenta: as of ``RunDir.save_checkpoint``.
+            momenta: as in ``RunDir.save_checkpoint``.
 
         Returns:
             The figures on the test set, in rounds with an evaluation. They are for the reader alone: nothing is chosen

@@ -104,7 +104,7 @@ def serve(place: Path, parent: int, prepare: Callable[[], object]) -> list[str] 
 
 
 def _forget() -> None:
-    """Let what is installed here not stand in for the app that the run has brought, whose rooms have the same names."""
+    """Keep installed packages from shadowing the run's own copy of the app, whose packages have the same names."""
     for name in [name for name in sys.modules if name.partition(".")[0] in ("client", "common")]:
         del sys.modules[name]
 

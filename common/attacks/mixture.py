@@ -24,16 +24,16 @@ def build_training_attack(
     """Return the attack to train against; what it makes never leaves the ball of ``threat``.
 
     Args:
-        name: as of ``build_attack``, or ``mixture``.
+        name: as in ``build_attack``, or ``mixture``.
         model: from pixels [B,3,H,W] in [0, 1] to logits [B,N].
         threat: budget and steps.
         mixture: names and weights (> 0) of the attacks of ``mixture``.
         rate: how fast its weights move, >= 0; see ``Mixture``.
         classes: N, which a user's attack may ask for.
-        fast: as of ``build_attack``.
+        fast: as in ``build_attack``.
 
     Raises:
-        FedShieldError: as of ``build_attack``.
+        FedShieldError: as in ``build_attack``.
     """
     if name == "mixture":
         attacks = [build_training_attack(part, model, threat, fast=fast) for part, _ in mixture]

@@ -39,7 +39,7 @@ class Threat:
         Args:
             epsilon: in 1/255 of the pixel range, from 0 to 255.
             step: same unit, above 0.
-            steps: as of ``Threat``.
+            steps: as in ``Threat``.
         """
         return cls(epsilon / 255, step / 255, steps)
 
@@ -103,7 +103,7 @@ class AttackSpec:
 
     Attributes:
         name: a key of ``FAMILIES``, or ``FILE.py:NAME``.
-        steps: as of ``Threat``.
+        steps: as in ``Threat``.
         restarts: random starts, 1 or more; an example must survive all of them.
     """
 

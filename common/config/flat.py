@@ -59,7 +59,7 @@ def flatten(nested: Mapping[str, Any], source: Path | None = None) -> Flat:
     """Turn nested tables into dotted keys.
 
     Raises:
-        FedShieldError: a key stands there twice, as in ``"data.name"`` beside ``[data]``; the message names ``source``.
+        FedShieldError: a key is given twice, as in ``"data.name"`` beside ``[data]``; the message names ``source``.
     """
     flat: Flat = {}
     for key, value in nested.items():

@@ -49,7 +49,7 @@ class DataConfig(ConfigTable):
 
     @property
     def limit(self) -> int:
-        """How many training images may be used, 0 for all: without a word of the user's, only our own data is cut."""
+        """How many training images may be used, 0 for all: by default only shapes10 is limited."""
         return self.max_examples if self.max_examples >= 0 else _QUICK if self.name == "shapes10" else 0
 
     @property

@@ -105,9 +105,9 @@ def adopt_data(name: str, root: str, image_size: int, key: str, fetch: Callable[
     """Make ``load_data`` use what another process has found: on this machine, or on one that has the images.
 
     Args:
-        name: as of ``load_data``.
-        root: as of ``load_data``; it need not be there.
-        image_size: as of ``load_data``.
+        name: as in ``load_data``.
+        root: as in ``load_data``; it need not be there.
+        image_size: as in ``load_data``.
         key: the dataset's name in the cache.
         fetch: called when this machine's cache does not hold it.
     """

@@ -128,8 +128,8 @@ def undivided(labels: Indices, max_examples: int, validation_fraction: float, se
 
     Args:
         labels: int64 [N] of the whole training set.
-        max_examples: as of ``partition``.
-        validation_fraction: as of ``partition``.
+        max_examples: as in ``partition``.
+        validation_fraction: as in ``partition``.
         seed: as in its parameters.
     """
     used, validation = _hold_out(labels, max_examples, validation_fraction, seed)

@@ -174,7 +174,7 @@ def client_images(root: Path, image_size: int, client: int) -> Dataset:
 
     Args:
         root: its directory, or the folder that has it as ``client-N``.
-        image_size: as of ``read_server_data``.
+        image_size: as in ``read_server_data``.
         client: its number.
 
     Raises:

@@ -59,7 +59,7 @@ def evaluate(
         model: from pixels [B,3,H,W] in [0, 1] to logits [B,classes].
         images: uint8 [N,3,H,W], N >= 1.
         labels: int64 [N], in [0, classes).
-        attacks: labels as of ``AttackSpec.parse``: ``fgsm``, ``pgd-20x5``, ``autoattack``, ``deepfool``.
+        attacks: labels as in ``AttackSpec.parse``: ``fgsm``, ``pgd-20x5``, ``autoattack``, ``deepfool``.
         threat: epsilon and step size of all of them; at epsilon 0 the robust accuracies are the natural one.
         seed: fixes the random starts, >= 0.
         batch_size: images at a time, >= 1; a repeated evaluation must use the same one.
@@ -69,7 +69,7 @@ def evaluate(
     Raises:
         FedShieldError: an attack needs a gradient that the model does not have, or more classes, or a user's attack
             fails.
-        ValueError: as of ``AttackSpec.parse``.
+        ValueError: as in ``AttackSpec.parse``.
     """
     specs = {label: AttackSpec.parse(label) for label in attacks}
     classes, differentiable = probe(model, images)

@@ -30,7 +30,7 @@ def attack_examples(
 
     Args:
         model: that was evaluated.
-        images: uint8 [N,3,H,W], as of ``evaluate``.
+        images: uint8 [N,3,H,W], as in ``evaluate``.
         labels: int64 [N].
         evaluation: its result.
         threat: the same.

@@ -140,12 +140,12 @@ class Evaluation:
         return {label: Rate(int(mask.sum()), self.n) for label, mask in self.masks().items()}
 
     def per_class(self) -> dict[str, list[Rate | None]]:
-        """Return the rates of each class alone, by label as of ``masks``; None for a class without an example."""
+        """Return the rates of each class alone, by label as in ``masks``; None for a class without an example."""
         own = [self.labels == number for number in range(self.classes)]
         return {label: [_rate(mask[rows]) for rows in own] for label, mask in self.masks().items()}
 
     def per_client(self, shares: Shares) -> dict[str, list[float | None]]:
-        """Return accuracy on the test images of each client's classes, by label as of ``masks``.
+        """Return accuracy on the test images of each client's classes, by label as in ``masks``.
 
         Each class weighs as much as in the client's own data, whatever its share of the test images; a class without an
         example is left out, and a client that has no other is None.

@@ -1,4 +1,4 @@
-"""Doubts about an evaluation: signs that the attacks are weak, and not that the model is strong.
+"""Warnings about an evaluation: signs that the attacks were weak, not that the model is strong.
 
 After Athalye et al. 2018 (arXiv 1802.00420, section 3), Carlini et al. 2019 (arXiv 1902.06705, section 5) and the
 checks in the code of AutoAttack (Croce and Hein 2020, arXiv 2003.01690).
@@ -35,7 +35,7 @@ def find_warnings(
 
     Args:
         model: that was evaluated.
-        images: uint8 [N,3,H,W], as of ``evaluate``.
+        images: uint8 [N,3,H,W], as in ``evaluate``.
         labels: int64 [N].
         evaluation: its result.
         threat: the same.
@@ -148,7 +148,7 @@ def _large_budget(model: nn.Module, images: Images, labels: Labels, threat: Thre
 def _more_steps(
     model: nn.Module, images: Images, labels: Labels, masks: dict[str, Mask], threat: Threat, seed: int
 ) -> str | None:
-    """Both attacks run anew, so that another random start helps neither more than the other."""
+    """Run both attacks again, so that neither profits from a luckier random start."""
     weaker = _strongest({label: mask for label, mask in masks.items() if _name(label) == "pgd"})
     rows = _spread(masks[weaker]) if weaker else np.zeros(0, np.int64)
     if weaker is None or len(rows) == 0:

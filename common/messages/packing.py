@@ -1,4 +1,4 @@
-"""A message's arrays as one: Flower sends each array by requests of its own, and a network has a hundred of them.
+"""Packs all arrays of a message into one: Flower sends each in separate requests, and a network has a hundred of them.
 
 Nothing here imports torch: the process that Flower starts for each message must not wait for that.
 """

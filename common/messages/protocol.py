@@ -1,4 +1,4 @@
-"""The names in a message between server and client, and what stands under them: everything that travels is here.
+"""The keys of all messages between server and client, and the value of each.
 
 ``identify``, a query that is sent to every node:
 

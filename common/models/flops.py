@@ -31,7 +31,7 @@ class Cost:
 
 
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what runs inside it, by the formulas of ``torch.utils.flop_counter``.
+    """Counts what runs inside it, by the formulas in ``torch.utils.flop_counter``.
 
     ``FlopCounterMode`` gives the same total. It also imports torch's compiler, which would delay every run by seconds.
 

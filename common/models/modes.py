@@ -31,7 +31,7 @@ def keep_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def ways_of(model: nn.Module) -> list[object]:
-    """Return what decides beside its weights what a network computes: its parts, their hooks and ``forward``.
+    """Return everything but weights that decides what a network computes: its parts, their hooks and ``forward``.
 
     The list differs from an earlier one where any of these has come, gone or been put in another's place.
     """

@@ -24,12 +24,12 @@ class LossContext:
     """What a training method may need besides the batch.
 
     Attributes:
-        attack: the training attack, as of ``build_training_attack``.
+        attack: the training attack, as in ``build_training_attack``.
         threat: its budget and steps.
         label_smoothing: alpha of the soft labels, in [0, 1).
         noise_std: standard deviation of the Gaussian noise on natural images, in the [0, 1] pixel range.
         beta: weight of the KL term of TRADES and MART, >= 0.
-        class_counts: training images of each class in the data at hand.
+        class_counts: images of each class in the client's training data.
         prior: log of the class prior, float32 [N], for CalFAT; made of ``class_counts`` if not given.
         mixture: attacks and weights of the attack ``mixture``.
         mixture_rate: how fast those weights follow the attack that hurts most.
@@ -53,7 +53,7 @@ class LossContext:
         """Return the training attack on a model, or the attack of this name.
 
         Raises:
-            FedShieldError: as of ``build_training_attack``.
+            FedShieldError: as in ``build_training_attack``.
         """
         classes = len(self.class_counts)
         name = name or self.attack
@@ -241,7 +241,7 @@ class TrainingMethod:
     The loss is built once, where nothing of a client stays in it: a GPU goes on with the batch that it has recorded.
 
     Args:
-        name: as of ``build_loss``.
+        name: as in ``build_loss``.
         model: from pixels [B,3,H,W] in [0, 1] to logits [B,N].
         context: what else the method may need; the class counts are those of each client.
     """
@@ -257,7 +257,7 @@ class TrainingMethod:
         """Return the loss for training data with so many images of each class.
 
         Raises:
-            FedShieldError: as of ``build_loss``.
+            FedShieldError: as in ``build_loss``.
         """
         self._prior.copy_(log_prior(class_counts))
         if self._loss is None or not self.recordable:

@@ -29,7 +29,7 @@ class Recordings:
         """Return what ``step`` returns.
 
         Args:
-            step: as of ``RecordedStep``.
+            step: as in ``RecordedStep``.
             inputs: of the step.
             method: the training method; another one ends all recordings.
             kind: what else the step depends on beside its inputs' values, their shapes included.

@@ -1,4 +1,4 @@
-"""The weighted mean of FedAvg, taken reply by reply: those whose turn has come need not be held."""
+"""The weighted mean of FedAvg, reply by reply: each can be freed once it has been added."""
 
 import torch
 from flwr.app import ArrayRecord

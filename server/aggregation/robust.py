@@ -25,7 +25,7 @@ class Rule:
     """One of Flower's strategies.
 
     Attributes:
-        make: from the number of replies and of liars among them to the strategy.
+        make: called with the numbers of replies and of liars among them; returns the strategy.
         needs: replies that it needs for so many liars.
     """
 

@@ -84,7 +84,7 @@ class RoundReport:
             )
 
     def median_norm(self) -> float:
-        """Return the median L2 norm of the updates; of two in the middle the smaller, which is no liar's to raise."""
+        """Return the median L2 norm of the updates; of two in the middle the smaller, which no liar raises."""
         return median_low(self._norms.values())
 
     def report(self, loss: Any) -> dict[str, Any]:

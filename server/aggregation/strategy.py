@@ -233,7 +233,7 @@ class SharedDataFedAvg(FedAvg):
         """Nobody: the server evaluates, on test data.
 
         Args:
-            server_round: as of ``configure_train``, and so are the others.
+            server_round: as in ``configure_train``, and so are the others.
             arrays: the global model.
             config: for the clients.
             grid: where they are.

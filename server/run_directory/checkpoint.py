@@ -45,7 +45,7 @@ def write_checkpoint(
         state: its model.
         validation: figures of this model on the validation images, if it is the best so far; otherwise the best one
             before it stays.
-        momenta: of SGD; empty in a federation, where they start anew each round.
+        momenta: of SGD; empty in a federation, where they start at zero in each round.
 
     Raises:
         FedShieldError: a file cannot be written; the checkpoint before is still whole.

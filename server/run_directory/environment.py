@@ -56,7 +56,7 @@ def went_on(first: Mapping[str, Any], now: Mapping[str, Any], completed_rounds: 
 
     Args:
         first: as the run began, with each time that it went on.
-        now: as of ``describe_environment``.
+        now: as in ``describe_environment``.
         completed_rounds: or epochs.
 
     Returns:

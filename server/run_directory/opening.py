@@ -67,7 +67,7 @@ def is_finished(path: Path, kind: Kind, completed_rounds: int, stored: Flat, con
         path: of its directory.
         kind: of the run.
         completed_rounds: or epochs.
-        stored: as of ``read_config``.
+        stored: as in ``read_config``.
         config: with which it is to go on.
 
     Raises:

@@ -99,7 +99,7 @@ def parse_stored(run_dir: Path, stored: Flat) -> RunConfig:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """Return the lines of ``metrics.jsonl``; a last line that was cut short is passed over."""
+    """Return the lines of ``metrics.jsonl``; an incomplete last line is ignored."""
     return _read_lines(run_dir / "metrics.jsonl", Round)
 
 

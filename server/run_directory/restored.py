@@ -40,10 +40,10 @@ def with_first_threads(config: RunConfig) -> RunConfig:
 
 
 def changed_keys(stored: Flat, config: RunConfig) -> Flat:
-    """Return what may not differ between a run and its continuation, and does: key -> the run's value.
+    """Return the keys that must agree between a run and its continuation but do not: key -> the run's value.
 
     Args:
-        stored: as of ``read_config``.
+        stored: as in ``read_config``.
         config: of the continuation.
     """
     with suppress(FedShieldError):  # spelled as now: an earlier version may have kept "pgd:2" for "pgd:2.0"
@@ -88,7 +88,7 @@ def resumed_config(run_dir: Path, kind: Kind, given: Flat, trust_code: bool) -> 
     Args:
         run_dir: absolute.
         kind: what the run has to be.
-        given: what the user says anew, code too: that is not asked about.
+        given: settings that the user gives for this continuation; code named here needs no ``--trust-code``.
         trust_code: as for ``stored_config``.
 
     Raises:
@@ -120,7 +120,7 @@ def with_copies(run_dir: Path, stored: Flat, config: RunConfig) -> Flat:
 
     Args:
         run_dir: absolute.
-        stored: as of ``read_config``.
+        stored: as in ``read_config``.
         config: of the continuation.
     """
     given = config.flat()

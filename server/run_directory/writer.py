@@ -148,7 +148,7 @@ class RunDir:
             self._tell("end")
 
     def _way_on(self, error: BaseException) -> str:
-        """Return where a run has stopped, and what brings it on; what would end it in the same way is not offered."""
+        """Return where a run has stopped and how to continue; nothing that would fail again in the same way."""
         stopped, again = f"Stopped after {self.kind.unit} {self.completed_rounds}", self.kind.again(self.path)
         if isinstance(error, KeyboardInterrupt):
             return f"{stopped}; continue with: {again}"
@@ -207,7 +207,7 @@ class RunDir:
         append_json_line(self.path / "metrics.jsonl", record)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the finished rounds; a last line that was cut short is passed over."""
+        """Return the finished rounds; an incomplete last line is ignored."""
         return read_metrics(self.path)
 
     def save_checkpoint(
@@ -222,7 +222,7 @@ class RunDir:
         Args:
             round_or_epoch: the finished one, 1 or more.
             state: nobody may change it afterwards.
-            validation: as of ``write_checkpoint``: given when this model is the best so far.
+            validation: as in ``write_checkpoint``: given when this model is the best so far.
             momenta: of SGD, where the next epoch goes on from them; nobody may change them afterwards.
 
         Raises:

@@ -20,7 +20,7 @@ def evaluation_tables(evaluation: Evaluation, record: dict[str, Any]) -> list[Ta
 
     Args:
         evaluation: the figures.
-        record: the same for a results file, as of ``server.evaluation``.
+        record: the same for a results file, as in ``server.evaluation``.
     """
     accuracy = AccuracyTable.of(record)
     tables = [evaluation_table(accuracy, evaluation.caption)]

@@ -125,7 +125,7 @@ def _pairs(paths: Sequence[Path], found: Sequence[Record], names: Sequence[str])
 
 
 def _correct(path: Path, figures: Record) -> tuple[str, dict[str, Mask]]:
-    """Return which images a run's figures are of, and which of them were correct, as of ``Evaluation.masks``.
+    """Return which images a run's figures are of, and which of them were correct, as in ``Evaluation.masks``.
 
     Nothing where no predictions are kept.
     """

@@ -70,7 +70,7 @@ def lacking(rows: Sequence[Row]) -> list[str]:
     """Say how many of the planned runs and points have figures, and which have none, and why; nothing if all have.
 
     Args:
-        rows: as of ``read_planned``.
+        rows: as in ``read_planned``.
     """
     if len(done := finished(rows)) == len(rows):
         return []
