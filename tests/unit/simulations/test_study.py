@@ -140,7 +140,7 @@ def test_shipped_studies_parse(scale: str) -> None:
         f"{scale}-sharing": 11,
         f"{scale}-methods": 8,
         f"{scale}-ablation": 7,
-        **({"cpu-byzantine": 36} if scale == "cpu" else {}),
+        **({"cpu-byzantine": 36, "cpu-fast": 3} if scale == "cpu" else {}),
     }
     assert len(shipped[f"{scale}-methods"].seeds) >= 3
 
@@ -465,7 +465,7 @@ def test_each_slot_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.Monk
     program.chmod(0o755)
     monkeypatch.setattr("simulations.studies.processes.sys.executable", str(program))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    mine, ended = study(tmp_path, "seeds = [1, 2, 3]"), list[processes.Job]()
+    mine, ended = study(tmp_path, "seeds = [1, 2, 3]"), list[processes.RunProcess]()
     (tmp_path / "runs").mkdir()
     processes.run_jobs("run", points(mine), tmp_path / "runs", 2, ended.append, lambda: None)
     assert [job.process.returncode for job in ended] == [0, 0, 0]
