@@ -6,9 +6,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from common.attacks.threat import Threat
@@ -194,11 +192,6 @@ def make_method(config: RunConfig, model: nn.Module, classes: int) -> TrainingMe
         half=train.attack_precision == "bfloat16" or (train.attack_precision == "auto" and computes_bfloat16()),
     )
     return TrainingMethod(config.loss.name, model, context)
-
-
-def images_per_class(labels: NDArray[np.int64], classes: int) -> tuple[int, ...]:
-    """Return how many images each class has."""
-    return tuple(np.bincount(labels, minlength=classes).tolist())
 
 
 def make_trainer(model: nn.Module, config: RunConfig, method: TrainingMethod) -> Trainer:

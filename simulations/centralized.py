@@ -16,7 +16,6 @@ from common.data.server_data import take_server_data
 from common.errors import DeadEndError, FedShieldError
 from common.factory import (
     check_batches,
-    images_per_class,
     make_method,
     make_model,
     make_trainer,
@@ -112,7 +111,7 @@ def _train(
             )
     for epoch in range(run.completed_rounds + 1, run.total + 1):
         plan = training_plan(config, 1, epoch, run.total)
-        loss = method.loss_for(images_per_class(data.labels, len(data.classes)))
+        loss = method.loss_for(data.labels)
         seed = seed_for(config.seed, "train", epoch, 0)
         show = on_batch and partial(on_batch, epoch, len(data.labels))
         result = trainer.fit(data.images, data.labels, loss, plan, seed, momenta, show)

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.attacks.library import Attack
@@ -253,12 +255,16 @@ class TrainingMethod:
         self.recordable = name in LOSSES and context.attack in _RECORDABLE
         self._loss: Loss | None = None
 
-    def loss_for(self, class_counts: tuple[int, ...]) -> Loss:
-        """Return the loss for training data with so many images of each class.
+    def loss_for(self, labels: NDArray[np.int64]) -> Loss:
+        """Return the loss for a client's training data.
+
+        Args:
+            labels: int64 [N] of that data, the shared images included.
 
         Raises:
             FedShieldError: as in ``build_loss``.
         """
+        class_counts = tuple(np.bincount(labels, minlength=len(self._prior)).tolist())
         self._prior.copy_(log_prior(class_counts))
         if self._loss is None or not self.recordable:
             self._loss = build_loss(self._name, self._model, replace(self._context, class_counts=class_counts))

@@ -1,5 +1,6 @@
 """What a configuration names, tried on two images: a mistake shows before anything is trained."""
 
+import numpy as np
 import torch
 
 from common.attacks.library import OF_EVALUATION, attack_mode, build_attack
@@ -27,7 +28,7 @@ def try_out(config: RunConfig, federation: bool) -> None:
     model = make_model(config, classes)
     images, targets = torch.rand(2, 3, config.data.side, config.data.side), torch.tensor([0, classes - 1])
     if is_user_code(config.loss.name) or is_user_code(config.attack.name):
-        make_method(config, model.train(), classes).loss_for((1,) * classes)(images, targets)
+        make_method(config, model.train(), classes).loss_for(np.arange(classes))(images, targets)
     for label in dict.fromkeys((*config.evaluate.attacks, *config.evaluate.final_attacks)):
         spec = AttackSpec.parse(label)
         if is_user_code(spec.name):

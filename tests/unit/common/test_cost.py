@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from common.config.schema import parse_config
-from common.factory import images_per_class, make_method, make_model
+from common.factory import make_method, make_model
 from common.models.flops import FlopCounter, model_cost, training_passes
 from common.models.networks import MODELS, build_model
 from simulations.cli.main import app
@@ -166,7 +166,7 @@ def test_a_training_step_costs_as_many_passes_as_torch_counts(loss: str, attack:
     assert training_passes(loss, attack, 3) == expected
     model = make_model(config, 10).train()
     images, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
-    step = make_method(config, model, 10).loss_for(images_per_class(labels.numpy(), 10))
+    step = make_method(config, model, 10).loss_for(labels.numpy())
     with FlopCounter() as counter:
         torch.autograd.grad(step(images, labels), list(model.parameters()))
     # The first convolution's gradient with respect to the image is not needed for the weights: a little is saved.
