@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from common.config.schema import RunConfig
 from common.data.cuts import told_images
@@ -23,6 +22,7 @@ from common.factory import (
     prepare_torch,
     training_plan,
 )
+from common.models.networks import copies_on_cpu
 from common.seeding import seed_for
 from server.monitoring.observers import watching
 from server.preflight import check_attacks, check_settings
@@ -120,15 +120,10 @@ def _train(
                 f"epoch {epoch}: the training loss is {result.loss}; start a new run with a lower train.learning-rate, "
                 "or with train.warmup"
             )
-        momenta = trainer.momenta
+        momenta, state = trainer.momenta, model.state_dict()
         recorder.after_round(
             epoch,
-            {name: _kept(tensor) for name, tensor in model.state_dict().items()},
+            dict(zip(state, copies_on_cpu(state.values()), strict=True)),
             {"loss": result.loss, "learning-rate": plan.learning_rate},
-            [_kept(momentum) for momentum in momenta],
+            copies_on_cpu(momenta),
         )
-
-
-def _kept(tensor: Tensor) -> Tensor:
-    """Return a copy that the next epoch does not change."""
-    return tensor.detach().to("cpu", copy=True)

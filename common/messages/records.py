@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.messages.protocol import ENGINE, FIRST_FAILURE
+from common.models.networks import copies_on_cpu
 
 State = dict[str, Tensor]
 
@@ -58,23 +59,9 @@ def _live(values: NDArray[Any]) -> LiveArray:
 def to_record(state: State) -> ArrayRecord:
     """Copy a state dict into a record."""
     record = ArrayRecord()
-    for name, tensor in _on_the_cpu(state).items():
+    for name, tensor in zip(state, copies_on_cpu(state.values()), strict=True):
         record[name] = LiveArray(tensor.numpy())
     return record
-
-
-def _on_the_cpu(state: State) -> State:
-    """Copy tensors to the CPU; those of a GPU together, through one buffer that it can write into directly."""
-    if not any(tensor.is_cuda for tensor in state.values()):
-        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
-    copied: State = {}
-    for kind in {tensor.dtype for tensor in state.values()}:
-        tensors = {name: tensor.detach() for name, tensor in state.items() if tensor.dtype == kind}
-        flat = torch.cat([tensor.contiguous().view(-1) for tensor in tensors.values()])
-        there = torch.empty(flat.shape, dtype=kind, pin_memory=True).copy_(flat)
-        parts = torch.split(there, [tensor.numel() for tensor in tensors.values()])
-        copied |= {name: part.view(tensors[name].shape) for name, part in zip(tensors, parts, strict=True)}
-    return {name: copied[name] for name in state}
 
 
 def to_state(record: ArrayRecord) -> State:

@@ -1,7 +1,7 @@
 """Networks from pixels in [0, 1] to logits. Normalisation is a layer, so that an attack always works on pixels."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -205,6 +205,21 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     whole = OrderedDict(state)
     whole._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
     model.load_state_dict(whole)
+
+
+def copies_on_cpu(tensors: Collection[Tensor]) -> list[Tensor]:
+    """Return contiguous copies of weights on the CPU, which nobody changes; those of a GPU come over together."""
+    given = [tensor.detach() for tensor in tensors]
+    if not any(tensor.is_cuda for tensor in given):
+        return [tensor.to("cpu", copy=True).contiguous() for tensor in given]
+    copied: dict[int, Tensor] = {}
+    for kind in {tensor.dtype for tensor in given}:
+        places = [place for place, tensor in enumerate(given) if tensor.dtype == kind]
+        flat = torch.cat([given[place].contiguous().view(-1) for place in places])
+        there = torch.empty(flat.shape, dtype=kind, pin_memory=True).copy_(flat)  # a GPU writes there directly
+        parts = torch.split(there, [given[place].numel() for place in places])
+        copied |= {place: part.view(given[place].shape) for place, part in zip(places, parts, strict=True)}
+    return [copied[place] for place in range(len(given))]
 
 
 def trains_on_one(model: nn.Module, image_size: int) -> bool:
