@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from common.paths import ROOT
 from tests import conftest
-from tests.helpers.bench import ROOT
 from tests.helpers.program import fedshield
 from tests.helpers.runs import figures, same, weights
 

@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 
+from common.paths import ROOT
 from nightly.relay import Relay
 from nightly.rogue import LIES
 from server.run_directory.reader import read_metrics
-from tests.helpers.bench import ROOT, Bench, running
+from tests.helpers.bench import Bench, running
 from tests.helpers.runs import figures, run, same, weights
 
 CLIENTS = 4

@@ -16,9 +16,9 @@ from common.attacks.threat import Threat
 from common.evaluation.evaluate import evaluate
 from common.exported import load_exported
 from common.factory import test_data as read_test
+from common.paths import ROOT
 from server.run_directory.restored import stored_config
 from simulations.export.formats import export_run
-from tests.helpers.bench import ROOT
 from tests.helpers.runs import run
 
 PACKAGES = ("robustbench==1.1.1", "pyautoattack==0.2.0", "setuptools<81", "safetensors", f"torch=={version('torch')}")

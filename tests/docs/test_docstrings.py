@@ -2,11 +2,11 @@
 
 import doctest
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from common.paths import ROOT
+
 FILES = [path for top in ("common", "client", "server", "simulations") for path in sorted((ROOT / top).rglob("*.py"))]
 SHOWING = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES if ">>> " in path.read_text()]
 

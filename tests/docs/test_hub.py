@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.bench import BIN, ROOT
+from common.paths import ROOT
+from tests.helpers.bench import BIN
 
 
 @pytest.fixture(scope="module")

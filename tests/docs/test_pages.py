@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from typer.main import get_group
 
+from common.paths import ROOT
 from simulations.cli.main import app
-from tests.helpers.bench import BIN, ROOT
+from tests.helpers.bench import BIN
 from tests.helpers.pages import blocks
 
 PAGES = ["../README.md", *sorted(path.name for path in (ROOT / "docs").glob("*.md"))]

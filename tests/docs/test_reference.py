@@ -4,7 +4,7 @@ import re
 
 from common.config.flat import default_config
 from common.config.reference import meanings, reference
-from tests.helpers.bench import ROOT
+from common.paths import ROOT
 
 
 def test_the_committed_page_is_that_of_the_model_and_the_defaults() -> None:

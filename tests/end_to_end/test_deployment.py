@@ -16,11 +16,12 @@ from flwr.proto.control_pb2 import ListNodesRequest
 from flwr.proto.node_pb2 import NodeInfo
 
 from common.errors import FedShieldError
+from common.paths import ROOT
 from server.run_directory.reader import read_metrics
 from simulations.deployment.certificates import make_certs
 from simulations.deployment.flower_control import Control
 from simulations.deployment.register import register
-from tests.helpers.bench import ROOT, Bench, running
+from tests.helpers.bench import Bench, running
 from tests.helpers.pages import blocks
 from tests.helpers.program import PROGRAM, fedshield
 from tests.helpers.runs import figures, run, same, weights

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from common.paths import ROOT
 from tests.helpers.flower import Flower
 from tests.helpers.runs import figures, run, same, weights
 from tests.helpers.settings import TINY
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,10 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from common.paths import ROOT
 from simulations.deployment.flower_control import Control
 from simulations.deployment.register import register
-from tests.helpers.bench import ROOT, Bench
+from tests.helpers.bench import Bench
 from tests.helpers.processes import free_ports
 from tests.helpers.settings import until
 

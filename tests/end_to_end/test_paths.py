@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import FedShieldError
-from common.paths import cache_dir, whole_path
+from common.paths import ROOT, cache_dir, whole_path
 from simulations.cli.main import main
-from tests.helpers.program import ROOT
 
 NOBODYS = "~no-such-user/x"
 LONG = "x" * 300

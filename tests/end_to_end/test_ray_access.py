@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.helpers.bench import ROOT
+from common.paths import ROOT
 
 # The engine of `fedshield run --engine ray`, until it is told to end.
 ENGINE = """

@@ -20,6 +20,7 @@ from common.errors import FedShieldError
 from common.evaluation.store import ArrayStore
 from common.factory import prepare_data
 from common.links import refuse_links
+from common.paths import ROOT
 from server.run_directory.reader import read_evaluations, read_summary
 from server.run_directory.writer import RunDir
 from simulations.deployment.certificates import make_certs
@@ -30,7 +31,6 @@ from simulations.reports.study_tables import make_tables
 from simulations.studies.study import load_study
 from simulations.studies.sweep import run_study
 from tests.end_to_end.test_formats import COMMANDS
-from tests.helpers.bench import ROOT
 from tests.helpers.program import PROGRAM
 from tests.helpers.runs import run
 from tests.helpers.settings import tiny_config

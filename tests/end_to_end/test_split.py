@@ -16,9 +16,10 @@ from common.config.schema import RunConfig
 from common.data.split_directories import write_split
 from common.errors import FedShieldError
 from common.factory import client_data, prepare_data, server_data
+from common.paths import ROOT
 from server.run_directory.reader import read_metrics
 from simulations.engine.executor import InProcess, Job, Outcome
-from tests.helpers.program import ROOT, fedshield
+from tests.helpers.program import fedshield
 from tests.helpers.runs import figures, run, same, weights
 from tests.helpers.settings import tiny_config
 

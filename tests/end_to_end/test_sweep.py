@@ -16,11 +16,12 @@ from filelock import FileLock
 
 from common.config.flat import Flat
 from common.errors import FedShieldError
+from common.paths import ROOT
 from simulations.reports.study_tables import make_tables
 from simulations.studies.sweep import run_study
 from simulations.study_directory import read_labels, read_rounds
 from simulations.terminal.console import Terminal
-from tests.helpers.program import PROGRAM, ROOT, fedshield
+from tests.helpers.program import PROGRAM, fedshield
 from tests.helpers.settings import TINY, lives, until
 
 ROUNDS = 24

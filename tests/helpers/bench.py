@@ -12,13 +12,13 @@ from typing import Any, Self
 from common.config.flat import Flat
 from common.data.split_directories import write_split
 from common.factory import prepare_data
+from common.paths import ROOT
 from simulations.deployment.certificates import make_certs
 from simulations.deployment.flower_control import Control
 from simulations.deployment.register import register
 from tests.helpers.processes import free_ports, with_environment
 from tests.helpers.settings import TINY, tiny_config, until
 
-ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 _MARK = "FEDSHIELD_BENCH"  # a part's name, which all that it starts inherits
 

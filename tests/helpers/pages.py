@@ -6,7 +6,8 @@ import subprocess
 import textwrap
 from pathlib import Path
 
-from tests.helpers.bench import BIN, ROOT
+from common.paths import ROOT
+from tests.helpers.bench import BIN
 
 
 def blocks(page: str) -> list[str]:

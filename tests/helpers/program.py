@@ -11,9 +11,6 @@ from tests.helpers.settings import TINY
 PROGRAM = str(Path(sys.executable).with_name("fedshield"))
 
 
-ROOT = Path(__file__).parents[2]
-
-
 def tiny_options(**changes: object) -> list[str]:
     flat: Flat = {**TINY, **{key.replace("__", "."): value for key, value in changes.items()}}  # type: ignore[dict-item]
     return [part for key, value in flat.items() for part in ("--set", f"{key}={value}")]

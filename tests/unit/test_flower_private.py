@@ -12,9 +12,9 @@ from typing import Any
 import flwr
 import pytest
 
+from common.paths import ROOT
 from tests.helpers.flower_private import USES, Use
 
-ROOT = Path(__file__).parents[2]
 DOCUMENTED = ("flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy")
 PUBLIC = {f"{module}.{name}" for module in DOCUMENTED for name in import_module(module).__all__}
 COMMANDS = {script.name for script in distribution("flwr").entry_points} - {"flwr"}

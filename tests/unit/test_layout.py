@@ -6,8 +6,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from common.messages import protocol
+from common.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 ALLOWED = {
     "common": {"common"},
     "client": {"client", "common"},

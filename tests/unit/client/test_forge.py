@@ -11,7 +11,8 @@ from pathlib import Path
 
 from client.supernode.superexec import fork_server_socket
 from client.supernode.worker import FOLDER
-from tests.helpers.bench import BIN, ROOT
+from common.paths import ROOT
+from tests.helpers.bench import BIN
 from tests.helpers.processes import free_ports
 from tests.helpers.settings import until
 

@@ -22,9 +22,9 @@ from common.data.array_cache import find_arrays, keep_arrays
 from common.data.datasets import adopt_data, balanced_subset, data_key, load_data
 from common.data.image_folders import decode_images
 from common.errors import FedShieldError
+from common.paths import ROOT
 from tests.helpers.images import make_folder
 
-ROOT = Path(__file__).parents[3]
 REAL_CIFAR10 = ROOT / "data" / "cifar10-jpeg"
 
 

@@ -13,9 +13,8 @@ import pytest
 
 from common.errors import FedShieldError, explain_os_errors
 from common.files import append_json_line, clear_leftovers, read_json, read_json_lines, replace_file, writing
+from common.paths import ROOT
 from tests.helpers.settings import until
-
-ROOT = Path(__file__).parents[3]
 
 
 def python(code: str, *arguments: str, inputs: int | None = subprocess.PIPE) -> subprocess.Popen[str]:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.machine import hidden_gpu
-
-ROOT = Path(__file__).parents[3]
+from common.paths import ROOT
 
 
 @pytest.mark.parametrize(("visible", "expected"), [("", True), ("-1", True), ("0", False), (None, False)])

@@ -19,13 +19,13 @@ import torch
 from common.config.schema import RunConfig
 from common.errors import DeadEndError, FedShieldError
 from common.files import append_json_line, read_json_lines
+from common.paths import ROOT
 from server.run_directory.checkpoint import load_model, read_checkpoint, selected_model
 from server.run_directory.reader import CENTRALIZED, FEDERATION, Kind, read_kind, read_metrics
 from server.run_directory.restored import stored_config
 from server.run_directory.writer import RunDir, finished_run
 from tests.helpers.settings import tiny_config
 
-ROOT = Path(__file__).parents[3]
 ROUND = {"seconds": 1.0, "evaluation": None}
 STATE = {"weight": torch.arange(6.0).view(2, 3), "count": torch.tensor(3)}
 

@@ -21,6 +21,7 @@ from PIL import Image
 from common.errors import FedShieldError
 from common.evaluation.results import Evaluation
 from common.evaluation.store import ArrayStore
+from common.paths import ROOT
 from simulations.reports.figures.charts import of_seeds
 from simulations.reports.figures.evaluation_figures import (
     confusion,
@@ -38,7 +39,6 @@ from simulations.reports.html.page import Chart
 from simulations.reports.html.study_page import study_page
 from simulations.reports.study_tables import make_tables
 from simulations.study_directory import read_results, write_csv
-from tests.helpers.bench import ROOT
 
 HEAD = ["seed", "rounds", "n", "natural", "fgsm", "pgd-20", "worst", "seconds", "code", "processor", "threads"]
 SEEDS = (1, 2, 3)

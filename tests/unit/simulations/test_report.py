@@ -12,10 +12,10 @@ from playwright.sync_api import BrowserContext, sync_playwright
 from playwright.sync_api import Page as Tab
 
 from common.errors import FedShieldError
+from common.paths import ROOT
 from server.run_directory.reader import read_metrics
 from simulations.reports.html.page import Fact, Page, Section, Table, Text, render
 from simulations.reports.html.write import write_report
-from tests.helpers.bench import ROOT
 from tests.helpers.runs import run
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

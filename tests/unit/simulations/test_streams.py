@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from common.paths import ROOT
 from tests.helpers.images import make_folder
-from tests.helpers.program import PROGRAM, ROOT, tiny_options
+from tests.helpers.program import PROGRAM, tiny_options
 
 # Prints more than any pipe holds, and then does what it is there for.
 SCRIPT = """

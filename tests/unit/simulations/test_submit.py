@@ -11,11 +11,11 @@ from flwr.common.config import parse_config_args
 
 from common.config.flat import default_config, toml_lines
 from common.errors import FedShieldError
+from common.paths import ROOT
 from simulations.deployment import flower_control
 from simulations.deployment.certificates import make_certs
 from simulations.deployment.flower_control import Control
 from simulations.terminal.console import Terminal
-from tests.helpers.bench import ROOT
 
 # As flwr log: the first time it falls silent after two lines and a complaint, then it has all of them.
 TALKER = """

@@ -10,12 +10,12 @@ import pytest
 from rich.table import Table
 
 from common.evaluation.evaluate import Evaluation
+from common.paths import ROOT
 from simulations.attack_images import Attacked, table
 from simulations.cli.tables import class_table, client_table, partition_tables
 from simulations.reports.accuracy import AccuracyTable
 from simulations.reports.sheets import whole
 from simulations.terminal.console import Terminal
-from tests.helpers.program import ROOT
 
 
 def lines(*tables: Table, width: int) -> list[str]:
