@@ -112,7 +112,8 @@ class _QuickNormalize(nn.Module):
         self.register_buffer("variance", slow.std.flatten() ** 2, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return F.batch_norm(pixels, self.get_buffer("mean"), self.get_buffer("variance"), eps=0.0)
+        # torch before 2.12 takes no eps of 0; this one is lost beside any variance, so that it changes no bit.
+        return F.batch_norm(pixels, self.get_buffer("mean"), self.get_buffer("variance"), eps=1e-30)
 
 
 class _QuickGridMean(nn.Module):
