@@ -170,4 +170,4 @@ def _at_values(values: Sequence[float]) -> alt.Axis:
     """Return an axis with ticks at values alone, at a dozen of them at most."""
     known = sorted(set(values))
     step = max(1, -(-len(known) // 12))
-    return alt.Axis(values=known[::-step][::-1], format="~g", labelOverlap=True)
+    return alt.Axis(values=known[::-step][::-1], format=".6~g", labelOverlap=True)

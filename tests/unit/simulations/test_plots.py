@@ -174,6 +174,15 @@ def test_a_key_over_decades_is_drawn_on_a_logarithmic_axis(tmp_path: Path) -> No
     assert {encoding(panel, "line", "x")["scale"]["type"] for panel in panels} == {"log"}
 
 
+@pytest.mark.parametrize(
+    ("values", "drawn"), [((5, 10), "5 10"), ((0.05, 0.1, 0.25), "0.05 0.1 0.25"), ((0.1, 1.0, 100.0), "0.1 1 100")]
+)
+def test_an_axis_shows_its_values_as_people_write_them(tmp_path: Path, values: tuple[float, ...], drawn: str) -> None:
+    figures = study_figures(make_study(tmp_path / "s", ["sharing.fraction"], [(value,) for value in values]))
+    text = " ".join(drawn_text(figures["over-sharing.fraction"]))
+    assert drawn in text and "e+" not in text
+
+
 def test_no_axis_goes_on_to_an_accuracy_below_zero(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "s", ["case"], [("a",), ("b",)])
     rows = [{**row, "pgd-20": "0.0" if row["case"] == "a" else row["pgd-20"]} for row in read_results(folder)]
