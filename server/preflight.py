@@ -2,10 +2,14 @@
 
 import logging
 
+from torch import nn
+
 from common.attacks.library import check_classes
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.factory import check_user_code
+from common.models.folding import Folded
+from common.user_code import is_user_code
 from server.aggregation.robust import check_strategy
 from server.run_directory.reader import CENTRALIZED, DEPLOYED, Kind
 
@@ -42,6 +46,33 @@ def check_attacks(config: RunConfig, classes: int) -> None:
         FedShieldError: one of them needs more classes.
     """
     check_classes((*config.evaluate.attacks, *config.evaluate.final_attacks), classes)
+
+
+def tell_what_is_folded(config: RunConfig, model: nn.Module) -> None:
+    """Warn where ``attack.fast`` changes nothing, or less than its name promises.
+
+    Args:
+        config: of the run.
+        model: as it is trained.
+    """
+    if not config.attack.fast:
+        return
+    if is_user_code(config.attack.name) or config.attack.name == "none":
+        log.warning(
+            "attack.fast = true has no effect: attack.name = %s is not one of FedShield's attacks", config.attack.name
+        )
+        return
+    norms = sum(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+    folded, where = Folded.pairs(model), "that follows a convolution in an nn.Sequential"
+    if not folded:
+        log.warning(
+            "attack.fast = true has no effect: model.name = %s has no batch normalization %s", config.model.name, where
+        )
+    elif folded < norms:
+        log.warning(
+            "attack.fast = true folds %d of the %d batch normalizations of %s: each %s",
+            *(folded, norms, config.model.name, where),
+        )
 
 
 def _check_deployed(config: RunConfig) -> None:

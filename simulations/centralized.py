@@ -25,7 +25,7 @@ from common.factory import (
 from common.models.networks import copies_on_cpu
 from common.seeding import seed_for
 from server.monitoring.observers import watching
-from server.preflight import check_attacks, check_settings
+from server.preflight import check_attacks, check_settings, tell_what_is_folded
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
@@ -81,6 +81,7 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     with RunDir.open(config, CENTRALIZED) as run, watching(config, run) as watchers:
         check_attacks(config, len(images.classes))
         evaluated = make_model(config, len(images.classes)).to(device)  # not the one that is trained
+        tell_what_is_folded(config, evaluated)
         recorder = Recorder(config, run, data, evaluated, watchers)
         run.write_environment(describe_environment(device, evaluated, images.images.shape[-1]))
         run.write_partition(data.described_partition)

@@ -34,8 +34,13 @@ class Folded(nn.Module):
 
     @staticmethod
     def folds(model: nn.Module) -> bool:
-        """Tell whether a convolution is followed by batch normalization in an ``nn.Sequential`` of this network."""
-        return any(
+        """Tell whether this network has anything to fold."""
+        return Folded.pairs(model) > 0
+
+    @staticmethod
+    def pairs(model: nn.Module) -> int:
+        """Count the convolutions of a network that batch normalization follows in an ``nn.Sequential``."""
+        return sum(
             _is_pair(first, second)
             for part in model.modules()
             if _is_chain(part)

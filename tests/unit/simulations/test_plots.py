@@ -180,7 +180,8 @@ def test_a_key_over_decades_is_drawn_on_a_logarithmic_axis(tmp_path: Path) -> No
 def test_an_axis_shows_its_values_as_people_write_them(tmp_path: Path, values: tuple[float, ...], drawn: str) -> None:
     figures = study_figures(make_study(tmp_path / "s", ["sharing.fraction"], [(value,) for value in values]))
     text = " ".join(drawn_text(figures["over-sharing.fraction"]))
-    assert drawn in text and "e+" not in text
+    assert drawn in text
+    assert "e+" not in text
 
 
 def test_no_axis_goes_on_to_an_accuracy_below_zero(tmp_path: Path) -> None:
