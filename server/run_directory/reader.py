@@ -49,11 +49,13 @@ FEDERATION = Kind("federation", "round", "federation.rounds", "fedshield run")
 CENTRALIZED = Kind("centralized", "epoch", "centralized.epochs", "fedshield centralized")
 # Started by Flower's commands or by fedshield submit; its directory is that of any federation.
 DEPLOYED = replace(FEDERATION, resume="the same settings and results.resume={path}")
+# What runs that are older than a key did, where its default is something else.
+_BEFORE_IT_WAS_A_KEY: Flat = {"attack.fast": False}
 KINDS = {kind.name: kind for kind in (FEDERATION, CENTRALIZED)}
 
 
 def read_config(run_dir: Path, kind: Kind | None = None, hint: str = "is this a run directory?") -> Flat:
-    """Return the stored configuration of a run, flat; a key that is newer than the run had the effect of its default.
+    """Return the stored configuration of a run, flat; a key that is newer than the run has the value that it had then.
 
     It is read before all else of a run, which may be another's: what leads out of the directory is refused.
 
@@ -66,7 +68,7 @@ def read_config(run_dir: Path, kind: Kind | None = None, hint: str = "is this a 
         FedShieldError: there is no run, its files are damaged or lead elsewhere, or it is of another kind.
     """
     refuse_links(run_dir)
-    stored = {**default_config(), **flatten(read_json(path := run_dir / "config.json", hint), path)}
+    stored = {**default_config(), **_BEFORE_IT_WAS_A_KEY, **flatten(read_json(path := run_dir / "config.json", hint), path)}
     if kind is not None and (there := read_kind(run_dir)).name != kind.name:
         raise FedShieldError(f"{run_dir}: belongs to {there.command}; continue it with: {there.again(run_dir)}")
     return stored

@@ -546,3 +546,15 @@ def test_a_run_of_an_earlier_version_has_the_defaults_of_the_keys_it_lacks(tmp_p
     with pytest.raises(FedShieldError, match=r"loss.beta = 6.0 there, 1.0 now"):
         RunDir.open(tiny_config(loss__beta=1.0, **resumed))
     RunDir.open(tiny_config(**resumed)).close()
+
+
+def test_a_run_that_is_older_than_a_key_keeps_what_it_did_then(tmp_path: Path) -> None:
+    path = with_rounds(tmp_path, 1) / "config.json"
+    kept = json.loads(path.read_text())
+    assert kept["attack"]["fast"] is True
+    del kept["attack"]["fast"]
+    path.write_text(json.dumps(kept))
+    assert stored_config(path.parent, {}, "test").attack.fast is False
+    kept["attack"]["fast"] = True
+    path.write_text(json.dumps(kept))
+    assert stored_config(path.parent, {}, "test").attack.fast is True
