@@ -1,7 +1,7 @@
 """pfl's side of ``pfl_same_work``: apple/pfl-research's CIFAR-10 benchmark, set up as its authors set it up.
 
 It is run by the Python of pfl's own environment and imports nothing of FedShield. As in their
-``benchmarks/image_classification/pytorch/train.py`` the images are normalised once and kept as float32 tensors of shape
+``benchmarks/image_classification/pytorch/train.py`` the images are normalized once and kept as float32 tensors of shape
 [N,H,W,C], clients are slices of them, and every client weighs the same. It lacks their stopwatch, metrics file and
 regular evaluation: the timed rounds do nothing but train and aggregate.
 """
@@ -104,7 +104,7 @@ def read_options() -> argparse.Namespace:
 
 
 def tensors(arrays: dict[str, Any], part: str, order: Any) -> tuple[Tensor, Tensor]:
-    """Return normalised images, channels last, and labels."""
+    """Return normalized images, channels last, and labels."""
     images = arrays[f"{part}-images"][order].transpose(0, 2, 3, 1).astype(np.float32, order="C")
     images -= MEAN
     images /= DEVIATION

@@ -36,7 +36,7 @@ class Exported:
 def load_exported(path: Path | str, trust_code: bool = False) -> nn.Module:
     """Return a model from ``model.safetensors``, in eval mode, as RobustBench and AutoAttack take one.
 
-    The model takes pixels [B,3,H,W] in [0, 1], normalises them itself, and returns logits [B, classes].
+    The model takes pixels [B,3,H,W] in [0, 1], normalizes them itself, and returns logits [B, classes].
 
     Args:
         path: of the file.

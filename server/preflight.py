@@ -21,7 +21,7 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
 
     Args:
         config: of the run.
-        kind: of the run; centralised training has no strategy and no division among clients.
+        kind: of the run; centralized training has no strategy and no division among clients.
 
     Raises:
         FedShieldError: one line with the key, what was found and what to do.

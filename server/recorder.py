@@ -129,7 +129,7 @@ class Recorder:
 
 
 def _turnout(report: dict[str, Any]) -> str:
-    """Return how many of a round's clients answered well, and the slowest of them; nothing for centralised training."""
+    """Return how many of a round's clients answered well, and the slowest of them; nothing for centralized training."""
     if not (clients := report.get("clients")):
         return ""
     slowest = max(clients, key=lambda client: clients[client]["seconds"])

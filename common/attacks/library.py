@@ -51,7 +51,7 @@ class MinimalAttack:
 def attack_mode(model: nn.Module) -> Iterator[None]:
     """Hold the whole model in eval mode, then give every module its own mode back.
 
-    Batch normalisation in training mode would let the attack shift the running statistics and see the other images of
+    Batch normalization in training mode would let the attack shift the running statistics and see the other images of
     its batch. torchattacks switches the mode too, but then puts *all* modules into training mode, frozen ones included.
     """
     with keep_modes(model):
@@ -254,7 +254,7 @@ def _square(model: nn.Module, threat: Threat, classes: int) -> Any:
 
 
 def _deepfool(model: nn.Module, threat: Threat, classes: int) -> Any:
-    """Moosavi-Dezfooli et al. 2016, arXiv 1511.04599: the nearest linearised boundary, in L2, without a budget.
+    """Moosavi-Dezfooli et al. 2016, arXiv 1511.04599: the nearest linearized boundary, in L2, without a budget.
 
     torchattacks takes one image after the other, so a large set takes long.
     """

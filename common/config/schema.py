@@ -96,7 +96,7 @@ class RunConfig(ConfigTable):
         return self
 
     def check_division(self) -> None:
-        """Check what is said of dividing the data, where it is not divided already and not for centralised training.
+        """Check what is said of dividing the data, where it is not divided already and not for centralized training.
 
         Raises:
             FedShieldError: one line with the key, what was found and what to do.

@@ -26,7 +26,7 @@ _SHAPES_TRAIN, _SHAPES_TEST = 4000, 1000
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images.
+    """Labeled images.
 
     Attributes:
         images: uint8 [N,3,H,W], usually mapped from disk and read-only.

@@ -77,7 +77,7 @@ def _svhn_part(part: Any) -> Part:
 
 
 def _fashion_mnist(root: Path) -> tuple[Part, Part]:
-    """Xiao et al. 2017, arXiv 1708.07747: 28×28 grey, here with a black edge of two pixels and three equal channels."""
+    """Xiao et al. 2017, arXiv 1708.07747: 28×28 gray, here with a black edge of two pixels and three equal channels."""
     from torchvision.datasets import FashionMNIST
     from torchvision.datasets.utils import extract_archive
 
@@ -88,10 +88,10 @@ def _fashion_mnist(root: Path) -> tuple[Part, Part]:
             archive = _fetch(FashionMNIST.mirrors[0] + file, root / "FashionMNIST" / "raw" / file, "md5", md5)
             extract_archive(str(archive), str(raw))
         train, test = (FashionMNIST(folder, train=train) for train in (True, False))
-    return _grey_part(train), _grey_part(test)
+    return _gray_part(train), _gray_part(test)
 
 
-def _grey_part(part: Any) -> Part:
+def _gray_part(part: Any) -> Part:
     images = np.pad(part.data.numpy(), ((0, 0), (2, 2), (2, 2)))
     # Classes name folders: no slash, as in T-shirt/top.
     classes = tuple(name.replace("/", " or ") for name in part.classes)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # for a run without image files
     from PIL.Image import Image as Picture
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-_DECODING = 3  # what is in the cache was decoded so; 2: grey images of 32 bits were cut; 1: orientation, 16 bits too
+_DECODING = 3  # what is in the cache was decoded so; 2: gray images of 32 bits were cut; 1: orientation, 16 bits too
 
 
 class ImageFile(NamedTuple):
@@ -167,9 +167,9 @@ def _upright(image: "Picture") -> "Picture":
 
 
 def _eight_bits(image: "Picture", kind: str | None) -> "Picture":
-    """Return a grey image of more than 8 bits with 8; others as they are.
+    """Return a gray image of more than 8 bits with 8; others as they are.
 
-    Of 16 bits the upper ones stay, as Pillow itself does in colour. With 32 bits a file does not say which value is
+    Of 16 bits the upper ones stay, as Pillow itself does in color. With 32 bits a file does not say which value is
     white: integers must lie in 0 to 255, floats in 0 to 1.
 
     Args:
@@ -188,7 +188,7 @@ def _eight_bits(image: "Picture", kind: str | None) -> "Picture":
         return Image.fromarray((values.clip(0, 65535) // 256).astype(np.uint8))
     white, what = (1, "floats") if image.mode == "F" else (255, "integers of 32 bits")
     if not (values.min() >= 0 and values.max() <= white):  # also where one is not a number
-        raise ValueError(f"grey {what} from {values.min():g} to {values.max():g}, expected 0 to {white}")
+        raise ValueError(f"gray {what} from {values.min():g} to {values.max():g}, expected 0 to {white}")
     return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
 

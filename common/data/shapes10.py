@@ -3,7 +3,7 @@
 Each 32×32 image shows one of ten shapes, at a random place, size and angle, on a background whose hue hints at the
 class without settling it, under noise. Over it lies a faint grating that belongs to the class: enough to give the class
 away, weaker than the usual budget of 8/255. A network trained on natural images leans on the grating, and an adversary
-erases it; one trained against attacks has to read shape and colour (the construction of Tsipras et al. 2019,
+erases it; one trained against attacks has to read shape and color (the construction of Tsipras et al. 2019,
 arXiv 1805.12152, section 2.1, in images).
 """
 
@@ -21,9 +21,9 @@ _SEED = 10
 _GRATING = 7.0  # amplitude in 1/255
 _NOISE = 6.0  # standard deviation in 1/255
 _HUE_SPREAD = 0.08  # standard deviation, where the classes' hues are 0.1 apart
-# Direction, period in pixels and colour of each class's grating; none of them changes when the image is mirrored.
-_COLOURS = ((1, 1, 1), (1, -1, 0), (0, 1, -1), (1, 0, -1), (1, -1, 1))
-_GRATINGS = tuple((axis, 4.0, colour) for axis in (0, 1) for colour in _COLOURS)
+# Direction, period in pixels and color of each class's grating; none of them changes when the image is mirrored.
+_COLORS = ((1, 1, 1), (1, -1, 0), (0, 1, -1), (1, 0, -1), (1, -1, 1))
+_GRATINGS = tuple((axis, 4.0, color) for axis in (0, 1) for color in _COLORS)
 
 
 def _box(x: Coordinates, y: Coordinates, width: float, height: float) -> NDArray[np.bool_]:
@@ -46,10 +46,10 @@ _SHAPES: dict[str, Callable[[Coordinates, Coordinates], NDArray[np.bool_]]] = {
 
 
 def _grating(label: int, phase: float) -> Coordinates:
-    axis, period, colour = _GRATINGS[label]
+    axis, period, color = _GRATINGS[label]
     wave = _GRATING * np.sign(np.cos(2 * np.pi / period * np.mgrid[:SIZE, :SIZE][axis] + phase))
-    coloured: Coordinates = np.array(colour)[:, None, None] * wave
-    return coloured
+    colored: Coordinates = np.array(color)[:, None, None] * wave
+    return colored
 
 
 def _draw(label: int, rng: np.random.Generator) -> Coordinates:

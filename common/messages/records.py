@@ -19,7 +19,7 @@ State = dict[str, Tensor]
 
 
 class LiveArray(Array):
-    """Flower's ``Array``, serialised only when it has to leave the machine.
+    """Flower's ``Array``, serialized only when it has to leave the machine.
 
     Flower turns every array into bytes at once and back at each use. On one machine that is most of what a round
     without work costs: here the values stay an array, and Ray's workers read them in place from shared memory.

@@ -21,7 +21,7 @@ _kept: dict[str, Arrays] = {}  # by digest; of the run that this process works f
 
 
 def shared_record(shared: Dataset) -> ArrayRecord:
-    """Serialise the globally shared images and labels."""
+    """Serialize the globally shared images and labels."""
     record = ArrayRecord()
     record[IMAGES], record[LABELS] = LiveArray(shared.images), LiveArray(shared.labels)
     return record

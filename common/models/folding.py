@@ -23,7 +23,7 @@ class Folded(nn.Module):
     cuDNN can, ReLU and the sum of a residual block are computed inside the convolution.
 
     Args:
-        model: any network; see ``folds`` for what is recognised in it.
+        model: any network; see ``folds`` for what is recognized in it.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Networks from pixels in [0, 1] to logits. Normalisation is a layer, so that an attack always works on pixels."""
+"""Networks from pixels in [0, 1] to logits. Normalization is a layer, so that an attack always works on pixels."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
@@ -30,7 +30,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalise pixels [B,3,H,W]."""
+        """Normalize pixels [B,3,H,W]."""
         return (pixels - self.mean) / self.std
 
 
@@ -61,7 +61,7 @@ class GridMean(nn.Module):
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:
-    """Convolution and batch normalisation; padded so that stride 1 keeps the size."""
+    """Convolution and batch normalization; padded so that stride 1 keeps the size."""
     return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
 
 
@@ -125,7 +125,7 @@ def cnn2(classes: int, width: int, activation: MakeActivation, downsample: bool,
     """Two convolutions and a hidden layer: at width 32 ``simple_cnn``, the CIFAR-10 network of apple/pfl-research.
 
     A relative of the network of McMahan et al. 2017 (arXiv 1602.05629): 3×3 convolutions of ``width`` and 2×``width``
-    channels without padding, a hidden layer of 4×``width``, dropout, no batch normalisation; 1,626,442 weights at width
+    channels without padding, a hidden layer of 4×``width``, dropout, no batch normalization; 1,626,442 weights at width
     32. The hidden layer sees every pixel of the feature maps, so the images must be 32×32.
 
     ``downsample`` halves the feature maps by max pooling, as the original does; channels come last in memory, as there.
@@ -162,14 +162,14 @@ def build_model(
     stem: str = "small",
     image_size: int = 32,
 ) -> nn.Module:
-    """Build a freshly initialised network; the same arguments give the same weights.
+    """Build a freshly initialized network; the same arguments give the same weights.
 
     Args:
         name: a key of ``MODELS``, or a network of ``common.models.external``, whose initial weights stay as they are.
         classes: number of logits.
         width: channels of the first stage.
         activation: a key of ``ACTIVATIONS``. Convolutions start with PyTorch's weights times its gain over ReLU's.
-            (He's own scale is √6 times as large; behind batch normalisation that only slows learning down, see
+            (He's own scale is √6 times as large; behind batch normalization that only slows learning down, see
             docs/method.md.)
         downsample: whether strides shrink the feature maps.
         seed: the run's seed.

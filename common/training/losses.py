@@ -1,4 +1,4 @@
-"""Training methods. A loss owns its inner maximisation: it attacks the model, then returns the batch's loss."""
+"""Training methods. A loss owns its inner maximization: it attacks the model, then returns the batch's loss."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -99,7 +99,7 @@ def pgd_at(model: nn.Module, context: LossContext) -> Loss:
 def mixed_at(model: nn.Module, context: LossContext) -> Loss:
     """The recipe of arXiv 2512.04264: natural images with Gaussian noise together with their adversarial examples.
 
-    The two halves go through the model as one batch, so that batch normalisation sees both.
+    The two halves go through the model as one batch, so that batch normalization sees both.
     """
     attack = context.build_attack(model)
 
@@ -114,7 +114,7 @@ def mixed_at(model: nn.Module, context: LossContext) -> Loss:
 def trades(model: nn.Module, context: LossContext) -> Loss:
     """TRADES (Zhang et al. 2019, arXiv 1901.08573, equation 5): CE(f(x), y) + β KL(f(x) ‖ f(x')).
 
-    x' maximises that KL divergence in the ball. Natural and adversarial images go through the model one after the
+    x' maximizes that KL divergence in the ball. Natural and adversarial images go through the model one after the
     other, as in the authors' code.
     """
     attack = context.build_attack(model, "kl")
@@ -131,7 +131,7 @@ def trades(model: nn.Module, context: LossContext) -> Loss:
 def mart(model: nn.Module, context: LossContext) -> Loss:
     """MART (Wang et al. 2020, ICLR, equations 9 to 11): BCE(p(x'), y) + β KL(p(x) ‖ p(x')) (1 − p_y(x)).
 
-    BCE = −log p_y(x') − log(1 − max over k ≠ y of p_k(x')); x' maximises the cross-entropy. The labels are hard.
+    BCE = −log p_y(x') − log(1 − max over k ≠ y of p_k(x')); x' maximizes the cross-entropy. The labels are hard.
     """
     attack = context.build_attack(model)
 
@@ -153,7 +153,7 @@ def mart(model: nn.Module, context: LossContext) -> Loss:
 def calfat(model: nn.Module, context: LossContext) -> Loss:
     """CalFAT (Chen et al. 2022, arXiv 2205.14926): the log of the client's class prior is added to the logits.
 
-    Inner maximisation: the KL divergence between the calibrated predictions of x' and x. Loss: the cross-entropy of the
+    Inner maximization: the KL divergence between the calibrated predictions of x' and x. Loss: the cross-entropy of the
     calibrated prediction of x', with hard labels (soft ones would pull up the very classes that the client lacks). The
     prior is that of all data the client trains on; a class that it lacks gets 1e-7 images, as in the authors' code, so
     that its logit gets next to no gradient. At evaluation the model is used without the prior.

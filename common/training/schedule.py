@@ -1,4 +1,4 @@
-"""The learning rate over the rounds of a federation, or over the epochs of centralised training."""
+"""The learning rate over the rounds of a federation, or over the epochs of centralized training."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Local training, of clients and of centralised training alike."""
+"""Local training, of clients and of centralized training alike."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

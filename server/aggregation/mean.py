@@ -11,7 +11,7 @@ class RunningMean:
     """Σ (nᵢ / n) wᵢ (McMahan et al. 2017, arXiv 1602.05629, algorithm 1), in the order in which it is given the wᵢ.
 
     When the weights add up to the expected total, the result equals that of Flower's ``aggregate_arrayrecords`` bit for
-    bit, but that integer buffers (batch normalisation's counters) stay integers.
+    bit, but that integer buffers (batch normalization's counters) stay integers.
 
     Args:
         expected: n, the images of all clients that were asked.

@@ -104,7 +104,7 @@ def check_strategy(settings: StrategyConfig, cohort: int) -> None:
 
 
 RULES: dict[str, Rule] = {
-    # Blanchard et al. 2017 (arXiv 1703.02757): the reply nearest to its neighbours, or the mean of all but f such.
+    # Blanchard et al. 2017 (arXiv 1703.02757): the reply nearest to its neighbors, or the mean of all but f such.
     "krum": Rule(lambda n, f: Krum(num_malicious_nodes=f), lambda f: 2 * f + 3),
     "multi-krum": Rule(lambda n, f: MultiKrum(num_malicious_nodes=f, num_nodes_to_select=n - f), lambda f: 2 * f + 3),
     # El Mhamdi et al. 2018 (arXiv 1802.07927)

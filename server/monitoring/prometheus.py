@@ -49,7 +49,7 @@ class Exporter:
             ) from error
 
     def after_round(self, record: Mapping[str, Any]) -> None:
-        """Take a round's line of ``metrics.jsonl``; centralised training has no clients."""
+        """Take a round's line of ``metrics.jsonl``; centralized training has no clients."""
         self._done.set(record["round"])
         self._seconds.set(record["seconds"])
         self._loss.set(record["loss"])

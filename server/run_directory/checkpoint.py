@@ -4,7 +4,7 @@
 before it, whose files stay too, in case the disk damages the last:
 
     {"round": 3, "model": "model-0003.safetensors", "sha256": "...",
-     "optimizer": {"file": "optimizer-0003.safetensors", "sha256": "..."},      centralised training only
+     "optimizer": {"file": "optimizer-0003.safetensors", "sha256": "..."},      centralized training only
      "best": {"round": 2, "model": "model-0002.safetensors", "sha256": "...",   only with a validation split
               "validation": {"n": 40, "natural": {...}, "robust": {...}, "worst": {...}}}}
 """

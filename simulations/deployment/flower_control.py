@@ -179,7 +179,7 @@ class Control:
                         continue
                     seen += 1
                     if seen > printed:
-                        console.print(_COLOUR.sub("", line.rstrip("\n")))
+                        console.print(_COLOR.sub("", line.rstrip("\n")))
             except queue.Empty:
                 ended = False
             finally:
@@ -204,7 +204,7 @@ class Control:
 
 
 _FLWR = [sys.executable, "-c", "from flwr.cli.app import app; app()"]
-_COLOUR = re.compile(r"\x1b\[\d+m")  # of Flower's word "WARNING" or "ERROR"
+_COLOR = re.compile(r"\x1b\[\d+m")  # of Flower's word "WARNING" or "ERROR"
 _FLOWERS_OWN = re.compile(r"\x1b\[\d+m(INFO|DEBUG) |Using SuperLink: |Successfully installed ")
 
 

@@ -1,7 +1,7 @@
 """Clients that lie together, for simulations: what a strategy withstands, and what it does not.
 
 The liars train honestly, talk to one another, and all send the same lie. They change weights alone: a lie about the
-statistics of batch normalisation would give them away, and the server's checks look at those.
+statistics of batch normalization would give them away, and the server's checks look at those.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -149,7 +149,7 @@ def _import_ray() -> Any:
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     # Ray's workers step back behind everything else on the machine (nice 15); here they do the main work.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # The future behaviour, and the warning about it goes away.
+    # The future behavior, and the warning about it goes away.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 

@@ -147,7 +147,7 @@ def _program(model: nn.Module, config: RunConfig) -> torch.export.ExportedProgra
 
 
 def _write_torchvision(model: nn.Module, path: Path, config: RunConfig, classes: list[str]) -> None:
-    if config.model.name.startswith(TORCHVISION):  # torchvision's very network, behind the normalisation
+    if config.model.name.startswith(TORCHVISION):  # torchvision's very network, behind the normalization
         _save(path, model.get_submodule("1").state_dict())
         return
     wanted = {"model.name": "resnet18", "model.width": 64, "model.activation": "relu", "model.downsample": True}

@@ -131,4 +131,4 @@ def torchvision_use(config: RunConfig, classes: int) -> str:
     model = torchvision.models.{network}
     model.load_state_dict(load_file("model.torchvision.safetensors"))
     normalize = torchvision.transforms.Normalize({MEAN}, {STD})
-    logits = model.eval()(normalize(pixels))   # torchvision's has no normalisation inside"""
+    logits = model.eval()(normalize(pixels))   # torchvision's has no normalization inside"""

@@ -166,7 +166,7 @@ def _rounds(point: Point, runs: Path) -> list[dict[str, Any]]:
 
 def _labels(point: Point, runs: Path) -> list[dict[str, Any]]:
     path = runs / point.name / "partition.json"
-    if not path.exists():  # there are no clients in centralised training
+    if not path.exists():  # there are no clients in centralized training
         return []
     head = {"point": point.label, **point.varied, "seed": point.seed}
     with _reading(path):

@@ -47,9 +47,9 @@ _printing = _Printing()
 
 
 class Terminal(Console):
-    """A console on which text is text: what is in it moves no cursor, sets no colour and has no markup.
+    """A console on which text is text: what is in it moves no cursor, sets no color and has no markup.
 
-    Names of classes, runs and files come from others. Only what rich itself draws, as a live view, has colours.
+    Names of classes, runs and files come from others. Only what rich itself draws, as a live view, has colors.
     """
 
     def __init__(self, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Centralised adversarial training: what it computes, which checkpoint it chooses, and how it goes on."""
+"""Centralized adversarial training: what it computes, which checkpoint it chooses, and how it goes on."""
 
 import io
 import json
@@ -251,7 +251,7 @@ def test_training_that_diverges_is_not_to_be_resumed(tmp_path: Path, caplog: pyt
     assert "--resume" not in caplog.text
 
 
-def test_a_federation_in_a_directory_of_a_centralised_run_is_sent_to_the_right_command(tmp_path: Path) -> None:
+def test_a_federation_in_a_directory_of_a_centralized_run_is_sent_to_the_right_command(tmp_path: Path) -> None:
     settings = {"results__dir": str(tmp_path), "results__name": "run"}
     path = train_centrally(tiny_config(centralized__epochs=1, evaluate__final_attacks="", **settings))
     with pytest.raises(FedShieldError, match=f"or continue it with: fedshield centralized --resume {path}"):

@@ -117,9 +117,9 @@ def test_a_run_is_found_by_its_name_in_the_usual_folder(
     tmp_path: Path, finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(finished[0], tmp_path / "runs" / "whole")
-    Image.new("RGB", (32, 32)).save(tmp_path / "grey.png")
+    Image.new("RGB", (32, 32)).save(tmp_path / "gray.png")
     monkeypatch.chdir(tmp_path)
-    for command in (["evaluate", "whole", "--examples", "20"], ["export", "whole"], ["attack", "whole", "grey.png"]):
+    for command in (["evaluate", "whole", "--examples", "20"], ["export", "whole"], ["attack", "whole", "gray.png"]):
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, done
     assert (tmp_path / "runs" / "whole" / "export" / "model.safetensors").exists()

@@ -291,7 +291,7 @@ def test_torchvisions_networks_are_there_by_name() -> None:
     assert isinstance(build_model("torchvision:googlenet", 10, 8, "relu", True, 1)(torch.rand(2, 3, 32, 32)), Tensor)
 
 
-def test_normalisation_is_inside_torchvisions_networks() -> None:
+def test_normalization_is_inside_torchvisions_networks() -> None:
     model = build_model("torchvision:squeezenet1_1", 10, 8, "relu", True, 1).eval()
     images = torch.rand(2, 3, 32, 32)
     assert isinstance(model, nn.Sequential)

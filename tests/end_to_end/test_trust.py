@@ -85,8 +85,8 @@ def elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def picture(folder: Path) -> Path:
-    Image.fromarray(np.full((32, 32, 3), 99, np.uint8)).save(folder / "grey.png")
-    return folder / "grey.png"
+    Image.fromarray(np.full((32, 32, 3), 99, np.uint8)).save(folder / "gray.png")
+    return folder / "gray.png"
 
 
 def resumed(path: Path, *changes: str, trust_code: bool = False) -> RunConfig:

@@ -163,7 +163,7 @@ USES = (
         ),
     ),
     Use(
-        "an array is serialised only when it leaves the machine, and is an Array there",
+        "an array is serialized only when it leaves the machine, and is an Array there",
         "test_server.py::test_a_live_array_is_flowers_array_to_everyone_else",
         ("flwr.common.constant.SType", "flwr.common.constant.SType.NUMPY", "flwr.app.Array.__qualname__"),
     ),

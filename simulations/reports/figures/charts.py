@@ -5,7 +5,7 @@ from typing import Any
 
 from common.paths import some_home
 from simulations.reports.figures.style import (
-    COLOURS,
+    COLORS,
     INK,
     SHAPES,
     Drawing,
@@ -21,7 +21,7 @@ from simulations.reports.figures.style import (
 with some_home():
     import altair as alt
 
-_SHADE = COLOURS[0]
+_SHADE = COLORS[0]
 _MOST_NUMBERS = 16  # more columns than that leave no room for numbers in the cells
 _MOST_NAMES = 40  # more rows or columns than that have room for some of their names alone
 _DOTTED = [1, 3]
@@ -76,7 +76,7 @@ def by_class(rows: Sequence[Record], classes: Sequence[str]) -> Drawing:
     drawn: alt.Chart = dots.encode(
         x=alt.X("accuracy:Q", title="accuracy, %", scale=alt.Scale(domainMin=0)),
         y=alt.Y("class:N", sort=list(classes), axis=alt.Axis(grid=True, gridDash=_DOTTED)),
-        color=alt.Color("measure:N", scale=looks(labels, COLOURS), legend=legend()),
+        color=alt.Color("measure:N", scale=looks(labels, COLORS), legend=legend()),
         shape=alt.Shape("measure:N", scale=looks(labels, SHAPES), legend=legend()),
         tooltip=[
             alt.Tooltip("class:N"),
@@ -104,7 +104,7 @@ def of_seeds(rows: Sequence[Record], names: Sequence[str], dashed: float | None 
     scale = alt.Scale(zero=False, padding=12, domainMin=floor)
     base = chart(rows).encode(y=alt.Y("name:N", title=None, scale=alt.Scale(domain=list(names)), axis=axis))
     measured = base.transform_filter("isValid(datum.accuracy)")
-    seeds = measured.mark_point(size=50, color=COLOURS[0]).encode(
+    seeds = measured.mark_point(size=50, color=COLORS[0]).encode(
         x=alt.X("accuracy:Q", title="accuracy, %", scale=scale),
         tooltip=[
             alt.Tooltip("name:N", title="point"),
@@ -112,7 +112,7 @@ def of_seeds(rows: Sequence[Record], names: Sequence[str], dashed: float | None 
             alt.Tooltip("accuracy:Q", title="accuracy, %", format=".2f"),
         ],
     )
-    means = measured.mark_point(shape="diamond", filled=True, size=90, color=COLOURS[1], opacity=1).encode(
+    means = measured.mark_point(shape="diamond", filled=True, size=90, color=COLORS[1], opacity=1).encode(
         x=alt.X("mean(accuracy):Q", title="accuracy, %", scale=scale),
         tooltip=[
             alt.Tooltip("name:N", title="mean of"),
@@ -146,7 +146,7 @@ def pictures(cells: Sequence[Record], lines: Sequence[str], size: int) -> Drawin
     words = base.transform_filter("datum.words").mark_text(
         dy=size / 2 + 8, fontSize=9.5, lineBreak="\n", limit=size + 6
     )
-    truth = alt.condition("datum.good", alt.value(COLOURS[2]), alt.value(COLOURS[1]))
+    truth = alt.condition("datum.good", alt.value(COLORS[2]), alt.value(COLORS[1]))
     return layered(images, words.encode(text="words:N", color=truth))
 
 

@@ -107,7 +107,7 @@ def confusion(arrays: Arrays) -> tuple[str, NDArray[np.int64]]:
 
 
 def examples_figure(arrays: Arrays, title: str) -> Figure:
-    """Draw images, what the attack adds (magnified, around grey) and the adversarial images, with both predictions."""
+    """Draw images, what the attack adds (magnified, around gray) and the adversarial images, with both predictions."""
     images = arrays["example_images"].astype(np.float64) / 255
     adversarial = arrays["example_adversarial"].astype(np.float64)
     names = [str(name) for name in arrays["classes"]]
@@ -123,7 +123,7 @@ def examples_figure(arrays: Arrays, title: str) -> Figure:
     heading = f"{title}: images under {arrays['example_attack']}, and what the model takes them for"
     caption = (
         f"Below an image: what it is taken for, which is right or wrong. Added: at most {largest:.3g}/255 a pixel, "
-        f"shown {factor} times as large, around grey"
+        f"shown {factor} times as large, around gray"
     )
     return Figure([Panel("", drawn, 3 * (_SIDE + 34))], heading, caption, WIDTH - 50 - len(images) * (_SIDE + 10), 1)
 
@@ -137,7 +137,7 @@ def _words(names: list[str], guesses: NDArray[Any] | None, column: int, arrays: 
 
 
 def magnified(images: NDArray[Any], adversarial: NDArray[Any]) -> tuple[NDArray[Any], int, float]:
-    """Return what an attack adds, as pictures around grey, how many times as large it is shown, and its largest change.
+    """Return what an attack adds, as pictures around gray, how many times as large it is shown, and its largest change.
 
     Args:
         images: float [K,3,H,W] in [0, 1].

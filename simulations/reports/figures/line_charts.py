@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from common.paths import some_home
 from simulations.reports.figures.style import (
-    COLOURS,
+    COLORS,
     DASHES,
     INK,
     SHAPES,
@@ -37,7 +37,7 @@ def with_interval(rows: Sequence[Record], x: str, title: str, labels: Sequence[s
     key = legend() if len(labels) > 1 else None
     base = chart(rows).encode(
         x=alt.X(f"{x}:Q", title=title, axis=axis, scale=alt.Scale(zero=not whole, nice=False, padding=8)),
-        color=alt.Color("measure:N", scale=looks(labels, COLOURS), legend=key),
+        color=alt.Color("measure:N", scale=looks(labels, COLORS), legend=key),
         tooltip=[
             alt.Tooltip(f"{x}:Q", title=x),
             alt.Tooltip("measure:N", title="under"),
@@ -61,7 +61,7 @@ class Lines:
 
     Attributes:
         x: what the axis is.
-        pairs: ``first`` and ``second`` of each point of the study: colour and shape say the first, dashes the second;
+        pairs: ``first`` and ``second`` of each point of the study: color and shape say the first, dashes the second;
             without a second, all of them say the first.
         shown: the first of those that are drawn, in the order of the legend.
         top: where accuracy ends, in per cent.
@@ -69,7 +69,7 @@ class Lines:
         rings: draw each seed too.
         band: and a band from the lowest to the highest.
         log: a logarithmic axis.
-        ordered: colours from dark to light, for lines that stand for rising numbers.
+        ordered: colors from dark to light, for lines that stand for rising numbers.
     """
 
     x: str
@@ -101,37 +101,35 @@ def lines(rows: Sequence[Record], how: Lines) -> Drawing:
             alt.Tooltip("mean(accuracy):Q", title="mean accuracy, %", format=".1f"),
         ],
     )
-    colour, shape, dash = _looks(how)
-    means = base.mark_line(strokeWidth=2).encode(
-        y=_accuracy("mean(accuracy):Q", how.top), color=colour, strokeDash=dash
-    )
+    color, shape, dash = _looks(how)
+    means = base.mark_line(strokeWidth=2).encode(y=_accuracy("mean(accuracy):Q", how.top), color=color, strokeDash=dash)
     dots = base.mark_point(filled=True, size=40, opacity=1).encode(
-        y=_accuracy("mean(accuracy):Q", how.top), color=colour, shape=shape
+        y=_accuracy("mean(accuracy):Q", how.top), color=color, shape=shape
     )
     layers = [means, dots]
     if how.band:
         area = base.mark_area(opacity=0.15).encode(y=_accuracy("min(accuracy):Q", how.top), y2="max(accuracy):Q")
-        layers.insert(0, area.encode(color=colour))
+        layers.insert(0, area.encode(color=color))
     if how.rings:
         single = base.mark_point(size=25, strokeWidth=1).encode(
-            y=_accuracy("accuracy:Q", how.top), color=colour, tooltip=["name:N", "seed:N", "accuracy:Q"]
+            y=_accuracy("accuracy:Q", how.top), color=color, tooltip=["name:N", "seed:N", "accuracy:Q"]
         )
         layers.append(single)
     return layered(*layers)
 
 
 def _looks(how: Lines) -> tuple[alt.Color, alt.Shape, alt.StrokeDash]:
-    """Return the colour, shape and dashes of the lines."""
+    """Return the color, shape and dashes of the lines."""
     first = list(dict.fromkeys(one for one, _ in how.pairs))
     second = [two for two in dict.fromkeys(two for _, two in how.pairs) if two]
     key = legend(how.legend) if len(how.shown) > 1 or second else None
     rising = alt.Scale(domain=list(how.shown), scheme=alt.SchemeParams(name="viridis", extent=[0, 0.92]))
     dashed = alt.StrokeDash("second:N", scale=looks(second, DASHES), legend=legend(stroke=2))
     if not second:
-        each = len(first) if how.ordered else len(COLOURS)
+        each = len(first) if how.ordered else len(COLORS)
         dashed = alt.StrokeDash("first:N", scale=looks(first, DASHES, how.shown, each), legend=None)
     return (
-        alt.Color("first:N", scale=rising if how.ordered else looks(first, COLOURS, how.shown), legend=key),
+        alt.Color("first:N", scale=rising if how.ordered else looks(first, COLORS, how.shown), legend=key),
         alt.Shape("first:N", scale=looks(first, SHAPES, how.shown), legend=key),
         dashed,
     )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from simulations.reports.figures.style import COLOURS, DASHES
+from simulations.reports.figures.style import COLORS, DASHES
 from simulations.study_directory import Row
 
 Values = tuple[str, ...]
@@ -11,9 +11,9 @@ Table = dict[str, list[float]]
 
 
 def pair_of(keys: Sequence[str], values: Values, points: Sequence[Values]) -> tuple[str, str]:
-    """Return what colour and what dashes say of a point.
+    """Return what color and what dashes say of a point.
 
-    Of two keys, colours stand for the first and dashes for the second, if it has few values; else colours say all.
+    Of two keys, colors stand for the first and dashes for the second, if it has few values; else colors say all.
 
     Args:
         keys: of the points.
@@ -29,7 +29,7 @@ def _paired(points: Sequence[Values]) -> bool:
     if not points or len(points[0]) != 2:
         return False
     first, second = (len({values[place] for values in points}) for place in (0, 1))
-    return 1 < first <= len(COLOURS) and 1 < second <= len(DASHES)
+    return 1 < first <= len(COLORS) and 1 < second <= len(DASHES)
 
 
 def name_point(keys: Sequence[str], values: Sequence[str]) -> str:

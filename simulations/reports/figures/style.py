@@ -1,6 +1,6 @@
-"""How figures look: colours, shapes and dashes, and a figure of several panels as Vega-Lite.
+"""How figures look: colors, shapes and dashes, and a figure of several panels as Vega-Lite.
 
-One definition serves the report, where a panel is as wide as the page and has the page's colours, and PNG and SVG
+One definition serves the report, where a panel is as wide as the page and has the page's colors, and PNG and SVG
 files, where the panels stand beside each other with a title above them.
 """
 
@@ -18,10 +18,10 @@ Spec = dict[str, Any]
 Record = Mapping[str, Any]
 Drawing = alt.Chart | alt.LayerChart
 
-# Okabe and Ito's palette, with a grey, a purple and a brown that colour-blind readers can tell from the others; without
+# Okabe and Ito's palette, with a gray, a purple and a brown that color-blind readers can tell from the others; without
 # its yellow, which nobody sees on white, and its black, which nobody sees on a dark page.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#595959", "#C030F0", "#7A3B1E")
-# As many as make 99 different lines with nine colours; who sees no colour has eleven.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#595959", "#C030F0", "#7A3B1E")
+# As many as make 99 different lines with nine colors; who sees no color has eleven.
 SHAPES = (
     *("circle", "square", "triangle-up", "diamond", "triangle-down", "cross"),
     "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z",  # x
@@ -117,11 +117,11 @@ def legend(title: str = "", stroke: float = 0) -> alt.Legend:
 
 
 def looks(labels: Sequence[str], kinds: Sequence[Any], shown: Sequence[str] = (), each: int = 1) -> alt.Scale:
-    """Return a colour, a shape or dashes for each label; when there are no more, they come again.
+    """Return a color, a shape or dashes for each label; when there are no more, they come again.
 
     Args:
         labels: all that ever stand together, so that none looks otherwise when another one is missing.
-        kinds: ``COLOURS``, ``SHAPES`` or ``DASHES``.
+        kinds: ``COLORS``, ``SHAPES`` or ``DASHES``.
         shown: those that a legend names, in its order; all if not given.
         each: so many labels in turn have the same.
     """

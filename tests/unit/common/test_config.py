@@ -116,7 +116,7 @@ def test_a_mistake_is_one_line_that_names_the_key(assignment: str, expected: str
         ("sharing.pool-fraction=0.0", "sharing.fraction = 0.4: there is no pool to share"),
     ],
 )
-def test_what_only_a_division_needs_stops_no_centralised_training(assignment: str, expected: str) -> None:
+def test_what_only_a_division_needs_stops_no_centralized_training(assignment: str, expected: str) -> None:
     config = parse_config(resolve(None, [assignment], default_config()))
     with pytest.raises(FedShieldError, match=f"^{expected}"):
         prepare_data(config)

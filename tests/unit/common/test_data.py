@@ -38,7 +38,7 @@ def test_shapes10_is_balanced_and_the_same_at_every_call() -> None:
     assert not np.array_equal(images[:10], shapes10.generate(train=False, count=50)[0][:10])
 
 
-def test_folder_is_decoded_pixel_by_pixel_and_labelled_by_class(tmp_path: Path) -> None:
+def test_folder_is_decoded_pixel_by_pixel_and_labeled_by_class(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets")
     (root / "train" / "cat" / "notes.txt").write_text("not an image")
     splits = load_data("folder", str(root), 16)
@@ -49,7 +49,7 @@ def test_folder_is_decoded_pixel_by_pixel_and_labelled_by_class(tmp_path: Path) 
     assert np.array_equal(splits.train.images[4], expected)
 
 
-def test_images_of_another_size_or_without_colour_are_converted(tmp_path: Path) -> None:
+def test_images_of_another_size_or_without_color_are_converted(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets")
     Image.new("L", (40, 30), 77).save(root / "test" / "cat" / "0.png")
     image = load_data("folder", str(root), 16).test.images[0]
@@ -85,33 +85,33 @@ def test_exif_data_that_say_nothing_change_no_pixel(tmp_path: Path, exif: bytes)
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_images_of_16_bits_keep_their_upper_ones(tmp_path: Path, suffix: str) -> None:
-    grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    gray = np.arange(256, dtype=np.uint16).reshape(16, 16)
     path = tmp_path / f"x-ray.{suffix}"
     if suffix == "pgm":
-        path.write_bytes(b"P5 16 16 65535\n" + (257 * grey).astype(">u2").tobytes())
+        path.write_bytes(b"P5 16 16 65535\n" + (257 * gray).astype(">u2").tobytes())
     else:
-        Image.fromarray(257 * grey).save(path)
+        Image.fromarray(257 * gray).save(path)
     (image,) = decode_images([str(path)], 16)
-    assert np.array_equal(image, np.stack([grey] * 3))
+    assert np.array_equal(image, np.stack([gray] * 3))
 
 
-def test_grey_images_of_32_bits_are_taken_by_a_stated_rule_or_refused(tmp_path: Path) -> None:
-    grey = np.arange(256).reshape(16, 16)
+def test_gray_images_of_32_bits_are_taken_by_a_stated_rule_or_refused(tmp_path: Path) -> None:
+    gray = np.arange(256).reshape(16, 16)
 
     def decoded(values: np.ndarray) -> np.ndarray:
         Image.fromarray(values).save(tmp_path / "x-ray.tif")
         return decode_images([str(tmp_path / "x-ray.tif")], 16)[0, 0]
 
-    assert np.array_equal(decoded(grey.astype(np.int32)), grey)
-    assert np.array_equal(decoded((grey / 255).astype(np.float32)), grey)
+    assert np.array_equal(decoded(gray.astype(np.int32)), gray)
+    assert np.array_equal(decoded((gray / 255).astype(np.float32)), gray)
     assert np.array_equal(decoded(np.full((16, 16), 0.5, np.float32)), np.full((16, 16), 128))
     for values, told in (
-        (257 * grey, "integers of 32 bits from 0 to 65535, expected 0 to 255"),
-        (grey - 1, "integers of 32 bits from -1 to 254"),
-        (grey.astype(np.float32), "floats from 0 to 255, expected 0 to 1"),
+        (257 * gray, "integers of 32 bits from 0 to 65535, expected 0 to 255"),
+        (gray - 1, "integers of 32 bits from -1 to 254"),
+        (gray.astype(np.float32), "floats from 0 to 255, expected 0 to 1"),
         (np.full((16, 16), np.nan, np.float32), "floats from nan to nan"),
     ):
-        with pytest.raises(FedShieldError, match=rf"x-ray\.tif: not a readable image \(grey {told}"):
+        with pytest.raises(FedShieldError, match=rf"x-ray\.tif: not a readable image \(gray {told}"):
             decoded(values if values.dtype == np.float32 else values.astype(np.int32))
 
 

@@ -1,4 +1,4 @@
-"""The networks: their size, their arithmetic, and that they normalise pixels themselves."""
+"""The networks: their size, their arithmetic, and that they normalize pixels themselves."""
 
 import pytest
 import torch
@@ -84,7 +84,7 @@ def test_every_activation_takes_part_in_every_model(name: str, activation: str) 
     assert {type(kind.make()) for kind in ACTIVATIONS.values()} & kinds == {type(ACTIVATIONS[activation].make())}
 
 
-def test_normalisation_is_inside_and_not_part_of_the_state() -> None:
+def test_normalization_is_inside_and_not_part_of_the_state() -> None:
     model = build("cnn")
     mean = torch.tensor([0.4914, 0.4822, 0.4465]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
     assert torch.equal(model[0](mean), torch.zeros(1, 3, 32, 32))

@@ -54,7 +54,7 @@ def printed(terminal: bool, *shown: object) -> str:
     console = Terminal(file=out, force_terminal=terminal, width=200, color_system="truecolor" if terminal else None)
     for each in shown:
         console.print(each)
-    # Colours are rich's own.
+    # Colors are rich's own.
     return re.sub(r"\x1b\[[\d;]*m", "", out.getvalue()) if terminal else out.getvalue()
 
 

@@ -465,7 +465,7 @@ def test_momenta_come_back_in_their_order_and_damage_to_them_is_named(tmp_path: 
         again.load_momenta()
 
 
-def test_a_federation_and_centralised_training_do_not_continue_each_other(tmp_path: Path) -> None:
+def test_a_federation_and_centralized_training_do_not_continue_each_other(tmp_path: Path) -> None:
     there = config(tmp_path, results__resume=str(tmp_path / "run"))
     for kind, other in ((FEDERATION, CENTRALIZED), (CENTRALIZED, FEDERATION)):
         RunDir.open(config(tmp_path), kind).close()  # nothing is finished yet, so the place may be taken again

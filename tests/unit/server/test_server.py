@@ -377,7 +377,7 @@ def test_an_update_many_times_too_large_is_refused_in_every_round() -> None:
 
 
 def test_krum_is_not_deceived_by_a_reply_whose_names_have_changed_places() -> None:
-    """Krum measures by place. A liar puts honest values in honest places, but under the names of their neighbours."""
+    """Krum measures by place. A liar puts honest values in honest places, but under the names of their neighbors."""
     one, other = (name for name, tensor in STATE.items() if name in WEIGHTS and tensor.shape == (2,))
     honest = [{n: t + 0.01 * (c + 1) if n in WEIGHTS else t for n, t in STATE.items()} for c in range(4)]
     middle = {n: t + 0.025 if n in WEIGHTS else t for n, t in STATE.items()}

@@ -34,7 +34,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """All that was written so far, without what moves the cursor or colours."""
+        """All that was written so far, without what moves the cursor or colors."""
         try:
             while chunk := os.read(self._near, 65536):
                 self._raw += chunk

@@ -291,7 +291,7 @@ def test_a_point_without_figures_stands_in_tables_figures_and_report(tmp_path: P
         read_results(folder)
 
 
-def test_of_two_keys_colours_say_the_first_and_dashes_the_second(tmp_path: Path) -> None:
+def test_of_two_keys_colors_say_the_first_and_dashes_the_second(tmp_path: Path) -> None:
     grid = [(case, scheme) for case in ("FedAvg", "CalFAT", "sharing") for scheme in ("paper", "iid")]
     figure = study_figures(make_study(tmp_path / "s", ["case", "partition.scheme"], grid))["rounds"]
     panel = figure.panels[0]
@@ -344,9 +344,9 @@ def test_rounds_have_a_line_and_a_band_for_each_point(tmp_path: Path) -> None:
     assert lines(right)["tanh"] == ([1, 2], pytest.approx([mean(1) / 4, mean(1) / 2]))
     assert bands(left)[1] == pytest.approx((50 * natural(1, 1), 100 * natural(1, 3)))
     assert encoding(left, "line", "x")["title"] == "epoch"
-    colour = encoding(left, "line", "color")
-    assert colour["scale"]["domain"] == ["tanh", "relu"]  # as they end, from the top
-    assert colour["legend"]["title"] == "model.activation"
+    color = encoding(left, "line", "color")
+    assert color["scale"]["domain"] == ["tanh", "relu"]  # as they end, from the top
+    assert color["legend"]["title"] == "model.activation"
 
 
 def test_a_round_that_not_all_seeds_have_reached_makes_no_step(tmp_path: Path) -> None:
@@ -459,13 +459,13 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         plot_study(folder)
 
 
-def test_eleven_lines_differ_with_colours_and_without() -> None:
+def test_eleven_lines_differ_with_colors_and_without() -> None:
     labels = [str(number) for number in range(11)]
     names = [(label, "") for label in labels]
     found = [{"name": name, "first": name, "second": "", "x": 1, "seed": 1, "accuracy": 5.0} for name, _ in names]
     panel = Panel("", draw_lines(found, Lines("round", names, labels, 50)), 100)
-    colour, dash = (encoding(panel, "line", channel)["scale"]["range"] for channel in ("color", "strokeDash"))
-    assert len(set(zip(colour, map(tuple, dash), strict=True))) == 11
+    color, dash = (encoding(panel, "line", channel)["scale"]["range"] for channel in ("color", "strokeDash"))
+    assert len(set(zip(color, map(tuple, dash), strict=True))) == 11
     assert len(set(encoding(panel, "point", "shape")["scale"]["range"])) == 11
     ordered = Figure([Panel("", draw_lines(found, Lines("round", names, labels, 50, ordered=True)), 100)], "", "", 0, 1)
     svg = vl_convert.vegalite_to_svg(file_spec(ordered))

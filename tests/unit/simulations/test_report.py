@@ -88,14 +88,14 @@ def test_a_runs_report_draws_offline_and_has_the_numbers_of_its_files(
 
 # The text of least contrast to what is behind it (WCAG 2.2: at least 4.5 to 1), with its ratio.
 FAINTEST = """() => {
-    const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
-    const light = (colour) => parts(colour).slice(0, 3).map((value) => value / 255)
+    const parts = (color) => color.match(/[\\d.]+/g).map(Number);
+    const light = (color) => parts(color).slice(0, 3).map((value) => value / 255)
         .map((value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
         .reduce((sum, value, place) => sum + value * [0.2126, 0.7152, 0.0722][place], 0);
     const behind = (element) => {
         for (; element; element = element.parentElement) {
-            const colour = getComputedStyle(element).backgroundColor;
-            if ((parts(colour)[3] ?? 1) > 0) return colour;
+            const color = getComputedStyle(element).backgroundColor;
+            if ((parts(color)[3] ?? 1) > 0) return color;
         }
         return "rgb(255, 255, 255)";
     };
