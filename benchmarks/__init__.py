@@ -1,1 +1,1 @@
-"""What FedShield costs, beside what it replaces. Each module is one command: ``python -m benchmarks.NAME``."""
+"""What FedShield costs, compared with what it replaces. Each module is one command: ``python -m benchmarks.NAME``."""

@@ -68,7 +68,7 @@ def time_stock(
         ``memory``: the most that all processes of the run held at once.
 
     Raises:
-        RuntimeError: the run failed, or a client did in any round, which Flower itself passes over.
+        RuntimeError: the run failed, or a client did in any round, which Flower itself ignores.
     """
     log = folder.resolve() / "stock.jsonl"
     log.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The CIFAR-10 benchmark of apple/pfl-research, on FedShield and on pfl itself, one beside the other.
+"""The CIFAR-10 benchmark of apple/pfl-research, on FedShield and on pfl itself, side by side.
 
 One thousand clients of 50 images, 50 of them in a round, one epoch of plain SGD in batches of 10, pfl's two-convolution
 network, no attack, no evaluation in a timed round. Both sides read the same uint8 images from one file and run in one
@@ -40,7 +40,7 @@ COHORT = 50
 
 
 def make_environment() -> None:
-    """Install pfl beside the torch and numpy of this environment, unless it is there."""
+    """Install pfl with the torch and numpy of this environment, unless it is there."""
     wanted = [f"pfl=={PFL}", *(f"{name}=={version(name)}" for name in ("torch", "numpy"))]
     uv = shutil.which("uv") or "uv"
     if not PFL_PYTHON.exists():
@@ -67,7 +67,7 @@ def make_data() -> None:
 
 
 def read_data(root: Path, image_size: int) -> Source:
-    """Stand in for the dataset ``folder``: the file at ``root``, taken into FedShield's cache at its first use."""
+    """Replace the dataset ``folder``: the file at ``root``, taken into FedShield's cache at its first use."""
 
     def decode() -> Splits:
         with np.load(root) as file:

@@ -68,7 +68,7 @@ def in_process(config: RunConfig) -> Executor:
 
 
 def on_ray(workers: int) -> Callable[[RunConfig], Executor]:
-    """Return the Ray engine with so many workers."""
+    """Return the Ray engine with this number of workers."""
 
     def make(config: RunConfig) -> Executor:
         from simulations.engine.ray_executor import RayActors

@@ -271,7 +271,7 @@ def sample(run_round: Callable[[int], float], pids: Callable[[], list[int]]) -> 
     for number in range(1, 51):
         run_round(number)
         if number in (1, 2, 50):
-            time.sleep(1)  # the checkpoint is written beside the next round
+            time.sleep(1)  # the checkpoint is written during the next round
             found.append(resident_bytes(pids()) / 1e9)
     return found
 

@@ -58,7 +58,7 @@ RENAME = (
 
 
 def is_text(words: str) -> bool:
-    """Tell whether words can be written down: a file's name, and an argument, may have bytes that are no letters."""
+    """Return whether words can be written down: a file's name, and an argument, may have bytes that are no letters."""
     try:
         words.encode()
     except UnicodeEncodeError:

@@ -14,7 +14,7 @@ from common.trust import require_trust
 from common.user_code import is_user_code
 
 ARCHITECTURE = "fedshield"  # key of what builds the network again, in the metadata of a safetensors file
-CODE = "model.py"  # beside it, where the network is a user's own
+CODE = "model.py"  # in the same folder, if the network is a user's own
 _LARGEST, _WIDEST = 512, 1024  # data.image-size and model.width, as the configuration allows them
 
 
@@ -71,14 +71,14 @@ def read_exported(path: Path | str, trust_code: bool = False) -> Exported:
 
 
 def _plain(classes: object, side: object, width: object) -> bool:
-    """Tell whether what decides how much memory is taken is what a run can have."""
+    """Return whether what decides how much memory is taken is what a run can have."""
     named = isinstance(classes, list) and bool(classes) and all(isinstance(name, str) for name in classes)
     sized = type(side) is int and 0 < side <= _LARGEST and type(width) is int and 0 < width <= _WIDEST
     return named and sized
 
 
 def _beside(path: Path, name: str, trust_code: bool) -> str:
-    """Return where the code of a network is: ``model.py`` beside it, and nowhere else on this machine."""
+    """Return where the code of a network is: ``model.py`` in the same folder, and nowhere else on this machine."""
     file, _, function = name.rpartition(":")
     if file != CODE:
         raise FedShieldError(

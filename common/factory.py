@@ -131,7 +131,7 @@ def make_model(config: RunConfig, classes: int) -> nn.Module:
 
 
 def check_batches(config: RunConfig, model: nn.Module, alone: bool = False) -> None:
-    """See that the network can be trained on the smallest batch that will come.
+    """Check that the network can be trained on the smallest batch that will occur.
 
     Args:
         config: of the run.
@@ -152,7 +152,7 @@ def check_batches(config: RunConfig, model: nn.Module, alone: bool = False) -> N
 
 
 def check_user_code(config: RunConfig, keys: Collection[str] = USER_CODE_KEYS) -> None:
-    """See that what the configuration takes from a user's files is there, before anything is computed.
+    """Check that the user's code that the configuration names is there, before anything is computed.
 
     Args:
         config: of the run.

@@ -8,9 +8,9 @@ from common.words import in_one_line
 
 
 def refuse_links(folder: Path) -> None:
-    """See that a folder holds files and folders of its own, before anything in it is read or written.
+    """Check that no link in a folder leads out of it, before anything in it is read or written.
 
-    A link to a file of the reader's would have that file overwritten, or shown in a report that is sent on.
+    Through a link, a file of the reader's could be overwritten, or shown in a report that is sent to others.
 
     Args:
         folder: may be a link itself; nothing is said of one that is not there.

@@ -10,12 +10,12 @@ def available_cores() -> int:
 
 
 def hidden_gpu(device: Path = Path("/dev/nvidia0")) -> bool:
-    """Tell whether this machine has an NVIDIA GPU, but the environment lets this process see none."""
+    """Return whether this machine has an NVIDIA GPU, but the environment lets this process see none."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1") and device.exists()
 
 
 def computes_bfloat16() -> bool:
-    """Tell whether this CPU has instructions for products in bfloat16: AVX512-BF16, AMX, or Arm's; known on Linux."""
+    """Return whether this CPU has instructions for products in bfloat16: AVX512-BF16, AMX, or Arm's; known on Linux."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]  # a checkout, an app that Flower has
 
 
 def whole_path(given: Path | str, hint: str = "write the whole path") -> Path:
-    """Return an absolute path, with the home folder that ``~`` or ``~name`` stands for.
+    """Return an absolute path, in which ``~`` and ``~name`` are replaced by the home folder.
 
     Raises:
         FedShieldError: there is no such home folder, or no working directory to begin at.
@@ -26,7 +26,7 @@ def whole_path(given: Path | str, hint: str = "write the whole path") -> Path:
 
 
 def defaults_file() -> Path:
-    """Return ``pyproject.toml``, which has the defaults: beside the packages, or inside this one in an installed wheel.
+    """Return ``pyproject.toml``, which has the defaults: next to the packages, or in this one in an installed wheel.
 
     Raises:
         FedShieldError: it is missing.

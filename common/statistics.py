@@ -2,7 +2,7 @@
 
 SciPy is imported when it is first used. Evaluations may use ``scipy.stats``, which takes over a second to import: the
 attacks, that is torchattacks, have imported it by then. Tables come without a model; they use ``scipy.special``, on
-which ``scipy.stats`` itself stands, and which loads faster. SciPy has no interval for paired shares.
+which ``scipy.stats`` itself is built, and which loads faster. SciPy has no interval for paired shares.
 """
 
 import math

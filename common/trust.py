@@ -14,7 +14,7 @@ log = logging.getLogger("fedshield")
 
 
 def is_trusted(code: bytes) -> bool:
-    """Tell whether the user has run this very code here."""
+    """Return whether the user has run this very code here."""
     place = _place(code)
     return place is not None and os.path.isfile(place)  # which raises nothing
 
@@ -37,7 +37,7 @@ def trust(code: bytes, file: Path) -> None:
 
 
 def require_trust(file: Path, folder: Path, trust_code: bool) -> None:
-    """See that code which is about to run may run.
+    """Check that code which is about to run may run.
 
     Args:
         file: of the code.
@@ -63,7 +63,7 @@ def require_trust(file: Path, folder: Path, trust_code: bool) -> None:
 
 
 def _place(code: bytes) -> Path | None:
-    """Return the file that stands for this code; None where the user has no folder, since any other could be a trap."""
+    """Return the file that records this code; None if the user has no folder, since any other could be a trap."""
     state = Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))  # raises nothing
     place = state / "fedshield" / "code" / hashlib.sha256(code).hexdigest()
     return place if place.is_absolute() else None

@@ -19,14 +19,14 @@ _REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
 
 
 def is_user_code(name: str) -> bool:
-    """Tell whether a name in the configuration refers to a user's file."""
+    """Return whether a name in the configuration refers to a user's file."""
     return _REFERENCE.fullmatch(name) is not None
 
 
 def user_file(reference: str) -> Path:
     """Return the absolute path of ``FILE.py:NAME``'s file.
 
-    A relative path is looked for in the working directory and then beside ``common``: an app that Flower has sent to
+    A relative path is looked for in the working directory and then next to ``common``: an app that Flower has sent to
     a client brings its files there, and runs anywhere.
     """
     path = Path(os.path.expanduser(reference.rpartition(":")[0]))

@@ -15,7 +15,7 @@ complain() {
 touch /tmp/ready
 # Ten clients share this machine's cores: with a thread on every core each, they would mostly wait for one another. A
 # round goes on without the clients that are lost in it, as long as half of them answer; all are waited for at the start,
-# which takes minutes where they come up beside other work.
+# which takes minutes while the machine is also busy with other work.
 # shellcheck disable=SC2086  # a preset, and keys
 exec fedshield submit $link "$@" --app /app --set threads=1 --set federation.min-fraction=0.5 \
     --set federation.node-wait-seconds=300 $FEDSHIELD_RUN \

@@ -36,7 +36,7 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
 
 
 def check_attacks(config: RunConfig, classes: int) -> None:
-    """Check that every attack of the run, those after the last round too, can attack a model of so many classes.
+    """Check that every attack of the run, the final ones too, can attack a model with this number of classes.
 
     Args:
         config: of the run.

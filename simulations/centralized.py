@@ -63,7 +63,7 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     """Train one model on everything that is not held out for validation, or go on with it.
 
     Args:
-        config: of the run; its federation, partition and sharing, and ``train.local-epochs``, are passed over.
+        config: of the run; its federation, partition and sharing, and ``train.local-epochs``, are ignored.
         on_batch: called after each step with the epoch, its number of images, and how many of them are done.
 
     Returns:

@@ -131,7 +131,7 @@ def _data(config: RunConfig) -> tuple[list[Finding], int]:
 
 
 def _on_this_machine(config: RunConfig) -> int:
-    """See that files of the user's are there, as far as can be told without decoding a folder; count their classes."""
+    """Check that the user's files are there, as far as possible without decoding a folder; count their classes."""
     data = config.data
     if data.name == "split":
         return len(server_data(config).described_partition["classes"])

@@ -1,4 +1,4 @@
-"""Figures of several runs beside each other: ``python -m simulations.plots STEM TITLE=RUN_DIR ...``.
+"""Figures of several runs side by side: ``python -m simulations.plots STEM TITLE=RUN_DIR ...``.
 
 The command is printed with results, so its name stays.
 """
@@ -11,7 +11,7 @@ from common.links import refuse_links
 
 
 def main(words: list[str]) -> None:
-    """Draw several runs beside each other.
+    """Draw several runs side by side.
 
     Args:
         words: where the figures go, without a suffix, in a folder that is made; and for each run ``TITLE=RUN_DIR``.

@@ -38,7 +38,7 @@ _HINT = "give the folder of a study"
 
 @dataclass(frozen=True)
 class Heading:
-    """What a table or figure of a study says of it; found in ``study.toml`` where that is beside the results.
+    """What a table or figure of a study says of it; found in ``study.toml`` if that is next to the results.
 
     Attributes:
         title: of tables and figures.
@@ -214,7 +214,7 @@ def _check_header(header: Sequence[str], kinds: Sequence[Sequence[str]]) -> Sequ
     expected[1:1] = varied_columns(row)
     for name, there in zip(expected, header, strict=False):
         if name != there:
-            raise _ForeignError(f"column {there} stands where {name} belongs")
+            raise _ForeignError(f"column {there} is in the place of {name}")
     if len(header) > len(expected):
         raise _ForeignError(f"unknown column {header[len(expected)]}")
     return kind

@@ -45,7 +45,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def only_asks(arguments: Sequence[str]) -> bool:
-    """Tell whether a command line asks for help or the version, and starts nothing."""
+    """Return whether a command line asks for help or the version, and starts nothing."""
     return bool({"-h", "--help", "-V", "--version"} & set(arguments))
 
 

@@ -1,8 +1,8 @@
 """A message of a run that ends while it is fetched.
 
 Flower 1.41's SuperNode then drops the message and keeps its task: the ClientApp is started for a message that never
-comes whole, its reply stands in for the next one's, and from then on the node is one message behind, in every run,
-until it is started anew.
+arrives completely, and its reply is taken for the next one's. From then on the node is one message behind, in every
+run, until it is started again.
 """
 
 from collections.abc import Callable

@@ -57,7 +57,7 @@ def keep_others_out(folder: Path) -> None:
 
 
 def main() -> None:
-    """Entry point of ``fedshield-superexec``, which stands first in the SuperNode's path as flower-superexec."""
+    """Entry point of ``fedshield-superexec``, which the SuperNode's PATH has first, under the name flower-superexec."""
     from flwr.supercore.cli import flower_superexec
     from flwr.supercore.superexec.executor import subprocess_executor
 

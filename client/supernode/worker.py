@@ -1,7 +1,7 @@
 """A process that stays from message to message, with the network, its buffers and the data.
 
 Flower's network clients start a process for each message, which would import torch and build everything each time. The
-first of them starts this process beside it; later ones hand their message over and wait. It ends with the SuperNode, or
+first of them starts this process; later ones hand their message over to it and wait. It ends with the SuperNode, or
 when there was nothing to do for a while. Nothing here imports torch before it must.
 """
 
@@ -37,12 +37,12 @@ _POLL_SECONDS = 1.0
 
 
 def over_network() -> bool:
-    """Tell whether this process was started by Flower for one message, of a server that may be anybody's."""
+    """Return whether this process was started by Flower for one message, of a server that may be anybody's."""
     return Path(sys.argv[0]).name == "flwr-clientapp"
 
 
 def is_used() -> bool:
-    """Tell whether the worker does what this process is asked; ``FEDSHIELD_RESIDENT=0`` switches this off."""
+    """Return whether the worker does what this process is asked; ``FEDSHIELD_RESIDENT=0`` switches this off."""
     return over_network() and os.environ.get("FEDSHIELD_RESIDENT") != "0" and hasattr(socket, "AF_UNIX")
 
 
@@ -224,7 +224,7 @@ def _answer(task: str, content: RecordDict, run_config: Any, node_config: Any) -
 
 
 def is_alive(process: int) -> bool:
-    """Tell whether a process runs; one that has ended may stay in the table until its parent asks."""
+    """Return whether a process runs; one that has ended may stay in the table until its parent asks."""
     if Path("/proc/self/stat").exists():
         return _stat(process)[:1] not in ([], ["Z"], ["X"])
     try:

@@ -138,7 +138,7 @@ def _own(name: str, model: nn.Module, threat: Threat, classes: int, key: str) ->
 
 @contextmanager
 def _untouched(model: nn.Module, key: str, name: str) -> Iterator[None]:
-    """See that a user's attack leaves the model as it is: what comes after would measure, or train, another one.
+    """Check that a user's attack leaves the model as it is: all that follows would measure, or train, another one.
 
     Raises:
         FedShieldError: it has changed weights or statistics, or has left a hook or another ``forward``.

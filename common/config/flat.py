@@ -34,7 +34,7 @@ def read_toml(path: Path) -> Flat:
 
 
 def read_tables(path: Path) -> dict[str, Any]:
-    """Read a TOML file as it stands.
+    """Read a TOML file as it is.
 
     Raises:
         FedShieldError: it cannot be read, or is no TOML.
@@ -59,7 +59,7 @@ def flatten(nested: Mapping[str, Any], source: Path | None = None) -> Flat:
     """Turn nested tables into dotted keys.
 
     Raises:
-        FedShieldError: a key is given twice, as in ``"data.name"`` beside ``[data]``; the message names ``source``.
+        FedShieldError: a key is given twice, as in ``"data.name"`` and ``[data]``; the message names ``source``.
     """
     flat: Flat = {}
     for key, value in nested.items():

@@ -34,7 +34,7 @@ def reference() -> str:
 
 
 def meanings() -> dict[str, str]:
-    """Return what the comments beside the defaults say, without the names of values: dotted key -> meaning."""
+    """Return the meaning of each dotted key, from the comments next to the defaults, without the names of values."""
     meaning_of: dict[str, str] = {}
     prefix = last = ""
     inside = False

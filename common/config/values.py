@@ -59,7 +59,7 @@ _TORCHVISION, _OWN = "torchvision:NAME", "FILE.py:NAME"
 
 
 def _check_name(allowed: Sequence[str], name: str) -> str:
-    """Pass on a name that is allowed as it stands, or as something of torchvision's or of a user's file."""
+    """Pass on a name that is in the list, or is one of torchvision's or of a user's file."""
     if name in set(allowed) - {_TORCHVISION, _OWN} or is_user_code(name):
         return name
     if _TORCHVISION in allowed and re.fullmatch(r"torchvision:\w+", name):

@@ -94,7 +94,7 @@ def data_key(name: str, root: str, image_size: int) -> str:
 
 
 def is_at_hand(name: str, root: str, image_size: int) -> bool:
-    """Tell whether ``load_data`` can do without downloading anything; the arguments are the same."""
+    """Return whether ``load_data`` can do without downloading anything; the arguments are the same."""
     if name not in PUBLISHED:
         return True
     kept = find_arrays(cache_dir() / "datasets" / data_key(name, root, image_size), _ARRAYS)
@@ -199,7 +199,7 @@ def _folder(root: Path, image_size: int) -> Source:
 
 
 def tell_left_out(paths: Sequence[str]) -> None:
-    """Say how many files beside the images are not used."""
+    """Log how many files other than the images are ignored."""
     if paths:
         log.info(
             "%d other files are ignored: not named as images, or not in the folder of a class (first: %s)",

@@ -49,7 +49,7 @@ def _cifar(kind: str, root: Path) -> tuple[Part, Part]:
 
     source: Any = getattr(datasets, kind)
     archive = _fetch(source.url, root / source.filename, "sha256", CIFAR_SHA256[kind])
-    # Unpacked anew: a folder found beside the archive could hold other pickles.
+    # Always unpacked again: a folder that is already there could hold other pickles.
     with explain_os_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
         shutil.unpack_archive(archive, folder, filter="data")
         train, test = (source(folder, train=train) for train in (True, False))

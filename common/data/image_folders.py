@@ -77,12 +77,12 @@ def _entries(folder: Path | str) -> "list[os.DirEntry[str]]":
 
 
 def is_litter(name: str) -> bool:
-    """Tell whether a name is one of those that an operating system leaves behind, and no class or image has."""
+    """Return whether a name is one of those that an operating system leaves behind, and no class or image has."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    """Tell whether something is a folder, or leads to one: of a link that leads nowhere nobody knows."""
+    """Return whether something is a folder, or leads to one: of a link that leads nowhere nobody knows."""
     if not entry.is_symlink():
         return entry.is_dir()
     check_link(Path(entry.path))
@@ -102,7 +102,7 @@ def _image_file(entry: "os.DirEntry[str]") -> ImageFile:
 
 
 def _check_file(path: Path) -> None:
-    """See that there is a file: to open a pipe would wait for ever."""
+    """Check that this is a file: opening a pipe would wait forever."""
     check_link(path)
     with explain_os_errors(path):
         if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
@@ -110,7 +110,7 @@ def _check_file(path: Path) -> None:
 
 
 def check_link(path: Path) -> None:
-    """See that a path, if it is a link, leads to something.
+    """Check that a path, if it is a link, leads to something.
 
     Raises:
         FedShieldError: to nothing, or to what cannot be looked at.

@@ -88,7 +88,7 @@ def partition(
         clients: number of shards.
         scheme: a key of ``SCHEMES``.
         parameters: of the scheme; its seed fixes everything here.
-        max_examples: use so many images, balanced over the classes; 0 = all.
+        max_examples: number of training images to use, balanced over the classes; 0 = all.
         pool_fraction: share of the images to train on that becomes the pool, in [0, 1).
         shared_fraction: share of the pool that every client receives, in [0, 1].
         validation_fraction: share of the used images that is not trained on, in [0, 0.5].

@@ -61,7 +61,7 @@ def write_split(splits: Splits, division: Partition, folder: Path) -> list[Path]
 
 
 def _begin(places: list[Path], content: str) -> bool:
-    """Tell whether there is something to write; what begins is marked, so that it can be told from others' data."""
+    """Return whether there is something to write; what begins is marked, so that it can be told from others' data."""
     server = places[0]
     if (server / _BEGUN).exists():
         if (server / _BEGUN).read_bytes() != content.encode():

@@ -1,1 +1,1 @@
-"""Natural and robust accuracy: measured, kept, and questioned."""
+"""Natural and robust accuracy: measured, stored, and checked for plausibility."""

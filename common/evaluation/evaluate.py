@@ -219,7 +219,7 @@ class _Work:
 
 
 def _goes_on(fresh: Mapping[str, NDArray[Any]], classes: int, found: Mapping[str, NDArray[Any]]) -> bool:
-    """Tell whether these are results of an interrupted pass of this evaluation."""
+    """Return whether these are results of an interrupted pass of this evaluation."""
     same = all(found[name].shape == array.shape and found[name].dtype == array.dtype for name, array in fresh.items())
     known = np.isin(found["predictions"], range(classes)).all()
     finite = np.isfinite(found["l2"]).all() and np.isfinite(found["linf"]).all()

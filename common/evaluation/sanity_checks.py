@@ -18,8 +18,8 @@ from common.seeding import seed_for
 from common.statistics import Mask, binomial_tail, sign_test
 from common.training.trainer import pixels
 
-_FEW = 200  # examples of the checks that attack anew
-_LEVEL = 0.01  # of the tests; each check may raise a false alarm so often at most
+_FEW = 200  # examples for the checks that run attacks of their own
+_LEVEL = 0.01  # of the tests; the share of false alarms that each check may raise at most
 _LARGE = 64 / 255
 _ITERATIVE = frozenset({"bim", "pgd", "cw", "apgd-ce", "apgd-t", "autoattack"})
 _SQUARE_SHARE = 0.002  # AutoAttack's own threshold for what Square may still break after the others
@@ -31,7 +31,7 @@ Labels = NDArray[np.int64]
 def find_warnings(
     model: nn.Module, images: Images, labels: Labels, evaluation: Evaluation, threat: Threat, seed: int
 ) -> tuple[str, ...]:
-    """Return what speaks against believing an evaluation, one sentence each; none at epsilon 0 or without an attack.
+    """Return the reasons not to trust an evaluation, one sentence each; none at epsilon 0 or without an attack.
 
     Args:
         model: that was evaluated.
@@ -46,7 +46,7 @@ def find_warnings(
         return ()
     found = [_one_step(masks), _black_box(masks), _after_the_others(evaluation)]
     if probe(model, images)[1]:
-        seed = seed_for(seed, "doubts")
+        seed = seed_for(seed, "doubts")  # never renamed: another name would draw other numbers
         natural = evaluation.masks()["natural"]
         found += [
             _zero_gradients(model, images, labels, _spread(natural)),
@@ -55,14 +55,14 @@ def find_warnings(
         ]
     else:
         found.append(
-            "the model's output has no gradient with respect to its input, so that only a black box attacked it: "
+            "the model's output has no gradient with respect to its input, so only black-box attacks could run: "
             "robust accuracy is overstated"
         )
     return tuple(sentence for sentence in found if sentence)
 
 
 def _only(broken: Mask, other: Mask) -> tuple[int, int]:
-    """Count the examples that are wrong in the first mask alone, and in the second alone."""
+    """Count the examples that are wrong only in the first mask, and only in the second."""
     return int((~broken & other).sum()), int((broken & ~other).sum())
 
 
@@ -82,8 +82,8 @@ def _one_step(masks: dict[str, Mask]) -> str | None:
     if sign_test(alone, reverse) >= _LEVEL:
         return None
     return (
-        f"fgsm alone breaks {alone} images and {strongest} alone {reverse}: one step should not beat many; the "
-        "gradient may be masked, or the step size wrong"
+        f"fgsm broke {alone} images that {strongest} did not, and {strongest} {reverse} that fgsm did not: one step "
+        "should not be stronger than many; the gradient may be masked, or the step size wrong"
     )
 
 
@@ -97,8 +97,8 @@ def _black_box(masks: dict[str, Mask]) -> str | None:
     if sign_test(alone, reverse) >= _LEVEL:
         return None
     return (
-        f"{square} breaks {alone} images that every attack with gradients leaves, and those break {reverse} that it "
-        "leaves: a black box should not be stronger; the gradient may be masked"
+        f"{square} broke {alone} images that no attack with gradients broke, and these broke {reverse} that it did "
+        "not: a black-box attack should not be stronger; the gradient may be masked"
     )
 
 
@@ -109,8 +109,8 @@ def _after_the_others(evaluation: Evaluation) -> str | None:
     if binomial_tail(broken, evaluation.n, _SQUARE_SHARE) >= _LEVEL:
         return None
     return (
-        f"square, the black box of autoattack, breaks {broken} of {evaluation.n} images that its other parts leave: "
-        "the gradient may be masked"
+        f"square, the black-box part of autoattack, broke {broken} of {evaluation.n} images that its other parts did "
+        "not break: the gradient may be masked"
     )
 
 
@@ -126,8 +126,8 @@ def _zero_gradients(model: nn.Module, images: Images, labels: Labels, rows: NDAr
     if zero <= 0.01 * len(rows):
         return None
     return (
-        f"the gradient of the loss is exactly zero for {zero} of {len(rows)} images: attacks on the loss cannot move "
-        "them; measure them with cw, apgd-t or square"
+        f"the gradient of the loss is exactly zero for {zero} of {len(rows)} images: attacks that follow it cannot "
+        "change them; use cw, apgd-t or square as well"
     )
 
 
@@ -136,19 +136,20 @@ def _large_budget(model: nn.Module, images: Images, labels: Labels, threat: Thre
     epsilon = max(_LARGE, threat.epsilon)
     large = Threat.reaching(epsilon, 20)
     left = evaluate(model, images[rows], labels[rows], ("pgd-20",), large, seed).robust["pgd-20"]
-    chance = float(np.bincount(labels[rows]).max()) / len(rows)  # what a constant answer would get
+    chance = float(np.bincount(labels[rows]).max()) / len(rows)  # the accuracy of a constant prediction
     if binomial_tail(left.correct, left.n, chance) >= _LEVEL:
         return None
     return (
-        f"pgd-20 at epsilon {255 * epsilon:g}/255 leaves {100 * left.value:.1f} % of {left.n} images, more than chance "
-        f"({100 * chance:.1f} %): with such a budget an attack that works breaks them all"
+        f"under pgd-20 at epsilon {255 * epsilon:g}/255, {100 * left.value:.1f} % of {left.n} images are still "
+        f"classified correctly, more than by chance ({100 * chance:.1f} %): an attack that works would break them all "
+        "at this epsilon"
     )
 
 
 def _more_steps(
     model: nn.Module, images: Images, labels: Labels, masks: dict[str, Mask], threat: Threat, seed: int
 ) -> str | None:
-    """Run both attacks again, so that neither profits from a luckier random start."""
+    """Run both attacks again, so that neither benefits from a luckier random start."""
     weaker = _strongest({label: mask for label, mask in masks.items() if _name(label) == "pgd"})
     rows = _spread(masks[weaker]) if weaker else np.zeros(0, np.int64)
     if weaker is None or len(rows) == 0:
@@ -160,8 +161,8 @@ def _more_steps(
     if sign_test(alone, reverse) >= _LEVEL:
         return None
     return (
-        f"of {len(rows)} images that {weaker} leaves, {long} alone breaks {alone} and {short} alone {reverse}: {steps} "
-        "steps are too few"
+        f"in a test on {len(rows)} images that survived {weaker}, {long} broke {alone} that {short} did not break, and "
+        f"{short} {reverse} that {long} did not: {steps} steps are too few"
     )
 
 

@@ -89,7 +89,7 @@ class ArrayStore:
 
 
 def _check_sizes(path: Path) -> None:
-    """See that arrays are as large as their file says, and not too large, before there is memory for any of them."""
+    """Check that arrays are as large as their file says, and not too large, before any of them is read into memory."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if sum(member.file_size for member in members) > _LARGEST:

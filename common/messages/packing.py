@@ -21,7 +21,7 @@ def pack(content: RecordDict) -> RecordDict:
 
 
 def is_packed(content: RecordDict) -> bool:
-    """Tell whether ``pack`` has made this content, as far as can be seen from outside."""
+    """Return whether ``pack`` has made this content, as far as can be seen from outside."""
     return any(list(record) == [_NAME] for record in content.array_records.values())
 
 

@@ -18,12 +18,12 @@ _TYPES = _INTEGERS | {torch.float16, torch.float32, torch.float64}
 
 
 def is_borrowed(name: str) -> bool:
-    """Tell whether a network's name is ``torchvision:NAME`` or ``FILE.py:NAME``."""
+    """Return whether a network's name is ``torchvision:NAME`` or ``FILE.py:NAME``."""
     return name.startswith(TORCHVISION) or is_user_code(name)
 
 
 def borrow(name: str, normalize: nn.Module, options: Mapping[str, Any], image_size: int) -> nn.Module:
-    """Build such a network and see that it makes logits of images.
+    """Build such a network and check that it turns images into logits.
 
     Args:
         name: ``torchvision:NAME``, or ``FILE.py:NAME`` of a function that returns a network from pixels in [0, 1] to
@@ -83,7 +83,7 @@ def torchvision_options(name: str, classes: int, image_size: int) -> dict[str, A
 
 
 def _try(name: str, model: nn.Module, classes: int, image_size: int) -> None:
-    """See that a network makes logits [2, classes] of two images, in eval mode and in training, and can be trained.
+    """Check that a network returns logits [2, classes] for two images, in eval and training mode, and can be trained.
 
     Its statistics are put back afterwards; it is left in training mode.
     """
@@ -116,7 +116,7 @@ def _try_mode(name: str, model: nn.Module, images: Tensor, classes: int) -> Tens
 
 
 def _check_types(name: str, model: nn.Module) -> None:
-    """See that what the clients send can be averaged: a mean of complex numbers or of bfloat16 is not written."""
+    """Check that what the clients send can be averaged: means of complex numbers or bfloat16 are not implemented."""
     for key, value in model.state_dict().items():
         if not isinstance(value, Tensor) or value.dtype not in _TYPES:
             what = value.dtype if isinstance(value, Tensor) else type(value).__name__
@@ -127,7 +127,7 @@ def _check_types(name: str, model: nn.Module) -> None:
 
 
 def _try_gradient(name: str, model: nn.Module, logits: Tensor) -> None:
-    """See that every weight that wants a gradient gets one."""
+    """Check that every weight with ``requires_grad`` gets a gradient."""
     weights = {key: weight for key, weight in model.named_parameters() if weight.requires_grad}
     if not weights:
         raise FedShieldError(f"model.name = {name}: has no trainable weights")

@@ -2,7 +2,7 @@
 
 In eval mode batch normalization is y ↦ (y − mean) / √(var + eps) × weight + bias, with constants; so one convolution
 with other weights does the work of both (Jacob et al. 2018, arXiv 1712.05877, equation 14). An attack goes through the
-network many times while the weights stand still: they are folded once a batch.
+network many times while the weights do not change: they are folded once a batch.
 """
 
 import copy
@@ -117,7 +117,7 @@ class _QuickNormalize(nn.Module):
         self.register_buffer("variance", slow.std.flatten() ** 2, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        # torch before 2.12 takes no eps of 0; this one is lost beside any variance, so that it changes no bit.
+        # torch before 2.12 takes no eps of 0; this one is too small to change any variance by a bit.
         return F.batch_norm(pixels, self.get_buffer("mean"), self.get_buffer("variance"), eps=1e-30)
 
 
@@ -227,7 +227,7 @@ def _fold_chain(parts: list[nn.Module]) -> Iterator[nn.Module]:
 
 
 def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Tell whether a module is of exactly this class and nobody listens to it."""
+    """Return whether a module is of exactly this class and nobody listens to it."""
     return type(module) is kind and not any(value for name, value in vars(module).items() if name.endswith("_hooks"))
 
 

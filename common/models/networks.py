@@ -223,7 +223,7 @@ def copies_on_cpu(tensors: Collection[Tensor]) -> list[Tensor]:
 
 
 def trains_on_one(model: nn.Module, image_size: int) -> bool:
-    """Tell whether a network in training mode takes a batch of one image; its statistics stay as they are.
+    """Return whether a network in training mode takes a batch of one image; its statistics stay as they are.
 
     Batch normalization cannot where its feature maps are of one pixel: it would have one value to normalize.
     """

@@ -18,7 +18,7 @@ from common.user_code import explain_user_code, is_user_code, load_user_code
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(images [B,3,H,W] in [0, 1], labels [B]) -> scalar loss, with a graph to the model's weights."""
 
-_ABSENT = 1e-7  # stands for the count of a class that a client lacks, as in the code of CalFAT's authors
+_ABSENT = 1e-7  # the count of a class that a client lacks, as in the code of CalFAT's authors
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Recordings:
             step: as in ``RecordedStep``.
             inputs: of the step.
             method: the training method; another one ends all recordings.
-            kind: what else the step depends on beside its inputs' values, their shapes included.
+            kind: all that the step depends on except its inputs' values; their shapes belong to it.
         """
         if method is not self._method:
             self._method = method

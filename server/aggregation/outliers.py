@@ -1,4 +1,4 @@
-"""Compares the replies of a round with one another: a lie that is well formed shows beside what the others send."""
+"""Compares the replies of a round with one another: a lie that is well formed differs from what the others send."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from common.messages.records import LiveArray
 from server.aggregation.reply_checks import Checked
 
 STATISTICS = 2  # times the limit of updates: honest clients differ more in what they see than in what they learn
-_LOSS_LIMIT = 10  # a loss may be so many times as far from the others' median as that is from zero
+_LOSS_LIMIT = 10  # how far a loss may be from the others' median, in multiples of that median
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Verdict:
     Attributes:
         believed: the replies to aggregate, by client number.
         refused: client -> why its reply must not be aggregated.
-        shortened: client -> the arrays of statistics whose change was too long, and stands shortened in ``believed``.
+        shortened: client -> the arrays of statistics whose change was too long; ``believed`` has them shortened.
     """
 
     believed: dict[int, Checked]
@@ -45,7 +45,7 @@ class LastRound:
 def judge(
     replies: Mapping[int, Checked], model: ArrayRecord, limit: float, last_round: LastRound | None = None
 ) -> Verdict:
-    """Refuse replies whose update or loss stands out, and bound what the others say of their statistics.
+    """Refuse replies whose update or loss is an outlier, and bound the change of the others' statistics.
 
     They are compared with the median over the replies of this round, which an honest majority decides. The first round
     is judged like any other, and a learning rate that rises or falls moves the bounds at once.
@@ -56,7 +56,7 @@ def judge(
     Args:
         replies: by client number.
         model: the global model that they were trained from.
-        limit: an update that is more than so many times as long (L2) as the median one is refused. The change of an
+        limit: an update is refused if it is more than this many times as long (L2) as the median one. The change of an
             array of statistics is bounded at twice the limit, or at the array's own length if that is more.
         last_round: its median update norm and its loss, if there was one. It has a vote where the number of replies is
             even, so that of two replies neither decides alone.

@@ -131,7 +131,7 @@ def _squared_change(values: NDArray[Any], before: NDArray[Any]) -> float:
 
 
 def _check_counter(values: NDArray[Any], before: NDArray[Any], examples: int) -> None:
-    """Refuse an integer that training on so many images cannot have counted up to."""
+    """Refuse a counter that training on ``examples`` images cannot have reached."""
     change = values.astype(np.float64) - before.astype(np.float64)  # as integers they could overflow
     if change.size and (change.min() < 0 or change.max() > _COUNTS_PER_IMAGE * examples):
         raise RefusedError(f"has counted from {before.ravel()[0]} to {values.ravel()[0]} over {examples} images")

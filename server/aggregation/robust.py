@@ -26,7 +26,7 @@ class Rule:
 
     Attributes:
         make: called with the numbers of replies and of liars among them; returns the strategy.
-        needs: replies that it needs for so many liars.
+        needs: number of liars -> number of replies that it needs.
     """
 
     make: Callable[[int, int], FedAvg]
@@ -88,7 +88,7 @@ class RobustMean:
 
 
 def check_strategy(settings: StrategyConfig, cohort: int) -> None:
-    """Refuse a strategy for more liars than it can stand among ``cohort`` clients of a round.
+    """Refuse a strategy for more liars than it tolerates among ``cohort`` clients of a round.
 
     Raises:
         FedShieldError: one line with the key, what was found and what to do.
@@ -110,7 +110,7 @@ RULES: dict[str, Rule] = {
     # El Mhamdi et al. 2018 (arXiv 1802.07927)
     "bulyan": Rule(lambda n, f: Bulyan(num_malicious_nodes=f), lambda f: 4 * f + 3),
     # Yin et al. 2018 (arXiv 1803.01498): in each weight, without the f smallest and the f largest, or the median.
-    # Flower takes a share, and rounds the number that it stands for down.
+    # Flower takes a share, and rounds the resulting number down.
     "trimmed-mean": Rule(lambda n, f: FedTrimmedAvg(beta=(f + 0.5) / n if f else 0.0), lambda f: 2 * f + 2),
     "median": Rule(lambda n, f: FedMedian(), lambda f: 2 * f + 1),
 }

@@ -222,7 +222,7 @@ class SharedDataFedAvg(FedAvg):
             yield client, early.get(client) or self._silent(client)
 
     def _silent(self, client: int) -> Message:
-        """Return what stands for the reply of a client that has sent none."""
+        """Return an error in place of the reply of a client that has sent none."""
         message = self._sent.get(client)
         reason = self.roster.failure(client) if message is None else "no reply in time"
         return Message(Error(0, reason), reply_to=message or Message(RecordDict(), 0, MessageType.TRAIN))

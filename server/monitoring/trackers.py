@@ -59,7 +59,7 @@ class TensorBoardTracker:
     def __init__(self, config: RunConfig, run: RunDir) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # What an interrupted run has written of rounds that it will do again is to be passed over.
+        # What an interrupted run has written about rounds that it will repeat must be ignored.
         self._writer: Any = SummaryWriter(str(run.path / "tensorboard"), purge_step=run.completed_rounds + 1)
         rows = "\n".join(f"| {key} | {markdown(str(value))} |" for key, value in config.flat().items())
         self._writer.add_text("configuration", f"| key | value |\n|---|---|\n{rows}", run.completed_rounds)

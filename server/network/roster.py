@@ -56,7 +56,7 @@ class Roster:
         self._named: dict[int, int] = {}  # node -> client, of those whose name is a client's
         self._client_of: dict[int, int] = {}  # of every node that has said so, in the order of asking
         self._present: dict[int, int] = {}  # client -> node
-        self._failures: dict[int, str] = {}  # node -> why no client of this run is on it, as of now
+        self._failures: dict[int, str] = {}  # node -> why no client of this run is on it at present
         self._silences: dict[int, int] = {}  # node -> how often it has not answered, of those without a client
         self._meetings = 0
 

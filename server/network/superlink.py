@@ -48,7 +48,7 @@ def answer_again() -> None:
 
 
 def _take_back(state: Any, node: int) -> bool:
-    """Tell whether there are messages that were handed out to a node and never came there; they can be again.
+    """Return whether there are messages that were handed out to a node and never came there; they can be again.
 
     A client asks for the next one when it has all of the last one and has said so, upon which the message's content is
     deleted here.

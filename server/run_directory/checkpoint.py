@@ -37,7 +37,7 @@ def write_checkpoint(
     validation: dict[str, Any] | None = None,
     momenta: Sequence[Tensor] = (),
 ) -> None:
-    """Write the models beside the old ones, then replace the JSON that names them, then remove what no JSON names.
+    """Write the models next to the old ones, replace the JSON that names them, then remove files that no JSON names.
 
     Args:
         run_dir: absolute.
@@ -87,7 +87,7 @@ def count_completed(run_dir: Path) -> int:
 
 
 def restore_checkpoint(run_dir: Path) -> dict[str, Any] | None:
-    """Return the last checkpoint that is whole, once it stands in ``checkpoint.json``; None when there is none at all.
+    """Return the last checkpoint that is whole, and name it in ``checkpoint.json``; None when there is none at all.
 
     Raises:
         FedShieldError: what is wrong with the last one, when the one before it is damaged too, or not there.
@@ -176,7 +176,7 @@ def load_momenta(run_dir: Path, checkpoint: dict[str, Any]) -> list[Tensor]:
 
 
 def selected_checkpoint(run_dir: Path) -> dict[str, Any] | None:
-    """Return ``round``, ``model`` and ``sha256`` of the model that stands for a run; None where no round was finished.
+    """Return ``round``, ``model`` and ``sha256`` of a run's final model; None if no round was finished.
 
     It is the best one on the validation images where the run has some, and the last one otherwise.
     """
@@ -185,7 +185,7 @@ def selected_checkpoint(run_dir: Path) -> dict[str, Any] | None:
 
 
 def selected_model(run_dir: Path) -> tuple[int, State]:
-    """Return the model that stands for a run, and its round.
+    """Return a run's final model, and its round.
 
     Raises:
         FedShieldError: no round was finished, or a file is damaged or missing.

@@ -61,7 +61,7 @@ def check_empty(path: Path, kind: Kind) -> None:
 
 
 def is_finished(path: Path, kind: Kind, completed_rounds: int, stored: Flat, config: RunConfig) -> bool:
-    """Tell whether nothing of a run is left to compute.
+    """Return whether nothing of a run is left to compute.
 
     Args:
         path: of its directory.
@@ -94,7 +94,7 @@ def is_finished(path: Path, kind: Kind, completed_rounds: int, stored: Flat, con
 
 
 def keep_code(path: Path, config: RunConfig, begun: bool = False) -> None:
-    """Copy the user's code beside the results that it gives.
+    """Copy the user's code into the run directory, next to the results.
 
     Args:
         path: of the run's directory.

@@ -157,7 +157,7 @@ def read_predictions(run_dir: Path, figures: Mapping[str, Any]) -> dict[str, NDA
 
 
 def _can_be_shown(arrays: Arrays) -> bool:
-    """Tell whether arrays are what an evaluation keeps beside its figures, in the shapes that readers count on."""
+    """Return whether arrays are what an evaluation stores next to its figures, in the shapes that readers expect."""
     classes, attacks, labels, predictions = (arrays[x] for x in ("classes", "attacks", "labels", "predictions"))
     images, adversarial = arrays["example_images"], arrays["example_adversarial"]
     shown = [arrays[f"example_{name}"] for name in ("labels", "natural", "attacked")]
@@ -212,7 +212,7 @@ def _read_lines(path: Path, wanted: type[FileFormat]) -> list[dict[str, Any]]:
 def find_results(given_path: Path) -> Path:
     """Return the directory of a study or a run from its path, or from its name where it is in the default place.
 
-    A folder of that name which holds neither does not stand in its way.
+    A folder of that name in the working directory which holds neither is ignored.
 
     Raises:
         FedShieldError: there is none, and one with nearly that name.

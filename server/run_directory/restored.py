@@ -49,7 +49,7 @@ def changed_keys(stored: Flat, config: RunConfig) -> Flat:
     with suppress(FedShieldError):  # spelled as now: an earlier version may have kept "pgd:2" for "pgd:2.0"
         meant = parse_config(stored)
         stored = meant.flat()
-        if meant.data.limit == config.data.limit:  # 1500 stood there where -1 stands now
+        if meant.data.limit == config.data.limit:  # earlier versions stored 1500 for today's -1
             stored["data.max-examples"] = config.data.max_examples
     given = config.flat()
     return {
@@ -142,7 +142,7 @@ def changed_code(key: str, reference: str, copy: Path) -> FedShieldError:
 
 
 def _require_trust(run_dir: Path, key: str, reference: str, trust_code: bool) -> None:
-    """See that code which a run's configuration names may run: a copy in the run, or code that was run here before.
+    """Check that the code in a run's configuration may run: it is the run's copy, or has run here before.
 
     Whoever has made the configuration may name any file of this machine, which ``trust_code`` does not allow.
     """

@@ -181,7 +181,7 @@ class Checkpoint(Named):
 
 
 def check_format(content: Any, wanted: type[FileFormat], place: str) -> None:
-    """See that what was read from a file of a run directory has the shape that its readers count on.
+    """Check that what was read from a file of a run directory has the shape that its readers expect.
 
     Args:
         content: of the file, or of a line of it.

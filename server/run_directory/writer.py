@@ -82,7 +82,7 @@ class RunDir:
             refuse_links(run.path)
             run._acquire()
             check_empty(run.path, kind)
-            # Trackers begin anew with the run.
+            # The trackers start again with the run.
             (run.path / "trackers.json").unlink(missing_ok=True)
         keep_code(run.path, config)
         run.write_environment({})  # before config.json, without which nothing is continued: the kind is always known

@@ -4,7 +4,7 @@ ca.crt                             whom to believe; a copy is in each of the fol
 ca.key                             for nobody but the one who makes more certificates
 superlink/server.{crt,key}         for the SuperLink
 superlink/superexec-secret
-gateway/server.{crt,key}           for what stands between the clients' network and the SuperLink
+gateway/server.{crt,key}           for the gateway between the clients' network and the SuperLink
 server/superexec-secret            for the one that runs the ServerApp
 operator/clients/N.pub             for the one who registers the clients and starts runs
 client-N/client.key                for the SuperNode of client N
@@ -40,7 +40,7 @@ def make_certs(folder: Path, clients: int, hosts: Sequence[str]) -> list[Path]:
     """Make a CA, the server's certificate and a key for each client; return the files.
 
     The CA that a folder has already is kept, and so are the keys of its clients: the command adds what is missing, and
-    makes the certificates of SuperLink and gateway anew, for the hosts that they had and those given.
+    makes new certificates for SuperLink and gateway, for the hosts that they had and those given.
 
     Args:
         folder: where to; private keys get the mode 0600.

@@ -29,7 +29,7 @@ from simulations.terminal.console import Terminal
 _POLL_SECONDS = 2.0
 _COMMAND_SECONDS = 120.0
 _LOST_SECONDS = 600.0  # after which a SuperLink that was there does not come back
-_SILENCE_SECONDS = 60.0  # of a log, after which it is asked for anew: a line that is dead looks no different
+_SILENCE_SECONDS = 60.0  # of a log, after which it is asked for again: a dead connection looks the same
 
 
 class Control:
@@ -81,7 +81,7 @@ class Control:
         """Wait until the SuperLink answers.
 
         Raises:
-            FedShieldError: it does not, in so many seconds, or never will.
+            FedShieldError: it does not within ``seconds``, or never will.
         """
         deadline = time.monotonic() + seconds
         while reason := self._place.reach() or self._ask():
@@ -127,7 +127,7 @@ class Control:
         return found[1]
 
     def status(self, run: str) -> str:
-        """Return Flower's word for how a run stands, such as ``running`` or ``finished:completed``; "" if none."""
+        """Return Flower's name for the state of a run, ``running`` or ``finished:completed``; "" if unknown."""
         try:
             return str(json.loads(self._call("list", "--run-id", run, "--format", "json"))["runs"][0]["status"])
         except (ValueError, LookupError, TypeError):

@@ -70,7 +70,7 @@ def _read(path: Path) -> bytes:
 
 
 def _is_registered(path: Path, key: bytes, name: str, known: Iterable[NodeInfo]) -> bool:
-    """Tell whether a key is registered under its client's name.
+    """Return whether a key is registered under its client's name.
 
     Raises:
         FedShieldError: it was unregistered, is registered otherwise, or another key has the name.

@@ -49,7 +49,7 @@ def _no_cluster(address: str, error: Exception) -> FedShieldError:
 
 
 def _lets_in(address: str) -> bool:
-    """Tell whether a cluster takes this process's token: Ray would try for 20 seconds, and not say what is wrong."""
+    """Return whether a cluster takes this process's token: Ray would try for 20 seconds, and not say what is wrong."""
     import grpc
     from ray._private.grpc_utils import init_grpc_channel
     from ray.exceptions import AuthenticationError

@@ -31,7 +31,7 @@ _OPSET = 18
 
 
 def export_run(run_dir: Path, kind: str, out: Path | None = None, trust_code: bool = False) -> list[Path]:
-    """Write the model that stands for a run, and its card.
+    """Write a run's final model, and its card.
 
     Args:
         run_dir: absolute.
@@ -66,7 +66,7 @@ def export_run(run_dir: Path, kind: str, out: Path | None = None, trust_code: bo
 
 
 def _check_same_model(run_dir: Path, folder: Path, others: Sequence[str]) -> None:
-    """Refuse a folder with files that are not of the model in question, which the card beside them names."""
+    """Refuse a folder with files that are not of the model in question, which the card next to them names."""
     digest, card = str((selected_checkpoint(run_dir) or {}).get("sha256")), folder / "README.md"
     with explain_os_errors(card):
         told = card.read_text("utf-8", "replace") if others and card.exists() else ""
@@ -113,7 +113,7 @@ def _write_onnx(model: nn.Module, path: Path, config: RunConfig, classes: list[s
         )
         if done is None:
             raise RuntimeError("it says no more")
-    # It takes a place alone, and puts what is too large for one file beside it.
+    # It takes only a path, and writes what is too large for one file into another one next to it.
     with tempfile.TemporaryDirectory() as place:
         done.save(Path(place, path.name))
         for file in Path(place).iterdir():

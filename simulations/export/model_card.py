@@ -109,7 +109,7 @@ def _use(name: str, config: RunConfig, classes: int) -> str:
     """Return how a file is used; a network of the user's own is built by its code, which others will be asked about."""
     text = _USE.get(name) or torchvision_use(config, classes)
     if name == "model.safetensors" and is_user_code(config.model.name):
-        text += f"\n\nThis runs `{CODE}` beside it. Where you have not run that code before, read it, and add "
+        text += f"\n\nThis runs `{CODE}` in the same folder. If you have not run that code before, read it, and add "
         text += "`trust_code=True`."
     return text
 

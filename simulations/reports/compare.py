@@ -1,4 +1,4 @@
-"""Runs beside each other: what differs in configuration and in result."""
+"""Runs compared: what differs in configuration and in result."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -12,13 +12,13 @@ OF_THE_PLACE = ("results.", "data.root")  # keys that say where a run lies, and 
 
 
 def read_figures(run_dir: Path) -> dict[str, Any]:
-    """Return the fullest evaluation of the model that stands for a run, with its ``round``.
+    """Return the fullest evaluation of a run's final model, with its ``round``.
 
     Of the final one and those that ``fedshield evaluate`` made of it, the fullest is that with the most test images, of
     these that with the most attacks, of these the last; one without an attack counts only where there is no other. What
     it lacks of the curve over epsilon and of the distortions comes from the fullest that has it, with its own ``n``;
     under ``others`` are the evaluations of the same model that are less full, which may have stronger attacks. Without
-    any, that of the last round which was evaluated stands; nothing where there is none.
+    any, the result is that of the last round which was evaluated; nothing if there is none.
 
     Args:
         run_dir: absolute.

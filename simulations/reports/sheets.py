@@ -33,7 +33,7 @@ class Sheet:
     names: int
 
     def rich(self, width: int) -> Table:
-        """Return the table for a terminal of so many columns."""
+        """Return the table for a terminal of this width, in characters."""
         drawn = [[stacked(x) if i >= self.names else x for i, x in enumerate(map(visible, row))] for row in self.rows]
         columns = [Column(name, justify="left" if i < self.names else "right") for i, name in enumerate(self.header)]
         table = Table(*columns, title=self.title, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
@@ -58,7 +58,7 @@ def stacked(cell: str) -> str:
 
 
 def whole(table: Table, width: int, names: int = 1) -> Table:
-    """Let a terminal of so many columns cut nothing of a table; return it.
+    """Let a terminal of this width cut off nothing of a table; return it.
 
     Names may be broken anywhere, but no number, nor a name to nothing: rather the table is wider than the terminal.
 

@@ -28,19 +28,19 @@ def code_version() -> str:
 
 
 def note_code(runs: Path, name: str, *, begun: bool = False) -> None:
-    """Note with which sources a run is started, beside those that it has ``begun`` with."""
+    """Note with which sources a run is started, after those that it was ``begun`` with."""
     path = runs / f"{name}.code"
     before = _versions(path) if begun else []
     replace_file(path, "".join(f"{version}\n" for version in [*before, code_version()]).encode())
 
 
 def is_finished(study: Study, run: Path) -> bool:
-    """Tell whether a point's directory holds its result."""
+    """Return whether a point's directory holds its result."""
     return (run / ("partition.json" if study.command == "partitions" else "summary.json")).exists()
 
 
 def gather(study: Study, points: Sequence[Point], directory: Path) -> dict[str, dict[str, Any]]:
-    """Write the CSV files anew; return the rows of the finished runs by run."""
+    """Write the CSV files again; return the rows of the finished runs by run."""
     runs = directory / "runs"
     done = [point for point in points if is_finished(study, runs / point.name)]
     made = _divided if study.command == "partitions" else _trained

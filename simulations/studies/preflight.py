@@ -71,7 +71,7 @@ def check_code(study: Study, points: Sequence[Point]) -> None:
 
 
 def _needs_trial(config: RunConfig) -> bool:
-    """Tell whether a configuration names a user's or torchvision's code, or what needs enough clients or classes."""
+    """Return whether a configuration names a user's or torchvision's code, or what needs enough clients or classes."""
     attacks = (*config.evaluate.attacks, *config.evaluate.final_attacks)
     return (
         bool(config.user_code_references())
@@ -82,7 +82,7 @@ def _needs_trial(config: RunConfig) -> bool:
 
 
 def _begun(command: str, run: Path) -> bool:
-    """Tell whether a directory holds what a run of this command has computed."""
+    """Return whether a directory holds what a run of this command has computed."""
     results = ("partition.json",) if command == "partitions" else ("summary.json", "metrics.jsonl", "checkpoint")
     return any((run / name).exists() for name in results)
 
@@ -96,7 +96,7 @@ def _check_command(study: Study, directory: Path) -> None:
         content = path.read_bytes()
     try:
         stored = str(parse_toml(content).get("command", study.command))
-    except ValueError:  # is written anew
+    except ValueError:  # it is written again
         return
     with explain_os_errors(directory):
         begun = stored != study.command and any(_begun(stored, run) for run in (directory / "runs").iterdir())

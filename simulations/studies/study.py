@@ -176,7 +176,7 @@ def _name(varied: Flat, seed: int) -> str:
 
 
 def _base(path: Path, base: object) -> Flat:
-    """Return the complete configuration that ``base`` names: a file beside the study's, or a preset.
+    """Return the complete configuration that ``base`` names: a file in the study file's folder, or a preset.
 
     That of a run that had a name, or was continued, serves too: the sweep chooses these.
     """

@@ -104,7 +104,7 @@ def _table(path: Path, tables: Mapping[str, Any], key: str) -> Flat:
 
 
 def chosen_by_sweep(key: str) -> bool:
-    """Tell whether the sweep sets the key for each run; ``results.dir``, the place of all, is the study's."""
+    """Return whether the sweep sets the key for each run; ``results.dir``, the place of all, is the study's."""
     return key == "seed" or (key.startswith("results.") and key != "results.dir")
 
 

@@ -1,4 +1,4 @@
-"""Running a study: each point in a process of its own, with its log; finished ones are passed over."""
+"""Running a study: each point in a process of its own, with its log; finished ones are skipped."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -61,7 +61,7 @@ class Terminal(Console):
             super().print(*(each if is_renderable(each) else str(each) for each in objects), **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Take what is printed, or stands in a table, as one line; only a ``Text`` of rich may have several."""
+        """Make one line of what is printed, or is in a table; only a ``Text`` of rich may have several."""
         return super().render_str(visible(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:

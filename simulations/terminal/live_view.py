@@ -78,7 +78,7 @@ class LiveView:
         )
 
     def client(self, number: int, seconds: float | None, answered: int) -> None:
-        """Show that a client has answered, after so many seconds, or with an error; ``answered`` have in this round."""
+        """Show that a client has answered after ``seconds``, or failed; ``answered``: how many have in this round."""
         if answered == 1:
             for place, text in enumerate(self._clients):
                 self._clients[place] = Text(text.plain, "dim")

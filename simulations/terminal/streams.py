@@ -40,7 +40,7 @@ class _Lasting(io.TextIOWrapper):
 
     Args:
         number: its file descriptor; from the first failure on it leads nowhere.
-        before: the stream that this one stands in for.
+        before: the stream that this one replaces.
         told: is called once, with the reason why nothing more is written.
     """
 

@@ -83,7 +83,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return desk
 
 
-# What a page takes for granted beside that: runs and models under the names that it gives them.
+# What else a page takes for granted: runs and models under the names that it gives them.
 BEFORE = {
     "running.md": """
         for name in NAME ONE OTHER; do fedshield run --name $name; done

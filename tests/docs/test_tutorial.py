@@ -1,4 +1,4 @@
-"""The tutorial, from install to report: every command, as it stands there."""
+"""The tutorial, from install to report: every command, as it is written there."""
 
 import json
 from pathlib import Path

@@ -239,7 +239,7 @@ def test_momenta_of_another_network_are_one_line(tmp_path: Path) -> None:
             train_centrally(config(tmp_path, "", centralized__epochs=2, results__resume=str(path)))
 
 
-EPOCHS = 10  # so many that a signal sent after the second one arrives before the last
+EPOCHS = 10  # enough that a signal sent after the second one arrives before the last
 
 
 def test_training_that_diverges_is_not_to_be_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -306,7 +306,7 @@ def test_the_shell_completes_commands_presets_studies_and_keys(typed: str, offer
 
 
 def test_a_disk_that_is_full_while_data_is_decoded_is_one_line(tmp_path: Path) -> None:
-    # A limit on the size of any file stands for the full disk: the decoded images do not fit under it.
+    # A limit on the size of any file acts as the full disk: the decoded images do not fit under it.
     command = f"ulimit -f 100; trap '' XFSZ; exec {PROGRAM} partitions --set data.max-examples=200"
     environment = {**os.environ, "FEDSHIELD_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(

@@ -114,7 +114,7 @@ def ray_workers() -> list[int]:
 
 
 def alive(process: int) -> bool:
-    """Tell whether a process runs or is stopped; one that has ended may still wait for its parent to notice."""
+    """Return whether a process runs or is stopped; one that has ended may still wait for its parent to notice."""
     try:
         return (Path("/proc") / str(process) / "stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:

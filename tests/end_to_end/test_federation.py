@@ -33,7 +33,7 @@ def test_a_run_leaves_everything_a_reader_needs(tmp_path: Path) -> None:
     _, division = prepare_data(config)
     for line in lines:
         assert line["refused"] == {}
-        # 200 images: 40 in the pool, 16 of them to each of ten clients beside their own.
+        # 200 images: 40 in the pool, 16 of them to each of ten clients in addition to their own.
         assert [reply["num-examples"] for reply in line["clients"].values()] == [len(s) + 16 for s in division.shards]
         evaluation = line["evaluation"]
         assert evaluation["n"] == 40

@@ -66,7 +66,7 @@ def test_the_documented_file_trains_attacks_and_is_exported(own: Path) -> None:
 
 
 def documented(folder: Path, count: int, mark: str) -> str:
-    """Type so many documented commands that have a mark in them, with a shorter training; return what they print."""
+    """Run ``count`` documented commands that have a mark in them, with a shorter training; return their output."""
     short = tiny_flat(federation__rounds=1)
     changes = [f"--set={key}={json.dumps(short[key])}" for key in short if key in SHORT]
     typed = [command for command in commands("own.md") if mark in " ".join(command)]

@@ -15,7 +15,7 @@ CHANGES = {"data__name": "folder", "data__root": "pets", "partition__scheme": "i
 
 
 def begun(place: Path, monkeypatch: pytest.MonkeyPatch, rounds: int = 1) -> Path:
-    """Run a federation on the images in ``pets`` beside it, and go to another folder."""
+    """Run a federation on the images in ``pets`` next to it, and go to another folder."""
     make_folder(place / "pets", images=8)
     monkeypatch.chdir(place)
     done = CliRunner().invoke(app, ["run", "--name", "one", *tiny_options(**CHANGES, federation__rounds=rounds)])

@@ -49,7 +49,7 @@ def tiny_config(**changes: object) -> RunConfig:
 
 
 def until(holds: Callable[[], bool], timeout: float = 120, every: float = 0.02, told: Callable[[], str] = str) -> None:
-    """Wait until something holds; fail, with what is ``told``, when it does not in so many seconds."""
+    """Wait until something holds; fail, with what is ``told``, when it does not within ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not holds():
         assert time.monotonic() < deadline, told()
@@ -57,7 +57,7 @@ def until(holds: Callable[[], bool], timeout: float = 120, every: float = 0.02, 
 
 
 def lives(process: int) -> bool:
-    """Tell whether a process runs; one that has ended may stay in the table until its parent asks."""
+    """Return whether a process runs; one that has ended may stay in the table until its parent asks."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):

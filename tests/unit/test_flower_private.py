@@ -29,7 +29,7 @@ def modules() -> Iterator[ast.Module]:
 def private_names(tree: ast.Module) -> set[str]:
     """Return the names of Flower's in a module that no documented package has.
 
-    Of a private attribute of an object, only running the code would tell whose it is: it stands alone.
+    Of a private attribute of an object, only running the code would tell whose it is: it is listed by itself.
     """
     bound, names = {}, set()
     own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
@@ -80,7 +80,7 @@ def test_every_private_name_of_flowers_is_listed_and_used() -> None:
 
 
 def has(name: str) -> bool:
-    """Tell whether Flower has a name; what an object gets when it is made stands in the code of its class."""
+    """Return whether Flower has a name; what an object gets when it is made is in the code of its class."""
     if not name.startswith("flwr."):
         return name in COMMANDS or any(name in path.read_text() for path in Path(flwr.__path__[0]).rglob("*.py"))
     path, _, last = name.rpartition(".")

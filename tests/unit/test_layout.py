@@ -36,7 +36,7 @@ USES = {name: (named(path) & FILES.keys()) - {name} for name, path in FILES.item
 
 
 def folder(name: str) -> str:
-    """Return the folder of a module; one that lies directly in a top folder stands for itself."""
+    """Return the folder of a module; one that lies directly in a top folder counts as a folder."""
     return ".".join(name.split(".")[:2])
 
 

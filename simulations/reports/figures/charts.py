@@ -99,7 +99,7 @@ def of_seeds(rows: Sequence[Record], names: Sequence[str], dashed: float | None 
     axis = alt.Axis(grid=True, gridDash=_DOTTED, labelLimit=260, labelExpr=lettered(34))
     known = [row["accuracy"] for row in rows if row["accuracy"] is not None]
     low, high = (pick(known, default=0) for pick in (min, max))
-    # Room beside the rings, but none for an accuracy below 0.
+    # Room around the rings, but none for an accuracy below 0.
     floor = 0 if low <= 0.05 * (high - low) else alt.Undefined
     scale = alt.Scale(zero=False, padding=12, domainMin=floor)
     base = chart(rows).encode(y=alt.Y("name:N", title=None, scale=alt.Scale(domain=list(names)), axis=axis))

@@ -157,7 +157,7 @@ def data_uri(pixels: NDArray[Any], side: int = 0) -> str:
 
     Args:
         pixels: [3,H,W] in [0, 1].
-        side: so many pixels it has at least; each of its own then becomes a square of several.
+        side: the least width in pixels; each pixel of the picture then becomes a square of several.
     """
     picture = (255 * pixels.clip(0, 1)).round().astype(np.uint8).transpose(1, 2, 0)
     times = -(-2 * side // max(picture.shape[:2])) if side else 1

@@ -69,7 +69,7 @@ class Lines:
         rings: draw each seed too.
         band: and a band from the lowest to the highest.
         log: a logarithmic axis.
-        ordered: colors from dark to light, for lines that stand for rising numbers.
+        ordered: colors from dark to light, for lines of increasing numbers.
     """
 
     x: str
@@ -145,14 +145,14 @@ def with_chance(drawing: Drawing, classes: int | None, top: float) -> Drawing:
 
 
 def with_mark(drawing: Drawing, x: float, text: str) -> Drawing:
-    """Add a dashed line at a value of the x axis, with a text beside it."""
+    """Add a dashed line at a value of the x axis, with a text next to it."""
     at = alt.X(datum=x)
     word = alt.Chart().mark_text(text=text, align="left", dx=4, dy=6, fontSize=10, color=INK)
     return layered(drawing, rule(x=at), word.encode(x=at, y=alt.value(0)))
 
 
 def top_of(values: Sequence[float]) -> float:
-    """Return where an axis of accuracies ends, in per cent, so that panels beside each other have the same."""
+    """Return where an axis of accuracies ends, in per cent, so that panels side by side have the same."""
     return min(100.0, max(5.0, 1.03 * max(values, default=0.0)))
 
 

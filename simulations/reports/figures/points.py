@@ -13,7 +13,7 @@ Table = dict[str, list[float]]
 def pair_of(keys: Sequence[str], values: Values, points: Sequence[Values]) -> tuple[str, str]:
     """Return what color and what dashes say of a point.
 
-    Of two keys, colors stand for the first and dashes for the second, if it has few values; else colors say all.
+    Of two keys, colors show the first and dashes the second, if it has few values; otherwise colors show both.
 
     Args:
         keys: of the points.

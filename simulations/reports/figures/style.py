@@ -1,7 +1,7 @@
 """How figures look: colors, shapes and dashes, and a figure of several panels as Vega-Lite.
 
 One definition serves the report, where a panel is as wide as the page and has the page's colors, and PNG and SVG
-files, where the panels stand beside each other with a title above them.
+files, where the panels are side by side with a title above them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ class Figure:
         title: of all; none where the place says what it is.
         caption: what is drawn, and from how much.
         margin: pixels of a file that legend and names at the side take from the panels.
-        columns: panels beside each other.
+        columns: panels side by side.
         names_once: the names at the left are the same for all panels.
     """
 
@@ -85,7 +85,7 @@ def page_spec(panel: Panel) -> Spec:
 
 
 def file_spec(figure: Figure) -> Spec:
-    """Return a figure for a file: panels beside each other, their one legend at the right."""
+    """Return a figure for a file: panels side by side, with one legend at the right."""
     columns = min(figure.columns, len(figure.panels))
     width = max(110, (WIDTH - figure.margin) // columns - 50)
     panels = []
@@ -107,7 +107,7 @@ def file_spec(figure: Figure) -> Spec:
 
 
 def lettered(letters: int) -> str:
-    """Return the expression of Vega that breaks a name into lines of so many letters, three at most."""
+    """Return the expression of Vega that breaks a name into lines of ``letters`` characters, three lines at most."""
     return _WRAPPED.format(letters=letters)
 
 
@@ -120,10 +120,10 @@ def looks(labels: Sequence[str], kinds: Sequence[Any], shown: Sequence[str] = ()
     """Return a color, a shape or dashes for each label; when there are no more, they come again.
 
     Args:
-        labels: all that ever stand together, so that none looks otherwise when another one is missing.
+        labels: all that are ever shown together, so that none looks different when another one is missing.
         kinds: ``COLORS``, ``SHAPES`` or ``DASHES``.
         shown: those that a legend names, in its order; all if not given.
-        each: so many labels in turn have the same.
+        each: how many labels in turn have the same.
     """
     given = {label: kinds[place // each % len(kinds)] for place, label in enumerate(labels)}
     names = list(shown or labels)

@@ -60,7 +60,7 @@ class Chart:
 
 
 def charts(figure: Figure) -> "list[Block]":
-    """Return a chart for each panel of a figure: beside each other they would be too narrow for a telephone."""
+    """Return a chart for each panel of a figure: side by side they would be too narrow for a telephone."""
     several = len(figure.panels) > 1
     return [
         Chart(page_spec(panel), f"{panel.title}: {figure.caption}" if several else figure.caption)
@@ -75,7 +75,7 @@ class Table:
     Attributes:
         header: names of the columns.
         rows: their cells.
-        names: so many columns, from the left, are words; the others are numbers.
+        names: how many columns, from the left, are words; the others are numbers.
         notes: what a reader must know to read the cells right.
         title: above it, where there are several.
     """

@@ -58,8 +58,8 @@ def test_a_sound_evaluation_raises_no_doubt() -> None:
 
 def test_one_step_stronger_than_many() -> None:
     assert found(Threshold(), measured({"fgsm": range(10), "pgd-10": range(1)})) == (
-        "fgsm alone breaks 9 images and pgd-10 alone 0: one step should not beat many; the gradient may be masked, or "
-        "the step size wrong",
+        "fgsm broke 9 images that pgd-10 did not, and pgd-10 0 that fgsm did not: one step should not be stronger "
+        "than many; the gradient may be masked, or the step size wrong",
     )
     assert found(Threshold(), measured({"fgsm": range(6), "pgd-10": range(0)})) == ()  # 1 in 64 by chance alone
     assert found(Threshold(), measured({"fgsm": range(10), "pgd-10": range(10, 20)})) == ()
@@ -69,18 +69,20 @@ def test_black_box_stronger_than_white_box() -> None:
     first, *rest = found(Threshold(), measured({"pgd-10": range(2), "apgd-ce": range(3), "square": range(2, 15)}))
     assert not rest
     assert first.startswith(
-        "square breaks 12 images that every attack with gradients leaves, and those break 2 that it"
+        "square broke 12 images that no attack with gradients broke, and these broke 2 that it did not"
     )
     assert found(Threshold(), measured({"pgd-10": range(20), "square": range(15, 25)})) == ()
 
 
 def test_black_box_at_the_end_of_autoattack() -> None:
     evaluation = measured({"autoattack": range(20)})
-    for broken, doubted in ((1, False), (3, True)):  # of 40, where 0.2 % are expected
+    for broken, warned in ((1, False), (3, True)):  # of 40, where 0.2 % are expected
         evaluation.parts.update({"fab-t": Rate(20 + broken, 40), "square": Rate(20, 40)})
         sentences = found(Threshold(), evaluation)
-        assert bool(sentences) is doubted
-    assert sentences[0].startswith("square, the black box of autoattack, breaks 3 of 40 images that its other parts")
+        assert bool(sentences) is warned
+    assert sentences[0].startswith(
+        "square, the black-box part of autoattack, broke 3 of 40 images that its other parts"
+    )
 
 
 def test_gradients_that_are_exactly_zero() -> None:
@@ -89,7 +91,7 @@ def test_gradients_that_are_exactly_zero() -> None:
     evaluation = evaluate(Threshold(1e5), images, labels, ("pgd-5",), THREAT, 1)
     first, second = find_warnings(Threshold(1e5), images, labels, evaluation, THREAT, 1)
     assert first.startswith("the gradient of the loss is exactly zero for 40 of 40 images")
-    assert second.startswith("pgd-20 at epsilon 64/255 leaves")
+    assert second.startswith("under pgd-20 at epsilon 64/255, ")
 
 
 def test_accuracy_that_a_large_budget_does_not_break() -> None:
@@ -98,10 +100,8 @@ def test_accuracy_that_a_large_budget_does_not_break() -> None:
     assert evaluation.values()["worst"] == 1
     (only,) = find_warnings(Masked(), images, labels, evaluation, THREAT, 1)
     # Of the random starts, uniform in ±64, those beyond 50 on the other side break an image by themselves.
-    assert only.startswith("pgd-20 at epsilon 64/255 leaves")
-    assert only.endswith(
-        "of 40 images, more than chance (50.0 %): with such a budget an attack that works breaks them all"
-    )
+    assert only.startswith("under pgd-20 at epsilon 64/255, ")
+    assert only.endswith("more than by chance (50.0 %): an attack that works would break them all at this epsilon")
 
 
 def test_steps_that_are_too_few() -> None:
@@ -110,7 +110,7 @@ def test_steps_that_are_too_few() -> None:
     threat = Threat(8 / 255, 1 / 255, 7)
     evaluation = evaluate(Threshold(), images, labels, ("pgd-4",), threat, 1)
     (only,) = find_warnings(Threshold(), images, labels, evaluation, threat, 1)
-    assert "images that pgd-4 leaves, pgd-8 alone breaks" in only
+    assert "images that survived pgd-4, pgd-8 broke" in only
     assert only.endswith("4 steps are too few")
 
 
@@ -119,7 +119,7 @@ def test_without_a_gradient_only_a_black_box_was_there() -> None:
     assert only.startswith("the model's output has no gradient with respect to its input")
 
 
-def test_nothing_to_doubt() -> None:
+def test_nothing_to_warn_of() -> None:
     images, labels = data(*(5,) * 40)
     nothing = Threat(0.0, 2 / 255, 7)
     evaluation = evaluate(Masked(), images, labels, ("fgsm", "pgd-5"), nothing, 1)

@@ -110,7 +110,7 @@ def test_a_division_says_how_many_images_go_to_nobody_and_a_run_on_it_knows(fold
 
 
 def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
-    """It kept 1500 where -1 stands now, and of the images only those that somebody has."""
+    """It kept 1500 for today's -1, and of the images only those that somebody has."""
     begun = tiny_config(results__dir=str(tmp_path), results__name="run", data__max_examples=1500)
     described = server_data(begun).described_partition
     before = {key: value for key, value in described.items() if key not in ("used", "available", "test")}

@@ -288,7 +288,7 @@ def test_processes_that_keep_the_same_arrays_do_not_disturb_each_other(tmp_path:
     assert [process.exitcode for process in processes] == [0] * 4
 
 
-# Makes arrays in a place of the cache, and stands still before the second of them is written.
+# Makes arrays in a place of the cache, and stops before the second of them is written.
 STANDS_STILL = """
 import sys
 from pathlib import Path

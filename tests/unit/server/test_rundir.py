@@ -55,7 +55,7 @@ def listen(caplog: pytest.LogCaptureFixture) -> None:
 
 @contextmanager
 def no_space(size: int) -> Iterator[None]:
-    """Let no file become larger than so many bytes: as a full disk, but for the error's number."""
+    """Let no file become larger than ``size`` bytes: like a full disk, except for the error's number."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

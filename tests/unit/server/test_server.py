@@ -282,7 +282,7 @@ def test_a_checked_reply_has_the_models_order_whatever_the_clients() -> None:
     assert list(found.metrics) == ["num-examples", "loss", "seconds"]
 
 
-# --- outliers: which replies stand out from the others
+# --- outliers: which replies differ too much from the others
 
 
 def judged(updates: list[float], limit: float, before: float | None = None, **losses: float) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""Runs beside each other: what differs, and by how much on the same images."""
+"""Runs compared: what differs, and by how much on the same images."""
 
 import json
 import logging

@@ -121,7 +121,7 @@ def bands(panel: Panel) -> list[tuple[float, float]]:
 
 
 def counts(panel: Panel) -> dict[tuple[str, str], float]:
-    """Return what the cells of a table of shades stand for: (row, column) -> count."""
+    """Return the counts behind the cells of a table of shades: (row, column) -> count."""
     return {(row["down"], row["across"]): row["count"] for row in rows(panel)}
 
 
