@@ -20,7 +20,7 @@ Side = Callable[[], Figures]
 
 
 def alternate(sides: Mapping[str, Side], repeats: int, warmups: int = 1) -> dict[str, list[Figures]]:
-    """Run the sides in turn, so that what else the machine does falls on all of them alike.
+    """Run the sides in turn, so that other load on the machine affects all of them alike.
 
     Args:
         sides: by name.
@@ -46,7 +46,7 @@ def median(runs: Sequence[Figures], figure: str) -> float:
 
 
 def median_ratio(runs: Sequence[Figures], base: Sequence[Figures], figure: str) -> float:
-    """Return the median of the ratios turn by turn: a slow minute of the machine slows both sides of a turn."""
+    """Return the median of the ratios turn by turn: a slow minute of the machine slows down both sides of a turn."""
     return statistics.median(run[figure] / other[figure] for run, other in zip(runs, base, strict=True))
 
 

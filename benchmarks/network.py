@@ -28,7 +28,7 @@ def federation(clients: int, supernode: str, resident: str) -> Figures:
     """Run a federation of processes; return seconds of a round, and of computing in it by SuperLink and ServerApp.
 
     The first round is left out: in it every client builds what it needs. What clients compute cannot be told in this
-    way: nobody waits for forked processes, so that Linux adds their time to nobody's.
+    way: no process waits for the forked ones, so Linux does not add their time to any other.
     """
     settings = {"federation.client-timeout-seconds": 600, "federation.rounds": ROUNDS}
     with tempfile.TemporaryDirectory(prefix="network-") as place:

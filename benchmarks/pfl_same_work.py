@@ -156,7 +156,7 @@ def measure(command: list[str], options: argparse.Namespace) -> Figures:
     """Run one side in a process of its own; return its figures: of the timed rounds, the medians."""
     values = {"rounds": options.rounds, "clients": options.clients, "threads": options.threads, "started": time.time()}
     arguments = [part for name, value in values.items() for part in (f"--{name}", str(value))]
-    # Bytecode is kept whatever the environment says, or the time to the first step is that of Python's compiler.
+    # Always with bytecode files, or the time to the first step would be that of Python's compiler.
     environment = {
         **os.environ,
         "PYTHONDONTWRITEBYTECODE": "",

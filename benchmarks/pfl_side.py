@@ -78,7 +78,7 @@ class Network(nn.Module):
 
 
 class Clock(TrainingProcessCallback):  # type: ignore[misc]
-    """Notes when each round ends: by the clock on the wall, and in seconds of CPU."""
+    """Notes when each round ends: in wall time, and in seconds of CPU time."""
 
     def __init__(self) -> None:
         self.ends: list[tuple[float, float]] = []

@@ -208,7 +208,7 @@ def gated(name: str, start: Start) -> Iterator[Callable[[int], float]]:
 
 
 def rounds_with_work(data: Path, repeats: int) -> None:
-    """Compare rounds of ten clients, each with one batch, all sides in turn; all of them stay up."""
+    """Compare rounds of ten clients, each with one batch, all sides in turn; all of them keep running."""
     total = repeats + 1
 
     def start_engine(engine: str) -> Start:

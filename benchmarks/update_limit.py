@@ -135,7 +135,7 @@ def _round_of(message: Message) -> int:
 
 
 def observe(preset: str | None, changes: Mapping[str, Any], limit: float = 0) -> tuple[Onlooker, list[dict[str, Any]]]:
-    """Run a federation; return who has looked on, and its rounds."""
+    """Run a federation; return its executor, and its rounds."""
     with tempfile.TemporaryDirectory() as folder:
         flat = resolve(Path(preset) if preset else None, [], default_config())
         config = parse_config(merge(flat, {**changes, "results.dir": folder}, "benchmark"))

@@ -19,16 +19,16 @@ CallNext = Callable[[Message, Context], Message]  # of Flower's mods
 
 
 def _name_mistakes(message: Message, context: Context, call_next: CallNext) -> Message:
-    """Answer a mistake that the user can mend with its one line, on every engine; the server knows whose it is.
+    """Answer a mistake that the user can fix with its one-line message, on every engine; the server knows whose it is.
 
-    Over a network the client's own log has all of it, and the server, which is another party's, no folder of a client.
+    Over a network, the client's own log has the full text; the server, which is another party's, sees no folder of it.
     """
     try:
         with explain_os_errors():
             return call_next(message, context)
     except Exception as error:
         mistake, far = isinstance(error, FedShieldError), worker.over_network()
-        if not mistake and not far:  # a bug, which is the engine's to tell
+        if not mistake and not far:  # a bug, which the engine reports
             raise
         words = str(error) if mistake else f"{type(error).__name__}: {error}"
         if far:

@@ -14,7 +14,7 @@ _KEYS = (PARTITION_ID, NUM_PARTITIONS, DATA_PATH)
 
 
 def check_node_config(node_config: Mapping[str, Any]) -> None:
-    """Look at the keys of a node, and at which client of how many is on it.
+    """Check the keys of a node, and which client of how many is on it.
 
     Raises:
         FedShieldError: a key is unknown, or has no such value.
@@ -30,7 +30,7 @@ def check_node_config(node_config: Mapping[str, Any]) -> None:
 
 
 def check_place(node_config: Mapping[str, Any]) -> None:
-    """Look at the folder of a client's own images, if the node has one.
+    """Check the folder of a client's own images, if the node has one.
 
     Raises:
         FedShieldError: it cannot be read, or is another client's.
@@ -48,7 +48,7 @@ def check_place(node_config: Mapping[str, Any]) -> None:
 
 
 def client_number(node_config: Mapping[str, Any], clients: float = math.inf) -> int:
-    """Return which of the ``clients`` of a federation is on this node.
+    """Return the number of the client, of ``clients`` in the federation, that is on this node.
 
     Raises:
         FedShieldError: ``partition-id`` is missing, or no such number.

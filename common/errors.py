@@ -1,4 +1,4 @@
-"""The one exception for everything a user can mend."""
+"""The one exception for everything a user can fix."""
 
 import errno
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class FedShieldError(Exception):
-    """A mistake or a lack that the user can mend.
+    """A mistake that the user can fix, or something missing that the user can provide.
 
     The message is one line that names the key, the file or the client, says what was found and what to do.
     """
@@ -20,10 +20,10 @@ class DeadEndError(FedShieldError):
 
 @contextmanager
 def explain_os_errors(path: Path | None = None) -> Iterator[None]:
-    """Turn an ``OSError`` from work on a file, or a lack of memory for it, into a one-line ``FedShieldError``.
+    """Turn an ``OSError`` from work on a file, or a ``MemoryError``, into a one-line ``FedShieldError``.
 
     Args:
-        path: of the file; None where only the error can tell it.
+        path: of the file; None if only the error names it.
     """
     try:
         yield
@@ -49,7 +49,7 @@ def explain_os_errors(path: Path | None = None) -> Iterator[None]:
         raise FedShieldError(f"{place}: {error.strerror or error}; {hint}") from error
 
 
-# For a name that is not ``is_text``: the mistake is in the name, or in what the system takes all names for.
+# For a name that is not ``is_text``: either the name is wrong, or the system's encoding for names.
 RENAME = (
     "rename it"
     if sys.getfilesystemencoding() == "utf-8"
@@ -58,7 +58,7 @@ RENAME = (
 
 
 def is_text(words: str) -> bool:
-    """Return whether words can be written down: a file's name, and an argument, may have bytes that are no letters."""
+    """Return whether a text can be encoded: a file's name, or an argument, may have bytes that are not text."""
     try:
         words.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Loading a model that ``fedshield export`` has written, for programs that know nothing of runs."""
+"""Loads a model that ``fedshield export`` has written, for programs that know nothing about runs."""
 
 import json
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _LARGEST, _WIDEST = 512, 1024  # data.image-size and model.width, as the configu
 
 @dataclass(frozen=True)
 class Exported:
-    """A model and what must be known to use it.
+    """A model and what is needed to use it.
 
     Attributes:
         model: in eval mode, from pixels [B,3,S,S] in [0, 1] to logits.
@@ -40,7 +40,7 @@ def load_exported(path: Path | str, trust_code: bool = False) -> nn.Module:
 
     Args:
         path: of the file.
-        trust_code: a network of somebody's own is built by ``model.py`` in the same folder; run it, also where this
+        trust_code: a user's own network is built by ``model.py`` in the same folder; run it even if this
             user has not run that code on this machine before.
 
     Raises:
@@ -71,7 +71,7 @@ def read_exported(path: Path | str, trust_code: bool = False) -> Exported:
 
 
 def _plain(classes: object, side: object, width: object) -> bool:
-    """Return whether what decides how much memory is taken is what a run can have."""
+    """Return whether the sizes that decide how much memory is used are among those that a run can have."""
     named = isinstance(classes, list) and bool(classes) and all(isinstance(name, str) for name in classes)
     sized = type(side) is int and 0 < side <= _LARGEST and type(width) is int and 0 < width <= _WIDEST
     return named and sized

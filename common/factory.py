@@ -29,9 +29,9 @@ log = logging.getLogger("fedshield")
 
 
 def prepare_torch(threads: int) -> torch.device:
-    """Make this process compute repeatably, and return the device to compute on: a GPU where there is one.
+    """Make computations in this process reproducible, and return the device to use: a GPU if there is one.
 
-    Sums of floats depend on how they are cut among threads, so the number of threads is part of the configuration and
+    Sums of floats depend on how threads divide them, so the number of threads is part of the configuration and
     is the same in every process of a run, however many processes there are.
 
     Args:
@@ -39,7 +39,7 @@ def prepare_torch(threads: int) -> torch.device:
     """
     torch.set_num_threads(threads or available_cores())
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cudnn.allow_tf32 = False  # its 10-bit mantissa is not what a reader takes float32 for
+    torch.backends.cudnn.allow_tf32 = False  # a 10-bit mantissa is not the float32 that is documented
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -53,7 +53,7 @@ def prepare_data(config: RunConfig, centralized: bool = False) -> tuple[Splits, 
         centralized: give all data to one holder; the settings of partition and sharing are ignored.
 
     Raises:
-        FedShieldError: the data is not there or damaged, or cannot be divided so.
+        FedShieldError: the data is missing or damaged, or cannot be divided in this way.
     """
     if not centralized:
         config.check_division()
@@ -167,12 +167,12 @@ def check_user_code(config: RunConfig, keys: Collection[str] = USER_CODE_KEYS) -
 
 
 def threat_of(config: RunConfig) -> Threat:
-    """Return what training defends against."""
+    """Return the threat that training defends against."""
     return Threat.from_255(config.attack.epsilon_255, config.attack.step_255, config.attack.steps)
 
 
 def evaluation_threat(config: RunConfig) -> Threat:
-    """Return what is measured: the same ball, in which each attack's name tells its steps."""
+    """Return the threat of an evaluation: the same ball; the number of steps comes from each attack's name."""
     return Threat.from_255(config.attack.epsilon_255, config.evaluate.step_255)
 
 
@@ -195,7 +195,7 @@ def make_method(config: RunConfig, model: nn.Module, classes: int) -> TrainingMe
 
 
 def make_trainer(model: nn.Module, config: RunConfig, method: TrainingMethod) -> Trainer:
-    """Return what trains ``model``; on a GPU it records a batch once, where network and method allow it."""
+    """Return the trainer of ``model``; on a GPU it records a batch once, if network and method allow it."""
     return Trainer(model, record=config.train.cuda_graphs and method.recordable and config.model.name in MODELS)
 
 

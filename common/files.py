@@ -1,6 +1,6 @@
-"""Files that are whole at every moment, and JSON whose damage is named.
+"""Files that are complete at every moment, and JSON files whose damage is reported.
 
-Whatever is written here is written into a new file, which then takes the place of the old one: a folder that came from
+Everything is written into a new file, which then replaces the old one: a folder that came from
 somebody else may hold links, and nothing is written through them.
 """
 
@@ -20,13 +20,13 @@ from common.parsing import parse_json
 
 @contextmanager
 def writing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Open a new file, which takes the place of ``path`` when the block has ended well.
+    """Open a new file, which replaces ``path`` when the block has ended without an error.
 
-    There is the old file or the new one at every moment, also when the power fails.
+    At every moment, also in a power cut, there is either the old file or the new one.
 
     Args:
         path: its folder is made where it is missing.
-        mode: of the new file; the user's umask is taken off.
+        mode: of the new file; the user's umask is applied.
 
     Raises:
         FedShieldError: it cannot be written; the old one stays.
@@ -54,7 +54,7 @@ def replace_file(path: Path, content: bytes, mode: int = 0o666) -> None:
 
 
 def create_file(path: Path, content: bytes) -> None:
-    """Write one of very many files, in the place of an existing one; a kill or a power cut may leave half of it."""
+    """Write one of very many files, over an existing one; a kill or a power cut may leave half of it."""
     with explain_os_errors(path):
         path.unlink(missing_ok=True)
         with path.open("xb") as file:
@@ -67,15 +67,15 @@ def replace_json(path: Path, content: Any) -> None:
 
 
 def _begin(path: Path, mode: int) -> tuple[Path, int]:
-    """Create the file that takes the place of ``path``, and lock it: a lock ends with the process that holds it."""
+    """Create the file that will replace ``path``, and lock it: a lock ends with the process that holds it."""
     while True:
         partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
         number = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with suppress(OSError):  # where files cannot be locked, nobody takes one for left over either
+        with suppress(OSError):  # where files cannot be locked, none is removed as left over either
             fcntl.flock(number, fcntl.LOCK_EX)
         if os.fstat(number).st_nlink:
             return partial, number
-        os.close(number)  # taken for left over in the moment before it was locked
+        os.close(number)  # removed as left over in the moment before it was locked
 
 
 def clear_leftovers(folder: Path, name: str = "*") -> None:
@@ -103,7 +103,7 @@ def _clear(partial: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a new name in a folder last; not every file system and system can."""
+    """Write a folder's new entry to the disk; not every file system and system can."""
     with suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -113,7 +113,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one line to a JSON-lines file, which is on the disk then; processes that do so at once wait in turn."""
+    """Append one line to a JSON-lines file, and write it to the disk; several processes wait for each other."""
     line = (json.dumps(record, allow_nan=False) + "\n").encode()
     with explain_os_errors(path), _alone(path) as file:
         begun = _drop_half_a_line(file)
@@ -146,7 +146,7 @@ def open_to_append(path: Path) -> BinaryIO:
 
 
 def unshare(path: Path) -> None:
-    """Give a file that has another name too (a hard link) content of its own: the other one may be anybody's."""
+    """Replace a hard link by a copy: the file under its other name may be anybody's."""
     if path.exists() and path.stat().st_nlink > 1:
         replace_file(path, path.read_bytes())
 

@@ -1,4 +1,4 @@
-"""Folders that may have come from somebody else: nothing in them leads out of them."""
+"""Folders that may have come from somebody else: no link in them may lead out of them."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ def refuse_links(folder: Path) -> None:
     Through a link, a file of the reader's could be overwritten, or shown in a report that is sent to others.
 
     Args:
-        folder: may be a link itself; nothing is said of one that is not there.
+        folder: may be a link itself; one that does not exist is accepted.
 
     Raises:
         FedShieldError: a link in it leads out of it, or something is neither file nor folder, or its path is no text.

@@ -1,4 +1,4 @@
-"""JSON and TOML that somebody may have written to do harm: what fails later is refused when it is read."""
+"""JSON and TOML that somebody may have written to do harm: what would fail later is refused when it is read."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from common.errors import is_text
 
 _DEEPEST = 100
-_MOST_DIGITS = 300  # numbers with more cannot be computed with
+_MOST_DIGITS = 300  # longer numbers cannot be computed with
 _TOO_DEEP = "nested too deep"
 
 
@@ -16,7 +16,7 @@ def parse_json(text: bytes) -> Any:
     """Parse JSON.
 
     Raises:
-        ValueError: it is no JSON, or not such as can be worked with; the message says in a few words what it is.
+        ValueError: it is not JSON, or would fail later; the message says why in a few words.
     """
     try:
         content = json.loads(

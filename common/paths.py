@@ -1,4 +1,4 @@
-"""Where FedShield's own files are, where it keeps what can be made again, and paths as a user writes them."""
+"""Where FedShield's own files and its cache are, and paths as a user writes them."""
 
 import hashlib
 import os
@@ -70,7 +70,7 @@ def sources_digest(*names: str) -> bytes:
 
 @contextmanager
 def some_home() -> Iterator[None]:
-    """Give a library that looks for the home folder as it is imported a name for one, where the user has none."""
+    """Set HOME while a library is imported that needs it, for a user without a home folder."""
     if os.path.expanduser("~") != "~":
         yield
         return

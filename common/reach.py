@@ -1,4 +1,4 @@
-"""Why a SuperLink cannot be reached: Flower says of every such case that there is no connection, and tries again."""
+"""Why a SuperLink cannot be reached: Flower itself only says that there is no connection, and tries again."""
 
 import re
 import socket
@@ -105,13 +105,13 @@ class Place:
             return False
 
     def _certificate(self) -> x509.Certificate:
-        """Return what the SuperLink shows to everybody, without believing it."""
+        """Return the SuperLink's certificate, without verifying it."""
         return x509.load_pem_x509_certificate(
             ssl.get_server_certificate((self._host, self._port), timeout=_SECONDS).encode()
         )
 
     def _distrust(self, error: ssl.SSLCertVerificationError) -> str:
-        """Return why its certificate is not believed, and what to do."""
+        """Return why its certificate is not trusted, and what to do."""
         renew = "make a new one with fedshield certs, and restart the SuperLink with it"
         try:
             shown = self._certificate()
@@ -155,7 +155,7 @@ class Place:
 def patient(gives_up: Callable[[Exception], bool] | None) -> Callable[[Exception], bool]:
     """Return when to give up a line to a SuperLink, from when Flower gives it up.
 
-    Flower takes every mistake with "SSL" in its text for a certificate that is not believed, also a connection that
+    Flower takes every error with "SSL" in its text for a certificate that is not trusted, also a connection that
     breaks while it is made because the SuperLink starts again.
     """
 

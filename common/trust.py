@@ -1,4 +1,4 @@
-"""Which code this user has run on this machine: code that came with somebody else's run or model is not run unasked.
+"""Which code this user has run on this machine: code that came with somebody else's run or model needs permission.
 
 The user's state folder has a file for each, named by the SHA-256 of the code; it contains the code's path, for readers.
 """
@@ -20,7 +20,7 @@ def is_trusted(code: bytes) -> bool:
 
 
 def trust(code: bytes, file: Path) -> None:
-    """Remember code that the user runs; where that cannot be written, it will be asked for, and nothing else is lost.
+    """Record code that the user runs; if that cannot be written, later commands will ask for ``--trust-code``.
 
     Args:
         code: content of the file.
@@ -42,10 +42,10 @@ def require_trust(file: Path, folder: Path, trust_code: bool) -> None:
     Args:
         file: of the code.
         folder: of the run or model with which it came, and in which it must lie, also when all links are followed.
-        trust_code: the user has said that it may run; the log tells which file that is.
+        trust_code: the user allows it; the log names the file.
 
     Raises:
-        FedShieldError: it is not known here, and the user has not said so; or it lies elsewhere.
+        FedShieldError: it has not run here and is not allowed; or it is outside ``folder``.
     """
     with explain_os_errors(file):
         if not file.resolve(strict=True).is_relative_to(folder.resolve()):

@@ -31,7 +31,7 @@ def user_file(reference: str) -> Path:
     """
     path = Path(os.path.expanduser(reference.rpartition(":")[0]))
     beside = ROOT / path
-    # os.path raises nothing, whatever a configuration from elsewhere names.
+    # os.path raises nothing, even if a configuration from elsewhere has an impossible path.
     return path.absolute() if os.path.exists(path) or not os.path.exists(beside) else beside
 
 
@@ -92,12 +92,12 @@ def _module(path: Path, code: bytes) -> ModuleType:
 
 @contextmanager
 def explain_user_code(key: str, reference: str) -> Iterator[None]:
-    """Turn what a user's file raises into one line that names its place in the file."""
+    """Turn what a user's file raises into one line that names the place in the file."""
     try:
         yield
     except FedShieldError:
         raise
-    except (Exception, SystemExit) as error:  # a file that calls sys.exit() would end the command without a word
+    except (Exception, SystemExit) as error:  # a file that calls sys.exit() would end the command silently
         place = user_file(reference)
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(place)]
         if isinstance(error, SyntaxError) and error.filename == str(place):

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-_LONGEST = 500  # letters of what somebody else has said
+_LONGEST = 500  # characters of a text from somebody else
 # What begins something in Markdown or HTML inside a line; a bracket does so only before another one or a colon.
 _SIGNS = re.compile(r"[\\`*_<>|~&$#]|\](?=[(\[:])")
 
@@ -15,13 +15,13 @@ _PATH_ENDS = re.compile(r"[\s:;,'\"()\]]")
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""Return text in which everything that a terminal would obey, or not show, is spelled out: ESC becomes ``\x1b``.
+    r"""Return text in which every control or invisible character is escaped: ESC becomes ``\x1b``.
 
-    These are control characters, line breaks, marks that turn the direction of writing, and letters without a shape.
+    These are control characters, line breaks, marks that change the direction of writing, and invisible characters.
 
     Args:
         text: any.
-        keep: letters that stay as they are.
+        keep: characters that stay as they are.
     """
     if text.isprintable():
         return text
@@ -29,7 +29,7 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def in_one_line(words: str) -> str:
-    """Return what somebody else has said as a log takes it: one line, not too long, and ``visible``."""
+    """Return a text from somebody else as one line for a log: not too long, and ``visible``."""
     shown = visible(" ".join(words.split()))
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} ..."
 
@@ -47,23 +47,23 @@ def without_folders(words: str) -> str:
 
 
 def _path_end(words: str, start: int) -> int:
-    """Return where a path ends that begins at ``start``: there may be blanks in it, so the disk is asked."""
+    """Return the end of a path that begins at ``start``: it may contain spaces, so the disk is checked."""
     path = os.path.expanduser(words[start:])
     shift = len(words) - len(path)
     ends = [len(path), *(end.start() for end in reversed([*_PATH_ENDS.finditer(path)]))]
     if (end := next((end for end in ends if os.path.lexists(path[:end])), 0)) > 1:
         return end + shift
-    # It is not there: up to the first sign that cannot belong to it, after the last folder that is there.
+    # It does not exist: up to the first character that cannot belong to it, after the last folder that exists.
     cuts = [place for place, letter in enumerate(path) if letter == "/" and os.path.isdir(path[:place])]
     rest = _PATH_ENDS.search(path, cuts[-1] if cuts else 0)
     return (rest.start() if rest else len(path)) + shift
 
 
 def near(word: str, known: Sequence[str]) -> str:
-    """Return "; did you mean ...?" where a known word is near, in capitals or not, and nothing otherwise."""
+    """Return "; did you mean ...?" where a known word is near, in upper or lower case, and an empty text otherwise."""
     folded = {name.casefold(): name for name in known}
     matches = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded, n=3, cutoff=0.5)]
-    if not matches and "." not in word:  # the table forgotten: `rounds` for `federation.rounds`
+    if not matches and "." not in word:  # the table may be missing: `rounds` for `federation.rounds`
         matches = [key for key in known if key.split(".")[-1] == word]
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
 

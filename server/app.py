@@ -103,7 +103,7 @@ def _after_round(strategy: SharedDataFedAvg, recorder: Recorder) -> Callable[[in
 
 
 def _last_round(metrics: Sequence[Mapping[str, Any]]) -> LastRound | None:
-    """Return what the next round is judged by; nothing where an earlier version has not kept that."""
+    """Return what the next round is judged by; empty if an earlier version has not stored that."""
     last = metrics[-1] if metrics else {}
     update, loss = last.get("update-norm"), last.get("loss")
     return None if update is None or loss is None else LastRound(update, loss)
@@ -137,9 +137,9 @@ def _strategy(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData
 
 
 def _speak_plainly() -> None:
-    """Give the log a way out where no command line has set one up, and keep tracebacks out of the user's mistakes."""
+    """Set up the log where no command line has done so, and show the user's mistakes without a traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # or a line with a letter that it lacks would not be told
+        sys.stdout.reconfigure(errors="backslashreplace")  # or a line with a character that it lacks would be lost
     if not log.hasHandlers():
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(_Lines())
@@ -151,14 +151,14 @@ def _speak_plainly() -> None:
 
 
 class _Lines(logging.Formatter):
-    """What clients and files say reaches a terminal, or a log that is read by lines, as one line of letters."""
+    """Text from clients and files reaches a terminal, or a log, as one line of visible characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))
 
 
 class _OneLine(logging.Filter):
-    """Flower logs what its apps raise with a traceback; a FedShieldError says all there is to say in its message."""
+    """Flower logs what its apps raise with a traceback; the message of a FedShieldError is enough."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None

@@ -32,7 +32,7 @@ log = logging.getLogger("fedshield")
 
 _BATCH = 500
 _CURVE = AttackSpec("pgd", 20)
-_RUNS = ("model.name", "evaluate.final-attacks")  # what of the user's code an evaluation runs
+_RUNS = ("model.name", "evaluate.final-attacks")  # the keys whose user's code an evaluation runs
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _kept(
     if kept_dir is None:
         return None
     weights = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
-    device = next(model.parameters()).device.type, torch.get_num_threads()  # whose last bits are their own
+    device = next(model.parameters()).device.type, torch.get_num_threads()  # which decide the last bits
     network = config.model.model_dump() | {"name": user_code_digest(config.model.name)}
     decided = network, threat.epsilon, threat.step, _seed(config), _BATCH, *device
     return ArrayStore(kept_dir / digest_of(decided, {**weights, "/images": subset.images, "/labels": subset.labels}))

@@ -1,4 +1,4 @@
-"""May this run start? All that is asked of its configuration before its first round."""
+"""May this run start? All checks of its configuration before the first round."""
 
 import logging
 

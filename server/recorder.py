@@ -22,7 +22,7 @@ log = logging.getLogger("fedshield")
 
 
 class Recorder:
-    """Sees every model of a run: the global one after each round, or the only one after each epoch.
+    """Evaluates and stores every model of a run: the global one after each round, or the only one after each epoch.
 
     Args:
         config: of the run.
@@ -63,7 +63,7 @@ class Recorder:
             momenta: as in ``RunDir.save_checkpoint``.
 
         Returns:
-            The figures on the test set, in rounds with an evaluation. They are for the reader alone: nothing is chosen
+            The figures on the test set, in rounds with an evaluation. They are only for the reader: nothing is chosen
             by them.
         """
         load_state(self.model, state)
@@ -98,11 +98,11 @@ class Recorder:
         return evaluation, evaluate_on(self.model, self.validation, *arguments) if self.validation is not None else None
 
     def _is_best(self, validation: Evaluation) -> bool:
-        """Compare worst-case robust accuracy, then natural; of equals, the earlier round stays."""
+        """Compare worst-case robust accuracy, then natural; if both are equal, keep the earlier round."""
         if self._best is None:
             return True
         before = tuple(self._best[name]["value"] for name in ("worst", "natural"))
-        now = validation.values()  # with an attack: the configuration sees to that
+        now = validation.values()  # there is an attack: the configuration makes sure
         return (now["worst"], now["natural"]) > before
 
     def finish(self) -> None:
@@ -129,7 +129,7 @@ class Recorder:
 
 
 def _turnout(report: dict[str, Any]) -> str:
-    """Return how many of a round's clients answered well, and the slowest of them; nothing for centralized training."""
+    """Return how many of a round's clients gave valid replies, and the slowest; empty for centralized training."""
     if not (clients := report.get("clients")):
         return ""
     slowest = max(clients, key=lambda client: clients[client]["seconds"])
@@ -138,5 +138,5 @@ def _turnout(report: dict[str, Any]) -> str:
 
 
 def _seconds(report: dict[str, Any]) -> str:
-    """Return how long each client has trained, for those who watch real ones."""
+    """Return how long each client has trained, for a log of real clients."""
     return "clients  " + "  ".join(f"{client}: {told['seconds']:.1f} s" for client, told in report["clients"].items())

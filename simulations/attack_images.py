@@ -41,7 +41,7 @@ class Attacked:
         paths: of the pictures.
         how: the attack and its budget, in words.
         classes: of the model.
-        labels: int64 [K], from which the attack leads away.
+        labels: int64 [K], the classes that the attack moves away from.
         guessed: bool [K], where the label is what the model took the picture for.
         images: uint8 [K,3,H,W], as the model sees them.
         adversarial: the same under attack, in 8 bits as well.
@@ -134,7 +134,7 @@ def _probabilities(model: nn.Module, inputs: Tensor) -> NDArray[np.float32]:
 def _perturb(
     model: nn.Module, inputs: Tensor, targets: Tensor, spec: AttackSpec, threat: Threat, classes: int, seed: int
 ) -> Tensor:
-    """Run an attack, with all its passes, on the pictures that are still taken for their class; return 8-bit pixels."""
+    """Run an attack, with all its passes, on the pictures that are classified correctly; return 8-bit pixels."""
     adversarial = inputs.clone()
     for _, attack, restart in passes(spec):
         with torch.no_grad(), attack_mode(model):
@@ -149,11 +149,11 @@ def _perturb(
 
 def table(found: Attacked) -> Table:
     """Return one row for each picture."""
-    headings = "its class", "taken for", "under attack", "moved by, 1/255"
+    headings = "class", "prediction", "under attack", "change, 1/255"
     sheet = Table(Column("picture", overflow="fold"), *headings, title=found.how)
     moved = np.abs(found.adversarial.astype(int) - found.images.astype(int)).reshape(len(found.images), -1).max(1)
     for place, path in enumerate(found.paths):
-        own = "as taken" if found.guessed[place] else found.classes[found.labels[place]]
+        own = "as predicted" if found.guessed[place] else found.classes[found.labels[place]]
         views = [
             f"{found.classes[row.argmax()]} ({100 * row.max():.0f} %)"
             for row in (found.before[place], found.after[place])

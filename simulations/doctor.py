@@ -1,4 +1,4 @@
-"""``fedshield doctor``: what this machine has, what to do about each lack, and what the configured model costs."""
+"""``fedshield doctor``: what this machine has, how to get what is missing, and what the configured model costs."""
 
 import importlib.util
 import os
@@ -48,7 +48,7 @@ Finding = tuple[str, str]
 
 
 def _model(config: RunConfig, classes: int) -> Finding:
-    """Tell the size of the configured network, and the arithmetic of a forward pass and of training on one image."""
+    """Print the size of the configured network, and the FLOPs of a forward pass and of training on one image."""
     size = config.data.side
     try:
         cost = model_cost(make_model(config, classes), size)
@@ -108,7 +108,7 @@ def _ray() -> Finding:
 
 
 def _data(config: RunConfig) -> tuple[list[Finding], int]:
-    """Tell where the configured data is, and what else there is; return also how many classes it has."""
+    """Return findings about the configured data and what else is there, and its number of classes."""
     name, root = config.data.name, whole_path(config.data.root)
     if name in {"folder", "split"}:
         try:

@@ -26,7 +26,7 @@ def rounds_before(config: RunConfig) -> int:
 
 
 def complete(run_dir: Path) -> Path:
-    """Draw what is missing of a finished run's figures, and say what that was; return its directory."""
+    """Draw the figures that a finished run lacks, and log which; return its directory."""
     from simulations.reports.figures.run_figures import missing_figures, plot_run
 
     if missing := missing_figures(run_dir):
@@ -55,7 +55,7 @@ def run_locally(
             return complete(finished)
     config.check_division()  # before Ray starts
     config = with_first_threads(config)
-    # Flower tells at length what the live view and the round lines tell here.
+    # Flower would log at length what the live view and the round lines show here.
     logging.getLogger("flwr").setLevel(logging.WARNING)
     executor: Executor = make_executor(
         config, engine, workers, address

@@ -1,6 +1,6 @@
 """Figures of several runs side by side: ``python -m simulations.plots STEM TITLE=RUN_DIR ...``.
 
-The command is printed with results, so its name stays.
+Results name this command, so it keeps its name.
 """
 
 import sys

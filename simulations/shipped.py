@@ -14,7 +14,7 @@ SWEEPS = PRESETS.with_name("sweeps")
 
 
 def find_file(file: Path, shipped: Path, advice: str) -> Path:
-    """Return a file, or the shipped one of that name; a folder of that name is none.
+    """Return a file, or the shipped one of that name; a folder of that name is ignored.
 
     Args:
         file: as the user gives it.
@@ -32,10 +32,10 @@ def find_file(file: Path, shipped: Path, advice: str) -> Path:
     if known.is_file():
         return known
     names = names_in(shipped)
-    what = "a folder, no file" if folder else "no such file"
+    what = "a folder, not a file" if folder else "no such file"
     raise FedShieldError(f"{path}: {what}; {advice}: {', '.join(names)}{near(str(file), names)}")
 
 
 def names_in(folder: Path, incomplete: str = "") -> list[str]:
-    """Return what is shipped in a folder under names that begin so."""
+    """Return what is shipped in a folder under names that begin with these characters."""
     return sorted(path.stem for path in folder.glob(f"{glob.escape(incomplete)}*.toml"))

@@ -173,7 +173,7 @@ def _read(path: Path, kinds: Sequence[Sequence[str]], hint: str = _HINT) -> list
 
 
 class _ForeignError(Exception):
-    """Why a file is not one that a sweep wrote."""
+    """A file is not one that a sweep wrote; says why."""
 
 
 def _rows(content: bytes, kinds: Sequence[Sequence[str]]) -> list[Row]:
@@ -221,7 +221,7 @@ def _check_header(header: Sequence[str], kinds: Sequence[Sequence[str]]) -> Sequ
 
 
 def _check(line: int, row: Row) -> None:
-    """Refuse cells that no sweep writes, rather than draw a wrong table from them."""
+    """Refuse cells that no sweep writes, so that no wrong table is made from them."""
     shares = {"natural", *attack_columns(row), "worst"} if "natural" in row else set()
     columns = list(row)
     for column in columns[columns.index("seed") :]:

@@ -1,4 +1,4 @@
-"""What a SuperNode is given, looked at before it starts: Flower's own goes on with a traceback, or without a word."""
+"""Checks a SuperNode's arguments before it starts: Flower itself ends with a traceback, or ignores a mistake."""
 
 import argparse
 import re
@@ -16,7 +16,7 @@ _PAIR = r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)"  # as Flower reads one
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Look at the files, the port and the client in a SuperNode's command line.
+    """Check the files, the port and the client in a SuperNode's command line.
 
     Raises:
         FedShieldError: one line with the option, what was found and what to do.

@@ -84,7 +84,7 @@ def serve(place: Path, parent: int, prepare: Callable[[], object]) -> list[str] 
         try:
             with short_name(place) as name:
                 listener.bind(name)
-        except FileNotFoundError:  # a SuperNode that was refused at once has taken the folder with it
+        except FileNotFoundError:  # a SuperNode that was refused at once has removed the folder
             return None
         listener.listen(128)
         listener.settimeout(_POLL_SECONDS)

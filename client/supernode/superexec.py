@@ -1,7 +1,8 @@
 """Flower's SuperExec, which starts a process for each message, as a client's machine with other users needs it.
 
-Flower's own hands messages to whoever asks for them, and writes what answers them into a command line, which every user
-of the machine can read: another user could take a message, with the model in it, and answer it in the client's name.
+Flower's own gives messages to any process that asks, and writes the token that answers them into a command line, which
+every user of the machine can read: another user could take a message, with the model in it, and answer it in the
+client's name.
 """
 
 import json
@@ -31,7 +32,7 @@ def fork_server_socket(folder: Path) -> Path:
 
 
 def keep_others_out(folder: Path) -> None:
-    """Let Flower's SuperNode, in this process, give messages to the SuperExec that it starts, and to nobody else.
+    """Let Flower's SuperNode, in this process, give messages only to the SuperExec that it starts.
 
     Flower 1.41 asks for a secret where a user starts the SuperExec, but not where the SuperNode does.
 

@@ -1,4 +1,4 @@
-"""The line to the SuperLink, looked at before a SuperNode starts: Flower's own says little, or tries again for ever."""
+"""Checks the connection to the SuperLink before a SuperNode starts: Flower says little, or tries again forever."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ADDRESS = "127.0.0.1:8000"  # Flower's default
 
 
 def check_line(arguments: Sequence[str]) -> None:
-    """Connect to the SuperLink of a SuperNode's command line. One that is not there yet is for Flower to wait for.
+    """Connect to the SuperLink of a SuperNode's command line. For one that is not there yet, Flower itself waits.
 
     Raises:
         FedShieldError: one line that says what must be changed before the SuperNode can be connected.
@@ -33,7 +33,7 @@ def check_line(arguments: Sequence[str]) -> None:
     given, _ = parser.parse_known_args(arguments)
     if only_asks(arguments):
         return
-    # As Flower has it: without a CA of the federation's own, those that the world believes.
+    # As in Flower: without a CA of the federation's own, the public ones.
     authority = given.root_certificates or os.environ.get("SSL_CERT_FILE") or certifi.where()
     Place(
         given.superlink,
@@ -44,7 +44,7 @@ def check_line(arguments: Sequence[str]) -> None:
 
 
 def hold_on() -> None:
-    """Let Flower's SuperNode, in this process, outlast what a SuperLink gets over.
+    """Let Flower's SuperNode, in this process, survive short failures of the SuperLink.
 
     It connects again also after a connection that broke while it was made, and its heartbeat is tried again also after
     "500", which a SuperLink says whose disk is full: the thread of the heartbeat would end, and a client that is alive

@@ -1,4 +1,4 @@
-"""A process that stays from message to message, with the network, its buffers and the data.
+"""A process that lives on from message to message, and keeps the network, its buffers and the data.
 
 Flower's network clients start a process for each message, which would import torch and build everything each time. The
 first of them starts this process; later ones hand their message over to it and wait. It ends with the SuperNode, or
@@ -37,7 +37,7 @@ _POLL_SECONDS = 1.0
 
 
 def over_network() -> bool:
-    """Return whether this process was started by Flower for one message, of a server that may be anybody's."""
+    """Return whether this process was started by Flower for one message, which may come from an untrusted server."""
     return Path(sys.argv[0]).name == "flwr-clientapp"
 
 
@@ -88,7 +88,7 @@ def request(
 
 
 def _send(connection: Connection, message: object, patience: float) -> bool:
-    """Send a message; tell whether the other side has taken it in time: one that hangs takes what its buffer holds."""
+    """Send a message; return whether the other side has read it in time, as one that hangs does not."""
     with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as end:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(patience), 0))
     try:
@@ -101,8 +101,8 @@ def _send(connection: Connection, message: object, patience: float) -> bool:
 def _private_folder() -> Path | None:
     """Return a folder that no other user can enter: the SuperNode's, the user's own, or one in the temporary folder.
 
-    Who gets into it is sent the model, and answers what is unpickled. In the temporary folder another user may have
-    been first, with a folder or a link of that name.
+    Whoever can enter it receives the model, and can send what is unpickled. In the temporary folder, another user may
+    have made a folder or a link of that name first.
     """
     for given in (os.environ.get(FOLDER), os.environ.get("XDG_RUNTIME_DIR")):
         if given and _is_private(Path(given)):
@@ -135,7 +135,7 @@ def _place(supernode: int) -> Path | None:
 
 
 def _stat(process: int) -> list[str]:
-    """Return what Linux tells of a process: its state first, its start as number 19; nothing where it tells nothing."""
+    """Return the fields of ``/proc/PID/stat`` from the state on (number 19 is the start); empty if there are none."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -199,7 +199,7 @@ def serve(place: Path, supernode: int) -> None:
             with (
                 Connection(far.detach()) as connection,
                 contextlib.suppress(EOFError, OSError),
-            ):  # nobody waits any more
+            ):  # nobody is waiting any more
                 task, content, run_config, node_config = connection.recv()
                 connection.send(_answer(task, content, run_config, node_config))
             idle_since = time.monotonic()

@@ -8,7 +8,7 @@ from torch import Tensor
 class MarginPGD(torchattacks.PGD):  # type: ignore[misc]
     """Ascends max over k ≠ y of z_k − z_y inside an Linf ball.
 
-    Carlini and Wagner 2017 (arXiv 1608.04644, f_6 of section V) with the ball of Madry et al. in the place of their L2
+    Carlini and Wagner 2017 (arXiv 1608.04644, f_6 of section V) with the ball of Madry et al. instead of their L2
     penalty, which papers on adversarial training call CW or CW∞. Arguments as in ``torchattacks.PGD``.
     """
 

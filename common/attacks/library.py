@@ -24,7 +24,7 @@ class MinimalAttack:
     """An attack that looks for the smallest change that changes the prediction, however large this is.
 
     Args:
-        attack: the search. Where its result is not finite, it has found nothing, and the image stays as it is.
+        attack: the search. Where its result is not finite, it has failed, and the image stays as it is.
     """
 
     def __init__(self, attack: Attack) -> None:
@@ -49,7 +49,7 @@ class MinimalAttack:
 
 @contextmanager
 def attack_mode(model: nn.Module) -> Iterator[None]:
-    """Hold the whole model in eval mode, then give every module its own mode back.
+    """Put the whole model into eval mode, and restore every module's own mode afterwards.
 
     Batch normalization in training mode would let the attack shift the running statistics and see the other images of
     its batch. torchattacks switches the mode too, but then puts *all* modules into training mode, frozen ones included.
@@ -84,7 +84,7 @@ def build_attack(
         FedShieldError: the attack needs more classes, or the user's function is missing or raises; also, when the
             attack is called, a result outside the ball or a changed model.
     """
-    if name == "none":  # nothing to guard the model from, and small networks would feel it
+    if name == "none":  # no check of the model is needed, and for small networks it would cost time
         return lambda images, labels: images
     if is_user_code(name):
         return _own(name, model, threat, classes, key)
@@ -93,7 +93,7 @@ def build_attack(
     guards = [attack_mode] if name not in _BACKWARD else [attack_mode, _frozen]
 
     def perturb(images: Tensor, labels: Tensor) -> Tensor:
-        if name in AUTOATTACK:  # they set the global seed to their own, which follows it here instead
+        if name in AUTOATTACK:  # they set the global seed to their own; here their seed is drawn from the global one
             attack.seed = int(torch.randint(2**31, ()).item())
         with ExitStack() as stack:
             for guard in guards:
@@ -145,7 +145,7 @@ def _untouched(model: nn.Module, key: str, name: str) -> Iterator[None]:
     """
     before = {part: value.clone() for part, value in model.state_dict().items()}
     ways = ways_of(model)
-    with torch.enable_grad():  # at its end, what held before holds again, whatever the attack has switched off
+    with torch.enable_grad():  # restores the setting at its end, whatever the attack has switched off
         yield
     changed = [part for part, value in model.state_dict().items() if not torch.equal(value, before[part])]
     if changed or ways_of(model) != ways:
@@ -172,7 +172,7 @@ def check_classes(labels: Iterable[str], classes: int) -> None:
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """Hold the weights still: FAB, DeepFool and C&W call backward(), which would fill every weight's gradient."""
+    """Freeze the weights: FAB, DeepFool and C&W call backward(), which would fill every weight's gradient."""
     moving = [weight for weight in model.parameters() if weight.requires_grad]
     for weight in moving:
         weight.requires_grad_(False)

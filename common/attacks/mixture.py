@@ -1,4 +1,4 @@
-"""Several training attacks at once, with weights that stay or that follow which attack hurts most."""
+"""Several training attacks at once, with fixed weights, or weights that grow for the attack that does most damage."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from common.attacks.library import Attack, MinimalAttack, attack_mode, build_attack
 from common.attacks.threat import Threat
 
-_LEAST = 0.01  # weight of an attack that hardly hurts now: it is still tried now and then
+_LEAST = 0.01  # least weight of an attack: one that does little damage now is still tried from time to time
 
 
 def build_training_attack(
@@ -82,7 +82,7 @@ class Mixture:
         return adversarial
 
     def _follow(self, losses: Tensor) -> None:
-        """Move the weights; a loss that is not finite says nothing of its attack."""
+        """Update the weights; a loss that is not finite is ignored."""
         known = losses.isfinite()
         if not known.any():
             return

@@ -23,7 +23,7 @@ def parse_assignment(text: str) -> Flat:
 
 
 def _typed(parsed: Any, text: str, default: Scalar | None) -> Any:
-    """Return a value as its key wants it: a name may look like a date or a number, a number like a word.
+    """Return a value of the type of its key: a name may look like a date or a number, a number like a word.
 
     Args:
         parsed: as TOML has it.

@@ -22,7 +22,7 @@ def default_config() -> Flat:
 
 def toml_lines(table: Mapping[str, Any]) -> list[str]:
     """Return a TOML file's lines for keys, dotted or not, whose values are scalars or lists of them."""
-    # JSON writes these as TOML does, but for one letter.
+    # JSON writes these as TOML does, except for one character.
     return [
         f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f") for key, value in table.items()
     ]

@@ -68,11 +68,11 @@ def _check_name(allowed: Sequence[str], name: str) -> str:
 
 
 def _check_folder_name(name: str) -> str:
-    """Pass on what names one folder in ``results.dir``, also to a shell; nothing at all means a name is made up."""
+    """Pass on what names one folder in ``results.dir``, also to a shell; for an empty one, a name is made up."""
     outside = name in {".", ".."} or set(name) & {"/", "\\"}
     if outside or name[:1] in {"-", "~"} or name != name.strip() or visible(name) != name or len(name.encode()) > 200:
         raise ValueError(
-            "must be one folder's name: no / and no \\, not . or .., no - or ~ at its start, no blank at its ends, no "
+            "must be one folder's name: no / and no \\, not . or .., no - or ~ at its start, no space at its ends, no "
             "control character, 200 bytes at most"
         )
     return name

@@ -92,7 +92,7 @@ def _clear_leftovers(folder: Path) -> None:
 
 
 def _remove(place: Path) -> None:
-    """Remove a folder, or whatever else has its name."""
+    """Remove a folder, or a file of its name."""
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place)
     else:

@@ -1,4 +1,4 @@
-"""How many of the images that are there a run takes, in words: wherever a limit leaves some out, that is said."""
+"""How many of the available images a run uses, in words: every message says where a limit leaves some out."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,12 +7,12 @@ Division = Mapping[str, Any]
 
 
 def out_of(used: int, available: int) -> str:
-    """``1,500 of 4,000``, or ``all 4,000``; the number alone where nobody knows how many there are."""
+    """``1,500 of 4,000``, or ``all 4,000``; only the number, if it is not known how many there are."""
     return f"{used:,} of {available:,}" if used < available else f"{'all ' if available else ''}{used:,}"
 
 
 def training_images(division: Division) -> str:
-    """Say how many training images a division uses; nothing where an earlier version has not kept that."""
+    """Say how many training images a division uses; empty if an earlier version has not stored that."""
     return out_of(division["used"], division["available"]) if division.get("available") else ""
 
 
@@ -23,7 +23,7 @@ def tested_images(n: int, division: Division) -> str:
 
 
 def unused_images(division: Division) -> int:
-    """Return how many training images a limit has left with nobody."""
+    """Return how many training images a limit has left unused."""
     return max(0, int(division.get("available", 0)) - int(division.get("used", 0)))
 
 

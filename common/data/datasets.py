@@ -145,7 +145,7 @@ def _to_splits(kept: Arrays) -> Splits:
 def balanced_subset(labels: NDArray[np.int64], count: int, seed: int, purpose: str) -> NDArray[np.int64]:
     """Choose ``count`` rows, as equally many of each class as can be, at random; 0 or too many: all of them.
 
-    The choice for a smaller count is contained in the choice for a larger one. Rows come back in rising order.
+    The choice for a smaller count is contained in the choice for a larger one. Rows are returned in increasing order.
     """
     if count == 0 or count >= len(labels):
         return np.arange(len(labels))

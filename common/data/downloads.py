@@ -118,7 +118,7 @@ def _download(url: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     try:
-        partial.unlink(missing_ok=True)  # what a killed process has left would be taken for whole
+        partial.unlink(missing_ok=True)  # a file left by a killed process would seem complete
         download_url(url, str(partial.parent), partial.name)
         partial.replace(path)
     except (OSError, RuntimeError) as error:

@@ -55,7 +55,7 @@ def list_images(folder: Path, left_out: list[str] | None = None) -> dict[str, li
 
 
 def _images(folder: str, above: frozenset[tuple[int, int]], left_out: list[str] | None) -> list[ImageFile]:
-    """Return the images below a folder; a link back to a folder ``above`` is not followed for ever."""
+    """Return the images below a folder; a link back to a folder ``above`` is not followed."""
     images = []
     with explain_os_errors(Path(folder)):
         status = os.stat(folder)
@@ -82,7 +82,7 @@ def is_litter(name: str) -> bool:
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    """Return whether something is a folder, or leads to one: of a link that leads nowhere nobody knows."""
+    """Return whether something is a folder, or leads to one: a link that leads nowhere may have been either."""
     if not entry.is_symlink():
         return entry.is_dir()
     check_link(Path(entry.path))
@@ -196,6 +196,6 @@ def _complaint(error: Exception) -> str:
     """Return why an image could not be read, and what to do."""
     if isinstance(error, IsADirectoryError):
         return "is a folder; give the images in it"
-    if isinstance(error, OSError) and error.errno is not None:  # of the file, not of what is in it
+    if isinstance(error, OSError) and error.errno is not None:  # an error of the file, not of its content
         return f"{error.strerror}; check the path and the permissions"
     return f"not a readable image ({error}); repair or remove the file"

@@ -31,10 +31,10 @@ class Partition:
     """A division of the rows in use.
 
     Attributes:
-        shards: one rising index array for each client; disjoint, none empty.
-        pool: the server's shared pool, rising; disjoint from every shard.
-        shared: the part of the pool that every client receives, rising.
-        validation: images that nobody trains on, by which the best checkpoint is chosen, rising.
+        shards: one increasing index array for each client; disjoint, none empty.
+        pool: the server's shared pool, increasing; disjoint from every shard.
+        shared: the part of the pool that every client receives, increasing.
+        validation: images that nobody trains on, by which the best checkpoint is chosen, increasing.
     """
 
     shards: tuple[Indices, ...]
@@ -124,7 +124,7 @@ def partition(
 
 
 def undivided(labels: Indices, max_examples: int, validation_fraction: float, seed: int) -> Partition:
-    """Give everything to one holder, less the validation images, which are those of ``partition`` for the same seed.
+    """Give everything to one holder, except the validation images, which are those of ``partition`` for the same seed.
 
     Args:
         labels: int64 [N] of the whole training set.
@@ -137,7 +137,7 @@ def undivided(labels: Indices, max_examples: int, validation_fraction: float, se
 
 
 def _hold_out(labels: Indices, max_examples: int, fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """Return the rows to train on, and the rows to choose the best checkpoint by; both rising and balanced."""
+    """Return the rows to train on, and the rows to choose the best checkpoint by; both increasing and balanced."""
     used = balanced_subset(labels, max_examples, seed, "subset")
     validation = balanced_part(used, labels, fraction, seed, "validation")
     if fraction > 0 and len(validation) == 0:

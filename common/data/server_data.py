@@ -1,4 +1,4 @@
-"""What one party of a federation holds in its hands: the server its test, shared and validation images."""
+"""What the server of a federation holds: its test, shared and validation images."""
 
 import hashlib
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ def describe_partition(train: Dataset, division: Partition) -> dict[str, Any]:
     """Return images per class of every client, of the pool, of the shared data and of the validation images.
 
     ``used`` of the ``available`` training images are in one of these; a limit has left out the others. A digest of all
-    the indices tells whether two runs had the same division. Without validation images nothing is said of them, as in
+    the indices tells whether two runs had the same division. Without validation images they are not mentioned, as in
     the runs of earlier versions, which can still be continued.
     """
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""A dataset that is divided for good: one directory for each party of a federation, and nobody sees another's.
+"""A dataset divided into directories, one for each party of a federation, so that no party sees another's images.
 
     server/split.json                    classes, and how many images of each class each client has
     server/{pool,validation,test}/<class>/<row>.png
@@ -147,7 +147,7 @@ def read_server_data(root: Path, image_size: int, clients: int, shared_fraction:
         )
     shared = pool.take(balanced_part(np.arange(len(pool.labels)), pool.labels, shared_fraction, seed, "shared"))
     division = {
-        # Of a directory that was made by hand, nobody knows what it was taken from.
+        # If a directory was made by hand, it is not known how many images there were.
         **{key: manifest[key] for key in ("used", "available") if type(manifest.get(key)) is int},
         "classes": list(classes),
         "clients": counts,

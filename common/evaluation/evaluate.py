@@ -1,4 +1,4 @@
-"""Measures natural and robust accuracy, attack by attack, each example only until something breaks it."""
+"""Measures natural and robust accuracy, attack by attack; an example is attacked only until an attack breaks it."""
 
 import logging
 import time
@@ -26,7 +26,7 @@ __all__ = ["Distortion", "Evaluation", "Rate", "evaluate", "passes", "probe"]
 
 log = logging.getLogger("fedshield")
 
-_SILENCE = 30.0  # seconds after which a long evaluation says where it is
+_SILENCE = 30.0  # seconds after which a long evaluation logs its progress
 _GRADIENT_FREE = "square"
 
 
@@ -42,9 +42,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure ``model`` in eval mode and float32; every module keeps its mode.
 
-    An adversary who cannot do better leaves the image as it is, so an attack is run only on the images that are
-    classified correctly, and an example counts as robust when both versions are. Each attack is measured for itself, on
-    all those images; its restarts, and the parts of AutoAttack, are run on what the ones before have left.
+    An adversary who cannot do better leaves the image as it is. So an attack is run only on the images that are
+    classified correctly, and an example counts as robust when both versions are. Each attack is measured separately, on
+    all those images; its restarts, and the parts of AutoAttack, only on the images that the ones before did not break.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
     >>> images = np.random.default_rng(1).integers(0, 256, (20, 3, 8, 8), np.uint8)
@@ -63,7 +63,7 @@ def evaluate(
         threat: epsilon and step size of all of them; at epsilon 0 the robust accuracies are the natural one.
         seed: fixes the random starts, >= 0.
         batch_size: images at a time, >= 1; a repeated evaluation must use the same one.
-        kept: where to keep what is measured, batch by batch, and to look for it first. It must belong to this very
+        kept: where to keep what is measured, batch by batch, and to look for it first. It must belong to exactly this
             model, data, threat, seed and batch size.
 
     Raises:
@@ -169,7 +169,7 @@ class _Work:
     def measure(
         self, name: str, rows: Mask | None = None, spec: AttackSpec | None = None, restart: int = 0
     ) -> dict[str, NDArray[Any]]:
-        """Run one pass of an attack, or go on with it.
+        """Run one pass of an attack, or continue it.
 
         Args:
             name: of the pass; its results are kept under it.
@@ -204,7 +204,7 @@ class _Work:
         return found
 
     def _attack(self, run: Attack, rows: NDArray[np.int64], found: dict[str, NDArray[Any]]) -> None:
-        """Attack one batch and write down what became of it."""
+        """Attack one batch and store the result in ``found``."""
         inputs = pixels(self.images[rows], self._device)
         adversarial = run(inputs, torch.from_numpy(self.labels[rows]).to(self._device))
         change = (adversarial - inputs).flatten(1)

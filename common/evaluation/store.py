@@ -1,4 +1,4 @@
-"""What an evaluation has found so far, on disk, so that an interrupted one goes on where it was."""
+"""Results of an evaluation so far, on disk, so that an interrupted one continues where it was."""
 
 import hashlib
 import logging
@@ -39,7 +39,7 @@ _LARGEST = 2**28  # bytes of a group; eight examples of 512×512 pixels have an 
 class ArrayStore:
     """Named groups of arrays in one folder, one compressed file each.
 
-    A group is replaced as a whole, so that a process that is killed at any moment leaves the one before it.
+    A group is replaced as a whole, so that a process that is killed at any moment leaves the old or the new one.
 
     Args:
         folder: made when the first group is saved.
@@ -55,8 +55,8 @@ class ArrayStore:
 
         Args:
             name: of the group.
-            without: what the caller does without a damaged one, for the log.
-            fits: tells whether the arrays are such as the caller can use; others are damaged.
+            without: what the caller does if it is damaged, for the log.
+            fits: returns whether the caller can use the arrays; if not, they count as damaged.
         """
         path = self._path(name)
         try:
@@ -67,7 +67,7 @@ class ArrayStore:
                 return arrays
         except FileNotFoundError:
             return None
-        except Exception as error:  # there is nothing that an archive made to do harm could not raise
+        except Exception as error:  # a malicious archive can raise anything
             log.debug("%s: %s", path, error)
         log.info("%s: damaged; %s", path, without)
         return None
@@ -104,7 +104,7 @@ def _check_sizes(path: Path) -> None:
 
 
 def digest_of(decided: object, arrays: Arrays) -> str:
-    """Return a name for everything that decides the figures of an evaluation: what is given, the code, the libraries.
+    """Return a digest of everything that decides the figures of an evaluation: inputs, code and libraries.
 
     Args:
         decided: settings; its ``repr`` counts.

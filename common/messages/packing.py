@@ -1,4 +1,4 @@
-"""Packs all arrays of a message into one: Flower sends each in separate requests, and a network has a hundred of them.
+"""Packs all arrays of a message into one: Flower sends each array separately, and a network has a hundred of them.
 
 Nothing here imports torch: the process that Flower starts for each message must not wait for that.
 """
@@ -21,7 +21,7 @@ def pack(content: RecordDict) -> RecordDict:
 
 
 def is_packed(content: RecordDict) -> bool:
-    """Return whether ``pack`` has made this content, as far as can be seen from outside."""
+    """Return whether ``pack`` has made this content, as far as can be seen without unpacking it."""
     return any(list(record) == [_NAME] for record in content.array_records.values())
 
 
@@ -33,7 +33,7 @@ def unpack(content: RecordDict, make: Callable[[NDArray[Any]], Array] = Array) -
         make: makes a record's array from its values, which may not be writable.
 
     Raises:
-        Exception: the bytes, which may be a stranger's, are not what ``pack`` makes.
+        Exception: the bytes, which may be anybody's, are not what ``pack`` makes.
     """
     unpacked = {
         name: _unpacked(record[_NAME], make)

@@ -52,7 +52,7 @@ class LiveArray(Array):
 
 
 def _live(values: NDArray[Any]) -> LiveArray:
-    """Make a LiveArray: pickle would look for the class under the name that Flower needs it to have."""
+    """Make a LiveArray: pickle would look for the class under the name that Flower requires."""
     return LiveArray(values)
 
 
@@ -72,7 +72,7 @@ def to_state(record: ArrayRecord) -> State:
 
 
 def note_failure(content: RecordDict, reason: str) -> None:
-    """Write into a reply's content that its client ran a second time, after ``reason`` had ended the first."""
+    """Note in a reply's content that its client ran a second time, after ``reason`` had ended the first."""
     content[ENGINE] = ConfigRecord({FIRST_FAILURE: reason})
 
 

@@ -1,4 +1,4 @@
-"""The globally shared images as a record, and where a machine keeps them: they travel to it once."""
+"""The globally shared images as a record, and their cache on a machine: they are sent to it once."""
 
 import hashlib
 from pathlib import Path
@@ -36,7 +36,7 @@ def keep_shared(record: ArrayRecord, digest: str) -> None:
     """Store received shared data for later rounds: once for all clients of a machine.
 
     Raises:
-        FedShieldError: it is not what ``digest`` names, or cannot be stored.
+        FedShieldError: it does not match ``digest``, or cannot be stored.
     """
     arrays = _arrays(record)
     if _digest(arrays) != digest:

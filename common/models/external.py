@@ -135,7 +135,7 @@ def _try_gradient(name: str, model: nn.Module, logits: Tensor) -> None:
         raise FedShieldError(
             f"model.name = {name}: its logits have no gradient; remove detach and no_grad from forward"
         )
-    with torch.enable_grad():  # whoever builds the network may want none
+    with torch.enable_grad():  # the caller may have switched gradients off
         total = logits.sum()
     gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
     if unused := [key for key, gradient in zip(weights, gradients, strict=True) if gradient is None]:

@@ -1,4 +1,4 @@
-"""What a network costs: its weights, and its arithmetic for one image.
+"""What a network costs: its weights, and its FLOPs for one image.
 
 A multiply-add counts as two floating-point operations (FLOP), as in ``torch.utils.flop_counter``. Papers that count
 multiply-adds (MAC) state half as much.
@@ -100,7 +100,7 @@ def training_passes(
         attack: the training attack: a key of ``ATTACKS``, ``none``, or ``mixture``.
         steps: of an iterative attack.
         mixture: attacks and weights of ``mixture``.
-        mixture_rate: above 0, each image that it made is looked at once more.
+        mixture_rate: above 0, each image that it made goes through the model once more.
 
     Returns:
         The passes, or None where the images decide (``deepfool``), or a user's own code.

@@ -227,7 +227,7 @@ def _fold_chain(parts: list[nn.Module]) -> Iterator[nn.Module]:
 
 
 def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Return whether a module is of exactly this class and nobody listens to it."""
+    """Return whether a module is of exactly this class and has no hooks."""
     return type(module) is kind and not any(value for name, value in vars(module).items() if name.endswith("_hooks"))
 
 

@@ -1,4 +1,4 @@
-"""A network as it was before something was tried on it."""
+"""Restores a network after something was tried on it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ def keep_statistics(model: nn.Module) -> Iterator[None]:
 def ways_of(model: nn.Module) -> list[object]:
     """Return everything but weights that decides what a network computes: its parts, their hooks and ``forward``.
 
-    The list differs from an earlier one where any of these has come, gone or been put in another's place.
+    The list differs from an earlier one if any of these was added, removed or replaced.
     """
     parts: list[object] = []
     for module in model.modules():

@@ -177,7 +177,7 @@ def build_model(
         image_size: side of the images, in pixels, for networks that must know it.
 
     Raises:
-        FedShieldError: a borrowed network that is not there, or does not take such images.
+        FedShieldError: an external network does not exist, or does not accept such images.
     """
     kind = ACTIVATIONS[activation]
     with torch.random.fork_rng(devices=[]):
@@ -194,9 +194,9 @@ def build_model(
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load weights that have travelled or been stored, as ``load_state_dict`` does.
+    """Load weights that were sent or stored, as ``load_state_dict`` does.
 
-    On the way they lose what PyTorch notes of the version of each module. One that reads it, such as torchvision's
+    They have lost the version that PyTorch notes for each module. A module that reads it, such as torchvision's
     MNASNet, would take them for weights of its first version.
 
     Raises:
@@ -208,7 +208,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def copies_on_cpu(tensors: Collection[Tensor]) -> list[Tensor]:
-    """Return contiguous copies of weights on the CPU, which nobody changes; those of a GPU come over together."""
+    """Return contiguous copies of weights on the CPU, which nobody changes; those on a GPU are copied together."""
     given = [tensor.detach() for tensor in tensors]
     if not any(tensor.is_cuda for tensor in given):
         return [tensor.to("cpu", copy=True).contiguous() for tensor in given]

@@ -144,8 +144,8 @@ def mart(model: nn.Module, context: LossContext) -> Loss:
         # log(1 - p) as the log of all other probabilities' sum: finite also where p rounds to 1.
         missed = logs.scatter(1, rival, -torch.inf).logsumexp(1)
         boosted = -logs.gather(1, own)[:, 0] - missed
-        doubt = 1 - F.softmax(natural, 1).gather(1, own)[:, 0]
-        return (boosted + context.beta * _divergence(natural, attacked) * doubt).mean()
+        uncertainty = 1 - F.softmax(natural, 1).gather(1, own)[:, 0]
+        return (boosted + context.beta * _divergence(natural, attacked) * uncertainty).mean()
 
     return loss
 
@@ -154,7 +154,7 @@ def calfat(model: nn.Module, context: LossContext) -> Loss:
     """CalFAT (Chen et al. 2022, arXiv 2205.14926): the log of the client's class prior is added to the logits.
 
     Inner maximization: the KL divergence between the calibrated predictions of x' and x. Loss: the cross-entropy of the
-    calibrated prediction of x', with hard labels (soft ones would pull up the very classes that the client lacks). The
+    calibrated prediction of x', with hard labels (soft ones would raise exactly the classes that the client lacks). The
     prior is that of all data the client trains on; a class that it lacks gets 1e-7 images, as in the authors' code, so
     that its logit gets next to no gradient. At evaluation the model is used without the prior.
     """
@@ -223,7 +223,7 @@ def build_loss(name: str, model: nn.Module, context: LossContext) -> Loss:
         with (
             torch.enable_grad(),
             explain_user_code("loss.name", name),
-        ):  # on again, should it have switched gradients off
+        ):  # with gradients on again, in case it has switched them off
             value = own(images, labels)
         if _state_of(model) != before:
             raise DeadEndError(
@@ -240,7 +240,7 @@ def build_loss(name: str, model: nn.Module, context: LossContext) -> Loss:
 class TrainingMethod:
     """A training method on one network, for one client after the other.
 
-    The loss is built once, where nothing of a client stays in it: a GPU goes on with the batch that it has recorded.
+    The loss is built once, if no client's data stays in it: a GPU then keeps using the batch that it has recorded.
 
     Args:
         name: as in ``build_loss``.
@@ -272,11 +272,11 @@ class TrainingMethod:
 
 
 def _state_of(model: nn.Module) -> list[bool]:
-    """Return the mode of each module, and whether each weight wants a gradient."""
+    """Return the mode of each module, and whether each weight requires a gradient."""
     return [part.training for part in model.modules()] + [weight.requires_grad for weight in model.parameters()]
 
 
-# Attacks that decide nothing on the CPU, so that a GPU can record them; a mixture draws there, DeepFool looks there.
+# Attacks that decide nothing on the CPU, so that a GPU can record them (a mixture and DeepFool do decide there).
 _RECORDABLE = frozenset({"none", "fgsm", "bim", "pgd", "kl", "cw"})
 LOSSES: dict[str, Callable[[nn.Module, LossContext], Loss]] = {
     "pgd-at": pgd_at,

@@ -31,7 +31,7 @@ class Recordings:
         Args:
             step: as in ``RecordedStep``.
             inputs: of the step.
-            method: the training method; another one ends all recordings.
+            method: the training method; with another one, all recordings are dropped.
             kind: all that the step depends on except its inputs' values; their shapes belong to it.
         """
         if method is not self._method:
@@ -45,7 +45,7 @@ class Recordings:
 
 
 class RecordedStep:
-    """Launches a whole batch at once, where its kernels one by one would keep the GPU waiting for Python.
+    """Launches a whole batch at once: with one kernel at a time, the GPU would wait for Python.
 
     A recording has fixed places in memory: the inputs are copied into theirs; weights, momenta and learning rate must
     stay where they are (Nguyen and others, "Accelerating PyTorch with CUDA Graphs", 2021). Random numbers come from the
@@ -72,7 +72,7 @@ class RecordedStep:
         torch.cuda.set_rng_state(drawn, device)
 
     def _warm_up(self, step: Step) -> None:
-        """Let the libraries choose and allocate, which they may not do in a recording."""
+        """Run the step first, so that libraries choose algorithms and allocate: a recording does not allow that."""
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

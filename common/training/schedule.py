@@ -17,7 +17,7 @@ def learning_rate(kind: str, base: float, number: int, total: int, milestones: S
         base: > 0.
         number: of the round, in [1, total].
         total: rounds of the run.
-        milestones: rounds, rising.
+        milestones: rounds, in increasing order.
         warmup: rounds over which the rate rises linearly from base / warmup to what it would be; 0 = none.
     """
     done = (number - 1) / total

@@ -23,7 +23,7 @@ _RESIDENT_BYTES = 2**30  # a client's images up to this size stay on the GPU for
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How ``Trainer.fit`` walks through the data.
+    """How ``Trainer.fit`` trains on the data.
 
     Attributes:
         epochs: passes over the data; 0 leaves the model as it is.
@@ -145,7 +145,7 @@ class Trainer:
     ) -> FitResult:
         """Train the model in place with SGD; it is left in training mode.
 
-        Everything that the CPU decides is drawn and sent to the device before an epoch, so that nothing in the epoch
+        All random numbers of the CPU are drawn and sent to the device before an epoch, so that nothing in the epoch
         waits for a GPU.
 
         >>> from common.attacks.threat import Threat
@@ -163,7 +163,7 @@ class Trainer:
         Args:
             images: uint8 [N,3,H,W], N >= 1.
             labels: int64 [N], in [0, classes).
-            loss: a training method of ``common.training.losses`` built on this very model.
+            loss: a training method of ``common.training.losses`` built on this model.
             plan: epochs, batches, rates.
             seed: fixes the order of the images, augmentation, noise and random starts; >= 0.
             momenta: of SGD, of the weights' shapes in the order of the model's parameters, to go on from; empty if not
@@ -171,7 +171,7 @@ class Trainer:
             on_batch: called after each step with the number of images trained on in this call.
 
         Raises:
-            FedShieldError: the loss does not depend on a weight that wants a gradient, or a user's loss or attack
+            FedShieldError: the loss does not depend on a weight that requires a gradient, or a user's loss or attack
                 fails.
         """
         started = time.perf_counter()
@@ -233,7 +233,7 @@ class Trainer:
     def _descend(self, gradients: Sequence[Tensor], plan: TrainingPlan) -> None:
         """Take a step of SGD by what torch.optim.SGD calls; the class would import torch's compiler, for seconds."""
         fused = self._device.type == "cuda"
-        if fused:  # its kernel wants a gradient laid out as its weight is
+        if fused:  # its kernel needs a gradient with the memory layout of its weight
             gradients = [
                 given if given.stride() == weight.stride() else torch.empty_like(weight).copy_(given)
                 for given, weight in zip(gradients, self._weights, strict=True)

@@ -16,7 +16,7 @@ _LOSS_LIMIT = 10  # how far a loss may be from the others' median, in multiples 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of the comparison.
+    """The result of the comparison.
 
     Attributes:
         believed: the replies to aggregate, by client number.
@@ -96,7 +96,7 @@ def _stand_out(replies: Mapping[int, Checked], limit: float, last_round: LastRou
 
 
 def _median(votes: list[float]) -> float:
-    """Return the median; of two in the middle the one nearer to zero, for the other may be a liar's."""
+    """Return the median; of two in the middle the one nearer to zero, since the other may be a liar's."""
     return min(median_low(votes), median_high(votes), key=abs)
 
 

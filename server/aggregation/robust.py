@@ -59,9 +59,9 @@ class RobustMean:
         self._replies.append(Message(content, 1, MessageType.TRAIN))
 
     def result(self) -> ArrayRecord:
-        """Return the strategy's model; fewer liars are borne where replies are missing.
+        """Return the strategy's model; if replies are missing, it tolerates fewer liars.
 
-        Those that are missing count among the liars: the proofs know clients that fail in any way, and as many as
+        Missing replies count as liars: the proofs are about clients that fail in any way, and about at most
         ``malicious`` of them.
 
         Raises:

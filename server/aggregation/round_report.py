@@ -1,4 +1,4 @@
-"""What has come of a round's messages, client by client."""
+"""What became of a round's messages, client by client."""
 
 import logging
 from statistics import median_low
@@ -57,7 +57,7 @@ class RoundReport:
         Args:
             client: its number.
             reason: why.
-            lasting: what to do, where the same round would have the same end when it is done again.
+            lasting: what to do, if the same round would fail in the same way again.
         """
         if lasting:
             self._lasting[client] = lasting
@@ -76,7 +76,7 @@ class RoundReport:
                 clients.setdefault(reason, []).append(client)
             reasons = "; ".join(f"client {', '.join(map(str, those))}: {reason}" for reason, those in clients.items())
             hints = "".join(f"; {hint}" for hint in dict.fromkeys(self._lasting.values()))
-            # Enough of them, were all the others to answer well?
+            # Would there be enough replies if all the other clients answered well?
             kind = DeadEndError if asked - len(self._lasting) < enough else FedShieldError
             raise kind(
                 f"round {self._round}: {len(self.metrics)} valid replies of {asked}, federation.min-fraction asks for "

@@ -46,7 +46,7 @@ class Cohort:
     seed: int
 
     def sample(self, server_round: int) -> list[int]:
-        """Return the clients of a round, rising: a function of the seed and the round, so that a resumed run agrees."""
+        """Return the sorted clients of a round: a function of the seed and the round, so that a resumed run agrees."""
         rng = rng_for(self.seed, "cohort", server_round)
         return sorted(rng.permutation(len(self.examples))[: self.size].tolist())
 
@@ -123,7 +123,7 @@ class SharedDataFedAvg(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Address the round's clients that are there; those that do not hold the shared data yet get it along.
+        """Return the messages to the round's clients that are connected, with the shared data for those that lack it.
 
         Args:
             server_round: of this part of the run, from 1.
@@ -161,7 +161,7 @@ class SharedDataFedAvg(FedAvg):
         for client, reply in self._believed(self._checked(asked, replies, report), report):
             report.take(client, reply.metrics, reply.update_norm)
             mean.add(reply.arrays, self.cohort.examples[client])
-        # A client that failed may have lost the shared data, or never have had it: it is sent again.
+        # A client that failed may have lost the shared data, or never received it: it is sent again.
         self._holders = (self._holders | report.metrics.keys()) - report.refused.keys()
         report.require(self.cohort.min_replies, self.cohort.size)
         together = self.train_metrics_aggr_fn(
@@ -189,7 +189,7 @@ class SharedDataFedAvg(FedAvg):
             yield client, checked
 
     def _believed(self, replies: Iterator[tuple[int, Checked]], report: RoundReport) -> Iterable[tuple[int, Checked]]:
-        """Return the replies that bear comparison with the others; for that all of them have to be there."""
+        """Return the replies that are no outliers; for this all of them have to be there."""
         if (limit := self.settings.update_limit) == 0:
             return replies
         verdict = judge(dict(replies), self._checks.reference, limit, self._last_round)
@@ -206,11 +206,11 @@ class SharedDataFedAvg(FedAvg):
         return RobustMean(self.settings.name, self.settings.malicious, expected)
 
     def _in_order(self, asked: list[int], replies: Iterable[Message]) -> Iterator[tuple[int, Message]]:
-        """Yield the round's clients in rising order, each as soon as its turn has come, with its reply."""
+        """Yield the round's clients in increasing order, each with its reply, as soon as it is next."""
         early: dict[int, Message] = {}
         waiting = deque(asked)
         for reply in replies:
-            # Not by the node it came from: what Flower itself has to say of a client comes from Flower's own.
+            # Not by its source node: an error that Flower itself reports about a client comes from another node.
             client_of = {message.metadata.message_id: client for client, message in self._sent.items()}
             sender = client_of.get(reply.metadata.reply_to_message_id)
             if sender is not None:
@@ -230,7 +230,7 @@ class SharedDataFedAvg(FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Nobody: the server evaluates, on test data.
+        """Return no messages: the server evaluates, not the clients.
 
         Args:
             server_round: as in ``configure_train``, and so are the others.

@@ -1,1 +1,1 @@
-"""Who is told of a run while it goes on: Prometheus and experiment trackers."""
+"""Who is told about a run while it runs: Prometheus and experiment trackers."""

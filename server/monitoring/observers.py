@@ -1,4 +1,4 @@
-"""Who is told of a run while it goes on: Prometheus and experiment trackers, all behind one hook."""
+"""Who is told about a run while it runs: Prometheus and experiment trackers, behind one interface."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +15,7 @@ log = logging.getLogger("fedshield")
 
 
 class Watcher(Protocol):
-    """Takes the news of one run."""
+    """Watches one run."""
 
     def after_round(self, record: Mapping[str, Any]) -> None:
         """Take a round's line of ``metrics.jsonl``."""
@@ -24,7 +24,7 @@ class Watcher(Protocol):
         """Take ``summary.json``."""
 
     def close(self, finished: bool) -> None:
-        """Hear that the run has ended; ``finished`` when it came to its end."""
+        """Note that the run has ended; ``finished``: whether it came to its end."""
 
 
 TRACKERS: Mapping[str, Callable[[RunConfig, RunDir], Watcher]] = {
@@ -35,13 +35,13 @@ TRACKERS: Mapping[str, Callable[[RunConfig, RunDir], Watcher]] = {
 
 
 class Watchers:
-    """All watchers of a run; one that fails is left out from then on, since a run must not end for it."""
+    """All watchers of a run; one that fails is left out from then on, since it must not end the run."""
 
     def __init__(self) -> None:
         self._all: dict[str, Watcher] = {}
 
     def add(self, name: str, watcher: Watcher) -> None:
-        """Tell this one too."""
+        """Add a watcher."""
         self._all[name] = watcher
 
     def after_round(self, record: Mapping[str, Any]) -> None:
@@ -53,7 +53,7 @@ class Watchers:
         self._tell(lambda watcher: watcher.after_run(summary))
 
     def close(self, finished: bool) -> None:
-        """Let go of all."""
+        """End all watchers."""
         self._tell(lambda watcher: watcher.close(finished))
 
     def _tell(self, how: Callable[[Watcher], None]) -> None:

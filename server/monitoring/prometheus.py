@@ -14,7 +14,7 @@ class Exporter:
 
     Args:
         port: to listen on.
-        host: address to listen on; nobody is asked for a password there.
+        host: address to listen on; there is no password.
 
     Raises:
         FedShieldError: prometheus-client is not installed, the port is taken, or the address is none of this machine's.

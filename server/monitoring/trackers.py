@@ -1,4 +1,4 @@
-"""Experiment trackers. Each is imported when a run asks for it, and goes on with the same record when a run goes on."""
+"""Experiment trackers. Each is imported when a run asks for it, and continues the same record when a run is resumed."""
 
 import logging
 import os
@@ -44,7 +44,7 @@ def final_figures(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _identity(run: RunDir, tracker: str, new: str | None = None) -> str | None:
-    """Return under which name a tracker knows this run, having set it to ``new`` if given; None if it does not."""
+    """Return a tracker's own name for this run, after setting it to ``new`` if given; None if there is none."""
     path = run.path / _IDENTITIES
     known = read_json(path, "remove it; the trackers then start again") if path.exists() else {}
     if new is not None:

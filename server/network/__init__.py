@@ -1,1 +1,1 @@
-"""Clients over a network: who is there, their replies, the SuperLink."""
+"""Clients over a network: who is connected, their replies, the SuperLink."""

@@ -1,4 +1,4 @@
-"""Messages over a real network: replies are taken as they come, and one that is broken costs only its client."""
+"""Messages over a real network: replies are processed as they arrive, and a broken one only affects its client."""
 
 import json
 import logging
@@ -39,11 +39,11 @@ _LEEWAY_BYTES = 2**20  # for names, shapes and figures
 
 
 class PollingGrid(Grid):
-    """Flower's grid, asked for replies twice a second, each of which is handed on at once.
+    """Flower's grid, polled for replies twice a second; each reply is passed on at once.
 
     Flower's own asks every three seconds and keeps all replies until the last one is there: a round would take up to
     three seconds more, and the memory of all its replies. And it unpacks what the clients sent in one go: bytes that
-    cannot be unpacked, that unpack to more than there is memory, or that stay away in the middle of a reply would cost
+    cannot be unpacked, that unpack to more than there is memory, or that stop in the middle of a reply would cost
     all of them. Here each reply is fetched by itself, and is as large as the message that it answers at most. Arrays
     travel packed, see ``common.messages.packing``.
 
@@ -195,7 +195,7 @@ class PollingGrid(Grid):
 
         try:
             contents = pull_objects([part.object_id for part in iterate_object_tree(tree)], pull_counted)
-        finally:  # what is too large to be fetched must not stay in the database either
+        finally:  # a reply that is too large must be deleted from the database too
             client.ConfirmMessageReceived(
                 ConfirmMessageReceivedRequest(node=self._grid.node, run_id=run_id, message_object_id=tree.object_id)
             )

@@ -1,4 +1,4 @@
-"""Which client is on which of Flower's nodes: learnt by asking, since node ids are random and clients come and go."""
+"""Which client is on which of Flower's nodes: the nodes are asked, since ids are random and clients come and go."""
 
 import logging
 import math
@@ -78,7 +78,7 @@ class Roster:
     def gather(self) -> None:
         """Wait until all clients are there and ready; go on without some if ``federation.min-fraction`` allows it.
 
-        The question also makes every client load its data, so that a lack shows before the first round. Nodes that are
+        The question also makes every client load its data, so that missing data is found early. Nodes that are
         not there yet are waited for ``federation.node-wait-seconds``; so are those that are there and silent, which may
         be loading, or for ``federation.client-timeout-seconds``, if that is more and the run cannot begin without them.
 
@@ -105,14 +105,14 @@ class Roster:
             log.warning("client %d: %s; the run begins without it", client, self.failure(client))
 
     def meet(self) -> None:
-        """Look who is connected now, and ask those who are not known yet, for ``federation.node-wait-seconds``.
+        """Find out who is connected now, and ask unknown nodes who they are, for ``federation.node-wait-seconds``.
 
-        Those who have been silent n times are asked in every 2^n-th meeting, or they would hold up each round.
+        A node that has been silent n times is asked only in every 2^n-th round, or it would delay every round.
         """
         self._meet(self._federation.node_wait_seconds)
 
     def _meet(self, timeout: float, insist: bool = False) -> int:
-        """Look and ask, also those who have been silent if ``insist``; return how many nodes are there."""
+        """Find out and ask, with ``insist`` also silent nodes; return the number of connected nodes."""
         self._meetings += 1
         self._names = {info.node_id: info.name for info in self._grid.get_nodes()}
         owners = {node: client_of(name) for node, name in self._names.items()}
@@ -126,9 +126,9 @@ class Roster:
         for node, client in self._client_of.items():
             if node not in self._names:
                 continue
-            if doubt := self._doubt(node, client):
-                self._failures[node] = doubt
-                if before.get(node) != doubt:
+            if conflict := self._conflict(node, client):
+                self._failures[node] = conflict
+                if before.get(node) != conflict:
                     log.warning("%s", self._told(node))
             else:
                 self._present[client] = node
@@ -138,8 +138,8 @@ class Roster:
         """Return whose a node is: by its name, or by its own answer where no node has a client's name."""
         return (self._named or self._client_of).get(node)
 
-    def _doubt(self, node: int, client: int) -> str:
-        """Return why a node is not taken for the client that it says it is, "" if it is."""
+    def _conflict(self, node: int, client: int) -> str:
+        """Return why a node is not accepted as the client that it says it is, "" if it is."""
         name = self._names[node]
         if self._named and node not in self._named:
             how = f"as {in_one_line(name)!r}" if name else "without a name"
@@ -170,7 +170,7 @@ class Roster:
         return gone
 
     def _hear(self, node: int, reply: Message) -> None:
-        """Take down who is on a node, or why nobody is."""
+        """Note which client is on a node, or why none is."""
         answer: Mapping[str, Any] = {} if reply.has_error() else reply.content.metric_records.get(METRICS, {})
         if reason := self._objection(node, answer, reply.error if reply.has_error() else None):
             self._failures[node] = reason
@@ -210,7 +210,7 @@ class Roster:
             told = self._told(failing[0])
             if self._owner(failing[0]) is None:
                 told = f"{absent} is missing: {told}"
-            return told if len(failing) == 1 else f"{told} (and {len(failing) - 1} other clients with a trouble)"
+            return told if len(failing) == 1 else f"{told} (and {len(failing) - 1} other clients with problems)"
         if nodes < clients:
             return (
                 f"federation.clients = {clients}, but {nodes} nodes are there after "

@@ -1,9 +1,9 @@
-"""Flower's SuperLink, more patient: ``fedshield-superlink``, with the options of flower-superlink.
+"""Flower's SuperLink, made more robust: ``fedshield-superlink``, with the options of flower-superlink.
 
 Flower 1.41 gives up after five seconds when another of its threads holds the database's lock. On a busy machine that
 happens, and costs a client's reply, or the SuperExec and with it the run.
 
-And it takes a call that comes again for a new one. A call comes again when the SuperLink was killed between doing what
+And it takes a repeated call for a new one. A call is repeated when the SuperLink was killed between doing what
 it asks for and answering it: the message that it was about to hand out is gone then, and the piece of a reply that it
 has stored is refused, and with it the reply.
 """
@@ -27,7 +27,7 @@ def _be_patient(connection: Any, *_: object) -> None:
 
 
 def answer_again() -> None:
-    """Let Flower's SuperLink, in this process, answer a call that comes again as it did the first time."""
+    """Let Flower's SuperLink, in this process, answer a repeated call as it did the first time."""
     from flwr.common.constant import SUPERLINK_NODE_ID
     from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 
@@ -48,9 +48,9 @@ def answer_again() -> None:
 
 
 def _take_back(state: Any, node: int) -> bool:
-    """Return whether there are messages that were handed out to a node and never came there; they can be again.
+    """Return whether messages handed out to a node never arrived; they are then handed out again.
 
-    A client asks for the next one when it has all of the last one and has said so, upon which the message's content is
+    A client asks for the next one when it has all of the last one and has confirmed it; then the message's content is
     deleted here.
     """
     from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes

@@ -1,1 +1,1 @@
-"""What a run leaves behind: written, read, and checked."""
+"""The files of a run: written, read, and checked."""

@@ -82,7 +82,7 @@ def count_completed(run_dir: Path) -> int:
     """Return how many rounds, or epochs, a run has finished, as its checkpoint says; 0 where that is damaged."""
     try:
         return int((read_checkpoint(run_dir) or {"round": 0})["round"])
-    except FedShieldError:  # whoever goes on says so, or goes on from the one before it
+    except FedShieldError:  # whoever resumes the run reports it, or resumes from the checkpoint before
         return 0
 
 

@@ -1,4 +1,4 @@
-"""What a reader of a run directory needs to judge and repeat it."""
+"""What a reader needs to judge a run and to repeat it."""
 
 import os
 import platform
@@ -76,13 +76,13 @@ def _difference(before: Any, now: Any) -> str:
 
 
 def _command() -> str:
-    """Return the command line where it is FedShield's own; Flower's launchers have tokens among their arguments."""
+    """Return the command line if it is FedShield's own; those of Flower's launchers contain tokens."""
     program = Path(sys.argv[0]).name
     return _text(shlex.join([program, *sys.argv[1:]])) if program == "fedshield" else program
 
 
 def _text(words: str) -> str:
-    """Return words of the system without the bytes in them that are no letters."""
+    """Return a text of the system without bytes that are not text."""
     return os.fsencode(words).decode(errors="replace")
 
 

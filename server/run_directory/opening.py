@@ -1,4 +1,4 @@
-"""What a run directory must be, and what becomes of what is in it, where a run begins there or goes on."""
+"""Checks a run directory in which a run is to start or to be resumed, and prepares its files."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What a run directory tells its readers: the configuration, the kind of run, the finished rounds, their figures."""
+"""Reads a run directory: the configuration, the kind of run, the finished rounds, their figures."""
 
 import shlex
 from collections import Counter
@@ -57,7 +57,7 @@ KINDS = {kind.name: kind for kind in (FEDERATION, CENTRALIZED)}
 def read_config(run_dir: Path, kind: Kind | None = None, hint: str = "is this a run directory?") -> Flat:
     """Return the stored configuration of a run, flat; a key that is newer than the run has the value that it had then.
 
-    It is read before all else of a run, which may be another's: what leads out of the directory is refused.
+    It is read before everything else of a run, which may be somebody else's: links out of the directory are refused.
 
     Args:
         run_dir: absolute.
@@ -86,7 +86,7 @@ def read_kind(run_dir: Path) -> Kind:
 def parse_stored(run_dir: Path, stored: Flat) -> RunConfig:
     """Check the configuration that a run has stored; a mistake in it is not the user's, so it names the file.
 
-    What it was called says nothing any more: the directory may have another name now.
+    Its stored name is not used: the directory may have another name now.
 
     Raises:
         FedShieldError: a key or value is not one of this version of FedShield.
@@ -148,7 +148,7 @@ def read_predictions(run_dir: Path, figures: Mapping[str, Any]) -> dict[str, NDA
 
     Args:
         run_dir: absolute.
-        figures: of that evaluation, which name the file: no other's can be taken for its own.
+        figures: of that evaluation; they name the file, so that arrays of another one are not used.
     """
     if not (name := figures.get("predictions")):
         return {}
@@ -197,7 +197,7 @@ def read_classes(run_dir: Path) -> tuple[str, ...]:
 def _read_optional(path: Path, wanted: type[FileFormat]) -> dict[str, Any]:
     if not path.exists():
         return {}
-    content = read_json(path, "remove it, and it is done without")
+    content = read_json(path, "remove it; commands work without it")
     check_format(content, wanted, str(path))
     return content
 

@@ -1,4 +1,4 @@
-"""The configuration of a run that is there, to go on with it or to measure it; its code runs where it is trusted."""
+"""The configuration of an existing run, to resume or to measure it; its code runs only if it is trusted."""
 
 import os
 from collections.abc import Collection
@@ -27,7 +27,7 @@ RESUMABLE_KEYS = (
 
 
 def first_threads(run_dir: Path) -> int:
-    """Return with how many threads a run began; 0 where it has not kept that."""
+    """Return the number of threads with which a run began; 0 if it has not stored that."""
     return int(read_environment(run_dir).get("threads", 0))
 
 

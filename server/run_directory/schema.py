@@ -1,4 +1,4 @@
-"""What the files of a run directory look like, as far as their readers count on it."""
+"""The content of the files of a run directory, as far as their readers depend on it."""
 
 from typing import Annotated, Any, Self
 
@@ -8,7 +8,7 @@ from common.errors import FedShieldError
 
 
 class FileFormat(BaseModel):
-    """What must be in a file; what else is there is nobody's concern."""
+    """What must be in a file; other content is ignored."""
 
     model_config = ConfigDict(strict=True)
 
@@ -16,7 +16,7 @@ class FileFormat(BaseModel):
 Share = Annotated[float, Field(ge=0, le=1)]
 Length = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0, le=10**15)]
-# Of a file in the same folder, whatever else somebody may have written there.
+# Only a file in the same folder: somebody may have written another path there.
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 
 
@@ -186,7 +186,7 @@ def check_format(content: Any, wanted: type[FileFormat], place: str) -> None:
     Args:
         content: of the file, or of a line of it.
         wanted: its shape.
-        place: what a complaint begins with.
+        place: how an error message begins.
 
     Raises:
         FedShieldError: another version of FedShield wrote it, or it is damaged.

@@ -119,7 +119,7 @@ class RunDir:
         keep_code(self.path, config, begun=self.completed_rounds > 0)
         keep_lines(self.path, self.kind, self.completed_rounds)
         keep_summary(self.path)
-        # All cores stay all cores: how many there were is in environment.json.
+        # 0 threads stays 0, for all cores: how many there were is in environment.json.
         self.write_json("config.json", {**config.model_dump(by_alias=True), "threads": stored["threads"]})
 
     def _acquire(self) -> None:
@@ -148,7 +148,7 @@ class RunDir:
             self._tell("end")
 
     def _way_on(self, error: BaseException) -> str:
-        """Return where a run has stopped and how to continue; nothing that would fail again in the same way."""
+        """Return where a run has stopped and how to continue, in a way that will not fail again."""
         stopped, again = f"Stopped after {self.kind.unit} {self.completed_rounds}", self.kind.again(self.path)
         if isinstance(error, KeyboardInterrupt):
             return f"{stopped}; continue with: {again}"
@@ -176,7 +176,7 @@ class RunDir:
     def write_environment(self, described: dict[str, Any]) -> None:
         """Write ``environment.json``, with the kind of run.
 
-        What the run began with stays; of what it goes on with, what differs is added under ``resumed``.
+        What the run began with stays; when it is resumed, what differs is added under ``resumed``.
         """
         first = read_environment(self.path) if self._resumed else {}
         if "command" in first:

@@ -50,10 +50,10 @@ for part in (runs, studies, machine, results, network):
 
 
 def main() -> None:
-    """Entry point: a mistake that the user can mend is one line on stderr and exit status 1."""
+    """Entry point: a mistake that the user can fix is one line on stderr and exit status 1."""
     with lasting_streams():
         try:
-            with explain_os_errors():  # also to ask whether a file is there can fail: a name may be too long
+            with explain_os_errors():  # even a check whether a file exists can fail: its name may be too long
                 app()
         except FedShieldError as error:
             print(f"fedshield: {visible(str(error))}", file=sys.stderr)  # noqa: T201

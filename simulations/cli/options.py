@@ -19,22 +19,22 @@ _MEASURING = ("data.root", "threads")  # where the images are now, and what of t
 
 
 def complete_preset(incomplete: str) -> list[str]:
-    """Return the presets that begin so; where none does, the shell completes files."""
+    """Return the presets that begin with these characters; if none does, the shell completes files."""
     return names_in(PRESETS, incomplete)
 
 
 def complete_study(incomplete: str) -> list[str]:
-    """Return the shipped studies that begin so; where none does, the shell completes files."""
+    """Return the shipped studies that begin with these characters; if none does, the shell completes files."""
     return names_in(SWEEPS, incomplete)
 
 
 def complete_key(incomplete: str) -> list[str]:
-    """Return the keys of the configuration that begin so."""
+    """Return the keys of the configuration that begin with these characters."""
     return [f"{key}=" for key in default_config() if key.startswith(incomplete)]
 
 
 def finite(value: float | None) -> float | None:
-    """Refuse what Python takes for a number, and a range lets pass: ``nan`` is neither below nor above anything."""
+    """Refuse ``nan`` and infinity: Python parses them as numbers, and the option's range lets ``nan`` pass."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number.")
     return value
@@ -116,13 +116,13 @@ def new_or_stored(
         path = find_results(resume)
         base = resumed_config(path, KINDS[kind], options, trust_code)
         options["results.resume"] = str(path)
-        if "data.root" in options:  # the run's own is told from where it was begun
+        if "data.root" in options:  # the run's own is relative to where it was started
             options["data.root"] = str(whole_path(str(options["data.root"])))
     return parse_config({**base, **options})
 
 
 def measuring(assignments: list[str]) -> Flat:
-    """Return the keys that ``--set`` changes where a run that is there is measured: it stays what it was trained as."""
+    """Return the keys that ``--set`` changes when a run is measured; those that it was trained with cannot change."""
     found = given(None, assignments)
     if others := sorted(found.keys() - set(_MEASURING)):
         raise FedShieldError(

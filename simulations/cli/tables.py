@@ -11,7 +11,7 @@ from common.data.cuts import training_images, unused_images
 from common.evaluation.results import Evaluation
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Kind, bracket, share
 
-_NAME = 24  # letters of a name for which there is room, as long as there is another column
+_NAME = 24  # characters of a name for which there is room, as long as there is another column
 _GAP = 2  # between two columns of numbers
 
 

@@ -1,7 +1,7 @@
-"""Certificates and keys of a federation whose parts talk over a network: made here once, given to each holder.
+"""Certificates and keys of a federation over a network: made here once, then given to each holder.
 
-ca.crt                             whom to believe; a copy is in each of the folders below
-ca.key                             for nobody but the one who makes more certificates
+ca.crt                             the CA to trust; a copy is in each of the folders below
+ca.key                             only for the one who makes more certificates
 superlink/server.{crt,key}         for the SuperLink
 superlink/superexec-secret
 gateway/server.{crt,key}           for the gateway between the clients' network and the SuperLink
@@ -48,7 +48,7 @@ def make_certs(folder: Path, clients: int, hosts: Sequence[str]) -> list[Path]:
         hosts: names and addresses under which SuperLink and gateway are reached.
 
     Raises:
-        FedShieldError: a host is no name and no address; a file of the folder is damaged, a link that leaves it, or
+        FedShieldError: a host is neither a name nor an address; a file of the folder is damaged, a link out of it, or
             cannot be written.
     """
     for host in hosts:
@@ -129,7 +129,7 @@ def _server(
 
 
 def _names(certificate: Path) -> list[x509.GeneralName]:
-    """Return for whom a certificate was made; nobody where there is none yet."""
+    """Return the hosts of a certificate; none if there is no certificate yet."""
     if not certificate.exists():
         return []
     try:
@@ -189,7 +189,7 @@ def _general_name(host: str) -> x509.GeneralName:
     """Return a host as a certificate names it.
 
     Raises:
-        FedShieldError: it is no name and no address.
+        FedShieldError: it is neither a name nor an address.
     """
     try:
         return x509.IPAddress(ipaddress.ip_address(host))

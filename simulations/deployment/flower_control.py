@@ -1,4 +1,4 @@
-"""Hands the app to a SuperLink and follows the run to its end, by Flower's own command line."""
+"""Sends the app to a SuperLink and follows the run to its end, by Flower's own command line."""
 
 import contextlib
 import json
@@ -175,7 +175,7 @@ class Control:
         ) as process:
             try:
                 for line in _lines(process.stdout or (), _SILENCE_SECONDS):
-                    if _FLOWERS_OWN.match(line):  # what it says at length, FedShield's lines say in short
+                    if _FLOWERS_OWN.match(line):  # FedShield's own lines say the same in short
                         continue
                     seen += 1
                     if seen > printed:
@@ -254,7 +254,7 @@ def _lines(stream: Iterable[str], silence: float) -> Iterator[str]:
 
 
 def _last_line(text: str) -> str:
-    """Return what a command has said in the end, without the box that Flower draws around it."""
+    """Return a command's last line of output, without the box that Flower draws around it."""
     with contextlib.suppress(ValueError, LookupError, TypeError):
         text = json.loads(text)["error-message"]
     lines = [line.strip(" │\t") for line in text.splitlines() if not set(line) <= set("─╭╮╰╯ ")]

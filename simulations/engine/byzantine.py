@@ -1,7 +1,7 @@
-"""Clients that lie together, for simulations: what a strategy withstands, and what it does not.
+"""Clients that lie together, for simulations: to find out which lies a strategy withstands.
 
-The liars train honestly, talk to one another, and all send the same lie. They change weights alone: a lie about the
-statistics of batch normalization would give them away, and the server's checks look at those.
+The liars train honestly, know each other's updates, and all send the same lie. They change only weights: lies about
+statistics of batch normalization would give them away, since the server checks those.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -73,12 +73,12 @@ def _apply(update: Tensor, before: State, names: Sequence[str]) -> State:
 
 
 def _sign_flip(updates: Tensor, strength: float, cohort: int, generator: torch.Generator) -> Tensor:
-    """The opposite of what the liars have learnt."""
+    """The opposite of the liars' mean update."""
     return -strength * updates.mean(dim=0)
 
 
 def _scaled(updates: Tensor, strength: float, cohort: int, generator: torch.Generator) -> Tensor:
-    """More of it than they should have a say in (Bagdasaryan et al. 2020, arXiv 1807.00459)."""
+    """Their mean update, scaled up to outweigh the others (Bagdasaryan et al. 2020, arXiv 1807.00459)."""
     return strength * updates.mean(dim=0)
 
 
@@ -89,7 +89,7 @@ def _gaussian(updates: Tensor, strength: float, cohort: int, generator: torch.Ge
 
 
 def _alie(updates: Tensor, strength: float, cohort: int, generator: torch.Generator) -> Tensor:
-    """A little is enough (Baruch et al. 2019, arXiv 1902.06156, algorithm 3): as far off as the honest ones spread.
+    """A little is enough (Baruch et al. 2019, arXiv 1902.06156, algorithm 3): as far from the mean as honest ones.
 
     Of n clients, m lie. They need s = ⌊n/2 + 1⌋ − m honest ones to be further off than they are, and so go
     z = Φ⁻¹((n − m − s) / (n − m)) standard deviations from the mean; both are estimated from their own updates.

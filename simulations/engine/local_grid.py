@@ -55,7 +55,7 @@ class LocalGrid(Grid):
     """
 
     def __init__(self, config: RunConfig, executor: Executor, on_reply: Callable[[Reply], None] | None = None) -> None:
-        # Outside Flower's own launchers nobody tells Message who is speaking. This is internal to Flower: only here.
+        # A Message takes its run and source from Flower's launchers, which are not there. This is internal to Flower.
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, _RUN_ID, _SERVER_NODE
         self._run = Run.create_empty(_RUN_ID)
         self._executor = executor

@@ -32,7 +32,7 @@ def default_workers(gpus: int, cpus: int, nodes: int, threads: int) -> int:
 
 
 def _probe(address: str) -> None:
-    """Find out within seconds that nobody listens there: Ray itself would try for many minutes."""
+    """Find out within seconds whether anything listens there: Ray itself would try for many minutes."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
@@ -65,7 +65,7 @@ def _lets_in(address: str) -> bool:
 
 
 def _use_token(alone: bool) -> None:
-    """Let Ray ask for the user's token, and on this machine alone for one that nobody else can know.
+    """Make Ray require the user's token; without one, on this machine alone, a new random one.
 
     It is in the environment of Ray's processes, which other users cannot read, as they can a command line.
     """
@@ -98,7 +98,7 @@ def private_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def start_ray(workers: int, gpus: int | None, folder: str) -> Any:
-    """Start Ray on this machine, for nobody but this process; return the module ``ray``.
+    """Start Ray on this machine, only for this process; return the module ``ray``.
 
     Args:
         workers: processes that Ray starts in advance.
@@ -113,9 +113,9 @@ def start_ray(workers: int, gpus: int | None, folder: str) -> Any:
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray = _import_ray()
     files = os.path.join(folder, "r")
-    try:  # "local": whatever RAY_ADDRESS says
+    try:  # "local": also where RAY_ADDRESS is set
         ray.init(address="local", num_cpus=workers, num_gpus=gpus, include_dashboard=False, _temp_dir=files, **_QUIET)
-    except Exception as error:  # Ray raises whatever it likes here
+    except Exception as error:  # Ray raises exceptions of many kinds here
         reason = " ".join(str(error).split())[:200]
         raise FedShieldError(f"--engine ray: Ray does not start on this machine: {reason}") from error
     return ray
@@ -139,7 +139,7 @@ def join_ray(address: str) -> Any:
         ray.init(address=address, **_QUIET)
     except FedShieldError:
         raise
-    except Exception as error:  # Ray raises whatever it likes here
+    except Exception as error:  # Ray raises exceptions of many kinds here
         raise _no_cluster(address, error) from error
     return ray
 
@@ -147,7 +147,7 @@ def join_ray(address: str) -> Any:
 def _import_ray() -> Any:
     # Under `uv run` Ray would start its workers through uv, in an environment of their own.
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    # Ray's workers step back behind everything else on the machine (nice 15); here they do the main work.
+    # By default Ray's workers have a low priority (nice 15); here they do the main work.
     os.environ.setdefault("RAY_worker_niceness", "0")
     # The future behavior, and the warning about it goes away.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

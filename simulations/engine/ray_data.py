@@ -1,4 +1,4 @@
-"""What Ray's workers may lack on their machines, handed over as object references: sent only where it is asked for."""
+"""Data that Ray's workers may lack on their machines, as object references: sent only to those that need it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from common.messages.shared_slice import find_shared, keep_shared, shared_digest
 
 @dataclass(frozen=True)
 class Supply:
-    """What a worker on another machine is told with every client.
+    """What goes to a worker with every client, in case it is on another machine.
 
     Attributes:
         data: which dataset.

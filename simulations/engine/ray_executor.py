@@ -182,7 +182,7 @@ class RayActors:
         return Supplies(self._config, self._ray)
 
     def _size(self, job: Job) -> int:
-        """Return the number of images of a job's client; one that cannot read its own will say so itself."""
+        """Return the number of images of a job's client; a client that cannot read them reports that itself."""
         from common.factory import client_data
 
         try:
@@ -203,7 +203,7 @@ class RayActors:
         self._add_worker()
 
     def close(self) -> None:
-        """Leave Ray; what was started on this machine ends."""
+        """Leave Ray; what was started on this machine is ended."""
         self._ray.shutdown()
         self._files.cleanup()
 

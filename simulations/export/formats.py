@@ -112,7 +112,7 @@ def _write_onnx(model: nn.Module, path: Path, config: RunConfig, classes: list[s
             verbose=False,
         )
         if done is None:
-            raise RuntimeError("it says no more")
+            raise RuntimeError("it gives no reason")
     # It takes only a path, and writes what is too large for one file into another one next to it.
     with tempfile.TemporaryDirectory() as place:
         done.save(Path(place, path.name))

@@ -86,7 +86,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
 def _figures(run_dir: Path, config: RunConfig, division: Mapping[str, Any]) -> list[str]:
     figures = read_figures(run_dir)
     if not figures:
-        return ["Nothing was measured of it.", ""]
+        return ["It was not evaluated.", ""]
     accuracy = AccuracyTable.of(figures)
     epsilon = figures.get("epsilon-255", config.attack.epsilon_255)
     against = f"{NO_ATTACK[0].upper()}{NO_ATTACK[1:]}."

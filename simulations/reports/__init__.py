@@ -1,1 +1,1 @@
-"""What runs and studies have left, for a reader: headline figures, tables, comparison, figures and the report."""
+"""Results of runs and studies for a reader: headline figures, tables, comparison, figures and the report."""

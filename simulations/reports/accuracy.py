@@ -1,4 +1,4 @@
-"""The accuracy of one evaluation as rows: gathered here once; whoever shows it draws it in a few lines.
+"""The accuracy of one evaluation as rows: gathered here once, and shown in several places with a few lines each.
 
 Those are the terminal (``cli/tables``), the report (``html/evaluation_blocks``), the model card, ``compare`` and the
 CSV files of a study. Nothing here imports torch.

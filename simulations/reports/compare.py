@@ -57,10 +57,10 @@ def _configurations(paths: Sequence[Path], names: Sequence[str]) -> Sheet:
         for key in dict.fromkeys(key for each in told for key in each)
         if len({str(each.get(key)) for each in told}) > 1
     ]
-    notes = [] if rows else ["nothing: the same configuration, seed and all"]
+    notes = [] if rows else ["nothing: the configuration is the same, with the same seed"]
     for name, path in zip(names, paths, strict=True):
         if odd := lost_rounds(path):
-            notes.append(f"{name}: {odd}: its minutes are not those of the whole run")
+            notes.append(f"{name}: {odd}: its minutes do not cover the whole run")
     return Sheet("What differs in what was done", ["key", *names], rows, notes, len(names) + 1)
 
 
@@ -118,9 +118,9 @@ def _pairs(paths: Sequence[Path], found: Sequence[Record], names: Sequence[str])
     notes = [_PAIRED] if rows else []
     for name in others:
         if lacking := [each for each in (base, name) if not kept[each][0]]:
-            notes.append(f"{name}: none, for {lacking[0]} has no predictions; fedshield evaluate keeps some")
+            notes.append(f"{name}: none, because {lacking[0]} has no predictions; fedshield evaluate stores them")
         elif name not in paired:
-            notes.append(f"{name}: none, for it was measured on other test images than {base}")
+            notes.append(f"{name}: none, because it was measured on other test images than {base}")
     return Sheet(f"Difference from {base}", ["run", "n", *attacks], rows, notes, 1)
 
 

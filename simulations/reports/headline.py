@@ -1,4 +1,4 @@
-"""The figures of a run that count, finished or not, and how such are written."""
+"""The headline figures of a run, finished or not, and how they are written."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from common.user_code import is_user_code
 from server.run_directory.checkpoint import selected_checkpoint
 from server.run_directory.reader import read_evaluations, read_metrics, read_summary
 
-OF_THE_PLACE = ("results.", "data.root")  # keys that say where a run lies, and nothing of what it computes
+OF_THE_PLACE = ("results.", "data.root")  # keys that say where a run is, not what it computes
 
 
 def read_figures(run_dir: Path) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def _fullest(found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def dataset_name(config: Mapping[str, Any]) -> str:
-    """Return what a flat configuration's dataset is called: an image folder by its own name."""
+    """Return the name of a flat configuration's dataset: for an image folder, the folder's name."""
     return Path(config["data.root"]).name if config["data.name"] == "folder" else str(config["data.name"])
 
 

@@ -1,4 +1,4 @@
-"""The command that gives a run's numbers again, from what its directory keeps."""
+"""The command that repeats a run, from what its directory contains."""
 
 import json
 import shlex
@@ -31,14 +31,14 @@ def repeat(kind: Kind, config: Flat, environment: Mapping[str, Any]) -> list[str
         changed["threads"] = threads  # another machine may have another number of cores
     command = SUBMIT if kind == DEPLOYED else kind.command
     words = [word for key, value in changed.items() if not key.startswith("results.") for word in _set(key, value)]
-    # Paths in a configuration may be those of a place: that of the server, where there are real clients.
+    # Paths in a configuration belong to one machine: with real clients, that of the server.
     place = environment.get("folder")
     lines = [f"cd {shlex.quote(str(place))}"] if place and kind != DEPLOYED else []
     return [*lines, " ".join([command, *words])]
 
 
 def _set(key: str, value: Scalar) -> tuple[str, str]:
-    """Return ``--set key=value`` so that the shell and ``--set`` make the same value of it."""
+    """Return ``--set key=value`` so that the shell and ``--set`` read the same value."""
     bare = f"{key}={value}"
     given = bare if isinstance(value, str) and parse_assignment(bare) == {key: value} else f"{key}={json.dumps(value)}"
     return "--set", shlex.quote(given)

@@ -11,7 +11,7 @@ from rich.text import Text
 from common.words import markdown, visible
 from simulations.terminal.console import Terminal
 
-_LABEL = 5  # letters of a name that stay side by side in any terminal
+_LABEL = 5  # characters of a name that stay together in any terminal
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def stacked(cell: str) -> str:
 def whole(table: Table, width: int, names: int = 1) -> Table:
     """Let a terminal of this width cut off nothing of a table; return it.
 
-    Names may be broken anywhere, but no number, nor a name to nothing: rather the table is wider than the terminal.
+    Names may be broken anywhere, numbers never; if that is not enough, the table is wider than the terminal.
 
     Args:
         table: with all its rows.

@@ -155,7 +155,7 @@ def partition_sheet(title: str, rows: Sequence[Row]) -> Sheet:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Return mean, sample standard deviation and range; one value where there is but one, or all are the same."""
+    """Return mean, sample standard deviation and range; one value if there is only one, or all are the same."""
     if not values:
         return "–"
     low, high = min(values), max(values)

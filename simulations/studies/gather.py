@@ -21,7 +21,7 @@ def code_version() -> str:
     """Return a digest of the sources that make the numbers; the same on every machine with the same sources."""
     digest = sha256()
     rooms = [path for room in ("client", "common", "server") for path in (ROOT / room).rglob("*.py")]
-    # Of the room `simulations`, only this trains.
+    # In the folder `simulations`, only this trains.
     for path in sorted([*rooms, *(ROOT / "simulations").glob("centralized.py")]):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
@@ -59,7 +59,7 @@ def gather(study: Study, points: Sequence[Point], directory: Path) -> dict[str, 
 
 
 def note_failure(runs: Path, name: str, complaint: str) -> None:
-    """Keep why a run has failed, for the tables."""
+    """Store why a run has failed, for the tables."""
     replace_file(_failure(runs, name), complaint.encode(errors="backslashreplace"))
 
 
@@ -127,14 +127,14 @@ def _code(point: Point, runs: Path) -> str:
 
 
 def _versions(path: Path) -> list[str]:
-    """Return with which sources a run was started, in turn."""
+    """Return the digests of the sources with which a run was started, in order."""
     with explain_os_errors(path):
         return path.read_text("utf-8", "replace").split() if path.exists() else []
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what content of another shape leads to into one line."""
+    """Turn the errors of unexpected content into one line."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:

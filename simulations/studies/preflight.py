@@ -50,9 +50,9 @@ def check_data(points: Sequence[Point]) -> None:
 
 
 def check_code(study: Study, points: Sequence[Point]) -> None:
-    """Try code that is the user's, and what needs enough clients or classes, rather than let runs fail in their turn.
+    """Try the user's code, and what needs enough clients or classes, before any run starts and fails later.
 
-    Points that differ in nothing of that are tried once.
+    Points that do not differ in this are tried once.
     """
     tried = set()
     for point in points if study.command != "partitions" else ():
@@ -114,7 +114,7 @@ def _check_stored(study: Study, run: Path, config: RunConfig) -> None:
     if not (run / "config.json").exists():
         raise FedShieldError(f"{run}: damaged (no config.json); {HINT}")
     stored, given = read_config(run, hint=HINT), config.flat()
-    # A run may be continued for longer, and to another final evaluation; a finished one of a study is not.
+    # Other runs may be continued for longer, or with another final evaluation; a finished run of a study is not.
     ends = [*(kind.length for kind in KINDS.values()), *(key for key in given if key.startswith("evaluate.final-"))]
     others = {key: stored[key] for key in ends if stored[key] != given[key]}
     if changed := {**changed_keys(stored, config), **others}:

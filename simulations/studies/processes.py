@@ -1,4 +1,4 @@
-"""Processes of a sweep: several runs at a time, none of which outlives it."""
+"""Processes of a sweep: several runs at a time, all of which end with it."""
 
 import os
 import shutil

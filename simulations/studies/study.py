@@ -32,7 +32,7 @@ _KEYS = ("title", "command", "base", "seeds", "reference", "set", "grid", "case"
 
 @dataclass(frozen=True)
 class Study:
-    """A study file, checked but for the configurations of its points.
+    """A study file, checked except for the configurations of its points.
 
     Attributes:
         name: the file's stem.

@@ -85,7 +85,7 @@ class _Progress:
         self._conclude()
 
     def _draw(self, done: Sequence[Point]) -> None:
-        """Draw the figures of runs that were stopped when all else of them was done."""
+        """Draw the missing figures of runs that were stopped while they were drawn."""
         for point in done if self.study.command != "partitions" else ():
             from simulations.reports.figures.run_figures import missing_figures, plot_run
 
@@ -94,7 +94,7 @@ class _Progress:
                 self._say(f"Missing figures drawn: those of {point.name}")
 
     def _ended(self, job: RunProcess) -> None:
-        """Tell of a run that has ended, and gather it."""
+        """Report a run that has ended, and gather its results."""
         if job.process.returncode == 0 and is_finished(self.study, self.runs / job.point.name):
             self.finished += 1
             self._tell(job.point, gather(self.study, self.points, self.directory)[job.point.name])
@@ -116,7 +116,7 @@ class _Progress:
         self._say(f"[{self.finished}/{len(self.points)}] {point.name}  {rates}{tail}")
 
     def _divide(self, missing: Sequence[Point]) -> None:
-        """Divide the data for each point; that is too little work for processes."""
+        """Divide the data for each point; this is too little work for separate processes."""
         from common.data.server_data import describe_partition
         from common.factory import prepare_data
 
@@ -138,7 +138,7 @@ class _Progress:
     def _conclude(self) -> None:
         for point in self.points if self.study.command != "partitions" else ():
             if is_finished(self.study, run := self.runs / point.name) and (odd := lost_rounds(run)):
-                self._say(f"{point.name}: {odd}: rounds.csv and its seconds are not those of the whole run")
+                self._say(f"{point.name}: {odd}: rounds.csv and its seconds do not cover the whole run")
         self._say(f"Results: {self.directory}/results.csv; tables and figures with: fedshield tables {self.directory}")
         if self.failed:
             raise FedShieldError(

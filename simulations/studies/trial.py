@@ -1,4 +1,4 @@
-"""What a configuration names, tried on two images: a mistake shows before anything is trained."""
+"""Tries what a configuration names on two images, so that a mistake is found before anything is trained."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from server.run_directory.reader import CENTRALIZED, FEDERATION
 
 
 def try_out(config: RunConfig, federation: bool) -> None:
-    """Look at the strategy and the attacks; build the network, and call those losses and attacks that are a user's.
+    """Check the strategy and the attacks; build the network, and call a user's own losses and attacks.
 
     Raises:
         FedShieldError: one line with the key, and the user's line where the mistake is there.
@@ -38,7 +38,7 @@ def try_out(config: RunConfig, federation: bool) -> None:
 
 
 def count_classes(config: RunConfig) -> int:
-    """Return how many classes a dataset has, of which a folder is there and what is published may not be yet."""
+    """Return the number of classes of a dataset, also of a published one that is not downloaded yet."""
     if config.data.name == "folder":
         return len(list_images(whole_path(config.data.root) / "train"))
     return PUBLISHED[config.data.name].classes if config.data.name in PUBLISHED else len(CLASSES)

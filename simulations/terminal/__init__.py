@@ -1,1 +1,1 @@
-"""What a terminal shows: the log, and a run while it goes on."""
+"""What a terminal shows: the log, and the progress of a run."""

@@ -1,4 +1,4 @@
-"""Where the log goes: to people, to programs, or nowhere; and the one border between what is printed and a terminal."""
+"""Where the log goes: to people, to programs, or nowhere; and the only place where text is printed to a terminal."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ _SHOW_CURSOR = b"\x1b[?25h"
 
 
 class _Printing:
-    """Puts a first Ctrl-C off while the main thread prints: what rich is about to forget would be told again."""
+    """Delays a first Ctrl-C while the main thread prints: otherwise rich would print its buffer twice."""
 
     def __init__(self) -> None:
         self.depth, self.interrupted = 0, False
@@ -47,7 +47,7 @@ _printing = _Printing()
 
 
 class Terminal(Console):
-    """A console on which text is text: what is in it moves no cursor, sets no color and has no markup.
+    """A console that prints text as it is: nothing in it can move the cursor, set a color or be markup.
 
     Names of classes, runs and files come from others. Only what rich itself draws, as a live view, has colors.
     """
@@ -120,13 +120,13 @@ def log_to(console: Console, output: Output = Output.PLAIN) -> None:
 
 
 def interrupt_once() -> None:
-    """Let a first Ctrl-C end the command in order, and a second one at once."""
+    """Let a first Ctrl-C end the command properly, and a second one at once."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as in the background
         signal.signal(signal.SIGINT, _first)
 
 
 def interrupt_when_terminated() -> None:
-    """Let a polite kill be as good as Ctrl-C."""
+    """Treat SIGTERM like Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
@@ -134,7 +134,7 @@ def _first(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if console.is_terminal:  # the second one leaves no time for it
         with suppress(OSError):
-            os.write(console.file.fileno(), _SHOW_CURSOR)  # past the console, which may be writing
+            os.write(console.file.fileno(), _SHOW_CURSOR)  # not through the console, which may be writing
     if _printing.depth:
         _printing.interrupted = True
     else:

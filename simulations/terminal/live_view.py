@@ -1,4 +1,4 @@
-"""What is seen of a run in a terminal while it goes on; nothing where there is no terminal."""
+"""Shows the progress of a run in a terminal; nothing where there is no terminal."""
 
 import contextlib
 import logging
@@ -23,7 +23,7 @@ _MOST_CLIENTS = 60
 
 
 class LiveView:
-    """Rounds, time left, accuracies with their trend, and clients; the log goes by above it.
+    """Rounds, time left, accuracies with their trend, and clients; the log scrolls above it.
 
     Args:
         console: where the log goes too.
@@ -70,7 +70,7 @@ class LiveView:
             self._live.stop()
 
     def show(self, round_or_epoch: int, share: float, detail: str) -> None:
-        """Move on to where ``share``, in [0, 1], of a round is done."""
+        """Show that ``share``, in [0, 1], of a round is done."""
         self._bar.update(
             self._task,
             completed=round_or_epoch - 1 + share - self._completed,

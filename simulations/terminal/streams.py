@@ -1,4 +1,4 @@
-"""Standard streams that end no command: their reader may go, their disk may be full, their letters may be few."""
+"""Standard streams that never end a command: a closed pipe, a full disk or a poor encoding is survived."""
 
 import errno
 import io
@@ -11,10 +11,10 @@ from typing import TextIO
 
 @contextmanager
 def lasting_streams() -> Iterator[None]:
-    """Let a command go on to its end whatever becomes of its standard output and error.
+    """Let a command run to its end whatever happens to its standard output and error.
 
-    A letter that the output's encoding lacks is spelled out. What cannot be written is lost, which is said once. A
-    reader that has seen enough, as ``head``, is no fault of the command; a full disk is: what had status 0 has 1 then.
+    A character that the output's encoding lacks is escaped. What cannot be written is lost, with one message. A
+    reader that has seen enough, such as ``head``, is no error; a full disk is one: exit status 0 then becomes 1.
     """
     for number in range(3):  # or the next file that is opened would get this number, and all that is printed
         try:
@@ -62,7 +62,7 @@ class _Lasting(io.TextIOWrapper):
             return len(text)
 
     def flush(self) -> None:
-        """Write, or drop, what was kept back."""
+        """Write, or drop, what is buffered."""
         try:
             super().flush()
         except OSError as error:
@@ -79,5 +79,5 @@ class _Lasting(io.TextIOWrapper):
 
 def _tell(error: OSError) -> None:
     gone = error.errno == errno.EPIPE
-    told = "nobody reads what this command prints any more" if gone else f"standard output: {error.strerror}"
+    told = "the output of this command is no longer read" if gone else f"standard output: {error.strerror}"
     print(f"fedshield: {told}; the command continues without it", file=sys.stderr)  # noqa: T201

@@ -24,7 +24,7 @@ def main(grid: Grid, context: Context) -> None:
     strategy = FedAvg(fraction_evaluate=float(config["fraction-evaluate"]))
 
     def log_round(server_round: int, arrays: ArrayRecord) -> None:
-        """Log the round, in the place of a central evaluation; round 0 is before the first one."""
+        """Log the round, instead of a central evaluation; round 0 is before the first one."""
         log_event(config, "round", round=server_round)
         wait_for_turn(config, server_round + 1)
         log_event(config, "turn", round=server_round + 1)

@@ -1,4 +1,4 @@
-"""Figures of an evaluation: robust accuracy over epsilon, who is taken for whom under attack, adversarial images."""
+"""Figures of an evaluation: robust accuracy over epsilon, predictions under attack, adversarial images."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ _SIDE = 54  # pixels of an image
 
 
 def plot_evaluation(run_dir: Path) -> list[Path]:
-    """Draw a run's last evaluation into its ``figures/``, in the place of an earlier one.
+    """Draw a run's last evaluation into its ``figures/``, replacing earlier ones.
 
     ``confusion``: under the last of the attacks; ``examples``: images, what the attack adds, and both predictions;
     ``epsilon``: robust accuracy over epsilon, if the last ``fedshield evaluate`` was asked for it.
@@ -80,7 +80,7 @@ def curve_figure(record: Record, n: int, title: str, unit: str) -> Figure:
 
 
 def confusion_figure(arrays: Arrays, title: str) -> Figure:
-    """Draw what the images of each class are taken for, in per cent of them, under the last of the attacks."""
+    """Draw the predictions for the images of each class, in per cent of them, under the last of the attacks."""
     names = [str(name) for name in arrays["classes"]]
     attack, counts = confusion(arrays)
     drawn = shares(dict(zip(names, counts.tolist(), strict=True)), names, "predicted", "true class", percent=True)
@@ -91,13 +91,13 @@ def confusion_figure(arrays: Arrays, title: str) -> Figure:
 
 
 def confusion(arrays: Arrays) -> tuple[str, NDArray[np.int64]]:
-    """Count what images are taken for under the last attack, as the examples are; ``natural`` without an attack.
+    """Count the predictions under the last attack, that of the examples; ``natural`` without an attack.
 
     Args:
         arrays: of an evaluation, as ``server.evaluation`` keeps them.
 
     Returns:
-        The attack, and [C,C]: images of each class, and what they are taken for.
+        The attack, and counts [C,C] of images by true class and prediction.
     """
     found = Evaluation.from_arrays(arrays, len(arrays["classes"]))
     attack = next(reversed(found.robust), "natural")
@@ -129,7 +129,7 @@ def examples_figure(arrays: Arrays, title: str) -> Figure:
 
 
 def _words(names: list[str], guesses: NDArray[Any] | None, column: int, arrays: Arrays) -> dict[str, Any]:
-    """Return what an image is taken for, and whether that is right; nothing of one that no model has seen."""
+    """Return the prediction for an image, and whether it is right; empty where there is no prediction."""
     if guesses is None:
         return {"words": "", "good": None}
     good = bool(guesses[column] == arrays["example_labels"][column])

@@ -1,4 +1,4 @@
-"""Rows of a study by point: which of them a figure shows, and what a caption says of the others."""
+"""Rows of a study by point: which of them a figure shows, and what a caption says about the others."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ class Measured:
     lack: str = ""
 
     def without(self, key: str) -> "Measured":
-        """Return the same rows, with one key taken for no difference."""
+        """Return the same rows, with one key left out of what tells points apart."""
         keys = [k for k in self.keys if k != key]
         return replace(measured([row for rows in self.rows.values() for row in rows], keys), lack=self.lack)
 
@@ -50,7 +50,7 @@ class Measured:
         return sorted(keys, key=lambda key: -len(found[key]))
 
     def note(self, drawn: str) -> str:
-        """Return a caption: what is drawn of several seeds (in the place of ``{}`` how many), and from how much."""
+        """Return a caption: what is ``drawn`` (``{}``: the number of seeds), and how many test images there are."""
         counts = {len({row["seed"] for row in rows}) for rows in self.rows.values() if rows}
         tested = sorted({int(float(row["n"])) for rows in self.rows.values() for row in rows if row["n"]})
         seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
@@ -66,8 +66,8 @@ class Measured:
 def measured(rows: Sequence[Row], keys: Sequence[str] | None = None) -> Measured:
     """Return rows by point, and what to show of them; ``keys``: what tells points apart, if not all that varies.
 
-    The attack that is shown does not depend on how much harm it does: else the same figure would show another one as
-    soon as a run more is finished.
+    The attack that is shown does not depend on how strong it is: otherwise the same figure would show another one as
+    soon as one more run is finished.
     """
     if not rows:
         return Measured((), {}, {})
@@ -96,7 +96,7 @@ def _attack(rows: Sequence[Row]) -> str:
 
 
 def _lack(rows: Sequence[Row], keys: Sequence[str]) -> str:
-    """Say which points have no figures at all; the tables say why."""
+    """Say which points have no figures at all; the tables give the reasons."""
     there = {tuple(row[key] for key in keys) for row in finished(rows)}
     lacking = list(dict.fromkeys(point for row in rows if (point := tuple(row[key] for key in keys)) not in there))
     names = "; ".join(name_point(keys, values) for values in lacking[:_NAMED])
@@ -129,7 +129,7 @@ def rates(measured: Measured, column: str, x: str | None = None, empty: bool = F
 
 
 def whole(rows: Rows) -> Rows:
-    """Leave out where a point has fewer seeds than elsewhere: that would make a step where nothing happened."""
+    """Leave out values of x with fewer seeds than others: the change of seeds would look like a step."""
     counts = Counter((row["name"], row["x"]) for row in rows)
     most = {name: max(count for (other, _), count in counts.items() if other == name) for name, _ in counts}
     return [row for row in rows if counts[row["name"], row["x"]] == most[row["name"]]]

@@ -1,4 +1,4 @@
-"""How the points of a study are named, and which of them belong together."""
+"""Names of a study's points, and which of them belong together."""
 
 import math
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def _paired(points: Sequence[Values]) -> bool:
 
 
 def name_point(keys: Sequence[str], values: Sequence[str]) -> str:
-    """Name a point: words as they are, numbers with the last part of their key, unless there is but one key."""
+    """Name a point: words as they are, numbers with the last part of their key, unless there is only one key."""
     if len(keys) == 1:
         return values[0]
     return ", ".join(say(key, value) for key, value in zip(keys, values, strict=True))

@@ -33,7 +33,7 @@ class Said(NamedTuple):
 
 
 def plot_study(study_dir: Path) -> list[Path]:
-    """Draw a study's figures into its ``figures/``, from its CSV files alone, in the place of earlier ones.
+    """Draw a study's figures into its ``figures/``, from its CSV files alone, replacing earlier ones.
 
     ``rounds``: accuracy over rounds; ``over-KEY``: over the numeric key that the study varies; ``points``: of each
     point, where no key is numeric; ``labels``: images of each class at each client.

@@ -33,7 +33,7 @@ DASHES = ([1, 0], [6, 3], [2, 2])
 INK = "currentColor"  # the page's, light or dark; black in a file
 FAINT = "#888888"
 WIDTH = 760  # pixels of a file, before it is magnified
-LEGEND = 26  # letters on a line of a legend
+LEGEND = 26  # characters on a line of a legend
 
 _WRAPPED = (
     r"slice(split(replace(replace(datum.label, regexp('(.{{1,{letters}}})(\\s+|$)', 'g'), '$1\n'), "
@@ -117,7 +117,7 @@ def legend(title: str = "", stroke: float = 0) -> alt.Legend:
 
 
 def looks(labels: Sequence[str], kinds: Sequence[Any], shown: Sequence[str] = (), each: int = 1) -> alt.Scale:
-    """Return a color, a shape or dashes for each label; when there are no more, they come again.
+    """Return a color, a shape or dashes for each label; when there are no more, they are repeated.
 
     Args:
         labels: all that are ever shown together, so that none looks different when another one is missing.
@@ -136,7 +136,7 @@ def chart(rows: Sequence[Record]) -> alt.Chart:
 
 
 def layered(*drawings: Drawing) -> alt.LayerChart:
-    """Return drawings upon each other, the first one below."""
+    """Return drawings in layers, the first one at the bottom."""
     return alt.LayerChart(layer=list(drawings))
 
 

@@ -1,4 +1,4 @@
-"""A run's clients: what they have, what they did, and what of theirs was not taken."""
+"""A run's clients: what they have, what they did, and which of their replies were not used."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -49,7 +49,7 @@ def clients(metrics: Sequence[Record], partition: Record, final: Record) -> list
 
 
 def refusals(metrics: Sequence[Record]) -> list[Block]:
-    """Return the replies that were not taken, or not whole, and the clients that ran again, with the reasons."""
+    """Return the replies that were refused or shortened, and the clients that ran again, with the reasons."""
     rows = [
         [str(line["round"]), client, what, reason]
         for line in metrics

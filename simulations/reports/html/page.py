@@ -1,4 +1,4 @@
-"""What a report is made of, and the HTML file that it becomes."""
+"""The parts of a report, and its HTML file."""
 
 import functools
 from collections.abc import Mapping, Sequence

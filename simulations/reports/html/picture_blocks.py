@@ -1,4 +1,4 @@
-"""What an evaluation has kept to be looked at: adversarial images, and who was taken for whom.
+"""The stored examples of an evaluation: adversarial images, and the predictions for each class.
 
 Where nothing is kept, there are no arrays, and nothing is shown.
 """
@@ -30,5 +30,5 @@ def gallery(arrays: Arrays) -> list[Block]:
 
 
 def predictions(arrays: Arrays) -> list[Block]:
-    """Return what the images of each class are taken for under the last of the attacks."""
+    """Return the predictions for the images of each class under the last of the attacks."""
     return charts(confusion_figure(arrays, "")) if arrays else []

@@ -126,7 +126,7 @@ def _unfinished(
 
 
 def _lost(odd: str) -> list[str]:
-    return [f"{odd}: the curves, the clients' work and the time are not those of the whole run."] if odd else []
+    return [f"{odd}: the curves, the clients' work and the time do not cover the whole run."] if odd else []
 
 
 def _rounds(run_dir: Path, metrics: Sequence[Record]) -> list[Block]:
@@ -170,5 +170,5 @@ def _environment(environment: Record, metrics: Sequence[Record], kind: Kind, con
 
 
 def _changes(each: Record) -> str:
-    """Say what was otherwise when a run went on."""
-    return "; ".join(f"{key}: {value}" for key, value in each.items() if key != "after") or "as it began"
+    """Say what had changed when a run was resumed."""
+    return "; ".join(f"{key}: {value}" for key, value in each.items() if key != "after") or "no changes"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def write_report(run_or_study: Path, out: Path | None = None) -> Path:
-    """Write the report as one HTML file, in the place of an earlier one; return its absolute path.
+    """Write the report as one HTML file, replacing an earlier one; return its absolute path.
 
     Args:
         run_or_study: its directory, or its name in ``results.dir``.

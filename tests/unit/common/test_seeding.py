@@ -1,4 +1,4 @@
-"""Seeds: fixed for ever, and different wherever they are used."""
+"""Seeds: always the same, and different wherever they are used."""
 
 from common.seeding import rng_for, seed_for
 

@@ -134,7 +134,7 @@ def test_a_folder_stands_in_no_names_way(tmp_path: Path, monkeypatch: pytest.Mon
     assert resolve(Path("cpu-cifar10"), [], default_config())["data.name"] == "folder"
     assert load_study(Path("cpu-sharing")).name == "cpu-sharing"
     for find in (lambda: resolve(Path("mine.toml"), [], default_config()), lambda: find_study(Path("mine.toml"))):
-        with pytest.raises(FedShieldError, match=rf"^{tmp_path}/mine\.toml: a folder, no file; give a "):
+        with pytest.raises(FedShieldError, match=rf"^{tmp_path}/mine\.toml: a folder, not a file; give a "):
             find()
     run = tmp_path / "runs" / "first"
     run.mkdir(parents=True)

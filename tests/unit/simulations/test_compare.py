@@ -47,7 +47,7 @@ def test_an_unfinished_run_is_compared_by_what_it_has(tmp_path: Path) -> None:
     (half / "summary.json").unlink()
     done, results, pairs = compare_runs([one, half])  # the predictions that half still has are of an earlier end
     assert not pairs.rows
-    assert pairs.notes == ["half: none, for half has no predictions; fedshield evaluate keeps some"]
+    assert pairs.notes == ["half: none, because half has no predictions; fedshield evaluate stores them"]
     assert ["finished", "True", "False"] in [list(row) for row in done.rows]
     last = read_metrics(half)[-1]["evaluation"]
     assert results.rows[1][2].startswith(f"{100 * last['natural']['value']:.1f} [")

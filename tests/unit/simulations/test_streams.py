@@ -1,4 +1,4 @@
-"""What becomes of a command whose output nobody reads, that cannot be written, or has letters that are not there."""
+"""What happens to a command whose output is not read, cannot be written, or has characters that its encoding lacks."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def shell(command: str, *arguments: str, cwd: Path, **environment: str) -> subpr
     )
 
 
-GONE = "fedshield: nobody reads what this command prints any more; the command continues without it\n"
+GONE = "fedshield: the output of this command is no longer read; the command continues without it\n"
 FULL = "fedshield: standard output: No space left on device; the command continues without it\n"
 
 
