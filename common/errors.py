@@ -41,6 +41,8 @@ def explain_os_errors(path: Path | None = None) -> Iterator[None]:
             hint = "free some disk space, or write elsewhere"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = "check the permissions, or choose another place"
+        elif error.errno in (errno.EEXIST, errno.ENOTDIR):
+            hint = "a file has the place of a folder; remove it, or choose another place"
         elif error.errno == errno.ELOOP:
             hint = "it is a link; replace it by the file itself"
         else:

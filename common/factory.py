@@ -13,7 +13,7 @@ from common.attacks.threat import Threat
 from common.config.schema import USER_CODE_KEYS, RunConfig
 from common.config.tables import DataConfig, PartitionConfig, SharingConfig
 from common.data.datasets import Dataset, Splits, load_data
-from common.data.partition import Partition, SchemeParameters, kept_partition, undivided
+from common.data.partition import Amounts, Partition, SchemeParameters, kept_partition, undivided
 from common.data.server_data import ServerData, take_server_data
 from common.data.split_directories import client_images, read_server_data, server_test
 from common.errors import FedShieldError
@@ -111,18 +111,9 @@ def _prepare_data(
     if clients == 0:
         return splits, undivided(splits.train.labels, data.limit, data.validation_fraction, seed)
     parameters = SchemeParameters(scheme.alpha, scheme.classes_per_client, seed)
-    division = kept_partition(
-        splits.train.labels,
-        len(splits.train.classes),
-        clients,
-        scheme.scheme,
-        parameters,
-        data.limit,
-        sharing.pool_fraction,
-        sharing.fraction,
-        data.validation_fraction,
-    )
-    return splits, division
+    amounts = Amounts(data.limit, sharing.pool_fraction, sharing.fraction, data.validation_fraction)
+    labels, classes = splits.train.labels, len(splits.train.classes)
+    return splits, kept_partition(labels, classes, clients, scheme.scheme, parameters, amounts)
 
 
 def make_model(config: RunConfig, classes: int) -> nn.Module:

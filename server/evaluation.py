@@ -25,7 +25,7 @@ from common.files import append_json_line
 from common.seeding import seed_for
 from common.user_code import user_code_digest
 from server.run_directory.checkpoint import fit_state, selected_model
-from server.run_directory.reader import FEDERATION, read_division, read_kind
+from server.run_directory.reader import FEDERATION, read_described_partition, read_kind
 from server.run_directory.restored import stored_config
 
 log = logging.getLogger("fedshield")
@@ -151,14 +151,14 @@ def evaluate_run(
 
 def _counts(run_dir: Path, test: Dataset) -> NDArray[np.int64] | None:
     """Return training images of each class at each client, [clients, classes]; None where there are no clients."""
-    if not (division := read_division(run_dir)):
+    if not (described := read_described_partition(run_dir)):
         return None
-    if tuple(division["classes"]) != test.classes:
+    if tuple(described["classes"]) != test.classes:
         raise FedShieldError(
             f"{run_dir / 'partition.json'}: has other classes than the test images; "
             "give those that the run was trained on, with --set data.root=DIR, or start a new run"
         )
-    return np.array(division["clients"], np.int64) if read_kind(run_dir).name == FEDERATION.name else None
+    return np.array(described["clients"], np.int64) if read_kind(run_dir).name == FEDERATION.name else None
 
 
 def _curve(

@@ -61,7 +61,7 @@ class DataConfig(ConfigTable):
 class FederationConfig(ConfigTable):
     """How many clients train, for how long, and how many must answer."""
 
-    clients: Positive
+    clients: Annotated[int, Field(ge=1, le=100_000)]  # a simulation makes an object for each before it reads any data
     rounds: Positive
     fraction: PositiveFraction
     min_fraction: PositiveFraction

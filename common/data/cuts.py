@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-Division = Mapping[str, Any]
+DescribedPartition = Mapping[str, Any]
 
 
 def out_of(used: int, available: int) -> str:
@@ -11,34 +11,34 @@ def out_of(used: int, available: int) -> str:
     return f"{used:,} of {available:,}" if used < available else f"{'all ' if available else ''}{used:,}"
 
 
-def training_images(division: Division) -> str:
-    """Say how many training images a division uses; empty if an earlier version has not stored that."""
-    return out_of(division["used"], division["available"]) if division.get("available") else ""
+def training_images(described: DescribedPartition) -> str:
+    """Say how many training images a partition uses; empty if an earlier version has not stored that."""
+    return out_of(described["used"], described["available"]) if described.get("available") else ""
 
 
-def tested_images(n: int, division: Division) -> str:
+def tested_images(n: int, described: DescribedPartition) -> str:
     """Say on how many of the test images something was measured."""
-    tests = sum(division.get("test", ()))
+    tests = sum(described.get("test", ()))
     return out_of(n, tests) if n < tests else f"{n:,}"
 
 
-def unused_images(division: Division) -> int:
+def unused_images(described: DescribedPartition) -> int:
     """Return how many training images a limit has left unused."""
-    return max(0, int(division.get("available", 0)) - int(division.get("used", 0)))
+    return max(0, int(described.get("available", 0)) - int(described.get("used", 0)))
 
 
-def told_images(division: Division, config: Mapping[str, Any], federated: bool) -> str:
+def told_images(described: DescribedPartition, config: Mapping[str, Any], federated: bool) -> str:
     """Say how many images of each kind a run takes, and which keys leave out the others.
 
     Args:
-        division: as in ``partition.json``.
+        described: as in ``partition.json``.
         config: of the run, flat.
         federated: whether a server has a pool, of which it shares a part.
     """
-    pool, shared, held, tests = (sum(division.get(name, ())) for name in ("pool", "shared", "validation", "test"))
+    pool, shared, held, tests = (sum(described.get(name, ())) for name in ("pool", "shared", "validation", "test"))
     after, final = (int(config[key]) for key in ("evaluate.examples", "evaluate.final-examples"))
     parts = [
-        ("training", division.get("used", 0), division.get("available", 0), "data.max-examples"),
+        ("training", described.get("used", 0), described.get("available", 0), "data.max-examples"),
         ("shared", shared, pool if federated else 0, "sharing.fraction"),
         ("validation", after or held, held, "evaluate.examples"),
         ("test", after or tests, tests, "evaluate.examples"),

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,16 +68,25 @@ class SchemeParameters:
     seed: int
 
 
+@dataclass(frozen=True)
+class Amounts:
+    """How many training images are used, and what for.
+
+    Attributes:
+        max_examples: number of training images to use, balanced over the classes; 0 = all.
+        pool_fraction: share of the images to train on that becomes the pool, in [0, 1).
+        shared_fraction: share of the pool that every client receives, in [0, 1].
+        validation_fraction: share of the used images that is not trained on, in [0, 0.5].
+    """
+
+    max_examples: int
+    pool_fraction: float
+    shared_fraction: float
+    validation_fraction: float = 0.0
+
+
 def partition(
-    labels: Indices,
-    classes: int,
-    clients: int,
-    scheme: str,
-    parameters: SchemeParameters,
-    max_examples: int,
-    pool_fraction: float,
-    shared_fraction: float,
-    validation_fraction: float = 0.0,
+    labels: Indices, classes: int, clients: int, scheme: str, parameters: SchemeParameters, amounts: Amounts
 ) -> Partition:
     """Divide a training set.
 
@@ -88,18 +96,15 @@ def partition(
         clients: number of shards.
         scheme: a key of ``SCHEMES``.
         parameters: of the scheme; its seed fixes everything here.
-        max_examples: number of training images to use, balanced over the classes; 0 = all.
-        pool_fraction: share of the images to train on that becomes the pool, in [0, 1).
-        shared_fraction: share of the pool that every client receives, in [0, 1].
-        validation_fraction: share of the used images that is not trained on, in [0, 0.5].
+        amounts: of training, pool, shared and validation images.
 
     Raises:
         FedShieldError: the division is impossible, or leaves a client without data.
     """
     seed = parameters.seed
-    used, validation = _hold_out(labels, max_examples, validation_fraction, seed)
-    pool = balanced_part(used, labels, pool_fraction, seed, "pool")
-    shared = balanced_part(pool, labels, shared_fraction, seed, "shared")
+    used, validation = _hold_out(labels, amounts.max_examples, amounts.validation_fraction, seed)
+    pool = balanced_part(used, labels, amounts.pool_fraction, seed, "pool")
+    shared = balanced_part(pool, labels, amounts.shared_fraction, seed, "shared")
     private = np.setdiff1d(used, pool, assume_unique=True)
     if len(private) < clients:
         raise FedShieldError(
@@ -128,8 +133,8 @@ def undivided(labels: Indices, max_examples: int, validation_fraction: float, se
 
     Args:
         labels: int64 [N] of the whole training set.
-        max_examples: as in ``partition``.
-        validation_fraction: as in ``partition``.
+        max_examples: as in ``Amounts``.
+        validation_fraction: as in ``Amounts``.
         seed: as in its parameters.
     """
     used, validation = _hold_out(labels, max_examples, validation_fraction, seed)
@@ -148,11 +153,14 @@ def _hold_out(labels: Indices, max_examples: int, fraction: float, seed: int) ->
     return np.setdiff1d(used, validation, assume_unique=True), validation
 
 
-def kept_partition(labels: Indices, *arguments: Any) -> Partition:
-    """Do ``partition(labels, *arguments)`` once for a machine: the partitioners cost seconds of imports.
+def kept_partition(
+    labels: Indices, classes: int, clients: int, scheme: str, parameters: SchemeParameters, amounts: Amounts
+) -> Partition:
+    """Do ``partition`` once for a machine, with the same arguments: the partitioners cost seconds of imports.
 
     Where the cache cannot be written it is done again each time.
     """
+    arguments = classes, clients, scheme, parameters, amounts
     # What decides the division: the code, the libraries' random numbers, and what they are asked for.
     rules = sources_digest("common/data/partition.py", "common/data/datasets.py", "common/seeding.py")
     versions = f"{version('flwr-datasets')} {version('datasets')} {np.__version__} {arguments}"

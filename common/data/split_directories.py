@@ -146,7 +146,7 @@ def read_server_data(root: Path, image_size: int, clients: int, shared_fraction:
             f"sharing.fraction = {shared_fraction}: {place / 'pool'} has no images to share; set sharing.fraction=0"
         )
     shared = pool.take(balanced_part(np.arange(len(pool.labels)), pool.labels, shared_fraction, seed, "shared"))
-    division = {
+    described = {
         # If a directory was made by hand, it is not known how many images there were.
         **{key: manifest[key] for key in ("used", "available") if type(manifest.get(key)) is int},
         "classes": list(classes),
@@ -157,7 +157,7 @@ def read_server_data(root: Path, image_size: int, clients: int, shared_fraction:
         "test": class_counts(test),
         "sha256": _digest(counts, pool, validation),
     }
-    return ServerData(test, shared, validation, division)
+    return ServerData(test, shared, validation, described)
 
 
 def server_test(root: Path, image_size: int) -> Dataset:

@@ -19,7 +19,15 @@ from common.files import read_json, read_json_lines
 from common.links import refuse_links
 from common.paths import whole_path
 from common.words import near
-from server.run_directory.schema import Division, Environment, Evaluated, FileFormat, Round, Summary, check_format
+from server.run_directory.schema import (
+    DescribedPartition,
+    Environment,
+    Evaluated,
+    FileFormat,
+    Round,
+    Summary,
+    check_format,
+)
 
 
 @dataclass(frozen=True)
@@ -178,9 +186,9 @@ def read_environment(run_dir: Path) -> dict[str, Any]:
     return _read_optional(run_dir / "environment.json", Environment)
 
 
-def read_division(run_dir: Path) -> dict[str, Any]:
+def read_described_partition(run_dir: Path) -> dict[str, Any]:
     """Return ``partition.json``; nothing where there is none."""
-    return _read_optional(run_dir / "partition.json", Division)
+    return _read_optional(run_dir / "partition.json", DescribedPartition)
 
 
 def read_classes(run_dir: Path) -> tuple[str, ...]:
@@ -189,9 +197,9 @@ def read_classes(run_dir: Path) -> tuple[str, ...]:
     Raises:
         FedShieldError: ``partition.json`` is missing or damaged.
     """
-    if not (division := read_division(run_dir)):
+    if not (described := read_described_partition(run_dir)):
         raise FedShieldError(f"{run_dir / 'partition.json'}: not found; start a new run")
-    return tuple(division["classes"])
+    return tuple(described["classes"])
 
 
 def _read_optional(path: Path, wanted: type[FileFormat]) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class Evaluated(Figures):
     epsilon: Length = Field(0.0, alias="epsilon-255")
 
 
-class Division(FileFormat):
+class DescribedPartition(FileFormat):
     """``partition.json``."""
 
     classes: Annotated[list[str], Field(min_length=1)]

@@ -60,14 +60,14 @@ class LocalGrid(Grid):
         self._run = Run.create_empty(_RUN_ID)
         self._executor = executor
         self._on_reply = on_reply or (lambda reply: None)
-        clients = config.federation.clients
+        clients, flat = config.federation.clients, config.flat()
         self._contexts = {
             _SERVER_NODE + 1 + client: Context(
                 run_id=_RUN_ID,
                 node_id=_SERVER_NODE + 1 + client,
                 node_config={PARTITION_ID: client, NUM_PARTITIONS: clients},
                 state=RecordDict(),
-                run_config=config.flat(),
+                run_config=dict(flat),
             )
             for client in range(clients)
         }

@@ -34,9 +34,11 @@ def default_workers(gpus: int, cpus: int, nodes: int, threads: int) -> int:
 def _probe(address: str) -> None:
     """Find out within seconds whether anything listens there: Ray itself would try for many minutes."""
     host, _, port = address.rpartition(":")
+    if not (host and port.isascii() and port.isdecimal()):
+        raise FedShieldError(f"--ray-address {address}: write HOST:PORT of a head node, as in localhost:6379")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, OverflowError) as error:
         raise _no_cluster(address, error) from error
 
 

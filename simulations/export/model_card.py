@@ -12,7 +12,7 @@ from common.models.networks import MEAN, STD
 from common.user_code import is_user_code
 from common.words import markdown, visible
 from server.run_directory.checkpoint import selected_checkpoint
-from server.run_directory.reader import DEPLOYED, read_config, read_division, read_environment, read_kind
+from server.run_directory.reader import DEPLOYED, read_config, read_described_partition, read_environment, read_kind
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, bracket, share
 from simulations.reports.headline import dataset_name, read_figures, training
 from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
@@ -49,7 +49,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
     activation = "" if is_borrowed(config.model.name) else f" ({config.model.activation})"
     network = visible(config.model.name).replace("`", "'")
     data, how = markdown(dataset_name(config.flat())), markdown(training(config.flat()))
-    if used := training_images(division := read_division(run_dir)):
+    if used := training_images(described := read_described_partition(run_dir)):
         data += f" ({used} training images)"
     digest = str((selected_checkpoint(run_dir) or {}).get("sha256"))
     return "\n".join(
@@ -64,7 +64,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
             f"`{network}`{activation}: {how}, by {who}, on {data}, seed {config.seed}; the model after {kind.unit} "
             f"{number}.",
             "",
-            *_figures(run_dir, config, division),
+            *_figures(run_dir, config, described),
             "## Use",
             "",
             f"`pixels`: [B, 3, {side}, {side}], in [0, 1]. Logits: [B, {len(classes)}], of "
@@ -83,7 +83,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
     )
 
 
-def _figures(run_dir: Path, config: RunConfig, division: Mapping[str, Any]) -> list[str]:
+def _figures(run_dir: Path, config: RunConfig, described: Mapping[str, Any]) -> list[str]:
     figures = read_figures(run_dir)
     if not figures:
         return ["It was not evaluated.", ""]
@@ -94,7 +94,7 @@ def _figures(run_dir: Path, config: RunConfig, division: Mapping[str, Any]) -> l
         against = f"White-box attacks within {epsilon:g}/255 (Linf); a stronger attack may leave less."
     cells = [(markdown(row.name), share(row.value), bracket(row.interval)) for row in accuracy.whole().values()]
     return [
-        f"## Accuracy on n = {tested_images(accuracy.n, division)} test images",
+        f"## Accuracy on n = {tested_images(accuracy.n, described)} test images",
         "",
         "| attack | % | 95 % interval |",
         "|---|---|---|",

@@ -12,7 +12,7 @@ from server.run_directory.reader import (
     find_results,
     lost_rounds,
     read_config,
-    read_division,
+    read_described_partition,
     read_environment,
     read_kind,
     read_metrics,
@@ -41,8 +41,8 @@ def compare_runs(runs: Sequence[Path]) -> list[Sheet]:
     names = _names(paths)
     done = _configurations(paths, names)
     found = [read_figures(path) for path in paths]
-    divisions = [read_division(path) for path in paths]
-    return [done, _results(found, names, divisions), _pairs(paths, found, names)]
+    descriptions = [read_described_partition(path) for path in paths]
+    return [done, _results(found, names, descriptions), _pairs(paths, found, names)]
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -72,35 +72,35 @@ def _settings(path: Path) -> Flat:
 
 def _done(path: Path) -> dict[str, str]:
     kind, metrics, environment = read_kind(path), read_metrics(path), read_environment(path)
-    division = read_division(path)
+    described = read_described_partition(path)
     return {
         "kind": kind.name,
         f"{kind.unit}s done": str(last_round(metrics)),
         "finished": str((path / "summary.json").exists()),
-        "training images": training_images(division) or "–",
-        "classes": ", ".join(division.get("classes", ())),
+        "training images": training_images(described) or "–",
+        "classes": ", ".join(described.get("classes", ())),
         "minutes": f"{sum(line['seconds'] for line in metrics) / 60:.1f}",
         "processor": f"{environment.get('processor')}, {environment.get('device')}",
         "FedShield": str(environment.get("packages", {}).get("fedshield")),
     }
 
 
-def _results(found: Sequence[Record], names: Sequence[str], divisions: Sequence[Record]) -> Sheet:
+def _results(found: Sequence[Record], names: Sequence[str], descriptions: Sequence[Record]) -> Sheet:
     tables = [AccuracyTable.of(figures) for figures in found]
     attacks = list(dict.fromkeys(attack for accuracy in tables for attack in accuracy.attacks()))
     rows = []
-    for name, accuracy, division in zip(names, tables, divisions, strict=True):
+    for name, accuracy, described in zip(names, tables, descriptions, strict=True):
         known = accuracy.whole()
-        n = tested_images(accuracy.n, division) if known else "–"
+        n = tested_images(accuracy.n, described) if known else "–"
         rows.append([name, n, *(_cell(known.get(label)) for label in ("natural", *attacks, "worst"))])
     header = ["run", "n", "natural %", *(f"{attack} %" for attack in attacks), "worst %"]
     notes = ["in brackets: 95 % intervals for the sample of test images; another training seed may differ by more"]
     notes += [
         f"{name}: {NO_ATTACK}" for name, each in zip(names, tables, strict=True) if each.rows and not each.attacked
     ]
-    for name, division in zip(names, divisions, strict=True):
-        if unused_images(division):
-            notes.append(f"{name}: trained on {training_images(division)} images (data.max-examples)")
+    for name, described in zip(names, descriptions, strict=True):
+        if unused_images(described):
+            notes.append(f"{name}: trained on {training_images(described)} images (data.max-examples)")
     return Sheet("Results", header, rows, notes, 1)
 
 

@@ -82,10 +82,8 @@ def test_a_finished_run_that_is_resumed_is_given_what_is_missing(finished: tuple
     (path / "figures").write_text("")  # as on a full disk, nothing can be drawn
     failed = fedshield("run", "--resume", str(path))
     assert failed.returncode == 1
-    assert (
-        failed.stderr
-        == f"fedshield: {path}/figures/accuracy.png: File exists; check the path and the free disk space\n"
-    )
+    hint = "a file has the place of a folder; remove it, or choose another place"
+    assert failed.stderr == f"fedshield: {path}/figures/accuracy.png: File exists; {hint}\n"
     (path / "figures").unlink()
     mended = fedshield("run", "--resume", str(path), "--json")
     assert mended.returncode == 0, mended.stderr
@@ -224,6 +222,18 @@ def test_doctor_finds_a_folder_and_a_division_of_it(tmp_path: Path, monkeypatch:
         (
             ["run", "--engine", "inprocess", "--ray-address", "head:6379"],
             "--ray-address head:6379: the inprocess engine uses no cluster; use --engine ray",
+        ),
+        (
+            ["run", "--engine", "ray", "--ray-address", "head"],
+            "--ray-address head: write HOST:PORT of a head node, as in localhost:6379",
+        ),
+        (
+            ["run", "--set", "federation.clients=1000000", "--set", "partition.scheme=iid"],
+            "federation.clients = 1000000: input should be less than or equal to 100000",
+        ),
+        (
+            ["run", "--results", f"{__file__}/runs"],
+            "Not a directory; a file has the place of a folder; remove it, or choose another place",
         ),
         (["run", "--set", "data.name=folder", "--set", "data.root=gone"], "data.root: no folder "),
         (["run", "--resume", "nothing"], "nothing/config.json: not found; is this a run directory?"),

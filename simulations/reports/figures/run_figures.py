@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from server.run_directory.reader import read_division, read_kind, read_metrics
+from server.run_directory.reader import read_described_partition, read_kind, read_metrics
 from simulations.reports.figures.charts import shares
 from simulations.reports.figures.files import paths_of, save
 from simulations.reports.figures.line_charts import top_of, with_interval
@@ -17,8 +17,8 @@ def plot_run(run_dir: Path) -> None:
     """Draw a run's accuracy over rounds and its label distribution, if it has one, into ``figures/``."""
     folder = run_dir / "figures"
     save(accuracy_figure({run_dir.name: run_dir}), folder / "accuracy")
-    if division := read_division(run_dir):
-        save(partition_figure(division), folder / "partition")
+    if described := read_described_partition(run_dir):
+        save(partition_figure(described), folder / "partition")
 
 
 def missing_figures(run_dir: Path) -> list[Path]:

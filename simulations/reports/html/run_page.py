@@ -10,7 +10,7 @@ from server.run_directory.reader import (
     Kind,
     lost_rounds,
     read_config,
-    read_division,
+    read_described_partition,
     read_environment,
     read_kind,
     read_metrics,
@@ -47,8 +47,8 @@ def run_page(run_dir: Path) -> Page:
     """
     config, kind = read_config(run_dir), read_kind(run_dir)
     metrics, summary, final = read_metrics(run_dir), read_summary(run_dir), read_figures(run_dir)
-    division = read_division(run_dir)
-    partition = division if kind.name == "federation" else {}
+    described = read_described_partition(run_dir)
+    partition = described if kind.name == "federation" else {}
     environment = read_environment(run_dir)
     arrays = read_predictions(run_dir, final)
     epsilon = final.get("epsilon-255", config["attack.epsilon-255"])
@@ -56,7 +56,7 @@ def run_page(run_dir: Path) -> Page:
     return Page(
         title=run_dir.name,
         lead=_lead(config, kind, metrics, environment),
-        facts=[*_facts(final, f"{epsilon:g}/255", unit, summary, division), *_training(division)],
+        facts=[*_facts(final, f"{epsilon:g}/255", unit, summary, described), *_training(described)],
         warnings=[
             *_unfinished(run_dir, config, kind, metrics, summary, final),
             *_lost(lost_rounds(run_dir)),
@@ -92,13 +92,13 @@ def _lead(config: Record, kind: Kind, metrics: Sequence[Record], environment: Re
     return f"{what}: {who}, {done}, seed {config['seed']}{f', on {device}' if device else ''}."
 
 
-def _training(division: Record) -> list[Fact]:
+def _training(described: Record) -> list[Fact]:
     """Return how many of the training images were used, where that is known."""
-    cut = "" if not unused_images(division) else "data.max-examples leaves out the others"
-    return [Fact("training images", told, cut)] if (told := training_images(division)) else []
+    cut = "" if not unused_images(described) else "data.max-examples leaves out the others"
+    return [Fact("training images", told, cut)] if (told := training_images(described)) else []
 
 
-def _facts(final: Record, epsilon: str, unit: str, summary: Record, division: Record) -> list[Fact]:
+def _facts(final: Record, epsilon: str, unit: str, summary: Record, described: Record) -> list[Fact]:
     if not final:
         return []
     chosen = "chosen on validation images" if summary.get("selected-by") == "validation" else "the last one"
@@ -110,7 +110,7 @@ def _facts(final: Record, epsilon: str, unit: str, summary: Record, division: Re
     else:
         facts.append(Fact("robust accuracy", "–", NO_ATTACK))
     rough = f"{ROUGH:,} or fewer: rough figures" if final["n"] <= ROUGH else ""
-    facts.append(Fact("test images", f"n = {tested_images(final['n'], division)}", rough))
+    facts.append(Fact("test images", f"n = {tested_images(final['n'], described)}", rough))
     facts.append(Fact("model", f"{unit} {final.get('round', '–')}", chosen if summary else "the last one measured"))
     return facts
 

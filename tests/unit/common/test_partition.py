@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from common.data.partition import SCHEMES, Partition, SchemeParameters, kept_partition, partition, undivided
+from common.data.partition import SCHEMES, Amounts, Partition, SchemeParameters, kept_partition, partition, undivided
 from common.errors import FedShieldError
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 53))  # 530 images, 53 a class: nothing divides
@@ -14,7 +14,7 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 53))  # 5
 def divide(scheme: str, seed: int = 1, clients: int = 10, classes_per_client: int = 2, **changes: float) -> Partition:
     parameters = SchemeParameters(changes.pop("alpha", 0.5), classes_per_client, seed)
     given = {"max_examples": 0, "pool_fraction": 0.2, "shared_fraction": 0.4, **changes}
-    return partition(LABELS, 10, clients, scheme, parameters, **given)  # type: ignore[arg-type]
+    return partition(LABELS, 10, clients, scheme, parameters, Amounts(**given))  # type: ignore[arg-type]
 
 
 def rows(division: Partition) -> list[list[int]]:
@@ -96,7 +96,7 @@ def test_max_examples_uses_a_balanced_part() -> None:
 def test_iid_does_not_follow_the_order_of_the_images() -> None:
     # flwr-datasets' IidPartitioner cuts contiguous pieces: images sorted by class would be far from IID.
     parameters = SchemeParameters(0.5, 2, 1)
-    division = partition(np.sort(LABELS), 10, 10, "iid", parameters, 0, 0.0, 0.0)
+    division = partition(np.sort(LABELS), 10, 10, "iid", parameters, Amounts(0, 0.0, 0.0))
     assert all(len(np.unique(np.sort(LABELS)[shard])) >= 8 for shard in division.shards)
 
 
@@ -163,13 +163,15 @@ def test_a_client_without_data_and_an_image_given_twice_are_errors() -> None:
 
 
 def test_a_kept_partition_is_the_same_and_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = (10, 7, "dirichlet", SchemeParameters(0.5, 2, 3), 0, 0.2, 0.4)
+    scheme = (10, 7, "dirichlet", SchemeParameters(0.5, 2, 3))
+    arguments = (*scheme, Amounts(0, 0.2, 0.4))
     made, first = partition(LABELS, *arguments), kept_partition(LABELS, *arguments)
     monkeypatch.setattr("common.data.partition.partition", lambda *_: pytest.fail("made again"))
     second = kept_partition(LABELS, *arguments)
     assert rows(first) == rows(second) == rows(made)
     monkeypatch.undo()
     assert rows(kept_partition(LABELS[::-1].copy(), *arguments)) != rows(made)
-    held_out = kept_partition(LABELS, *arguments, 0.25)
+    less = (*scheme, Amounts(0, 0.2, 0.4, 0.25))
+    held_out = kept_partition(LABELS, *less)
     assert len(held_out.validation) == 132
-    assert rows(held_out) == rows(kept_partition(LABELS, *arguments, 0.25)) == rows(partition(LABELS, *arguments, 0.25))
+    assert rows(held_out) == rows(kept_partition(LABELS, *less)) == rows(partition(LABELS, *less))

@@ -314,7 +314,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FedShieldError, match=r"file/run: Not a directory; check the path"):
+    with pytest.raises(FedShieldError, match=r"file/run: Not a directory; a file has the place of a folder"):
         RunDir.open(tiny_config(results__dir=str(tmp_path / "file"), results__name="run"))
     with pytest.raises(FedShieldError, match=r"^/proc/run: .*(No such file|denied|not permitted)"):
         RunDir.open(tiny_config(results__dir="/proc", results__name="run"))

@@ -68,7 +68,7 @@ def test_image_by_image_only_where_the_images_are_the_same(tmp_path: Path) -> No
     done, _, pairs = compare_runs(runs)
     assert ["data.root", str(pets), str(same), str(other)] in [list(row) for row in done.rows]
     assert [row[0] for row in pairs.rows] == ["same"]
-    assert pairs.notes[1:] == ["other: none, for it was measured on other test images than pets"]
+    assert pairs.notes[1:] == ["other: none, because it was measured on other test images than pets"]
 
 
 def test_what_was_measured_of_an_earlier_end_is_not_that_of_an_unfinished_run(tmp_path: Path) -> None:
