@@ -44,7 +44,7 @@ def test_too_few_nodes_end_with_the_command_that_helps() -> None:
 
 def test_clients_that_cannot_start_are_named() -> None:
     broken, whole = tiny_config(data__name="folder", data__root="/nowhere"), tiny_config()
-    expected = r'^client 0: says "data\.root: no folder /nowhere/train; .*" \(and 9 other clients with a trouble\)$'
+    expected = r'^client 0: says "data\.root: no folder /nowhere/train; .*" \(and 9 other clients with problems\)$'
     with pytest.raises(FedShieldError, match=expected):
         roster(LocalGrid(broken, InProcess()), whole).gather()
 
