@@ -76,7 +76,8 @@ def read_config(run_dir: Path, kind: Kind | None = None, hint: str = "is this a 
         FedShieldError: there is no run, its files are damaged or lead elsewhere, or it is of another kind.
     """
     refuse_links(run_dir)
-    stored = {**default_config(), **_BEFORE_IT_WAS_A_KEY, **flatten(read_json(path := run_dir / "config.json", hint), path)}
+    path = run_dir / "config.json"
+    stored = {**default_config(), **_BEFORE_IT_WAS_A_KEY, **flatten(read_json(path, hint), path)}
     if kind is not None and (there := read_kind(run_dir)).name != kind.name:
         raise FedShieldError(f"{run_dir}: belongs to {there.command}; continue it with: {there.again(run_dir)}")
     return stored
