@@ -1,6 +1,7 @@
 """What this machine has; without importing torch."""
 
 import os
+import sys
 from pathlib import Path
 
 
@@ -12,6 +13,12 @@ def available_cores() -> int:
 def hidden_gpu(device: Path = Path("/dev/nvidia0")) -> bool:
     """Return whether this machine has an NVIDIA GPU, but the environment lets this process see none."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1") and device.exists()
+
+
+def may_have_gpu() -> bool:
+    """Tell whether there may be a GPU that torch can use: Linux shows a driver of Nvidia's, of WSL's or of AMD's."""
+    drivers = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+    return not sys.platform.startswith("linux") or any(os.path.exists(driver) for driver in drivers)
 
 
 def computes_bfloat16() -> bool:

@@ -1,12 +1,14 @@
 """One federation on this machine: engine, live view, figures."""
 
 import logging
+import sys
 from pathlib import Path
 
 from flwr.app import MessageType
 
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
+from common.machine import may_have_gpu
 from common.paths import whole_path
 from simulations.engine.executor import Executor, InProcess
 from simulations.engine.local_grid import LocalGrid, Reply, run_server
@@ -57,9 +59,8 @@ def run_locally(
     config = with_first_threads(config)
     # Flower would log at length what the live view and the round lines show here.
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    executor: Executor = make_executor(
-        config, engine, workers, address
-    )  # first: Ray's workers import what they need meanwhile
+    # First: workers import what they need meanwhile.
+    executor: Executor = make_executor(config, engine, workers, address)
     try:
         if config.byzantine.clients:
             from simulations.engine.byzantine import ByzantineExecutor
@@ -88,24 +89,46 @@ def run_locally(
 
 
 def make_executor(config: RunConfig, engine: str | None, workers: int | None, address: str | None) -> Executor:
-    """Return the executor of ``--engine``, ``--workers`` and ``--ray-address``.
+    """Return the executor of ``--engine``, ``--workers`` and ``--ray-address``; see ``fitting_engine``.
 
-    Without ``engine``: Ray where several GPUs or a cluster are to be used, else this process.
+    Raises:
+        FedShieldError: they do not go together.
     """
-    if (engine or _fitting_engine(address)) == "ray":
+    engine = engine or fitting_engine(config, workers, address)
+    if engine == "ray":
         from simulations.engine.ray_executor import RayActors
 
         return RayActors(config, workers, address)
     if address is not None:
-        raise FedShieldError(f"--ray-address {address}: the inprocess engine uses no cluster; use --engine ray")
+        raise FedShieldError(f"--ray-address {address}: the {engine} engine uses no cluster; use --engine ray")
+    if engine == "processes":
+        from simulations.engine.process_executor import Processes
+
+        return Processes(config, workers)
     if workers not in (None, 1):
-        raise FedShieldError(f"--workers {workers}: the inprocess engine has one; use --engine ray for more")
+        raise FedShieldError(f"--workers {workers}: the inprocess engine has one; use --engine processes for more")
     return InProcess()
 
 
-def _fitting_engine(address: str | None) -> str:
+def fitting_engine(config: RunConfig, workers: int | None, address: str | None) -> str:
+    """Return the engine of a run for which none was named.
+
+    Ray for several GPUs or a cluster; on CPUs processes, where more than one client can train at a time; else this
+    process.
+
+    Args:
+        config: of the run.
+        workers: how many the user asks for, if any.
+        address: of the Ray cluster to join, if any.
+    """
     if address is not None:
         return "ray"
-    import torch
+    if may_have_gpu():
+        import torch
 
-    return "ray" if torch.cuda.device_count() > 1 else "inprocess"
+        if torch.cuda.is_available():
+            return "ray" if torch.cuda.device_count() > 1 else "inprocess"
+    from simulations.engine.process_executor import fitting_workers
+
+    several = min(workers or fitting_workers(config.threads), config.federation.cohort) > 1
+    return "processes" if several and sys.platform == "linux" else "inprocess"

@@ -37,6 +37,7 @@ class Engine(StrEnum):
     """Where the clients run."""
 
     INPROCESS = "inprocess"
+    PROCESSES = "processes"
     RAY = "ray"
 
 
@@ -45,10 +46,14 @@ def run(
     file: FileArgument = None,
     set_: SetOption = None,
     engine: Annotated[
-        Engine | None, typer.Option(help="Where the clients run. Default: ray with several GPUs, otherwise inprocess.")
+        Engine | None,
+        typer.Option(
+            help="Where the clients run. Default: ray with several GPUs; processes without a GPU, if threads is not 0 "
+            "and the cores are enough for several clients; otherwise inprocess."
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Number of Ray workers; each runs one client at a time.")
+        int | None, typer.Option(min=1, help="Number of workers (processes, ray); each runs one client at a time.")
     ] = None,
     ray_address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Use this Ray cluster (engine ray).")
@@ -66,7 +71,7 @@ def run(
 
     fedshield run                                    the quickstart, one minute
     fedshield run cpu-cifar10 --set seed=2           a preset, with another seed
-    fedshield run my.toml --engine ray --workers 4   four clients at a time
+    fedshield run my.toml --set threads=1            as many clients at a time as there are cores
     fedshield run --resume runs/NAME                 continue after Ctrl-C or a crash
     fedshield run --json | jq 'select(.event == "round").evaluation.worst.value'
     """

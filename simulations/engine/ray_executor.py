@@ -4,7 +4,6 @@ import contextlib
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,19 +12,22 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Context, Message, Metadata, RecordDict
 
 from common.config.schema import RunConfig
-from common.errors import FedShieldError
 from common.machine import available_cores
-from common.messages.protocol import PARTITION_ID
 from simulations.engine.executor import Job, Outcome, failure, run_client
 from simulations.engine.ray_cluster import default_workers, gpu_share, join_ray, private_folder, start_ray
+from simulations.engine.turns import (
+    FAILED_STARTS,
+    START_SECONDS,
+    SecondTurns,
+    longest_first,
+    too_late,
+    without_workers,
+)
 
 if TYPE_CHECKING:  # it imports torch, and Ray should be starting by then
     from simulations.engine.ray_data import Supplies, Supply
 
 log = logging.getLogger("fedshield")
-
-_START_SECONDS = 300.0  # for a worker's imports, on a machine that is busy
-_FAILED_STARTS = 3  # for each worker, in a run: what fails again and again is not a machine that went down
 
 
 @dataclass
@@ -101,9 +103,8 @@ class RayActors:
         supply = None
         if self._far:
             supply = self._ray.put(self._supplies.for_messages([job.message for job in jobs]))
-        waiting = deque(sorted(jobs, key=self._size, reverse=True))
+        waiting, turns = longest_first(self._config, jobs), SecondTurns()
         running: dict[Any, _Turn] = {}
-        failures: dict[int, str] = {}
 
         def hand_out() -> None:
             while waiting and self._idle:
@@ -115,28 +116,20 @@ class RayActors:
         while waiting or running:
             hand_out()
             if not running and not self._starting:
-                yield from _fail_all(waiting, "no worker is left, and none could be started")
+                yield from without_workers(waiting)
                 return
             for reference in self._wait(running):
                 turn = running.pop(reference)
-                outcome, reason = self._collect(reference, turn, timeout)
-                node = turn.job.context.node_id
-                if outcome is None and node not in failures:
-                    failures[node] = reason
+                outcome = turns.settle(turn.job, *self._collect(reference, turn, timeout))
+                if outcome is None:
                     waiting.appendleft(turn.job)
                     continue
-                if outcome is None:
-                    outcome = failure(turn.job.message, f"{failures[node]}; {reason} again"), turn.job.context.state
-                elif node in failures and not outcome[0].has_error():
-                    from common.messages.records import note_failure
-
-                    note_failure(outcome[0].content, failures[node])
                 hand_out()  # first: no worker waits while the server looks at the reply
                 yield outcome
 
     def _wait(self, running: dict[Any, _Turn]) -> list[Any]:
         """Return turns that have ended or whose time is up; take in workers that have started."""
-        deadline = min((turn.deadline for turn in running.values()), default=time.monotonic() + _START_SECONDS)
+        deadline = min((turn.deadline for turn in running.values()), default=time.monotonic() + START_SECONDS)
         left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
         done, _ = self._ray.wait([*running, *self._starting], num_returns=1, timeout=left)
         for reference in done:
@@ -147,7 +140,7 @@ class RayActors:
                 except self._ray.exceptions.RayError as error:
                     log.warning("a worker could not start, or is gone: %s", " ".join(str(error).split())[-300:])
                     self._failed_starts += 1
-                    if self._failed_starts <= _FAILED_STARTS * self.workers:
+                    if self._failed_starts <= FAILED_STARTS * self.workers:
                         self._add_worker()
         if not done and not running:
             self._starting.clear()  # none came in time, so none is to be waited for
@@ -163,8 +156,7 @@ class RayActors:
             return outcome, ""
         except ray.exceptions.GetTimeoutError:
             self._replace(turn.actor)
-            late = f"no reply within federation.client-timeout-seconds = {timeout}"
-            return (failure(job.message, late), job.context.state), ""
+            return too_late(job, timeout), ""
         except ray.exceptions.RayTaskError as error:
             self._idle.append(turn.actor)
             return (failure(job.message, f"its worker failed: {error.cause}"), job.context.state), ""
@@ -180,15 +172,6 @@ class RayActors:
         from simulations.engine.ray_data import Supplies
 
         return Supplies(self._config, self._ray)
-
-    def _size(self, job: Job) -> int:
-        """Return the number of images of a job's client; a client that cannot read them reports that itself."""
-        from common.factory import client_data
-
-        try:
-            return len(client_data(self._config, int(job.context.node_config[PARTITION_ID])).labels)
-        except FedShieldError:
-            return 0
 
     def _add_worker(self) -> None:
         self._watch(self._actor.remote())
@@ -206,8 +189,3 @@ class RayActors:
         """Leave Ray; what was started on this machine is ended."""
         self._ray.shutdown()
         self._files.cleanup()
-
-
-def _fail_all(jobs: Sequence[Job], reason: str) -> Iterator[Outcome]:
-    for job in jobs:
-        yield failure(job.message, reason), job.context.state

@@ -119,7 +119,8 @@ def _start(command: str, point: Point, runs: Path, slot: int, devices: Sequence[
     note_code(runs, point.name, begun=begun)
     forget_failure(runs, point.name)
     place = ["--resume", str(run)] if begun else ["--results", str(runs), "--name", point.name]
-    arguments = [str(os.getpid()), command, str(runs / f"{point.name}.toml"), *place]
+    engine = ["--engine", "inprocess"] if command == "run" else []  # the sweep itself uses all cores, or all GPUs
+    arguments = [str(os.getpid()), command, str(runs / f"{point.name}.toml"), *place, *engine]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     # The same sources as ours, also where they are not installed.
     environment["PYTHONPATH"] = python_path()

@@ -1,0 +1,223 @@
+"""Clients in processes of this machine, without Ray: for CPUs."""
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
+
+from flwr.app import RecordDict
+
+from common.config.schema import RunConfig
+from common.errors import FedShieldError
+from common.machine import available_cores
+from common.paths import python_path
+from simulations.engine.executor import Job, Outcome
+from simulations.engine.parcels import pack, receive, send
+from simulations.engine.turns import (
+    FAILED_STARTS,
+    START_SECONDS,
+    SecondTurns,
+    longest_first,
+    too_late,
+    without_workers,
+)
+
+log = logging.getLogger("fedshield")
+
+
+def fitting_workers(threads: int) -> int:
+    """Return how many workers the cores allow with ``threads`` each; 0: each uses all of them."""
+    return max(1, available_cores() // threads) if threads else 1
+
+
+class _Worker:
+    """A process, as seen from here.
+
+    Attributes:
+        process: its id; 0 until it is ready.
+        job: what it does.
+        deadline: when that must be done, on the monotonic clock.
+        near: this side of the connection with it.
+    """
+
+    def __init__(self, control: socket.socket) -> None:
+        self.process = 0
+        self.job: Job | None = None
+        self.deadline = math.inf
+        self._content: RecordDict | None = None
+        self.near, far = socket.socketpair()
+        with far, contextlib.suppress(ConnectionError):  # without a process that forks, its end is noticed as its own
+            send(control, far.fileno())
+
+    def receive(self) -> "int | Outcome | None":
+        """Return the process's id, once, then what came of its jobs; None if it has ended."""
+        try:
+            found: int | Outcome = receive(self.near)
+        except EOFError:
+            return None
+        return found
+
+    def start(self, job: Job, parcel: int, deadline: float) -> bool:
+        """Let a client run; tell whether the process has taken it.
+
+        Args:
+            job: the client's.
+            parcel: its message's content, packed: it is sent only to a process that does not have it yet.
+            deadline: when the job must be done.
+        """
+        order = pack((job.message.metadata, job.context))
+        try:
+            if self._content is not job.message.content:
+                send(self.near, parcel)
+            send(self.near, order)
+        except ConnectionError:
+            return False
+        finally:
+            os.close(order)
+        self._content, self.job, self.deadline = job.message.content, job, deadline
+        return True
+
+    def end(self) -> None:
+        """End the process at once; one that is not ready yet ends as soon as it finds the socket closed."""
+        if self.process:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process, signal.SIGKILL)
+        self.near.close()
+
+
+class Processes:
+    """Worker processes, each of which runs one client at a time.
+
+    A worker that dies is replaced, and its client runs once more. A worker that takes longer than the round's timeout
+    is ended and replaced, and its client fails. No worker outlives this process, however it ends.
+
+    Args:
+        config: of the run.
+        workers: number of processes; None: as many as the cores allow with ``threads`` each. There are never more
+            than clients in a round.
+
+    Raises:
+        FedShieldError: this is not Linux.
+    """
+
+    worker = "simulations.engine.process_worker"
+
+    def __init__(self, config: RunConfig, workers: int | None = None) -> None:
+        if sys.platform != "linux":
+            raise FedShieldError("--engine processes: works on Linux only; use --engine ray")
+        self._config = config
+        self.workers = min(workers or fitting_workers(config.threads), config.federation.cohort)
+        self._lost = 0  # workers that ended without having a client
+        self._team: list[_Worker] = []
+        self._open()
+        for _ in range(self.workers):
+            self._add_worker()
+
+    def _open(self) -> None:
+        """Start the process that forks."""
+        self._control, far = socket.socketpair()
+        with far:
+            self._forks = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-P", "-m", self.worker, str(far.fileno())],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": python_path()},
+                pass_fds=[far.fileno()],
+            )
+
+    def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
+        """Keep every worker busy, longest shard first, until the jobs are done.
+
+        Content that messages have in common is sent to each worker once, and read in place.
+        """
+        waiting, turns = longest_first(self._config, jobs), SecondTurns()
+        contents = {id(job.message.content): job.message.content for job in jobs}
+        parcels = {key: pack(content) for key, content in contents.items()}
+        try:
+            while waiting or self._busy():
+                self._hand_out(waiting, parcels, timeout)
+                if not self._team:
+                    yield from without_workers(waiting)
+                    return
+                for job, found in self._ended(timeout):
+                    outcome = turns.settle(job, found, "its worker died")
+                    if outcome is None:
+                        waiting.appendleft(job)
+                    self._hand_out(waiting, parcels, timeout)  # no worker waits while the server looks at the reply
+                    if outcome is not None:
+                        yield outcome
+        finally:
+            for parcel in parcels.values():
+                os.close(parcel)
+            for worker in self._busy():  # whose outcomes nobody wants any more
+                self._replace(worker)
+
+    def _busy(self) -> list[_Worker]:
+        return [worker for worker in self._team if worker.job is not None]
+
+    def _hand_out(self, waiting: deque[Job], parcels: dict[int, int], timeout: float | None) -> None:
+        """Give free workers the jobs whose turn it is."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        for worker in [worker for worker in self._team if worker.process and worker.job is None]:
+            if waiting and worker.start(waiting[0], parcels[id(waiting[0].message.content)], deadline):
+                waiting.popleft()
+
+    def _ended(self, timeout: float | None) -> list[tuple[Job, Outcome | None]]:
+        """Wait until something happens; return jobs whose turn has ended, with None where their worker has died."""
+        deadlines = [worker.deadline for worker in self._busy()]
+        deadline = min(deadlines, default=time.monotonic() + START_SECONDS)
+        left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        told = wait([worker.near for worker in self._team], left)
+        if not told and not deadlines:
+            self._end_all()  # none has started in time, so none is to be waited for
+        now, ended = time.monotonic(), list[tuple[Job, Outcome | None]]()
+        for worker in list(self._team):
+            job = worker.job
+            if worker.near in told:
+                found = worker.receive()
+                if isinstance(found, int):
+                    worker.process = found
+                    continue
+                if found is None:
+                    self._replace(worker)
+                if job is not None:
+                    worker.job = None
+                    ended.append((job, found))
+            elif job is not None and worker.deadline <= now:
+                self._replace(worker)
+                ended.append((job, too_late(job, timeout)))
+        return ended
+
+    def _add_worker(self) -> None:
+        if self._forks.poll() is not None:
+            self._control.close()
+            self._open()
+        self._team.append(_Worker(self._control))
+
+    def _replace(self, worker: _Worker) -> None:
+        worker.end()
+        self._team.remove(worker)
+        if worker.job is None:
+            log.warning("a worker could not start, or is gone")
+            self._lost += 1
+        if self._lost <= FAILED_STARTS * self.workers:
+            self._add_worker()
+
+    def _end_all(self) -> None:
+        for worker in self._team:
+            worker.end()
+        self._team.clear()
+
+    def close(self) -> None:
+        """End all processes."""
+        self._end_all()
+        self._control.close()
+        self._forks.kill()
+        self._forks.wait()

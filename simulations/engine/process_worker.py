@@ -1,0 +1,75 @@
+"""The other side of ``process_executor``: a process that imports everything once, and forks the workers.
+
+A fork takes milliseconds, and the workers share the memory of what was imported. It is safe because this process never
+computes: a process that has used OpenMP's threads cannot be forked.
+"""
+
+import gc
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+
+from flwr.app import Message, RecordDict
+
+from simulations.engine.executor import run_client
+from simulations.engine.parcels import pack, receive, send
+
+
+def serve(near: socket.socket) -> None:
+    """Run one client after the other. When the other side ends, so does this process, even while a client trains.
+
+    What comes is the content of messages or, as a tuple, the rest of a job for the content that came last.
+    """
+    orders: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def listen() -> None:
+        try:
+            while True:
+                orders.put(receive(near, in_place=True))
+        finally:
+            os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    _answer(near, os.getpid())  # ready
+    content = RecordDict()
+    while True:
+        order = orders.get()
+        if isinstance(order, RecordDict):
+            content = order
+        elif isinstance(order, tuple):
+            metadata, context = order
+            # Keeping the metadata is internal to Flower, whose own engines build messages so.
+            message = Message(content=content, metadata=metadata)  # type: ignore[call-overload]
+            _answer(near, run_client(message, context))
+
+
+def _answer(near: socket.socket, value: object) -> None:
+    descriptor = pack(value)
+    send(near, descriptor)
+    os.close(descriptor)
+
+
+def main() -> None:
+    """Fork a worker for each socket that comes, until the other side ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all; the run ends its workers itself
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers that have ended leave nothing behind
+    import torchattacks  # noqa: F401
+
+    import client.tasks  # noqa: F401
+
+    gc.freeze()  # or a worker's first collection would copy all pages
+    control = socket.socket(fileno=int(sys.argv[1]))
+    while descriptors := socket.recv_fds(control, 1, 1)[1]:
+        near = socket.socket(fileno=descriptors[0])
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            control.close()
+            serve(near)
+        near.close()
+
+
+if __name__ == "__main__":
+    main()

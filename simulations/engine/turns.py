@@ -1,0 +1,65 @@
+"""What engines with several workers have in common: whose turn is first, and what follows when a worker dies."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+from common.config.schema import RunConfig
+from common.errors import FedShieldError
+from common.messages.protocol import PARTITION_ID
+from simulations.engine.executor import Job, Outcome, failure
+
+START_SECONDS = 300.0  # for a worker's imports, on a machine that is busy
+FAILED_STARTS = 3  # for each worker, in a run: what fails again and again is not a machine that went down
+
+
+def longest_first(config: RunConfig, jobs: Sequence[Job]) -> deque[Job]:
+    """Return jobs by the number of images of their clients: who starts last should not take longest."""
+    return deque(sorted(jobs, key=lambda job: _images(config, job), reverse=True))
+
+
+def _images(config: RunConfig, job: Job) -> int:
+    """Return the number of images of a job's client; one that cannot read its own will say so itself."""
+    from common.factory import client_data
+
+    try:
+        return len(client_data(config, int(job.context.node_config[PARTITION_ID])).labels)
+    except FedShieldError:
+        return 0
+
+
+class SecondTurns:
+    """A client whose worker dies runs once more; if that worker dies too, the client fails."""
+
+    def __init__(self) -> None:
+        self._failures: dict[int, str] = {}
+
+    def settle(self, job: Job, outcome: Outcome | None, reason: str = "") -> Outcome | None:
+        """Return what the server is told of a job, or None if its client is to run again.
+
+        Args:
+            job: whose turn has ended.
+            outcome: what came of it; None if the worker died.
+            reason: then, how the worker died.
+        """
+        first = self._failures.get(job.context.node_id)
+        if outcome is None and first is None:
+            self._failures[job.context.node_id] = reason
+            return None
+        if outcome is None:
+            return failure(job.message, f"{first}; {reason} again"), job.context.state
+        if first is not None and not outcome[0].has_error():
+            from common.messages.records import note_failure
+
+            note_failure(outcome[0].content, first)
+        return outcome
+
+
+def too_late(job: Job, timeout: float | None) -> Outcome:
+    """Return the outcome of a job whose client has taken too long."""
+    return failure(job.message, f"no reply within federation.client-timeout-seconds = {timeout}"), job.context.state
+
+
+def without_workers(jobs: Iterable[Job]) -> Iterator[Outcome]:
+    """Yield the outcomes of jobs for which there is no worker."""
+    for job in jobs:
+        yield failure(job.message, "no worker is left, and none could be started"), job.context.state
