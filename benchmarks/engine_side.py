@@ -1,10 +1,11 @@
 """FedShield's side of ``simulator_tax``: ``fedshield run`` with the times written down, or the bare loop it is held to.
 
-python -m benchmarks.engine_side --log FILE [--turn FILE] bare|inprocess|ray KEY=VALUE ...
+python -m benchmarks.engine_side --log FILE [--turn FILE] bare|inprocess|processes|ray KEY=VALUE ...
 """
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Message, MessageType
+
+LOG = "FEDSHIELD_BENCHMARK_LOG"
 
 
 class Times:
@@ -72,10 +75,15 @@ def run_engine(times: Times, engine: str, settings: list[str]) -> None:
                 note_first_steps(times.log)
 
         RayActors.worker = Noted
+    elif engine == "processes":
+        from simulations.engine.process_executor import Processes
+
+        os.environ[LOG] = times.log
+        Processes.worker = "benchmarks.noted_worker"
     else:
         note_first_steps(times.log)
     sets = [part for setting in settings for part in ("--set", setting)]
-    workers = ["--workers", "2"] if engine == "ray" else []
+    workers = [] if engine == "inprocess" else ["--workers", "2"]
     sys.argv = ["fedshield", "run", "--engine", engine, *workers, *sets]
     main()
 
@@ -126,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--log", required=True)
     parser.add_argument("--turn", default="")
-    parser.add_argument("engine", choices=["bare", "inprocess", "ray"])
+    parser.add_argument("engine", choices=["bare", "inprocess", "processes", "ray"])
     parser.add_argument("settings", nargs="*")
     options = parser.parse_args()
     times = Times(options.log, options.turn)

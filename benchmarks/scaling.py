@@ -1,21 +1,22 @@
 """How a round's time grows with the clients, with the model and with the workers.
 
-    python -m benchmarks.scaling [--repeats 5]
+    python -m benchmarks.scaling [--repeats 5] [--parts clients,models,workers]
 
 ``clients``: 10, 100 and 1000 of them, at most 50 a round, in-process, a tiny network and one step each.
-``model``: ten clients that do nothing, in-process: what carrying the weights costs.
-``workers``: ten clients with PGD-3 adversarial training, Ray workers with one thread each.
+``models``: ten clients that do nothing, in-process: what carrying the weights costs.
+``workers``: ten clients with PGD-3 adversarial training, one after the other in-process and several at a time.
 """
 
 import argparse
 import logging
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.harness import Figures, alternate, median, report
+from benchmarks.harness import Figures, alternate, median, median_ratio, report
 from common.config.flat import default_config, merge
 from common.config.schema import RunConfig, parse_config
 from common.factory import make_model
@@ -67,6 +68,17 @@ def in_process(config: RunConfig) -> Executor:
     return InProcess()
 
 
+def on_processes(workers: int) -> Callable[[RunConfig], Executor]:
+    """Return the engine of processes with so many workers."""
+
+    def make(config: RunConfig) -> Executor:
+        from simulations.engine.process_executor import Processes
+
+        return Processes(config, workers)
+
+    return make
+
+
 def on_ray(workers: int) -> Callable[[RunConfig], Executor]:
     """Return the Ray engine with this number of workers."""
 
@@ -115,25 +127,44 @@ def models(repeats: int) -> None:
 
 
 def workers(repeats: int) -> None:
-    """Measure one to as many workers as there are cores."""
-    work = {"model__name": "cnn", "model__width": 16, "data__max_examples": 2000, "attack__steps": 3}
-    counts = [2**power for power in range(available_cores().bit_length()) if 2**power <= available_cores()]
-    found = alternate({f"{count}": side(on_ray(count), **work) for count in counts}, repeats, warmups=0)
-    base = median(found["1"], "round")
-    rows = [[name, median(runs, "round"), base / median(runs, "round")] for name, runs in found.items()]
-    report("scaling_workers", ["Ray workers, one thread each", "round, s", "speed-up"], rows, runs=found)
+    """Measure clients one after the other and up to as many at a time as there are cores."""
+    work = {"model__name": "cnn", "data__max_examples": 2000, "attack__steps": 3}
+    counts = [2**power for power in range(1, available_cores().bit_length()) if 2**power <= available_cores()]
+    ways: dict[str, tuple[Callable[[RunConfig], Executor], int]] = {
+        "one, all cores, in-process": (in_process, 0),
+        "one, one thread, in-process": (in_process, 1),
+        **{f"{count}, one thread each, processes": (on_processes(count), 1) for count in counts},
+        **{f"{count}, one thread each, Ray": (on_ray(count), 1) for count in counts},
+    }
+    widths = (8, 16)
+    sides = {
+        f"{name}, width {width}": side(make, model__width=width, threads=threads, **work)
+        for name, (make, threads) in ways.items()
+        for width in widths
+    }
+    found = alternate(sides, repeats, warmups=0)
+    base = next(iter(ways))
+    rows = []
+    for name in ways:
+        row: list[object] = [name]
+        for width in widths:
+            runs, first = found[f"{name}, width {width}"], found[f"{base}, width {width}"]
+            row += [median(runs, "round"), 1 / median_ratio(runs, first, "round")]
+        rows.append(row)
+    columns = ["clients at a time", *(f"cnn {width}: {what}" for width in widths for what in ("round, s", "speed-up"))]
+    report("scaling_workers", columns, rows, load=os.getloadavg(), runs=found)
 
 
 def main() -> None:
-    """Run all three."""
+    """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--parts", default="clients,models,workers")
+    options = parser.parse_args()
     for name in ("flwr", "fedshield"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    clients(repeats)
-    models(repeats)
-    workers(repeats)
+    for part in options.parts.split(","):
+        {"clients": clients, "models": models, "workers": workers}[part](options.repeats)
 
 
 if __name__ == "__main__":

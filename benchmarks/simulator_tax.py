@@ -35,7 +35,7 @@ from tests.helpers.processes import family
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIENTS, BATCH, STEPS = 10, 32, 3
-ENGINES = ("inprocess", "ray")
+ENGINES = ("inprocess", "processes", "ray")
 
 OURS: dict[str, object] = {
     "model.name": "resnet18",
@@ -63,10 +63,10 @@ def bytecode() -> dict[str, str]:
 
 
 def settings(engine: str, rounds: int, epochs: int, results: Path) -> dict[str, object]:
-    """Return FedShield's configuration; two Ray workers get one core each."""
+    """Return FedShield's configuration; two workers get one core each."""
     return {
         **OURS,
-        "threads": 1 if engine in ("ray", "flwr run") else 0,
+        "threads": 0 if engine in ("bare", "inprocess") else 1,
         "federation.rounds": rounds,
         "train.local-epochs": epochs,
         "results.dir": str(results),
@@ -138,6 +138,7 @@ def rounds_without_work(data: Path, repeats: int) -> None:
     sides = {
         "stock Flower": lambda: time_stock_without_work(data, 5),
         "FedShield, in-process": lambda: time_ours("inprocess", 8),
+        "FedShield, processes, 2 workers": lambda: time_ours("processes", 8),
         "FedShield, Ray, 2 workers": lambda: time_ours("ray", 8),
         "FedShield by flwr run": lambda: time_ours_by_flwr(6),
     }
@@ -220,7 +221,8 @@ def rounds_with_work(data: Path, repeats: int) -> None:
         return in_thread(lambda: time_stock(flower, folder, data, total, memory=False, turn_path=turn, **work))
 
     starts = {"bare loop": start_engine("bare"), "FedShield, in-process": start_engine("inprocess")}
-    starts |= {"FedShield, Ray, 2 workers": start_engine("ray"), "stock Flower": start_stock}
+    starts |= {f"FedShield, {name}, 2 workers": start_engine(name.lower()) for name in ("processes", "Ray")}
+    starts["stock Flower"] = start_stock
     with ExitStack() as stack:
         sides = {name: stack.enter_context(gated(name, start)) for name, start in starts.items()}
         found: dict[str, list[float]] = {name: [] for name in sides}

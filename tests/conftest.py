@@ -59,7 +59,15 @@ def one_thread() -> Iterator[None]:
 
 
 # Real processes come last: what is wrong in a unit should show within the first minute.
-SLOW = ("test_federation", "test_centralized", "test_cli", "test_sweep", "test_engines", "test_flower")
+SLOW = (
+    "test_federation",
+    "test_centralized",
+    "test_cli",
+    "test_sweep",
+    "test_engines",
+    "test_processes",
+    "test_flower",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

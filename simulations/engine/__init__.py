@@ -1,1 +1,1 @@
-"""Where the clients of a simulation run: this process, or Ray's workers."""
+"""Where the clients of a simulation run: this process, others, or Ray's workers."""

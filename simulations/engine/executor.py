@@ -1,4 +1,4 @@
-"""Where LocalGrid's clients run: in this process, or (``ray_executor``) in long-lived Ray actors."""
+"""Where LocalGrid's clients run: here, in other processes (``process_executor``), or in Ray (``ray_executor``)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -48,14 +48,12 @@ class _Worker:
         near: this side of the connection with it.
     """
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, near: socket.socket) -> None:
         self.process = 0
         self.job: Job | None = None
         self.deadline = math.inf
+        self.near = near
         self._content: RecordDict | None = None
-        self.near, far = socket.socketpair()
-        with far, contextlib.suppress(ConnectionError):  # without a process that forks, its end is noticed as its own
-            send(control, far.fileno())
 
     def receive(self) -> "int | Outcome | None":
         """Return the process's id, once, then what came of its jobs; None if it has ended."""
@@ -196,10 +194,15 @@ class Processes:
         return ended
 
     def _add_worker(self) -> None:
-        if self._forks.poll() is not None:
-            self._control.close()
-            self._open()
-        self._team.append(_Worker(self._control))
+        near, far = socket.socketpair()
+        with far, contextlib.suppress(ConnectionError):  # then nobody holds the other side, as after a worker's end
+            try:
+                send(self._control, far.fileno())
+            except ConnectionError:  # the process that forks has ended
+                self._close()
+                self._open()
+                send(self._control, far.fileno())
+        self._team.append(_Worker(near))
 
     def _replace(self, worker: _Worker) -> None:
         worker.end()
@@ -218,6 +221,9 @@ class Processes:
     def close(self) -> None:
         """End all processes."""
         self._end_all()
+        self._close()
+
+    def _close(self) -> None:
         self._control.close()
         self._forks.kill()
         self._forks.wait()

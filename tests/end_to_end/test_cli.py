@@ -217,7 +217,7 @@ def test_doctor_finds_a_folder_and_a_division_of_it(tmp_path: Path, monkeypatch:
         (["run", "--set", "model.activation=rleu"], "model.activation = 'rleu': unknown; allowed: relu"),
         (
             ["run", "--engine", "inprocess", "--workers", "2"],
-            "--workers 2: the inprocess engine has one; use --engine ray",
+            "--workers 2: the inprocess engine has one; use --engine processes for more",
         ),
         (
             ["run", "--engine", "inprocess", "--ray-address", "head:6379"],

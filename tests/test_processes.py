@@ -1,0 +1,244 @@
+"""Clients in processes: the same numbers with any number of workers; a worker that dies or hangs costs only time."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from common.errors import FedShieldError
+from common.machine import available_cores
+from server.app import run_federation
+from server.run_directory.reader import read_metrics
+from simulations.engine.byzantine import ByzantineExecutor
+from simulations.engine.executor import InProcess, Outcome
+from simulations.engine.local_grid import LocalGrid, Reply
+from simulations.engine.parcels import pack, receive, send
+from simulations.engine.process_executor import Processes
+from simulations.federation import fitting_engine
+from tests.conftest import lives, tiny_config, until
+from tests.test_cli import PROGRAM, tiny_options
+from tests.test_federation import figures, run, same, weights
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("reference"), "inprocess")
+
+
+def processes(folder: Path, on_reply: Callable[[Reply], None] | None = None, **changes: object) -> Path:
+    """Run two rounds with two workers."""
+    return run_on(Processes(tiny_config(), 2), folder, on_reply, **changes)
+
+
+def run_on(
+    executor: Processes | InProcess, folder: Path, on_reply: Callable[[Reply], None] | None = None, **changes: object
+) -> Path:
+    config = tiny_config(results__dir=str(folder), results__name="processes", **changes)
+    try:
+        return run_federation(LocalGrid(config, executor, on_reply), config)
+    finally:
+        executor.close()
+
+
+def forking(parent: int | None = None) -> list[psutil.Process]:
+    """Return the processes that a run has started to fork its workers."""
+    found = psutil.Process(parent).children()
+    return [process for process in found if "simulations.engine.process_worker" in process.cmdline()]
+
+
+def workers(parent: int | None = None) -> list[psutil.Process]:
+    return [worker for process in forking(parent) for worker in process.children()]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_processes_give_the_numbers_of_the_inprocess_engine(tmp_path: Path, reference: Path, count: int) -> None:
+    path = run_on(Processes(tiny_config(), count), tmp_path)
+    assert same(weights(path), weights(reference))
+    assert figures(path) == figures(reference)
+    assert forking() == []
+
+
+def test_liars_lie_in_processes_as_in_one(tmp_path: Path) -> None:
+    config = tiny_config(federation__rounds=1, byzantine__clients=2, results__dir=str(tmp_path))
+    found = []
+    for executor in (InProcess(), Processes(config, 2)):
+        try:
+            found.append(weights(run_federation(LocalGrid(config, ByzantineExecutor(executor, config)), config)))
+        finally:
+            executor.close()
+    assert same(*found)
+
+
+class Signals:
+    """Sends a signal to processes of this run, once, after five replies of the first round."""
+
+    def __init__(self, number: int, whom: Callable[[], list[psutil.Process]] = workers) -> None:
+        self.number = number
+        self.whom = whom
+        self.hit: list[int] = []
+
+    def __call__(self, reply: Reply) -> None:
+        if reply.server_round and reply.answered == 5 and not self.hit:
+            self.hit = [process.pid for process in self.whom()]
+            for process in self.hit:
+                os.kill(process, self.number)
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_client_runs_again(
+    tmp_path: Path, reference: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kill = Signals(signal.SIGKILL)
+    path = processes(tmp_path, kill)
+    assert len(kill.hit) == 2
+    first, second = read_metrics(path)
+    assert first["refused"] == second["refused"] == second["retried"] == {}
+    assert 1 <= len(first["retried"]) <= 2  # one may have been between two clients
+    assert set(first["retried"].values()) == {"its worker died"}
+    for client in first["retried"]:
+        assert f"client {client} ran again: its worker died" in caplog.text
+    assert same(weights(path), weights(reference))
+    assert figures(path) == figures(reference)
+
+
+def test_all_processes_may_be_killed(tmp_path: Path, reference: Path) -> None:
+    kill = Signals(signal.SIGKILL, lambda: [*forking(), *workers()])
+    path = processes(tmp_path, kill)
+    assert len(kill.hit) == 3
+    assert read_metrics(path)[0]["refused"] == {}
+    assert same(weights(path), weights(reference))
+
+
+def test_a_worker_that_hangs_is_ended_at_the_deadline(tmp_path: Path) -> None:
+    stop = Signals(signal.SIGSTOP)
+    path = processes(tmp_path, stop, federation__min_fraction=0.8, federation__client_timeout_seconds=30)
+    assert len(stop.hit) == 2
+    first, second = read_metrics(path)
+    assert second["refused"] == {}
+    assert set(first["refused"].values()) == {"no reply within federation.client-timeout-seconds = 30"}
+    assert len(first["refused"]) == 2
+    assert not any(lives(process) for process in stop.hit)
+
+
+class Deadly(Processes):
+    worker = "tests.test_processes"
+
+
+def test_a_client_whose_worker_dies_twice_is_left_out(tmp_path: Path) -> None:
+    path = run_on(Deadly(tiny_config(), 2), tmp_path, federation__min_fraction=0.9)
+    first, second = read_metrics(path)
+    assert first["refused"] == {"3": "its worker died; its worker died again"}
+    assert first["retried"] == second["refused"] == {}
+    assert len(first["clients"]) == 9
+
+
+class Broken(Processes):
+    worker = "no_such_module"
+
+
+def test_workers_that_do_not_start_end_the_run(tmp_path: Path) -> None:
+    with pytest.raises(FedShieldError, match="no worker is left, and none could be started"):
+        run_on(Broken(tiny_config(), 2), tmp_path, federation__node_wait_seconds=1)
+
+
+def test_a_clients_mistake_gives_its_line_on_both_engines(tmp_path: Path) -> None:
+    code = tmp_path / "own.py"
+    code.write_text("def loss(*given):\n    raise ValueError('no such luck')\n")
+    told = []
+    for executor in (InProcess(), Processes(tiny_config(), 2)):
+        with pytest.raises(FedShieldError, match="ValueError: no such luck") as error:
+            run_on(executor, tmp_path / type(executor).__name__, loss__name=f"{code}:loss")
+        told.append(str(error.value))
+    assert told[0] == told[1]
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run in whose first round two clients train for hours."""
+    options = tiny_options(attack__steps=10**6)
+    process = subprocess.Popen(
+        [PROGRAM, "run", "--engine", "processes", "--workers", "2", *options, "--results", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    busy = lambda: [worker for worker in workers(process.pid) if worker.cpu_times().user > 2]  # noqa: E731
+    until(lambda: len(busy()) == 2, 240)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_no_worker_outlives_its_run(endless: subprocess.Popen[str], number: int, status: int) -> None:
+    started = [process.pid for process in (*forking(endless.pid), *workers(endless.pid))]
+    assert len(started) == 3
+    if number == signal.SIGINT:  # as a terminal sends it: to all
+        os.killpg(endless.pid, number)
+    else:
+        endless.send_signal(number)
+    _, errors = endless.communicate(timeout=120)
+    assert endless.returncode == status
+    assert "Traceback" not in errors
+    until(lambda: not any(lives(process) for process in started))
+
+
+def test_there_are_never_more_workers_than_clients_in_a_round() -> None:
+    executor = Processes(tiny_config(federation__fraction=0.2), 8)
+    executor.close()
+    assert executor.workers == 2
+
+
+def test_the_engine_comes_from_the_hardware_and_from_the_threads_of_a_client() -> None:
+    several = "inprocess" if torch.cuda.is_available() else "processes"
+    assert fitting_engine(tiny_config(threads=0), None, None) == "inprocess"
+    assert fitting_engine(tiny_config(threads=available_cores()), None, None) == "inprocess"
+    assert fitting_engine(tiny_config(threads=0), 2, None) == several
+    assert fitting_engine(tiny_config(federation__fraction=0.1), 2, None) == "inprocess"
+    if available_cores() > 1:
+        assert fitting_engine(tiny_config(threads=1), None, None) == several
+
+
+def test_a_parcel_arrives_whole_and_its_arrays_can_be_read_in_place() -> None:
+    near, far = socket.socketpair()
+    arrays = {"odd": np.arange(3, dtype=np.uint8), "none": np.empty((0, 2)), "weights": np.linspace(0, 1, 35)}
+    parcel = pack((arrays, 1))
+    for in_place in (True, False):
+        send(near, parcel)
+        found, one = receive(far, in_place=in_place)
+        assert one == 1
+        for name, array in arrays.items():
+            assert found[name].dtype == array.dtype
+            assert np.array_equal(found[name], array)
+            assert not found[name].flags.writeable
+            assert found[name].ctypes.data % array.itemsize == 0
+    os.close(parcel)
+    near.close()
+    with pytest.raises(EOFError):
+        receive(far)
+    far.close()
+
+
+if __name__ == "__main__":  # as the process that forks: client 3 takes its worker down in the first round
+    from flwr.app import Context, Message
+
+    from simulations.engine import process_worker
+    from simulations.engine.executor import run_client
+
+    def deadly(message: Message, context: Context) -> Outcome:
+        order = message.content.config_records.get("config", {})
+        if context.node_config["partition-id"] == 3 and order.get("server-round") == 1:
+            os._exit(1)
+        return run_client(message, context)
+
+    vars(process_worker)["run_client"] = deadly
+    process_worker.main()
