@@ -128,7 +128,7 @@ def models(repeats: int) -> None:
 
 def workers(repeats: int) -> None:
     """Measure clients one after the other and up to as many at a time as there are cores."""
-    work = {"model__name": "cnn", "data__max_examples": 2000, "attack__steps": 3}
+    work = {"model__name": "cnn", "data__max_examples": 1000, "attack__steps": 3}
     counts = [2**power for power in range(1, available_cores().bit_length()) if 2**power <= available_cores()]
     ways: dict[str, tuple[Callable[[RunConfig], Executor], int]] = {
         "one, all cores, in-process": (in_process, 0),

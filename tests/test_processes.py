@@ -1,6 +1,7 @@
 """Clients in processes: the same numbers with any number of workers; a worker that dies or hangs costs only time."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from flwr.app import Context, Message, MessageType, RecordDict
 
 from common.errors import FedShieldError
 from common.machine import available_cores
@@ -198,6 +200,20 @@ def test_there_are_never_more_workers_than_clients_in_a_round() -> None:
     assert executor.workers == 2
 
 
+def test_there_may_be_more_clients_than_files_may_be_open(tmp_path: Path) -> None:
+    executor = Processes(config := tiny_config(federation__clients=40, partition__scheme="iid"), 2)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    grid = LocalGrid(config, executor)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 20, limits[1]))
+        queries = [Message(RecordDict(), node, MessageType.QUERY) for node in grid.get_node_ids()]
+        replies = list(grid.send_and_receive(queries))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        executor.close()
+    assert sorted(reply.content["metrics"]["partition-id"] for reply in replies) == list(range(40))
+
+
 def test_the_engine_comes_from_the_hardware_and_from_the_threads_of_a_client() -> None:
     several = "inprocess" if torch.cuda.is_available() else "processes"
     assert fitting_engine(tiny_config(threads=0), None, None) == "inprocess"
@@ -229,8 +245,6 @@ def test_a_parcel_arrives_whole_and_its_arrays_can_be_read_in_place() -> None:
 
 
 if __name__ == "__main__":  # as the process that forks: client 3 takes its worker down in the first round
-    from flwr.app import Context, Message
-
     from simulations.engine import process_worker
     from simulations.engine.executor import run_client
 

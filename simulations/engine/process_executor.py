@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 
@@ -63,24 +63,26 @@ class _Worker:
             return None
         return found
 
-    def start(self, job: Job, parcel: int, deadline: float) -> bool:
+    def start(self, job: Job, common: int | None, deadline: float) -> bool:
         """Let a client run; tell whether the process has taken it.
 
         Args:
             job: the client's.
-            parcel: its message's content, packed: it is sent only to a process that does not have it yet.
+            common: the content of its message, packed, if other messages have the same; it is sent to a process once.
             deadline: when the job must be done.
         """
-        order = pack((job.message.metadata, job.context))
+        content = job.message.content
+        order = pack((job.message.metadata, job.context, content if common is None else None))
         try:
-            if self._content is not job.message.content:
-                send(self.near, parcel)
+            if common is not None and self._content is not content:
+                send(self.near, common)
+                self._content = content
             send(self.near, order)
         except ConnectionError:
             return False
         finally:
             os.close(order)
-        self._content, self.job, self.deadline = job.message.content, job, deadline
+        self.job, self.deadline = job, deadline
         return True
 
     def end(self) -> None:
@@ -128,6 +130,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": python_path()},
                 pass_fds=[far.fileno()],
+                process_group=0,  # the terminal's Ctrl-C is for this process, which ends the others
             )
 
     def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
@@ -137,10 +140,11 @@ class Processes:
         """
         waiting, turns = longest_first(self._config, jobs), SecondTurns()
         contents = {id(job.message.content): job.message.content for job in jobs}
-        parcels = {key: pack(content) for key, content in contents.items()}
+        uses = Counter(id(job.message.content) for job in jobs)
+        common = {key: pack(content) for key, content in contents.items() if uses[key] > 1}
         try:
             while waiting or self._busy():
-                self._hand_out(waiting, parcels, timeout)
+                self._hand_out(waiting, common, timeout)
                 if not self._team:
                     yield from without_workers(waiting)
                     return
@@ -148,11 +152,11 @@ class Processes:
                     outcome = turns.settle(job, found, "its worker died")
                     if outcome is None:
                         waiting.appendleft(job)
-                    self._hand_out(waiting, parcels, timeout)  # no worker waits while the server looks at the reply
+                    self._hand_out(waiting, common, timeout)  # no worker waits while the server looks at the reply
                     if outcome is not None:
                         yield outcome
         finally:
-            for parcel in parcels.values():
+            for parcel in common.values():
                 os.close(parcel)
             for worker in self._busy():  # whose outcomes nobody wants any more
                 self._replace(worker)
@@ -160,11 +164,11 @@ class Processes:
     def _busy(self) -> list[_Worker]:
         return [worker for worker in self._team if worker.job is not None]
 
-    def _hand_out(self, waiting: deque[Job], parcels: dict[int, int], timeout: float | None) -> None:
+    def _hand_out(self, waiting: deque[Job], common: dict[int, int], timeout: float | None) -> None:
         """Give free workers the jobs whose turn it is."""
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         for worker in [worker for worker in self._team if worker.process and worker.job is None]:
-            if waiting and worker.start(waiting[0], parcels[id(waiting[0].message.content)], deadline):
+            if waiting and worker.start(waiting[0], common.get(id(waiting[0].message.content)), deadline):
                 waiting.popleft()
 
     def _ended(self, timeout: float | None) -> list[tuple[Job, Outcome | None]]:
@@ -208,7 +212,7 @@ class Processes:
         worker.end()
         self._team.remove(worker)
         if worker.job is None:
-            log.warning("a worker could not start, or is gone")
+            log.warning("a worker could not start, or has ended while it had no client")
             self._lost += 1
         if self._lost <= FAILED_STARTS * self.workers:
             self._add_worker()

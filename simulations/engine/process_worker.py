@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+from typing import Any
 
 from flwr.app import Message, RecordDict
 
@@ -21,9 +22,9 @@ from simulations.engine.parcels import pack, receive, send
 def serve(near: socket.socket) -> None:
     """Run one client after the other. When the other side ends, so does this process, even while a client trains.
 
-    What comes is the content of messages or, as a tuple, the rest of a job for the content that came last.
+    What comes is the content of several messages or, as a tuple, one job, without its content if that is the last one.
     """
-    orders: queue.SimpleQueue[object] = queue.SimpleQueue()
+    orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def listen() -> None:
         try:
@@ -34,16 +35,17 @@ def serve(near: socket.socket) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     _answer(near, os.getpid())  # ready
-    content = RecordDict()
+    common: Any = None
     while True:
         order = orders.get()
         if isinstance(order, RecordDict):
-            content = order
-        elif isinstance(order, tuple):
-            metadata, context = order
-            # Keeping the metadata is internal to Flower, whose own engines build messages so.
-            message = Message(content=content, metadata=metadata)  # type: ignore[call-overload]
-            _answer(near, run_client(message, context))
+            common = order
+            continue
+        metadata, context, content = order
+        # Keeping the metadata is internal to Flower, whose own engines build messages so.
+        content = common if content is None else content
+        message = Message(content=content, metadata=metadata)  # type: ignore[call-overload]
+        _answer(near, run_client(message, context))
 
 
 def _answer(near: socket.socket, value: object) -> None:
@@ -54,7 +56,6 @@ def _answer(near: socket.socket, value: object) -> None:
 
 def main() -> None:
     """Fork a worker for each socket that comes, until the other side ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all; the run ends its workers itself
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers that have ended leave nothing behind
     import torchattacks  # noqa: F401
 
