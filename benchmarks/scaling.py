@@ -8,6 +8,8 @@
 """
 
 import argparse
+import contextlib
+import itertools
 import logging
 import os
 import statistics
@@ -15,6 +17,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 from benchmarks.harness import Figures, alternate, median, median_ratio, report
 from common.config.flat import default_config, merge
@@ -24,7 +28,7 @@ from common.machine import available_cores
 from server.app import run_federation
 from server.run_directory.reader import read_metrics
 from simulations.engine.executor import Executor, InProcess
-from simulations.engine.local_grid import LocalGrid
+from simulations.engine.local_grid import LocalGrid, Reply
 
 ROUNDS = 4
 COMMON = {
@@ -42,7 +46,11 @@ COMMON = {
 
 
 def side(make: Callable[[RunConfig], Executor], **changes: object) -> Callable[[], Figures]:
-    """Return a side that runs one federation: its time to the first round, and the median of the others."""
+    """Return a side that runs one federation: its time to the first round, and the medians of the others.
+
+    From a round's first reply to the next one's, ``cpu`` counts the seconds of all processes; other programs on the
+    machine change them less than the time.
+    """
 
     def run() -> Figures:
         with tempfile.TemporaryDirectory() as folder:
@@ -50,17 +58,34 @@ def side(make: Callable[[RunConfig], Executor], **changes: object) -> Callable[[
             flat = merge(default_config(), {**COMMON, **values, "results.dir": folder}, "benchmark")  # type: ignore[dict-item]
             config = parse_config(flat)
             executor = make(config)
+            used: list[float] = []
+
+            def on_reply(reply: Reply, used: list[float] = used) -> None:
+                if reply.server_round and reply.answered == 1:
+                    used.append(cpu_seconds())
+
             try:
                 started = time.perf_counter()
-                path = run_federation(LocalGrid(config, executor), config)
+                path = run_federation(LocalGrid(config, executor, on_reply), config)
                 whole = time.perf_counter() - started
                 rounds = [line["seconds"] for line in read_metrics(Path(path))]
             finally:
                 executor.close()
         # The last round is evaluated, on ten images.
-        return {"round": statistics.median(rounds[1:-1]), "start": whole - sum(rounds)}
+        cpu = statistics.median(end - begin for begin, end in itertools.pairwise(used))
+        return {"round": statistics.median(rounds[1:-1]), "start": whole - sum(rounds), "cpu": cpu}
 
     return run
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and of those that it has started."""
+    me, total = psutil.Process(), 0.0
+    for process in (me, *me.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # one that has just ended
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def in_process(config: RunConfig) -> Executor:
@@ -149,9 +174,12 @@ def workers(repeats: int) -> None:
         row: list[object] = [name]
         for width in widths:
             runs, first = found[f"{name}, width {width}"], found[f"{base}, width {width}"]
-            row += [median(runs, "round"), 1 / median_ratio(runs, first, "round")]
+            row += [median(runs, "round"), 1 / median_ratio(runs, first, "round"), median(runs, "cpu")]
         rows.append(row)
-    columns = ["clients at a time", *(f"cnn {width}: {what}" for width in widths for what in ("round, s", "speed-up"))]
+    columns = [
+        "clients at a time",
+        *(f"cnn {width}: {what}" for width in widths for what in ("round, s", "speed-up", "CPU s")),
+    ]
     report("scaling_workers", columns, rows, load=os.getloadavg(), runs=found)
 
 

@@ -1,5 +1,6 @@
 """Clients in processes: the same numbers with any number of workers; a worker that dies or hangs costs only time."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -51,8 +52,12 @@ def run_on(
 
 def forking(parent: int | None = None) -> list[psutil.Process]:
     """Return the processes that a run has started to fork its workers."""
-    found = psutil.Process(parent).children()
-    return [process for process in found if "simulations.engine.process_worker" in process.cmdline()]
+    found = []
+    for process in psutil.Process(parent).children():
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if "simulations.engine.process_worker" in process.cmdline():
+                found.append(process)
+    return found
 
 
 def workers(parent: int | None = None) -> list[psutil.Process]:

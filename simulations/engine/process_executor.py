@@ -130,7 +130,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": python_path()},
                 pass_fds=[far.fileno()],
-                process_group=0,  # the terminal's Ctrl-C is for this process, which ends the others
+                start_new_session=True,  # the terminal's Ctrl-C is for this process, which ends the others
             )
 
     def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
