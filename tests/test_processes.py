@@ -176,11 +176,12 @@ def endless(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         text=True,
         start_new_session=True,
     )
-    busy = lambda: [worker for worker in workers(process.pid) if worker.cpu_times().user > 2]  # noqa: E731
-    until(lambda: len(busy()) == 2, 240)
-    yield process
-    process.kill()
-    process.communicate()
+    try:
+        until(lambda: sum(worker.cpu_times().user > 2 for worker in workers(process.pid)) == 2, 240)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize(

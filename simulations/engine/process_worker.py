@@ -68,6 +68,7 @@ def main() -> None:
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             control.close()
+            os.setsid()  # a busy Linux divides its cores among sessions: together, the workers would get one share
             serve(near)
         near.close()
 
