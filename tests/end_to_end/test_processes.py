@@ -25,9 +25,9 @@ from simulations.engine.local_grid import LocalGrid, Reply
 from simulations.engine.parcels import pack, receive, send
 from simulations.engine.process_executor import Processes
 from simulations.federation import fitting_engine
-from tests.conftest import lives, tiny_config, until
-from tests.test_cli import PROGRAM, tiny_options
-from tests.test_federation import figures, run, same, weights
+from tests.helpers.program import PROGRAM, tiny_options
+from tests.helpers.runs import figures, run, same, weights
+from tests.helpers.settings import lives, tiny_config, until
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_a_worker_that_hangs_is_ended_at_the_deadline(tmp_path: Path) -> None:
 
 
 class Deadly(Processes):
-    worker = "tests.test_processes"
+    worker = "tests.end_to_end.test_processes"
 
 
 def test_a_client_whose_worker_dies_twice_is_left_out(tmp_path: Path) -> None:
