@@ -3,8 +3,10 @@
 import os
 
 from benchmarks.engine_side import LOG, note_first_steps
-from simulations.engine.process_worker import main
+from simulations.engine import process_worker
 
-if __name__ == "__main__":
+
+def main(descriptor: int) -> None:
+    """Do what ``process_worker`` does."""
     note_first_steps(os.environ[LOG])
-    main()
+    process_worker.main(descriptor)

@@ -35,7 +35,7 @@ from tests.helpers.processes import family
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIENTS, BATCH, STEPS = 10, 32, 3
-ENGINES = ("inprocess", "processes", "ray")
+ENGINES = {"inprocess": "in-process", "processes": "processes, 2 workers", "ray": "Ray, 2 workers"}
 
 OURS: dict[str, object] = {
     "model.name": "resnet18",
@@ -220,9 +220,8 @@ def rounds_with_work(data: Path, repeats: int) -> None:
         work = {"examples": BATCH, "batch_size": BATCH, "attack_steps": STEPS, "local_epochs": 1}
         return in_thread(lambda: time_stock(flower, folder, data, total, memory=False, turn_path=turn, **work))
 
-    starts = {"bare loop": start_engine("bare"), "FedShield, in-process": start_engine("inprocess")}
-    starts |= {f"FedShield, {name}, 2 workers": start_engine(name.lower()) for name in ("processes", "Ray")}
-    starts["stock Flower"] = start_stock
+    starts = {"bare loop": start_engine("bare"), "stock Flower": start_stock}
+    starts |= {f"FedShield, {name}": start_engine(engine) for engine, name in ENGINES.items()}
     with ExitStack() as stack:
         sides = {name: stack.enter_context(gated(name, start)) for name, start in starts.items()}
         found: dict[str, list[float]] = {name: [] for name in sides}

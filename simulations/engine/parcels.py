@@ -1,10 +1,10 @@
 """Objects for another process of this machine: each in a file without a name, whose descriptor goes through a socket.
 
 Through the socket goes one byte, so sending does not wait for the other side, which may hang, and nothing arrives in
-part. Arrays are written as they are, and can be read in place. The memory is free as soon as nobody has the file open.
+part. Arrays are written as they are, and read in place. The memory is free as soon as nobody has the file open or uses
+its arrays.
 """
 
-import mmap
 import os
 import pickle
 import socket
@@ -34,12 +34,8 @@ def send(far: socket.socket, descriptor: int) -> None:
     socket.send_fds(far, [b"."], [descriptor])
 
 
-def receive(near: socket.socket, *, in_place: bool = False) -> Any:
-    """Wait for an object and return it.
-
-    Args:
-        near: where it comes.
-        in_place: its arrays stay in the file, which stays open as long as there are any; else they are copied.
+def receive(near: socket.socket) -> Any:
+    """Wait for an object and return it; its arrays are read in place.
 
     Raises:
         EOFError: the other side has ended.
@@ -50,9 +46,18 @@ def receive(near: socket.socket, *, in_place: bool = False) -> Any:
         descriptors = []
     if not descriptors:
         raise EOFError
-    with open(descriptors[0], "rb") as file:
-        data = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if in_place else file.read()
-    return _unpack(memoryview(data))
+    try:
+        return _unpack(_mapped(descriptors[0]))
+    finally:
+        os.close(descriptors[0])
+
+
+def _mapped(descriptor: int) -> memoryview:
+    """Return what is in a file, in place. Python's own mmap would keep the file open, and few may be open at once."""
+    import torch  # here: who starts the workers must not have used it
+
+    size = os.fstat(descriptor).st_size
+    return torch.from_file(f"/proc/self/fd/{descriptor}", size=size, dtype=torch.uint8).numpy().data.toreadonly()
 
 
 def _unpack(data: memoryview) -> Any:

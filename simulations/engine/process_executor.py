@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections import Counter, deque
@@ -18,9 +17,9 @@ from flwr.app import RecordDict
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.machine import available_cores
-from common.paths import python_path
 from simulations.engine.executor import Job, Outcome
 from simulations.engine.parcels import pack, receive, send
+from simulations.engine.process_start import start
 from simulations.engine.turns import (
     FAILED_STARTS,
     START_SECONDS,
@@ -125,13 +124,7 @@ class Processes:
         """Start the process that forks."""
         self._control, far = socket.socketpair()
         with far:
-            self._forks = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-P", "-m", self.worker, str(far.fileno())],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": python_path()},
-                pass_fds=[far.fileno()],
-                start_new_session=True,  # the terminal's Ctrl-C is for this process, which ends the others
-            )
+            self._forks = start(self.worker, self._control, far)
 
     def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
         """Keep every worker busy, longest shard first, until the jobs are done.
@@ -229,5 +222,7 @@ class Processes:
 
     def _close(self) -> None:
         self._control.close()
-        self._forks.kill()
-        self._forks.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._forks, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._forks, 0)

@@ -1,7 +1,7 @@
-"""The other side of ``process_executor``: a process that imports everything once, and forks the workers.
+"""The other side of ``process_executor``: a process that has imported everything, and forks the workers.
 
 A fork takes milliseconds, and the workers share the memory of what was imported. It is safe because this process never
-computes: a process that has used OpenMP's threads cannot be forked.
+computes; see ``process_start``.
 """
 
 import gc
@@ -9,7 +9,6 @@ import os
 import queue
 import signal
 import socket
-import sys
 import threading
 from typing import Any
 
@@ -17,6 +16,7 @@ from flwr.app import Message, RecordDict
 
 from simulations.engine.executor import run_client
 from simulations.engine.parcels import pack, receive, send
+from simulations.engine.process_start import import_all
 
 
 def serve(near: socket.socket) -> None:
@@ -29,9 +29,9 @@ def serve(near: socket.socket) -> None:
     def listen() -> None:
         try:
             while True:
-                orders.put(receive(near, in_place=True))
+                orders.put(receive(near))
         finally:
-            os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=listen, daemon=True).start()
     _answer(near, os.getpid())  # ready
@@ -54,15 +54,12 @@ def _answer(near: socket.socket, value: object) -> None:
     os.close(descriptor)
 
 
-def main() -> None:
-    """Fork a worker for each socket that comes, until the other side ends."""
+def main(descriptor: int) -> None:
+    """Fork a worker for each socket that comes through this one, until the other side ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers that have ended leave nothing behind
-    import torchattacks  # noqa: F401
-
-    import client.tasks  # noqa: F401
-
+    import_all()
     gc.freeze()  # or a worker's first collection would copy all pages
-    control = socket.socket(fileno=int(sys.argv[1]))
+    control = socket.socket(fileno=descriptor)
     while descriptors := socket.recv_fds(control, 1, 1)[1]:
         near = socket.socket(fileno=descriptors[0])
         if os.fork() == 0:
@@ -71,7 +68,3 @@ def main() -> None:
             os.setsid()  # a busy Linux divides its cores among sessions: together, the workers would get one share
             serve(near)
         near.close()
-
-
-if __name__ == "__main__":
-    main()

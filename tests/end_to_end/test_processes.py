@@ -25,7 +25,7 @@ from simulations.engine.local_grid import LocalGrid, Reply
 from simulations.engine.parcels import pack, receive, send
 from simulations.engine.process_executor import Processes
 from simulations.federation import fitting_engine
-from tests.helpers.program import PROGRAM, tiny_options
+from tests.helpers.program import PROGRAM, fedshield, tiny_options
 from tests.helpers.runs import figures, run, same, weights
 from tests.helpers.settings import lives, tiny_config, until
 
@@ -51,11 +51,11 @@ def run_on(
 
 
 def forking(parent: int | None = None) -> list[psutil.Process]:
-    """Return the processes that a run has started to fork its workers."""
+    """Return the processes that a run has started to fork its workers: they have sessions of their own."""
     found = []
     for process in psutil.Process(parent).children():
-        with contextlib.suppress(psutil.Error):  # it has just ended
-            if "simulations.engine.process_worker" in process.cmdline():
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            if os.getsid(process.pid) == process.pid:
                 found.append(process)
     return found
 
@@ -70,6 +70,14 @@ def test_processes_give_the_numbers_of_the_inprocess_engine(tmp_path: Path, refe
     assert same(weights(path), weights(reference))
     assert figures(path) == figures(reference)
     assert forking() == []
+
+
+def test_a_command_forks_its_workers_before_it_computes(tmp_path: Path, reference: Path) -> None:
+    options = ["--engine", "processes", "--workers", "2", "--results", str(tmp_path), "--name", "forked"]
+    ended = fedshield("run", *tiny_options(), *options)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert same(weights(tmp_path / "forked"), weights(reference))
+    assert figures(tmp_path / "forked") == figures(reference)
 
 
 def test_liars_lie_in_processes_as_in_one(tmp_path: Path) -> None:
@@ -134,7 +142,7 @@ def test_a_worker_that_hangs_is_ended_at_the_deadline(tmp_path: Path) -> None:
 
 
 class Deadly(Processes):
-    worker = "tests.end_to_end.test_processes"
+    worker = __name__
 
 
 def test_a_client_whose_worker_dies_twice_is_left_out(tmp_path: Path) -> None:
@@ -234,15 +242,17 @@ def test_a_parcel_arrives_whole_and_its_arrays_can_be_read_in_place() -> None:
     near, far = socket.socketpair()
     arrays = {"odd": np.arange(3, dtype=np.uint8), "none": np.empty((0, 2)), "weights": np.linspace(0, 1, 35)}
     parcel = pack((arrays, 1))
-    for in_place in (True, False):
+    opened = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
         send(near, parcel)
-        found, one = receive(far, in_place=in_place)
+        found, one = receive(far)
         assert one == 1
         for name, array in arrays.items():
             assert found[name].dtype == array.dtype
             assert np.array_equal(found[name], array)
             assert not found[name].flags.writeable
             assert found[name].ctypes.data % array.itemsize == 0
+    assert len(os.listdir("/proc/self/fd")) == opened
     os.close(parcel)
     near.close()
     with pytest.raises(EOFError):
@@ -250,7 +260,8 @@ def test_a_parcel_arrives_whole_and_its_arrays_can_be_read_in_place() -> None:
     far.close()
 
 
-if __name__ == "__main__":  # as the process that forks: client 3 takes its worker down in the first round
+def main(descriptor: int) -> None:
+    """Fork workers of which client 3 takes down its own in the first round."""
     from simulations.engine import process_worker
     from simulations.engine.executor import run_client
 
@@ -261,4 +272,4 @@ if __name__ == "__main__":  # as the process that forks: client 3 takes its work
         return run_client(message, context)
 
     vars(process_worker)["run_client"] = deadly
-    process_worker.main()
+    process_worker.main(descriptor)

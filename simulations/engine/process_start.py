@@ -1,0 +1,58 @@
+"""Starts the process that forks the workers: from this one, or anew.
+
+A process that has used OpenMP's threads cannot be forked, and a network is computed with them. So what a command starts
+with is forked before it computes; then torch and the rest, seconds of work, are imported once for all.
+"""
+
+import os
+import signal
+import socket
+import sys
+from importlib import import_module
+
+from common.paths import python_path
+
+
+def start(module: str, near: socket.socket, far: socket.socket) -> int:
+    """Start a process that does what the ``main`` of a module does; return its id.
+
+    Args:
+        module: its full name.
+        near: this side of the connection with the process.
+        far: the other side, whose descriptor ``main`` is given.
+    """
+    return _spawn(module, far) if "torch" in sys.modules else _fork(module, near, far)
+
+
+def _fork(module: str, near: socket.socket, far: socket.socket) -> int:
+    import_all()
+    if process := os.fork():
+        return process
+    try:
+        near.close()
+        os.setsid()  # the terminal's Ctrl-C is for the first process, which ends the others
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        import_module(module).main(far.fileno())
+    finally:
+        os._exit(1)
+
+
+def _spawn(module: str, far: socket.socket) -> int:
+    far.set_inheritable(True)
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-P", "-c", f"from {module} import main; main({far.fileno()})"],
+        {**os.environ, "PYTHONPATH": python_path()},
+        file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+        setsid=True,
+    )
+
+
+def import_all() -> None:
+    """Import what every client needs."""
+    import torchattacks  # noqa: F401
+
+    import client.app
+    import client.tasks  # noqa: F401
