@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,9 +58,15 @@ def _live(values: NDArray[Any]) -> LiveArray:
 
 def to_record(state: State) -> ArrayRecord:
     """Copy a state dict into a record."""
+    copies = zip(state, copies_on_cpu(state.values()), strict=True)
+    return record_of({name: LiveArray(tensor.numpy()) for name, tensor in copies})
+
+
+def record_of(arrays: Mapping[str, Array]) -> ArrayRecord:
+    """Put arrays into a record as they are; Flower's own way of doing so would serialise each LiveArray."""
     record = ArrayRecord()
-    for name, tensor in zip(state, copies_on_cpu(state.values()), strict=True):
-        record[name] = LiveArray(tensor.numpy())
+    for name, array in arrays.items():
+        record[name] = array
     return record
 
 

@@ -7,7 +7,7 @@ from statistics import median_high, median_low
 import numpy as np
 from flwr.app import ArrayRecord
 
-from common.messages.records import LiveArray
+from common.messages.records import LiveArray, record_of
 from server.aggregation.reply_checks import Checked
 
 STATISTICS = 2  # times the limit of updates: honest clients differ more in what they see than in what they learn
@@ -102,7 +102,7 @@ def _median(votes: list[float]) -> float:
 
 def _shorten(reply: Checked, model: ArrayRecord, bounds: Mapping[str, float]) -> Checked:
     """Return a reply whose changes of these arrays are as long as their bounds."""
-    arrays = ArrayRecord(dict(reply.arrays.items()))
+    arrays = record_of(reply.arrays)
     for name, bound in bounds.items():
         old = model[name].numpy().astype(np.float64)
         change = reply.arrays[name].numpy().astype(np.float64) - old

@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
 from common.messages.protocol import ENGINE, LOSS, NUM_EXAMPLES, SECONDS
+from common.messages.records import record_of
 
 _METRICS = (NUM_EXAMPLES, LOSS, SECONDS)
 _LARGEST_METRIC = 1e12
@@ -98,7 +99,7 @@ class ReplyChecks:
                     raise RefusedError("has a negative variance")
             except RefusedError as error:
                 raise RefusedError(f"array {name} {error}") from error
-        ordered = ArrayRecord({name: arrays[name] for name in self.reference})
+        ordered = record_of({name: arrays[name] for name in self.reference})
         return Checked(ordered, metrics, math.sqrt(squares), shifts)
 
 
