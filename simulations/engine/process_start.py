@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from importlib import import_module
 
 from common.paths import python_path
@@ -35,6 +36,8 @@ def _fork(module: str, near: socket.socket, far: socket.socket) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         import_module(module).main(far.fileno())
+    except Exception:  # also a worker's own
+        traceback.print_exc()
     finally:
         os._exit(1)
 

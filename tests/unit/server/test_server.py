@@ -271,6 +271,13 @@ def test_the_checks_measure_weights_and_statistics_apart() -> None:
     assert check(reply(0, moved(1e25))).update_norm == pytest.approx(1e25 * 54**0.5)
 
 
+def test_a_checked_reply_keeps_its_values_where_they_are() -> None:
+    message = reply(0, noisy_state(3))
+    arrays = message.content.array_records["arrays"]
+    found = check(message).arrays
+    assert all(np.shares_memory(found[name].numpy(), arrays[name].numpy()) for name in STATE)
+
+
 def test_a_checked_reply_has_the_models_order_whatever_the_clients() -> None:
     message = reply(0, noisy_state(3))
     arrays = message.content.array_records["arrays"]
