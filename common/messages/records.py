@@ -56,18 +56,17 @@ def _live(values: NDArray[Any]) -> LiveArray:
     return LiveArray(values)
 
 
+def record_of(arrays: Mapping[str, Array]) -> ArrayRecord:
+    """Put arrays into a record as they are, where Flower's own constructor would turn each into bytes."""
+    record = ArrayRecord()
+    record.update(arrays)
+    return record
+
+
 def to_record(state: State) -> ArrayRecord:
     """Copy a state dict into a record."""
-    copies = zip(state, copies_on_cpu(state.values()), strict=True)
-    return record_of({name: LiveArray(tensor.numpy()) for name, tensor in copies})
-
-
-def record_of(arrays: Mapping[str, Array]) -> ArrayRecord:
-    """Put arrays into a record as they are; Flower's own way of doing so would serialise each LiveArray."""
-    record = ArrayRecord()
-    for name, array in arrays.items():
-        record[name] = array
-    return record
+    copies = copies_on_cpu(state.values())
+    return record_of({name: LiveArray(tensor.numpy()) for name, tensor in zip(state, copies, strict=True)})
 
 
 def to_state(record: ArrayRecord) -> State:

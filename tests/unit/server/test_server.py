@@ -292,6 +292,12 @@ def test_a_checked_reply_has_the_models_order_whatever_the_clients() -> None:
 # --- outliers: which replies differ too much from the others
 
 
+def test_the_checks_pass_on_the_arrays_that_came_not_copies() -> None:
+    sent = reply(0)
+    arrays = next(iter(sent.content.array_records.values()))
+    assert all(array is arrays[name] for name, array in check(sent).arrays.items())
+
+
 def judged(updates: list[float], limit: float, before: float | None = None, **losses: float) -> dict[int, str]:
     replies = {}
     for client, update in enumerate(updates):
