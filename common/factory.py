@@ -17,7 +17,7 @@ from common.data.partition import Amounts, Partition, SchemeParameters, kept_par
 from common.data.server_data import ServerData, take_server_data
 from common.data.split_directories import client_images, read_server_data, server_test
 from common.errors import FedShieldError
-from common.machine import available_cores, computes_bfloat16
+from common.machine import available_cores, computes_bfloat16, keep_freed_memory
 from common.models.networks import MODELS, build_model, trains_on_one
 from common.paths import whole_path
 from common.training.losses import LossContext, TrainingMethod
@@ -37,6 +37,7 @@ def prepare_torch(threads: int) -> torch.device:
     Args:
         threads: CPU threads of each operation; 0 = one for each core this process may use.
     """
+    keep_freed_memory()
     torch.set_num_threads(threads or available_cores())
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.allow_tf32 = False  # a 10-bit mantissa is not the float32 that is documented

@@ -1,8 +1,14 @@
 """What this machine has; without importing torch."""
 
+import ctypes
 import os
+import platform
 import sys
 from pathlib import Path
+
+_KEPT_BYTES = 2**29  # free memory that a process keeps
+_LARGEST_BLOCK = 2**25  # glibc takes no larger value
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's numbers of these settings, from malloc.h
 
 
 def available_cores() -> int:
@@ -28,3 +34,18 @@ def computes_bfloat16() -> bool:
     except OSError:
         return False
     return not flags.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep up to 512 MiB that it frees, instead of giving them back to the system at once.
+
+    Each training batch frees what the next one needs. By default glibc may give it back in between; then the system
+    hands it out again page by page, filled with zeros: up to a fifth of the CPU time of small batches.
+
+    Returns:
+        Whether the C library is glibc, and has agreed.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    set_option = ctypes.CDLL(None).mallopt
+    return bool(set_option(_MMAP_THRESHOLD, _LARGEST_BLOCK) and set_option(_TRIM_THRESHOLD, _KEPT_BYTES))
