@@ -111,7 +111,7 @@ def _batch_sizes(count: int, most: int) -> list[int]:
 class Trainer:
     """Trains one network, as often as it is asked to; its buffers are made once.
 
-    ``momenta`` are SGD's momentum buffers after the last call, one for each weight.
+    ``momenta`` are SGD's momentum buffers after the last call that had momentum, one for each weight.
 
     Args:
         model: on the device on which to train.
@@ -179,7 +179,7 @@ class Trainer:
         torch.manual_seed(seed_for(seed, "noise"))  # what torchattacks and the noise draw from
         home = self._device if images.nbytes <= _RESIDENT_BYTES else torch.device("cpu")
         data, targets = torch.from_numpy(images).to(home), torch.from_numpy(labels).to(home)
-        for number, momentum in enumerate(self.momenta):
+        for number, momentum in enumerate(self.momenta if plan.momentum else []):
             if momenta is None:
                 momentum.zero_()
             elif momenta[number] is not momentum:

@@ -208,11 +208,14 @@ class SharedDataFedAvg(FedAvg):
     def _in_order(self, asked: list[int], replies: Iterable[Message]) -> Iterator[tuple[int, Message]]:
         """Yield the round's clients in increasing order, each with its reply, as soon as it is next."""
         early: dict[int, Message] = {}
+        client_of: dict[str, int] = {}
         waiting = deque(asked)
         for reply in replies:
             # Not by its source node: an error that Flower itself reports about a client comes from another node.
-            client_of = {message.metadata.message_id: client for client, message in self._sent.items()}
-            sender = client_of.get(reply.metadata.reply_to_message_id)
+            question = reply.metadata.reply_to_message_id
+            if question not in client_of:  # Flower numbers a message when it is sent, which may be during this loop
+                client_of = {message.metadata.message_id: client for client, message in self._sent.items()}
+            sender = client_of.get(question)
             if sender is not None:
                 early[sender] = reply
             while waiting and waiting[0] in early:

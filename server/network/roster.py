@@ -157,9 +157,12 @@ class Roster:
         """Ask nodes who is there; return how many are gone, which Flower lists for a minute after they have died."""
         gone = 0
         queries = [Message(RecordDict(), node, MessageType.QUERY) for node in nodes]
+        asked: dict[str, int] = {}
         for reply in self._grid.send_and_receive(queries, timeout=timeout) if queries else ():
-            asked = {query.metadata.message_id: query.metadata.dst_node_id for query in queries}
-            node = asked.get(reply.metadata.reply_to_message_id)
+            question = reply.metadata.reply_to_message_id
+            if question not in asked:  # as in the strategy: Flower names a message when it is sent
+                asked = {query.metadata.message_id: query.metadata.dst_node_id for query in queries}
+            node = asked.get(question)
             if node is not None:
                 nodes.remove(node)
                 self._silences[node] = 0
