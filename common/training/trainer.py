@@ -176,7 +176,9 @@ class Trainer:
         """
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed_for(seed, "order"))
-        torch.manual_seed(seed_for(seed, "noise"))  # what torchattacks and the noise draw from
+        # What torchattacks and the noise draw from. torch.manual_seed notes the whole stack for each kind of GPU.
+        reseed = torch.manual_seed if self._device.type == "cuda" else torch.default_generator.manual_seed
+        reseed(seed_for(seed, "noise"))
         home = self._device if images.nbytes <= _RESIDENT_BYTES else torch.device("cpu")
         data, targets = torch.from_numpy(images).to(home), torch.from_numpy(labels).to(home)
         for number, momentum in enumerate(self.momenta if plan.momentum else []):
