@@ -57,7 +57,7 @@ def tell_what_is_folded(config: RunConfig, model: nn.Module) -> None:
     """
     if not config.attack.fast:
         return
-    if is_user_code(config.attack.name) or config.attack.name == "none":
+    if is_user_code(config.attack.name):
         log.warning(
             "attack.fast = true has no effect: attack.name = %s is not one of FedShield's attacks", config.attack.name
         )

@@ -1,4 +1,4 @@
-"""FedShield's side of ``same_work``: its own engine, in this process or with Ray's workers."""
+"""FedShield's side of ``same_work``: its own engine, in this process or in several."""
 
 import argparse
 import logging
@@ -16,7 +16,7 @@ from server.app import run_federation
 from server.evaluation import evaluate_run
 from simulations.engine.executor import Executor, InProcess
 from simulations.engine.local_grid import LocalGrid, Reply
-from simulations.engine.ray_executor import RayActors, Worker
+from simulations.engine.process_executor import Processes
 
 
 def read_data(root: Path, image_size: int) -> Source:
@@ -34,15 +34,7 @@ def read_data(root: Path, image_size: int) -> Source:
     return Source(f"same-work-{stat.st_size}-{stat.st_mtime_ns}", decode)
 
 
-class Prepared(Worker):
-    """A worker of Ray's that finds the data, and writes down its first step."""
-
-    def __init__(self) -> None:
-        import benchmarks.sides.work  # noqa: F401
-        from common.data import datasets  # here: what a class of a script names outside, Ray copies
-
-        super().__init__()
-        datasets.DATASETS["folder"] = read_data
+DATASETS["folder"] = read_data  # in each process that imports this module
 
 
 def configuration(options: argparse.Namespace, results: str) -> RunConfig:
@@ -84,8 +76,7 @@ def main() -> None:
     with np.load(options.data) as file:
         options.test_images = len(file["test-labels"])
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    DATASETS["folder"] = read_data
-    RayActors.worker = Prepared
+    Processes.worker = "benchmarks.sides.fedshield_worker"
     clock = work.Clock()
 
     def on_reply(reply: Reply) -> None:
@@ -94,7 +85,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as results:
         config = configuration(options, results)
-        executor: Executor = InProcess() if options.workers == 1 else RayActors(config, options.workers)
+        executor: Executor = InProcess() if options.workers == 1 else Processes(config, options.workers)
         try:
             path = run_federation(LocalGrid(config, executor, on_reply), config)
         finally:
