@@ -1,19 +1,33 @@
 """What this machine has; without importing torch."""
 
 import ctypes
+import math
 import os
 import platform
 import sys
 from pathlib import Path
 
-_KEPT_BYTES = 2**29  # free memory that a process keeps
+_KEPT_BYTES = 2**27  # free memory that a process keeps
 _LARGEST_BLOCK = 2**25  # glibc takes no larger value
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's numbers of these settings, from malloc.h
 
 
 def available_cores() -> int:
-    """Return the number of cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores this process may use, 1 or more: a container may have a share of the machine's."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, cpu_quota())))
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Return how many cores' time the container may use (``docker run --cpus``), infinite without a limit."""
+    try:
+        if (limit := root / "cpu.max").exists():
+            quota, period = limit.read_text().split()
+        else:
+            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    except (OSError, ValueError):  # not Linux, or "max"
+        return math.inf
 
 
 def hidden_gpu(device: Path = Path("/dev/nvidia0")) -> bool:
@@ -37,7 +51,7 @@ def computes_bfloat16() -> bool:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep up to 512 MiB that it frees, instead of giving them back to the system at once.
+    """Let this process keep up to 128 MiB that it frees, instead of giving them back to the system at once.
 
     Each training batch frees what the next one needs. By default glibc may give it back in between; then the system
     hands it out again page by page, filled with zeros: up to a fifth of the CPU time of small batches.

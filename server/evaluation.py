@@ -24,6 +24,7 @@ from common.factory import check_user_code, evaluation_threat, make_model, prepa
 from common.files import append_json_line
 from common.seeding import seed_for
 from common.user_code import user_code_digest
+from server.preflight import tell_idle_cores
 from server.run_directory.checkpoint import fit_state, selected_model
 from server.run_directory.reader import FEDERATION, read_described_partition, read_kind
 from server.run_directory.restored import stored_config
@@ -130,6 +131,7 @@ def evaluate_run(
         )
     round_or_epoch, state = selected_model(run_dir)
     check_user_code(config, _RUNS)
+    tell_idle_cores(config)
     device = prepare_torch(config.threads)
     test = test_data(config)
     counts = _counts(run_dir, test)

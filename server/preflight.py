@@ -8,6 +8,7 @@ from common.attacks.library import check_classes
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.factory import check_user_code
+from common.machine import available_cores, may_have_gpu
 from common.models.folding import Folded
 from common.user_code import is_user_code
 from server.aggregation.robust import check_strategy
@@ -48,6 +49,13 @@ def check_attacks(config: RunConfig, classes: int) -> None:
     check_classes((*config.evaluate.attacks, *config.evaluate.final_attacks), classes)
 
 
+def tell_idle_cores(config: RunConfig) -> None:
+    """Tell how to use all cores where one model computes: the default suits clients that train side by side."""
+    cores = available_cores()
+    if 0 < config.threads < cores and not may_have_gpu():
+        log.info("threads = %d of %d cores; use them all with --set threads=0", config.threads, cores)
+
+
 def tell_what_is_folded(config: RunConfig, model: nn.Module) -> None:
     """Warn where ``attack.fast`` changes nothing, or less than its name promises.
 
@@ -85,5 +93,5 @@ def _check_deployed(config: RunConfig) -> None:
     if config.results.resume and not config.threads:
         log.warning(
             "threads = 0: each client uses all its cores; with another number of cores it computes slightly different "
-            "values (in the last digits)"
+            "values (in the last digits); set threads to the same number everywhere to avoid that"
         )

@@ -22,11 +22,10 @@ from common.factory import (
     prepare_torch,
     training_plan,
 )
-from common.machine import available_cores, may_have_gpu
 from common.models.networks import copies_on_cpu
 from common.seeding import seed_for
 from server.monitoring.observers import watching
-from server.preflight import check_attacks, check_settings, tell_what_is_folded
+from server.preflight import check_attacks, check_settings, tell_idle_cores, tell_what_is_folded
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
@@ -60,13 +59,6 @@ def run_centrally(config: RunConfig, console: Terminal, output: Output = Output.
     return path
 
 
-def _tell_idle_cores(config: RunConfig) -> None:
-    """Say how to use all cores: the default is made for federations, whose clients train side by side."""
-    cores = available_cores()
-    if 0 < config.threads < cores and not may_have_gpu():
-        log.info("threads = %d of %d cores; use them all with --set threads=0", config.threads, cores)
-
-
 def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     """Train one model on everything that is not held out for validation, or go on with it.
 
@@ -82,7 +74,7 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     """
     check_settings(config, CENTRALIZED)
     config = with_first_threads(config)
-    _tell_idle_cores(config)
+    tell_idle_cores(config)
     device = prepare_torch(config.threads)
     splits, division = prepare_data(config, centralized=True)
     images, data = splits.train.take(division.shards[0]), take_server_data(splits, division)

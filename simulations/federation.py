@@ -59,7 +59,7 @@ def run_locally(
     config = with_first_threads(config)
     # Flower would log at length what the live view and the round lines show here.
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    # First: workers import what they need meanwhile.
+    # First: processes are forked from this one before it computes, and Ray's workers import meanwhile.
     executor: Executor = make_executor(config, engine, workers, address)
     try:
         if config.byzantine.clients:

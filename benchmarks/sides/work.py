@@ -1,8 +1,8 @@
 """What the sides of ``same_work`` share. It imports nothing but torch and numpy: FedShield is not in every environment.
 
 One thousand clients of 50 images, 50 of them in a round, one epoch of plain SGD in batches of 10, on the network of two
-convolutions of apple/pfl-research's CIFAR-10 benchmark. As there, the other frameworks' images are normalised once and
-kept as float32 tensors [N,H,W,C]; FedShield normalises in the network.
+convolutions of apple/pfl-research's CIFAR-10 benchmark. As there, the other frameworks' images are normalized once and
+kept as float32 tensors [N,H,W,C]; FedShield normalizes in the network.
 """
 
 import argparse
@@ -142,7 +142,7 @@ def _read(options: argparse.Namespace, name: str) -> Any:
 
 
 def _tensors(options: argparse.Namespace, part: str, order: Any) -> tuple[Tensor, Tensor]:
-    """Return normalised images, channels last, and labels."""
+    """Return normalized images, channels last, and labels."""
     images = _read(options, f"{part}-images")[order].transpose(0, 2, 3, 1).astype(np.float32, order="C")
     images -= MEAN
     images /= DEVIATION

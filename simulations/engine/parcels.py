@@ -5,21 +5,23 @@ part. Arrays are written as they are, and read in place. The memory is free as s
 its arrays.
 """
 
+import contextlib
 import os
 import pickle
 import socket
 import struct
+import tempfile
 from typing import Any
 
 _ALIGNMENT = 64  # bytes
 
 
 def pack(value: object) -> int:
-    """Write an object into a new file in memory; return its descriptor, which the caller closes."""
+    """Write an object into a new file; return its descriptor, which the caller closes."""
     buffers: list[pickle.PickleBuffer] = []
     body = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     parts = [memoryview(body), *(buffer.raw() for buffer in buffers)]
-    descriptor = os.memfd_create("fedshield")
+    descriptor = _new_file()
     with open(descriptor, "wb", closefd=False) as file:
         file.write(struct.pack(f"<{len(parts) + 1}Q", len(parts), *map(len, parts)))
         for part in parts:
@@ -27,6 +29,14 @@ def pack(value: object) -> int:
             file.write(part)
         file.seek(0)  # for who receives the descriptor
     return descriptor
+
+
+def _new_file() -> int:
+    """Return the descriptor of a file without a name: in memory, or where Python or the system has no such, on disk."""
+    with contextlib.suppress(AttributeError, OSError):
+        return os.memfd_create("fedshield")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def send(far: socket.socket, descriptor: int) -> None:

@@ -59,6 +59,7 @@ class _Worker:
         try:
             found: int | Outcome = receive(self.near)
         except EOFError:
+            self.process = 0  # its number may soon be another process's
             return None
         return found
 
@@ -205,7 +206,10 @@ class Processes:
         worker.end()
         self._team.remove(worker)
         if worker.job is None:
-            log.warning("a worker could not start, or has ended while it had no client")
+            log.warning(
+                "a worker could not start, or has ended while it had no client: most often it lacks memory; use "
+                "fewer --workers, or --engine inprocess"
+            )
             self._lost += 1
         if self._lost <= FAILED_STARTS * self.workers:
             self._add_worker()
@@ -222,7 +226,10 @@ class Processes:
 
     def _close(self) -> None:
         self._control.close()
+        if not self._forks:
+            return
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._forks, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self._forks, 0)
+        self._forks = 0

@@ -1,4 +1,4 @@
-"""Starts the process that forks the workers: from this one, or anew.
+"""Starts the process that forks the workers: from this one, or a new one.
 
 A process that has used OpenMP's threads cannot be forked, and a network is computed with them. So what a command starts
 with is forked before it computes; then torch and the rest, seconds of work, are imported once for all.
@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import traceback
 from importlib import import_module
 
@@ -22,7 +23,9 @@ def start(module: str, near: socket.socket, far: socket.socket) -> int:
         near: this side of the connection with the process.
         far: the other side, whose descriptor ``main`` is given.
     """
-    return _spawn(module, far) if "torch" in sys.modules else _fork(module, near, far)
+    # What another thread holds at this moment, such as a notebook's, would stay locked in a fork.
+    alone = threading.active_count() == 1 and "torch" not in sys.modules
+    return _fork(module, near, far) if alone else _spawn(module, far)
 
 
 def _fork(module: str, near: socket.socket, far: socket.socket) -> int:

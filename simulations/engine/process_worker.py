@@ -4,12 +4,14 @@ A fork takes milliseconds, and the workers share the memory of what was imported
 computes; see ``process_start``.
 """
 
+import contextlib
 import gc
 import os
 import queue
 import signal
 import socket
 import threading
+import traceback
 from typing import Any
 
 from flwr.app import Message, RecordDict
@@ -30,6 +32,10 @@ def serve(near: socket.socket) -> None:
         try:
             while True:
                 orders.put(receive(near))
+        except EOFError:
+            pass
+        except BaseException:  # of which nobody would hear
+            traceback.print_exc()
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -50,7 +56,8 @@ def serve(near: socket.socket) -> None:
 
 def _answer(near: socket.socket, value: object) -> None:
     descriptor = pack(value)
-    send(near, descriptor)
+    with contextlib.suppress(ConnectionError):  # the other side has ended, and this process is about to
+        send(near, descriptor)
     os.close(descriptor)
 
 

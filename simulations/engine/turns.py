@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
@@ -14,15 +15,18 @@ FAILED_STARTS = 3  # for each worker, in a run: what fails again and again is no
 
 def longest_first(config: RunConfig, jobs: Sequence[Job]) -> deque[Job]:
     """Return jobs by the number of images of their clients: who starts last should not take longest."""
-    return deque(sorted(jobs, key=lambda job: _images(config, job), reverse=True))
+    return deque(
+        sorted(jobs, key=lambda job: _images(config, int(job.context.node_config[PARTITION_ID])), reverse=True)
+    )
 
 
-def _images(config: RunConfig, job: Job) -> int:
-    """Return the number of images of a job's client; one that cannot read its own will say so itself."""
+@cache  # or each round would read all images
+def _images(config: RunConfig, client: int) -> int:
+    """Return the number of images of a client; one that cannot read its own will say so itself."""
     from common.factory import client_data
 
     try:
-        return len(client_data(config, int(job.context.node_config[PARTITION_ID])).labels)
+        return len(client_data(config, client).labels)
     except FedShieldError:
         return 0
 
@@ -61,5 +65,6 @@ def too_late(job: Job, timeout: float | None) -> Outcome:
 
 def without_workers(jobs: Iterable[Job]) -> Iterator[Outcome]:
     """Yield the outcomes of jobs for which there is no worker."""
+    reason = "no worker is left, and none could be started; use fewer --workers, or --engine inprocess"
     for job in jobs:
-        yield failure(job.message, "no worker is left, and none could be started"), job.context.state
+        yield failure(job.message, reason), job.context.state

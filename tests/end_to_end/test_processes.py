@@ -114,8 +114,8 @@ def test_a_worker_that_is_killed_is_replaced_and_its_client_runs_again(
     assert len(kill.hit) == 2
     first, second = read_metrics(path)
     assert first["refused"] == second["refused"] == second["retried"] == {}
-    assert 1 <= len(first["retried"]) <= 2  # one may have been between two clients
-    assert set(first["retried"].values()) == {"its worker died"}
+    assert len(first["retried"]) <= 2  # fewer, where a worker had already answered
+    assert set(first["retried"].values()) <= {"its worker died"}
     for client in first["retried"]:
         assert f"client {client} ran again: its worker died" in caplog.text
     assert same(weights(path), weights(reference))
@@ -198,6 +198,9 @@ def endless(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_no_worker_outlives_its_run(endless: subprocess.Popen[str], number: int, status: int) -> None:
     started = [process.pid for process in (*forking(endless.pid), *workers(endless.pid))]
     assert len(started) == 3
+    # Forked, all of them: a process that is spawned would import torch once more.
+    command = psutil.Process(endless.pid).cmdline()
+    assert [psutil.Process(process).cmdline() for process in started] == [command] * 3
     if number == signal.SIGINT:  # as a terminal sends it: to all
         os.killpg(endless.pid, number)
     else:
@@ -238,7 +241,12 @@ def test_the_engine_comes_from_the_hardware_and_from_the_threads_of_a_client() -
         assert fitting_engine(tiny_config(threads=1), None, None) == several
 
 
-def test_a_parcel_arrives_whole_and_its_arrays_can_be_read_in_place() -> None:
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_parcel_arrives_whole_and_its_arrays_can_be_read_in_place(
+    in_memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not in_memory:  # as in a Python that was built for an older glibc
+        monkeypatch.delattr(os, "memfd_create")
     near, far = socket.socketpair()
     arrays = {"odd": np.arange(3, dtype=np.uint8), "none": np.empty((0, 2)), "weights": np.linspace(0, 1, 35)}
     parcel = pack((arrays, 1))

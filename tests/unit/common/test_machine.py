@@ -1,5 +1,6 @@
 """What a machine has: cores, GPUs that a process may not see, and the program without an installation."""
 
+import math
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.machine import hidden_gpu
+from common.machine import cpu_quota, hidden_gpu
 from common.paths import ROOT
 
 
@@ -68,3 +69,20 @@ def test_the_program_runs_as_a_module_and_without_an_installation(tmp_path: Path
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert "it runs from its source" in " ".join(shown.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ({}, math.inf),
+    ],
+)
+def test_a_container_has_the_cores_that_its_limit_allows(files: dict[str, str], cores: float, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert cpu_quota(tmp_path) == cores
