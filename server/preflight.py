@@ -57,27 +57,27 @@ def tell_idle_cores(config: RunConfig) -> None:
 
 
 def tell_what_is_folded(config: RunConfig, model: nn.Module) -> None:
-    """Warn where ``attack.fast`` changes nothing, or less than its name promises.
+    """Tell where ``attack.fast`` changes nothing, or less than its name promises.
 
     Args:
         config: of the run.
         model: as it is trained.
     """
-    if not config.attack.fast:
+    if not config.attack.fast or config.attack.name == "none":
         return
     if is_user_code(config.attack.name):
-        log.warning(
+        log.info(
             "attack.fast = true has no effect: attack.name = %s is not one of FedShield's attacks", config.attack.name
         )
         return
     norms = sum(isinstance(part, nn.BatchNorm2d) for part in model.modules())
     folded, where = Folded.pairs(model), "that follows a convolution in an nn.Sequential"
     if not folded:
-        log.warning(
+        log.info(
             "attack.fast = true has no effect: model.name = %s has no batch normalization %s", config.model.name, where
         )
     elif folded < norms:
-        log.warning(
+        log.info(
             "attack.fast = true folds %d of the %d batch normalizations of %s: each %s",
             *(folded, norms, config.model.name, where),
         )

@@ -74,12 +74,12 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     """
     check_settings(config, CENTRALIZED)
     config = with_first_threads(config)
-    tell_idle_cores(config)
     device = prepare_torch(config.threads)
     splits, division = prepare_data(config, centralized=True)
     images, data = splits.train.take(division.shards[0]), take_server_data(splits, division)
     log.info("%s", told_images(data.described_partition, config.flat(), federated=False))
     with RunDir.open(config, CENTRALIZED) as run, watching(config, run) as watchers:
+        tell_idle_cores(config)
         check_attacks(config, len(images.classes))
         evaluated = make_model(config, len(images.classes)).to(device)  # not the one that is trained
         tell_what_is_folded(config, evaluated)

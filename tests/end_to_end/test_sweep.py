@@ -103,7 +103,7 @@ def test_figures_that_are_missing_are_drawn_and_lost_rounds_told(whole: tuple[Pa
     assert done.stdout.splitlines()[:-1] == [
         f"Study: tiny: 2 runs, 2 of them finished: {copy}",
         f"Missing figures drawn: those of {first.name}",
-        f"{second.name}: metrics.jsonl has no line for round {ROUNDS - 1} to {ROUNDS}: rounds.csv and its seconds are "
+        f"{second.name}: metrics.jsonl has no line for round {ROUNDS - 1} to {ROUNDS}: rounds.csv and its seconds "
         "do not cover the whole run",
     ]
     for file in (out / "runs" / first.name / "figures").iterdir():
