@@ -12,6 +12,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -78,14 +79,9 @@ def start_ours(engine: str, folder: Path, rounds: int, epochs: int, turn: str = 
     """Start FedShield, or the bare loop, in a process of its own; its log is ``folder/times.jsonl``."""
     values = [f"{key}={json.dumps(value)}" for key, value in settings(engine, rounds, epochs, folder).items()]
     command = [sys.executable, "-m", "benchmarks.engine_side", "--log", str(folder / "times.jsonl"), "--turn", turn]
+    command, environment = [*command, engine, *values], {**os.environ, **bytecode()}
     with (folder / "output").open("wb") as output:
-        return subprocess.Popen(  # noqa: S603
-            [*command, engine, *values],
-            cwd=ROOT,
-            env={**os.environ, **bytecode()},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603
 
 
 def time_ours(engine: str, rounds: int) -> Figures:
@@ -110,7 +106,9 @@ def time_ours_by_flwr(rounds: int) -> Figures:
     """Run FedShield without work by ``flwr run``, with a SuperLink of its own."""
     with tempfile.TemporaryDirectory() as name, Flower() as flower:
         flower.environment |= bytecode()
-        started = flower.run(ROOT, CLIENTS, 1, settings("flwr run", rounds, 0, Path(name)))
+        app = Path(name, "app")  # like the stock app's folder without environment and runs: Flower reads every file
+        shutil.copytree(ROOT, app, ignore=shutil.ignore_patterns(".*", "runs", "data", "__pycache__"))
+        started = flower.run(app, CLIENTS, 1, settings("flwr run", rounds, 0, Path(name)))
         run = Path(name) / "run"
         lines = [json.loads(line)["seconds"] for line in (run / "metrics.jsonl").read_text().splitlines()]
         ready = (run / "environment.json").stat().st_mtime  # every client has answered by then
