@@ -107,7 +107,7 @@ def time_ours_by_flwr(rounds: int) -> Figures:
     with tempfile.TemporaryDirectory() as name, Flower() as flower:
         flower.environment |= bytecode()
         app = Path(name, "app")  # like the stock app's folder without environment and runs: Flower reads every file
-        shutil.copytree(ROOT, app, ignore=shutil.ignore_patterns(".*", "runs", "data", "__pycache__"))
+        shutil.copytree(ROOT, app, ignore=lambda folder, names: {".git", ".venv", "runs"} & {*names})
         started = flower.run(app, CLIENTS, 1, settings("flwr run", rounds, 0, Path(name)))
         run = Path(name) / "run"
         lines = [json.loads(line)["seconds"] for line in (run / "metrics.jsonl").read_text().splitlines()]
