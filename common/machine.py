@@ -18,6 +18,16 @@ def available_cores() -> int:
     return max(1, math.ceil(min(cores, cpu_quota())))
 
 
+def fitting(threads: int, cores: int | None = None) -> int:
+    """Return how many things that compute with ``threads`` each (0 = all) fit on the cores, 1 or more.
+
+    Args:
+        threads: of each.
+        cores: None: those of this machine that this process may use.
+    """
+    return max(1, (available_cores() if cores is None else cores) // threads) if threads else 1
+
+
 def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
     """Return how many cores' time the container may use (``docker run --cpus``), infinite without a limit."""
     try:

@@ -128,7 +128,6 @@ def fitting_engine(config: RunConfig, workers: int | None, address: str | None) 
 
         if torch.cuda.is_available():
             return "ray" if torch.cuda.device_count() > 1 else "inprocess"
-    from simulations.engine.process_executor import fitting_workers
+    from simulations.engine.process_executor import worker_count
 
-    several = min(workers or fitting_workers(config.threads), config.federation.cohort) > 1
-    return "processes" if several and sys.platform == "linux" else "inprocess"
+    return "processes" if worker_count(config, workers) > 1 and sys.platform == "linux" else "inprocess"

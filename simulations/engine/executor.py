@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, Metadata, RecordDict
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,12 @@ def run_client(message: Message, context: Context) -> Outcome:
         return app(message, context), context.state
     except (Exception, SystemExit) as error:  # any bug of a client must not end the others' round
         return failure(message, f"{type(error).__name__}: {error}"), context.state
+
+
+def message_of(content: RecordDict, metadata: Metadata) -> Message:
+    """Put a message together again in another process; keeping the metadata is what Flower's own engines do."""
+    message: Message = Message(content=content, metadata=metadata)  # type: ignore[call-overload]  # internal to Flower
+    return message
 
 
 def failure(message: Message, reason: str) -> Message:

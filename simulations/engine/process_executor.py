@@ -10,31 +10,33 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import wait
 
 from flwr.app import RecordDict
 
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
-from common.machine import available_cores
+from common.machine import fitting
 from simulations.engine.executor import Job, Outcome
 from simulations.engine.parcels import pack, receive, send
 from simulations.engine.process_start import start
 from simulations.engine.turns import (
     FAILED_STARTS,
-    START_SECONDS,
-    SecondTurns,
+    Ended,
+    deadline_after,
     longest_first,
+    seconds_left,
+    take_turns,
     too_late,
-    without_workers,
 )
 
 log = logging.getLogger("fedshield")
 
 
-def fitting_workers(threads: int) -> int:
-    """Return how many workers the cores allow with ``threads`` each; 0: each uses all of them."""
-    return max(1, available_cores() // threads) if threads else 1
+def worker_count(config: RunConfig, workers: int | None) -> int:
+    """Return the number of workers: those of the user, or as many as fit on the cores; a cohort at most."""
+    return min(workers or fitting(config.threads), config.federation.cohort)
 
 
 class _Worker:
@@ -114,7 +116,7 @@ class Processes:
         if sys.platform != "linux":
             raise FedShieldError("--engine processes: works on Linux only; use --engine ray")
         self._config = config
-        self.workers = min(workers or fitting_workers(config.threads), config.federation.cohort)
+        self.workers = worker_count(config, workers)
         self._lost = 0  # workers that ended without having a client
         self._team: list[_Worker] = []
         self._open()
@@ -132,23 +134,13 @@ class Processes:
 
         Content that messages have in common is sent to each worker once, and read in place.
         """
-        waiting, turns = longest_first(self._config, jobs), SecondTurns()
+        waiting = longest_first(self._config, jobs)
         contents = {id(job.message.content): job.message.content for job in jobs}
         uses = Counter(id(job.message.content) for job in jobs)
         common = {key: pack(content) for key, content in contents.items() if uses[key] > 1}
+        hand_out, ended = partial(self._hand_out, waiting, common, timeout), partial(self._ended, timeout)
         try:
-            while waiting or self._busy():
-                self._hand_out(waiting, common, timeout)
-                if not self._team:
-                    yield from without_workers(waiting)
-                    return
-                for job, found in self._ended(timeout):
-                    outcome = turns.settle(job, found, "its worker died")
-                    if outcome is None:
-                        waiting.appendleft(job)
-                    self._hand_out(waiting, common, timeout)  # no worker waits while the server looks at the reply
-                    if outcome is not None:
-                        yield outcome
+            yield from take_turns(waiting, hand_out, ended)
         finally:
             for parcel in common.values():
                 os.close(parcel)
@@ -158,22 +150,21 @@ class Processes:
     def _busy(self) -> list[_Worker]:
         return [worker for worker in self._team if worker.job is not None]
 
-    def _hand_out(self, waiting: deque[Job], common: dict[int, int], timeout: float | None) -> None:
-        """Give free workers the jobs whose turn it is."""
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
+    def _hand_out(self, waiting: deque[Job], common: dict[int, int], timeout: float | None) -> bool:
+        """Give free workers the jobs whose turn it is; tell whether there is any worker."""
+        deadline = deadline_after(timeout)
         for worker in [worker for worker in self._team if worker.process and worker.job is None]:
             if waiting and worker.start(waiting[0], common.get(id(waiting[0].message.content)), deadline):
                 waiting.popleft()
+        return bool(self._team)
 
-    def _ended(self, timeout: float | None) -> list[tuple[Job, Outcome | None]]:
-        """Wait until something happens; return jobs whose turn has ended, with None where their worker has died."""
+    def _ended(self, timeout: float | None) -> list[Ended]:
+        """Wait until something happens; return jobs whose turn has ended."""
         deadlines = [worker.deadline for worker in self._busy()]
-        deadline = min(deadlines, default=time.monotonic() + START_SECONDS)
-        left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
-        told = wait([worker.near for worker in self._team], left)
+        told = wait([worker.near for worker in self._team], seconds_left(deadlines))
         if not told and not deadlines:
             self._end_all()  # none has started in time, so none is to be waited for
-        now, ended = time.monotonic(), list[tuple[Job, Outcome | None]]()
+        now, ended = time.monotonic(), list[Ended]()
         for worker in list(self._team):
             job = worker.job
             if worker.near in told:
@@ -185,10 +176,10 @@ class Processes:
                     self._replace(worker)
                 if job is not None:
                     worker.job = None
-                    ended.append((job, found))
+                    ended.append((job, found, "its worker died"))
             elif job is not None and worker.deadline <= now:
                 self._replace(worker)
-                ended.append((job, too_late(job, timeout)))
+                ended.append((job, too_late(job, timeout), ""))
         return ended
 
     def _add_worker(self) -> None:

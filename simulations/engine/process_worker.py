@@ -14,9 +14,9 @@ import threading
 import traceback
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import RecordDict
 
-from simulations.engine.executor import run_client
+from simulations.engine.executor import message_of, run_client
 from simulations.engine.parcels import pack, receive, send
 from simulations.engine.process_start import import_all
 
@@ -48,10 +48,7 @@ def serve(near: socket.socket) -> None:
             common = order
             continue
         metadata, context, content = order
-        # Keeping the metadata is internal to Flower, whose own engines build messages so.
-        content = common if content is None else content
-        message = Message(content=content, metadata=metadata)  # type: ignore[call-overload]
-        _answer(near, run_client(message, context))
+        _answer(near, run_client(message_of(common if content is None else content, metadata), context))
 
 
 def _answer(near: socket.socket, value: object) -> None:

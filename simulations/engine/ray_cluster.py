@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FedShieldError, explain_os_errors
+from common.machine import fitting
 
 log = logging.getLogger("fedshield")
 
@@ -28,7 +29,7 @@ def default_workers(gpus: int, cpus: int, nodes: int, threads: int) -> int:
 
     One for each GPU; without GPUs, as many as the cores allow when each has ``threads`` (0 = all cores of a node).
     """
-    return gpus or (max(1, cpus // threads) if threads else nodes)
+    return gpus or (fitting(threads, cpus) if threads else nodes)
 
 
 def _probe(address: str) -> None:

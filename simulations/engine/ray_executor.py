@@ -2,26 +2,26 @@
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import Context, Message, Metadata, RecordDict
+from flwr.app import Context, Metadata, RecordDict
 
 from common.config.schema import RunConfig
 from common.machine import available_cores
-from simulations.engine.executor import Job, Outcome, failure, run_client
+from simulations.engine.executor import Job, Outcome, failure, message_of, run_client
 from simulations.engine.ray_cluster import default_workers, gpu_share, join_ray, private_folder, start_ray
 from simulations.engine.turns import (
     FAILED_STARTS,
-    START_SECONDS,
-    SecondTurns,
+    Ended,
+    deadline_after,
     longest_first,
+    seconds_left,
+    take_turns,
     too_late,
-    without_workers,
 )
 
 if TYPE_CHECKING:  # it imports torch, and Ray should be starting by then
@@ -52,8 +52,7 @@ class Worker:
         """Run one client."""
         if supply is not None:
             supply.take()
-        # Keeping the metadata is internal to Flower, whose own engines build messages so.
-        return run_client(Message(content=content, metadata=metadata), context)  # type: ignore[call-overload]
+        return run_client(message_of(content, metadata), context)
 
 
 class RayActors:
@@ -103,34 +102,27 @@ class RayActors:
         supply = None
         if self._far:
             supply = self._ray.put(self._supplies.for_messages([job.message for job in jobs]))
-        waiting, turns = longest_first(self._config, jobs), SecondTurns()
+        waiting = longest_first(self._config, jobs)
         running: dict[Any, _Turn] = {}
 
-        def hand_out() -> None:
+        def hand_out() -> bool:
             while waiting and self._idle:
                 job, actor = waiting.popleft(), self._idle.pop()
                 content = references[id(job.message.content)]
                 reference = actor.run.remote(content, job.message.metadata, job.context, supply)
-                running[reference] = _Turn(actor, job, math.inf if timeout is None else time.monotonic() + timeout)
+                running[reference] = _Turn(actor, job, deadline_after(timeout))
+            return bool(running or self._starting)
 
-        while waiting or running:
-            hand_out()
-            if not running and not self._starting:
-                yield from without_workers(waiting)
-                return
+        def ended() -> Iterator[Ended]:
             for reference in self._wait(running):
                 turn = running.pop(reference)
-                outcome = turns.settle(turn.job, *self._collect(reference, turn, timeout))
-                if outcome is None:
-                    waiting.appendleft(turn.job)
-                    continue
-                hand_out()  # first: no worker waits while the server looks at the reply
-                yield outcome
+                yield (turn.job, *self._collect(reference, turn, timeout))
+
+        return take_turns(waiting, hand_out, ended)
 
     def _wait(self, running: dict[Any, _Turn]) -> list[Any]:
         """Return turns that have ended or whose time is up; take in workers that have started."""
-        deadline = min((turn.deadline for turn in running.values()), default=time.monotonic() + START_SECONDS)
-        left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        left = seconds_left(turn.deadline for turn in running.values())
         done, _ = self._ray.wait([*running, *self._starting], num_returns=1, timeout=left)
         for reference in done:
             if (actor := self._starting.pop(reference, None)) is not None:

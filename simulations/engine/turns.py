@@ -1,7 +1,9 @@
-"""What engines with several workers have in common: whose turn is first, and what follows when a worker dies."""
+"""What engines with several workers have in common: whose turn it is, and what follows when a worker dies."""
 
+import math
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 
 from common.config.schema import RunConfig
@@ -9,7 +11,7 @@ from common.errors import FedShieldError
 from common.messages.protocol import PARTITION_ID
 from simulations.engine.executor import Job, Outcome, failure
 
-START_SECONDS = 300.0  # for a worker's imports, on a machine that is busy
+_START_SECONDS = 300.0  # for a worker's imports, on a machine that is busy
 FAILED_STARTS = 3  # for each worker, in a run: what fails again and again is not a machine that went down
 
 
@@ -31,13 +33,53 @@ def _images(config: RunConfig, client: int) -> int:
         return 0
 
 
-class SecondTurns:
+Ended = tuple[Job, Outcome | None, str]
+"""A job whose turn has ended, and what came of it; None and how, if its worker died."""
+
+
+def take_turns(
+    waiting: deque[Job], hand_out: Callable[[], bool], ended: Callable[[], Iterable[Ended]]
+) -> Iterator[Outcome]:
+    """Run the jobs on workers; yield each outcome as it comes.
+
+    Args:
+        waiting: the jobs, in turn; one whose worker has died comes back to the left.
+        hand_out: gives the next jobs to free workers; tells whether there is any worker, or will be.
+        ended: waits until something happens.
+    """
+    second, left = _SecondTurns(), len(waiting)
+    while left:
+        if not hand_out():
+            yield from _without_workers(waiting)
+            return
+        for job, found, reason in ended():
+            outcome = second.settle(job, found, reason)
+            if outcome is None:
+                waiting.appendleft(job)
+                continue
+            hand_out()  # first: no worker waits while the server looks at the reply
+            left -= 1
+            yield outcome
+
+
+def deadline_after(timeout: float | None) -> float:
+    """Return when a turn that begins now must be done, on the monotonic clock; infinite without a timeout."""
+    return math.inf if timeout is None else time.monotonic() + timeout
+
+
+def seconds_left(deadlines: Iterable[float]) -> float | None:
+    """Return how long to wait for turns with these deadlines, None without end; without turns, for workers to start."""
+    deadline = min(deadlines, default=time.monotonic() + _START_SECONDS)
+    return None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+
+
+class _SecondTurns:
     """A client whose worker dies runs once more; if that worker dies too, the client fails."""
 
     def __init__(self) -> None:
         self._failures: dict[int, str] = {}
 
-    def settle(self, job: Job, outcome: Outcome | None, reason: str = "") -> Outcome | None:
+    def settle(self, job: Job, outcome: Outcome | None, reason: str) -> Outcome | None:
         """Return what the server is told of a job, or None if its client is to run again.
 
         Args:
@@ -63,7 +105,7 @@ def too_late(job: Job, timeout: float | None) -> Outcome:
     return failure(job.message, f"no reply within federation.client-timeout-seconds = {timeout}"), job.context.state
 
 
-def without_workers(jobs: Iterable[Job]) -> Iterator[Outcome]:
+def _without_workers(jobs: Iterable[Job]) -> Iterator[Outcome]:
     """Yield the outcomes of jobs for which there is no worker."""
     reason = "no worker is left, and none could be started; use fewer --workers, or --engine inprocess"
     for job in jobs:

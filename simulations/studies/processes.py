@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from common.errors import explain_os_errors
 from common.files import open_to_append, replace_file, unshare
-from common.machine import available_cores
+from common.machine import fitting
 from common.paths import python_path
 from simulations.studies.gather import forget_failure, note_code
 from simulations.studies.study import Point, config_toml
@@ -71,7 +71,7 @@ def default_jobs(threads: Sequence[int]) -> int:
     """Return how many runs fit on this machine: one for each GPU, or as many as have cores for their threads."""
     if found := len(gpus()):
         return found
-    return max(1, available_cores() // max(threads)) if all(threads) else 1
+    return fitting(max(threads)) if all(threads) else 1
 
 
 def run_jobs(

@@ -447,7 +447,7 @@ def test_a_last_line_that_was_cut_short_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_jobs_fit_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulations.studies.processes.available_cores", lambda: 8)
+    monkeypatch.setattr("common.machine.available_cores", lambda: 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert [default_jobs(threads) for threads in ([1], [3, 2], [16], [0, 1])] == [8, 2, 1, 1]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
