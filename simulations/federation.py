@@ -56,6 +56,10 @@ def run_locally(
         if (finished := finished_run(config)) is not None:
             return complete(finished)
     config.check_division()  # before Ray starts
+    if config.byzantine.clients:
+        from simulations.engine.byzantine import ByzantineExecutor, check_liars
+
+        check_liars(config)
     config = with_first_threads(config)
     # Flower would log at length what the live view and the round lines show here.
     logging.getLogger("flwr").setLevel(logging.WARNING)
@@ -63,8 +67,6 @@ def run_locally(
     executor: Executor = make_executor(config, engine, workers, address)
     try:
         if config.byzantine.clients:
-            from simulations.engine.byzantine import ByzantineExecutor
-
             executor = ByzantineExecutor(executor, config)
         from server.app import app
 

@@ -1,9 +1,11 @@
 """Clients that lie together, for simulations: to find out which lies a strategy withstands.
 
-The liars train honestly, know each other's updates, and all send the same lie. They change only weights: lies about
-statistics of batch normalization would give them away, since the server checks those.
+The liars train honestly, know each other's updates, and all send the same lie. They lie about weights alone, and their
+statistics of batch normalization are honest: the opposite of a variance would only give them away, since the server
+checks it. ``benchmarks.update_limit`` measures what a lie about statistics does.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from statistics import NormalDist
 
@@ -12,10 +14,42 @@ from flwr.app import Message, MessageType, RecordDict
 from torch import Tensor
 
 from common.config.schema import RunConfig
+from common.errors import FedShieldError
 from common.messages.protocol import ARRAYS, CONFIG, PARTITION_ID, SERVER_ROUND
 from common.messages.records import State, to_record, to_state
 from common.seeding import rng_for, seed_for
 from simulations.engine.executor import Executor, Job, Outcome
+
+log = logging.getLogger("fedshield")
+
+_FEWEST_FOR_ALIE = 3  # clients of a round, of which one may lie and one may be further off
+
+
+def check_liars(config: RunConfig) -> None:
+    """Refuse liars that could do nothing in any round; tell of those that are too few to do harm.
+
+    Raises:
+        FedShieldError: one line with the key, what was found and what to do.
+    """
+    if not config.byzantine.clients or config.byzantine.attack != "alie":
+        return
+    if config.byzantine.clients == 1:
+        raise FedShieldError(
+            "byzantine.clients = 1: byzantine.attack = alie needs two, whose updates tell how much clients differ; "
+            "raise it, or choose another attack"
+        )
+    if config.federation.cohort < _FEWEST_FOR_ALIE:
+        raise FedShieldError(
+            f"federation.fraction = {config.federation.fraction:g}: byzantine.attack = alie needs {_FEWEST_FOR_ALIE} "
+            f"clients a round, there are {config.federation.cohort}; raise it, or choose another attack"
+        )
+    most = min(config.byzantine.clients, config.federation.cohort)
+    if deviations(most, config.federation.cohort) <= 0:
+        log.warning(
+            "byzantine.clients = %d: with byzantine.attack = alie, %d of %d clients of a round send the mean of their "
+            "updates; by its authors' formula, so few liars must not go further to stay hidden",
+            *(config.byzantine.clients, most, config.federation.cohort),
+        )
 
 
 def choose_liars(clients: int, liars: int, seed: int) -> frozenset[int]:
@@ -57,6 +91,8 @@ class ByzantineExecutor:
         updates = torch.stack([torch.cat([(s[name] - before[name]).flatten() for name in names]) for s in honest])
         settings, number = self._config.byzantine, int(str(order.config_records[CONFIG][SERVER_ROUND]))
         generator = torch.Generator().manual_seed(seed_for(self._config.seed, "lie", number))
+        if settings.attack == "alie":
+            _tell_limits(number, len(held), cohort)
         lie = ATTACKS[settings.attack](updates, settings.strength, cohort, generator)
         for (reply, state), own in zip(held, honest, strict=True):
             reply.content.array_records[ARRAYS] = to_record({**own, **_apply(lie, before, names)})
@@ -91,13 +127,38 @@ def _gaussian(updates: Tensor, strength: float, cohort: int, generator: torch.Ge
 def _alie(updates: Tensor, strength: float, cohort: int, generator: torch.Generator) -> Tensor:
     """A little is enough (Baruch et al. 2019, arXiv 1902.06156, algorithm 3): as far from the mean as honest ones.
 
-    Of n clients, m lie. They need s = ⌊n/2 + 1⌋ − m honest ones to be further off than they are, and so go
-    z = Φ⁻¹((n − m − s) / (n − m)) standard deviations from the mean; both are estimated from their own updates.
+    The mean and the standard deviation are estimated from the liars' own updates.
     """
-    liars = len(updates)
-    supporters = cohort // 2 + 1 - liars
-    z = NormalDist().inv_cdf((cohort - liars - supporters) / (cohort - liars))
-    return updates.mean(dim=0) - strength * z * updates.std(dim=0, unbiased=False)
+    return updates.mean(dim=0) - strength * deviations(len(updates), cohort) * updates.std(dim=0, unbiased=False)
+
+
+def deviations(liars: int, cohort: int) -> float:
+    """Return how many standard deviations from the mean ALIE goes.
+
+    Of n clients m lie. They need s = ⌊n/2 + 1⌋ − m honest ones to be further off than they are, and so go
+    z = Φ⁻¹((n − m − s) / (n − m)). From m = ⌊n/2⌋ + 1 on they need none, and the formula sets no limit: they go as far
+    as ⌊n/2⌋ liars would. Of one or two clients, no honest one is nearer to the mean: 0.
+
+    Args:
+        liars: m, 0 or more; with ``federation.fraction`` below 1 it differs from round to round.
+        cohort: n, clients of the round, 1 or more.
+    """
+    if cohort < _FEWEST_FOR_ALIE:
+        return 0.0
+    liars = min(liars, cohort // 2)
+    further = cohort // 2 + 1 - liars
+    return NormalDist().inv_cdf((cohort - liars - further) / (cohort - liars))
+
+
+def _tell_limits(server_round: int, liars: int, cohort: int) -> None:
+    """Tell where chance has chosen a cohort in which ALIE is not what its authors describe."""
+    if liars == 1:
+        log.info("round %d: one client lies; with byzantine.attack = alie it sends its honest update", server_round)
+    elif liars > cohort // 2:
+        log.info(
+            "round %d: %d of %d clients lie; byzantine.attack = alie has no limit for so many: as far as %d would go",
+            *(server_round, liars, cohort, cohort // 2),
+        )
 
 
 ATTACKS: dict[str, Callable[[Tensor, float, int, torch.Generator], Tensor]] = {

@@ -58,7 +58,7 @@ def check_code(study: Study, points: Sequence[Point]) -> None:
     for point in points if study.command != "partitions" else ():
         config = point.config
         of_network = config.model, config.data, config.loss, config.attack, config.train.label_smoothing
-        decisive = *of_network, config.evaluate, config.strategy, config.federation.cohort
+        decisive = *of_network, config.evaluate, config.strategy, config.byzantine, config.federation.cohort
         if decisive in tried or not _needs_trial(config):
             continue
         tried.add(decisive)
@@ -77,6 +77,7 @@ def _needs_trial(config: RunConfig) -> bool:
         bool(config.user_code_references())
         or config.model.name.startswith("torchvision:")
         or config.strategy.name != "fedavg"
+        or config.byzantine.clients > 0
         or any(AttackSpec.parse(label).family.classes > 1 for label in attacks)
     )
 

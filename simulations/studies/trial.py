@@ -14,15 +14,18 @@ from common.paths import whole_path
 from common.user_code import is_user_code
 from server.preflight import check_attacks, check_settings
 from server.run_directory.reader import CENTRALIZED, FEDERATION
+from simulations.engine.byzantine import check_liars
 
 
 def try_out(config: RunConfig, federation: bool) -> None:
-    """Check the strategy and the attacks; build the network, and call a user's own losses and attacks.
+    """Check the strategy, the liars and the attacks; build the network, and call a user's own losses and attacks.
 
     Raises:
         FedShieldError: one line with the key, and the user's line where the mistake is there.
     """
     check_settings(config, FEDERATION if federation else CENTRALIZED)
+    if federation:
+        check_liars(config)
     classes = count_classes(config)
     check_attacks(config, classes)
     model = make_model(config, classes)
