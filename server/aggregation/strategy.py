@@ -200,10 +200,9 @@ class SharedDataFedAvg(FedAvg):
 
     def _new_mean(self, asked: list[int]) -> RunningMean | RobustMean:
         """Return what takes the valid replies of a round, one by one in client order."""
-        expected = sum(self.cohort.examples[client] for client in asked)
         if self.settings.name == "fedavg":
-            return RunningMean(expected)
-        return RobustMean(self.settings.name, self.settings.malicious, expected)
+            return RunningMean(sum(self.cohort.examples[client] for client in asked))
+        return RobustMean(self.settings.name, self.settings.malicious, self._checks.reference, self._checks.weights)
 
     def _in_order(self, asked: list[int], replies: Iterable[Message]) -> Iterator[tuple[int, Message]]:
         """Yield the round's clients in increasing order, each with its reply, as soon as it is next."""

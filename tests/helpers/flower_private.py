@@ -180,6 +180,11 @@ USES = (
         ),
     ),
     Use(
+        "Krum and Bulyan choose replies by their weights alone, and then take them whole",
+        "test_robust.py::test_without_counters_it_is_flowers_strategy_bit_for_bit",
+        ("flwr.serverapp.strategy.multikrum.select_multikrum",),
+    ),
+    Use(
         "a run by Flower's own engine is one whose clients FedShield did not start",
         "test_flower.py::test_flwr_run_gives_the_same_numbers",
         ("flwr.superlink.grid.inmemory_grid.InMemoryGrid",),

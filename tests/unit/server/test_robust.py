@@ -1,4 +1,4 @@
-"""Robust strategies: Flower's own results, by hand and bit for bit, and counters that have no say."""
+"""Robust strategies: Flower's own results, by hand and bit for bit; only weights decide whose reply is near."""
 
 import logging
 from collections.abc import Sequence
@@ -16,20 +16,31 @@ from server.aggregation.robust import RULES, RobustMean, check_strategy
 pytestmark = pytest.mark.usefixtures("speaking")
 
 
-def record(values: Sequence[float], counter: int = 3) -> ArrayRecord:
+WEIGHTS = {"weight", "bias"}
+
+
+def record(values: Sequence[float], counter: int = 3, variance: float = 1.0) -> ArrayRecord:
     return ArrayRecord(
         {
             "weight": Array(np.array(values, dtype=np.float32)),
+            "running_var": Array(np.array([variance], dtype=np.float32)),
             "counter": Array(np.array(counter)),
             "bias": Array(np.array([values[0]], dtype=np.float32)),
         }
     )
 
 
-def result(name: str, malicious: int, records: Sequence[ArrayRecord], examples: Sequence[int] = ()) -> ArrayRecord:
-    weights = examples or [1] * len(records)
-    mean = RobustMean(name, malicious, sum(weights))
-    for found, count in zip(records, weights, strict=True):
+def result(
+    name: str,
+    malicious: int,
+    records: Sequence[ArrayRecord],
+    examples: Sequence[int] = (),
+    model: ArrayRecord | None = None,
+) -> ArrayRecord:
+    if model is None:
+        model = ArrayRecord({key: Array(np.zeros_like(array.numpy())) for key, array in records[0].items()})
+    mean = RobustMean(name, malicious, model, WEIGHTS)
+    for found, count in zip(records, examples or [1] * len(records), strict=True):
         mean.add(found, count)
     return mean.result()
 
@@ -50,7 +61,7 @@ def test_by_hand(name: str, expected: float) -> None:
     found = result(name, 1, [record([value]) for value in (0, 1, 2, 3, 100)])
     assert found["weight"].numpy().tolist() == [expected]
     assert found["weight"].dtype == "float32"
-    assert list(found) == ["weight", "counter", "bias"]
+    assert list(found) == ["weight", "running_var", "counter", "bias"]
 
 
 def test_bulyan_by_hand() -> None:
@@ -84,18 +95,72 @@ def test_without_counters_it_is_flowers_strategy_bit_for_bit(name: str, flowers:
     ]
     expected, _ = flowers.aggregate_train(1, replies)
     assert expected is not None
-    found = result(name, 2, records(), examples)
-    assert np.array_equal(found["weight"].numpy(), expected["weight"].numpy())
+    for model in (np.zeros(40, np.float32), rng.normal(size=40).astype(np.float32)):
+        found = result(name, 2, records(), examples, ArrayRecord({"weight": Array(model)}))
+        assert np.array_equal(found["weight"].numpy(), expected["weight"].numpy())
 
 
-def test_counters_are_averaged_apart_and_have_no_say_in_who_is_near() -> None:
+def test_counters_have_no_say_in_who_is_near_and_are_those_of_the_chosen() -> None:
     # By weights the liar at 100 is far from everyone; by counters, which Flower would count in, it is in the middle.
     counters = (0, 2000, 4000, 6000, 3000)
     records = [record([value], counter) for value, counter in zip((0, 1, 2, 3, 100), counters, strict=True)]
     found = result("krum", 1, records)
     assert found["weight"].numpy().tolist() == [1.0]
-    assert found["counter"].numpy() == 3000
+    assert found["counter"].numpy() == 2000
     assert found["counter"].dtype == "int64"
+    assert result("median", 1, records)["counter"].numpy() == 3000  # the mean of all
+
+
+def test_a_lie_about_weights_is_not_lost_among_statistics() -> None:
+    """By whole replies the liar, whose variance is in the middle, is nearest to the others; by weights it is not."""
+    variances = (0, 2000, 4000, 6000, 3000)
+    records = [record([value], 0, variance) for value, variance in zip((0, 1, 2, 3, 100), variances, strict=True)]
+    replies = [
+        Message(RecordDict({"arrays": each, "metrics": MetricRecord({"num-examples": 1})}), 1, "train")
+        for each in (record([value], 0, variance) for value, variance in zip((0, 1, 2, 3, 100), variances, strict=True))
+    ]
+    whole, _ = Krum(num_malicious_nodes=1).aggregate_train(1, replies)
+    assert whole is not None
+    assert whole["weight"].numpy().tolist() == [100.0]
+
+    krum = result("krum", 1, records)
+    assert (krum["weight"].numpy(), krum["running_var"].numpy()) == (1, 2000)
+    # The four at 0, 1, 2 and 3. One of five may lie: variances are kept between the second and the fourth, 2000 and
+    # 4000, so those of the four are 2000, 2000, 4000 and 4000.
+    several = result("multi-krum", 1, records)
+    assert (several["weight"].numpy(), several["running_var"].numpy()) == (1.5, 3000)
+    # Of seven, Bulyan chooses the five at 0 to 4, and of their variances the three in the middle.
+    variances = (0, 1000, 2000, 3000, 4000, 1900, 2100)
+    seven = [record([w], 0, v) for w, v in zip((0, 1, 2, 3, 4, 50, 100), variances, strict=True)]
+    bulyan = result("bulyan", 1, seven)
+    assert (bulyan["weight"].numpy(), bulyan["running_var"].numpy()) == (2, 2000)
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("lie", [0.0, 1e30])
+def test_a_lie_about_statistics_moves_them_no_further_than_an_honest_client_does(name: str, lie: float) -> None:
+    """The liars' weights are in the middle, where Krum chooses them."""
+    honest = [record([1 + 0.1 * place], 0, 10 + place) for place in range(-4, 5) if place]
+    liars = [record([1.0], 0, lie), record([1.001], 0, lie)]
+    found = result(name, 2, [*liars, *honest])
+    assert found["weight"].numpy() == pytest.approx(1, abs=0.5)
+    assert 6 <= found["running_var"].numpy() <= 14
+    assert found["running_var"].dtype == "float32"
+
+
+def test_krum_sees_updates_that_are_short_beside_the_weights() -> None:
+    """Squares of 1000 000 000 hide a distance of 1 in float32, so that Flower's Krum chooses by rounding alone."""
+    # In hundredths: of five, the two nearest to 1 are 1 and 2 away (1 + 4), those of 0: 1 + 9, of 3: 4 + 9.
+    states = [np.full(1000, 1000 + shift, np.float32) for shift in (0.06, 0.03, 0.01, 0.0, 0.2)]
+    records = [ArrayRecord({"weight": Array(state)}) for state in states]
+    model = ArrayRecord({"weight": Array(np.full(1000, 1000, np.float32))})
+    assert np.array_equal(result("krum", 1, records, model=model)["weight"].numpy(), states[2])
+
+
+def test_a_lie_longer_than_a_float_tells_is_far_from_all(recwarn: pytest.WarningsRecorder) -> None:
+    records = [record([value]) for value in (0, 1, 2, 3, 1e30)]
+    assert result("multi-krum", 1, records)["weight"].numpy().tolist() == [1.5]
+    assert list(recwarn) == []
 
 
 def test_liars_that_agree_do_not_win_where_the_mean_loses() -> None:

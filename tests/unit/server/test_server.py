@@ -12,7 +12,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_res_message
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAvg, Krum
 
 from common.data.datasets import Dataset
 from common.errors import DeadEndError, FedShieldError
@@ -319,6 +319,20 @@ def test_an_update_is_compared_with_the_median_of_its_round() -> None:
     assert judge({}, GLOBAL, 5).believed == {}
 
 
+def test_statistics_neither_hide_a_lie_about_weights_nor_count_as_one() -> None:
+    """Honest weights move by 1, one variance by 1000 in each reply: 5.1 is lost in that if both make one norm."""
+
+    def with_statistics(update: float, shift: float) -> Checked:
+        return check(reply(0, {**moved(update / 54**0.5), VARIANCE: STATE[VARIANCE] + shift}))
+
+    honest = {client: with_statistics(1.0, 1000) for client in range(4)}
+    assert set(judge({**honest, 4: with_statistics(5.1, 1000)}, GLOBAL, 5).refused) == {4}
+    assert set(judge({**honest, 4: with_statistics(5.1, 0)}, GLOBAL, 5).refused) == {4}
+    about_statistics = judge({**honest, 4: with_statistics(1.0, 1e6)}, GLOBAL, 5)
+    assert about_statistics.refused == {}
+    assert about_statistics.shortened == {4: [VARIANCE]}
+
+
 def test_a_loss_is_compared_with_the_median_of_its_round() -> None:
     assert judged([1, 1, 1], 5, loss0=11.0) == {}
     assert judged([1, 1, 1], 5, loss0=9e11) == {0: "its loss is 9e+11, the median of this round is 1"}
@@ -390,22 +404,22 @@ def test_an_update_many_times_too_large_is_refused_in_every_round() -> None:
 
 
 def test_krum_is_not_deceived_by_a_reply_whose_names_have_changed_places() -> None:
-    """Krum measures by place. A liar puts honest values in honest places, but under the names of their neighbors."""
+    """Flower measures by place. A liar puts honest values in honest places, but under the names of their neighbors."""
     one, other = (name for name, tensor in STATE.items() if name in WEIGHTS and tensor.shape == (2,))
     honest = [{n: t + 0.01 * (c + 1) if n in WEIGHTS else t for n, t in STATE.items()} for c in range(4)]
     middle = {n: t + 0.025 if n in WEIGHTS else t for n, t in STATE.items()}
     swapped = {{one: other, other: one}.get(name, name): tensor for name, tensor in middle.items()}
+    states = [*honest, swapped]
 
-    def chosen(arrays: list[ArrayRecord]) -> dict[str, torch.Tensor]:
-        mean = RobustMean("krum", 1, 50)
+    whole, _ = Krum(num_malicious_nodes=1).aggregate_train(1, [reply(0, state) for state in states])
+    assert whole is not None
+    assert torch.equal(to_state(whole)[one], middle[other])  # as it comes, the lie is the one in the middle
+    for arrays in ([to_record(state) for state in states], [check(reply(0, state)).arrays for state in states]):
+        mean = RobustMean("krum", 1, GLOBAL, WEIGHTS)
         for each in arrays:
             mean.add(each, 10)
-        return to_state(mean.result())
-
-    raw = [to_record(state) for state in [*honest, swapped]]
-    assert torch.equal(chosen(raw)[one], middle[other])  # as it comes, the lie is the one in the middle
-    found = chosen([check(reply(0, state)).arrays for state in [*honest, swapped]])
-    assert any(torch.equal(found[one], state[one]) for state in honest)
+        found = to_state(mean.result())
+        assert any(torch.equal(found[one], state[one]) for state in honest)
 
 
 # --- strategy
