@@ -5,7 +5,8 @@
 ``honest``: how often the limit refuses an honest client, and the limit at which it would refuse none; all presets, and
 settings whose clients differ more. ResNet-18 has a width of 8 here, and attacks one step: what differs is the data.
 ``liar``: one client of ten who knows all other replies sends, in one round of the quickstart, the opposite of what they
-have learnt, as long as the limit allows, with statistics that are as wrong as it allows. Accuracy before and after.
+have learnt, as long as the limit allows, with statistics that are as wrong as it allows; for the default limit also
+each of the two alone. Accuracy before and after.
 """
 
 import argparse
@@ -32,6 +33,8 @@ from simulations.cli.options import resolve
 from simulations.engine.executor import Executor, InProcess, Job, Outcome
 from simulations.engine.local_grid import LocalGrid
 
+WEIGHTS, STATISTICS_ALONE, BOTH = "weights", "statistics", "both"
+LIES = [*((limit, BOTH) for limit in (3.0, 5.0, 10.0, 30.0)), (5.0, WEIGHTS), (5.0, STATISTICS_ALONE)]
 _QUICK = {
     "threads": 1,
     "evaluate.examples": 10,
@@ -72,13 +75,14 @@ class Onlooker:
     Args:
         config: of the run.
         limit: with which one client lies in the last round but one; 0 for honest clients.
+        about: what it lies about: ``WEIGHTS``, ``STATISTICS_ALONE`` or ``BOTH``.
     """
 
-    def __init__(self, config: RunConfig, limit: float = 0) -> None:
+    def __init__(self, config: RunConfig, limit: float = 0, about: str = BOTH) -> None:
         self._executor: Executor = InProcess()
         self._weights = frozenset(name for name, _ in make_model(config, 10).named_parameters())
         self._lying_round = config.federation.rounds - 1 if limit else 0
-        self._limit = limit
+        self._limit, self._about = limit, about
         self._default = config.strategy.update_limit
         self.replies = self.refused = self.shortened = 0
         self.needed = 0.0
@@ -117,11 +121,22 @@ class Onlooker:
 
     def _lie(self, before: State, honest: Sequence[State]) -> State:
         changes = [{name: state[name] - value for name, value in before.items()} for state in honest]
+        lie = dict(honest[0])
+        if self._about != STATISTICS_ALONE:
+            lie |= self._about_weights(before, changes)
+        if self._about != WEIGHTS:
+            lie |= self._about_statistics(before, changes)
+        return lie
+
+    def _about_weights(self, before: State, changes: Sequence[State]) -> State:
         lengths = [sum(float(change[name].square().sum()) for name in self._weights) ** 0.5 for change in changes]
         mean = {name: torch.stack([change[name] for change in changes]).mean(0) for name in self._weights}
         size = sum(float(value.square().sum()) for value in mean.values()) ** 0.5
         factor = 0.99 * self._limit * median_low(lengths) / size
-        lie = {**honest[0], **{name: before[name] - factor * value for name, value in mean.items()}}
+        return {name: before[name] - factor * value for name, value in mean.items()}
+
+    def _about_statistics(self, before: State, changes: Sequence[State]) -> State:
+        lie = {}
         for name in [name for name in before if "running_" in name]:
             shift = median_low(float(change[name].norm()) for change in changes)
             most = 0.99 * max(STATISTICS * self._limit * shift, float(before[name].norm()))
@@ -134,12 +149,14 @@ def _round_of(message: Message) -> int:
     return int(str(message.content.config_records["config"]["server-round"]))
 
 
-def observe(preset: str | None, changes: Mapping[str, Any], limit: float = 0) -> tuple[Onlooker, list[dict[str, Any]]]:
+def observe(
+    preset: str | None, changes: Mapping[str, Any], limit: float = 0, about: str = BOTH
+) -> tuple[Onlooker, list[dict[str, Any]]]:
     """Run a federation; return its executor, and its rounds."""
     with tempfile.TemporaryDirectory() as folder:
         flat = resolve(Path(preset) if preset else None, [], default_config())
         config = parse_config(merge(flat, {**changes, "results.dir": folder}, "benchmark"))
-        onlooker = Onlooker(config, limit)
+        onlooker = Onlooker(config, limit, about)
         unlimited = parse_config(merge(config.flat(), {"strategy.update-limit": limit}, "benchmark"))
         return onlooker, read_metrics(run_federation(LocalGrid(unlimited, onlooker), unlimited))
 
@@ -161,13 +178,14 @@ def liar() -> None:
     rows = []
     changes = {"threads": 1, "evaluate.attacks": "pgd-10", "evaluate.final-attacks": ""}
     for seed in (1, 2, 3):
-        for limit in (3.0, 5.0, 10.0, 30.0):
-            _, rounds = observe("quickstart", {**changes, "seed": seed}, limit)
+        for limit, about in LIES:
+            _, rounds = observe("quickstart", {**changes, "seed": seed}, limit, about)
             before, after = (100 * line["evaluation"]["natural"]["value"] for line in rounds[-3:-1])
             robust = [100 * line["evaluation"]["worst"]["value"] for line in rounds[-3:-1]]
-            rows.append([seed, limit, before, after, *robust])
+            rows.append([seed, limit, about, before, after, *robust])
             print(rows[-1], flush=True)  # noqa: T201
-    report("update_limit_liar", ["seed", "limit", "natural before", "after", "PGD-10 before", "after the lie"], rows)
+    columns = ["seed", "limit", "about", "natural before", "after", "PGD-10 before", "after the lie"]
+    report("update_limit_liar", columns, rows)
 
 
 def main() -> None:
