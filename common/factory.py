@@ -20,7 +20,7 @@ from common.errors import FedShieldError
 from common.machine import available_cores, computes_bfloat16, keep_freed_memory
 from common.models.networks import MODELS, build_model, trains_on_one
 from common.paths import whole_path
-from common.training.losses import LossContext, TrainingMethod
+from common.training.losses import Calibration, LossContext, TrainingMethod
 from common.training.schedule import learning_rate
 from common.training.trainer import Trainer, TrainingPlan
 from common.user_code import load_user_code
@@ -177,6 +177,7 @@ def make_method(config: RunConfig, model: nn.Module, classes: int) -> TrainingMe
         label_smoothing=train.label_smoothing,
         noise_std=train.noise_std,
         beta=config.loss.beta,
+        calibration=Calibration(config.loss.calfat_absent, config.loss.calfat_scale, config.loss.calfat_attack),
         class_counts=(0,) * classes,
         mixture=attack.mixture,
         mixture_rate=attack.mixture_rate,

@@ -55,7 +55,8 @@ def _model(config: RunConfig, classes: int) -> Finding:
     except FedShieldError as error:
         return "missing", str(error)
     model, attack = config.model, config.attack
-    passes = training_passes(config.loss.name, attack.name, attack.steps, attack.mixture, attack.mixture_rate)
+    mixture, inner = (attack.mixture, attack.mixture_rate), config.loss.calfat_attack
+    passes = training_passes(config.loss.name, attack.name, attack.steps, *mixture, inner)
     training = f"{_flop(passes * cost.flops)} an image" if passes is not None else "cannot be predicted"
     strides = "down-sampling" if model.downsample else "no down-sampling"
     return "ok", (

@@ -84,8 +84,8 @@ class RunConfig(ConfigTable):
                 )
         if self.loss.name in {"trades", "calfat"} and self.attack.name != "pgd":
             raise ValueError(
-                f"attack.name = {self.attack.name}: loss.name = {self.loss.name} has its own attack, PGD on a KL "
-                "divergence; set attack.name=pgd"
+                f"attack.name = {self.attack.name}: loss.name = {self.loss.name} has its own attack; set "
+                "attack.name=pgd"
             )
         families = [AttackSpec.parse(label).family for label in self.evaluate.attacks]
         if self.data.validation_fraction > 0 and all(isinstance(family, Minimal) for family in families):

@@ -137,6 +137,9 @@ class LossConfig(ConfigTable):
 
     name: LossName
     beta: Annotated[float, Field(ge=0)]
+    calfat_absent: Annotated[float, Field(ge=0)]
+    calfat_scale: Annotated[float, Field(gt=0)]
+    calfat_attack: Literal["kl", "pgd"]
 
 
 class TrainConfig(ConfigTable):

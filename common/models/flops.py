@@ -89,7 +89,12 @@ def _plain_attention() -> Iterator[None]:
 
 
 def training_passes(
-    loss: str, attack: str, steps: int, mixture: Sequence[tuple[str, float]] = (), mixture_rate: float = 0.0
+    loss: str,
+    attack: str,
+    steps: int,
+    mixture: Sequence[tuple[str, float]] = (),
+    mixture_rate: float = 0.0,
+    calfat_attack: str = "kl",
 ) -> float | None:
     """Return the arithmetic of training on one image, in forward passes.
 
@@ -101,6 +106,7 @@ def training_passes(
         steps: of an iterative attack.
         mixture: attacks and weights of ``mixture``.
         mixture_rate: above 0, each image that it made goes through the model once more.
+        calfat_attack: ``kl`` or ``pgd``.
 
     Returns:
         The passes, or None where the images decide (``deepfool``), or a user's own code.
@@ -108,7 +114,7 @@ def training_passes(
     if is_user_code(loss):
         return None
     if loss in {"trades", "calfat"}:
-        attack = "kl"
+        attack = "kl" if loss == "trades" else calfat_attack
     perturbing = _attack_passes(attack, steps, mixture, mixture_rate)
     on_two_images = loss in {"mixed-at", "trades", "mart"}
     return None if perturbing is None else perturbing + (6 if on_two_images else 3)

@@ -18,7 +18,22 @@ from common.user_code import explain_user_code, is_user_code, load_user_code
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(images [B,3,H,W] in [0, 1], labels [B]) -> scalar loss, with a graph to the model's weights."""
 
-_ABSENT = 1e-7  # the count of a class that a client lacks, as in the code of CalFAT's authors
+_IN_LOG = 1e-7  # added to every count, as in the code of CalFAT's authors, so that a count of 0 has a logarithm
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How CalFAT calibrates; the default is its equations, and a scale of 10 is the code of its authors.
+
+    Attributes:
+        absent: count of a class that the client lacks, >= 0.
+        scale: factor of the logits in the loss, > 0; the attack ``kl`` divides the log of the prior by it instead.
+        attack: ``kl``, or ``pgd`` on the loss itself.
+    """
+
+    absent: float = 1.0
+    scale: float = 1.0
+    attack: str = "kl"
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,7 @@ class LossContext:
         label_smoothing: alpha of the soft labels, in [0, 1).
         noise_std: standard deviation of the Gaussian noise on natural images, in the [0, 1] pixel range.
         beta: weight of the KL term of TRADES and MART, >= 0.
+        calibration: of CalFAT.
         class_counts: images of each class in the client's training data.
         prior: log of the class prior, float32 [N], for CalFAT; made of ``class_counts`` if not given.
         mixture: attacks and weights of the attack ``mixture``.
@@ -44,6 +60,7 @@ class LossContext:
     label_smoothing: float
     noise_std: float
     beta: float = 6.0
+    calibration: Calibration = Calibration()
     class_counts: tuple[int, ...] = ()
     prior: Tensor | None = None
     mixture: tuple[tuple[str, float], ...] = ()
@@ -151,16 +168,19 @@ def mart(model: nn.Module, context: LossContext) -> Loss:
 
 
 def calfat(model: nn.Module, context: LossContext) -> Loss:
-    """CalFAT (Chen et al. 2022, arXiv 2205.14926): the log of the client's class prior is added to the logits.
+    """CalFAT (Chen et al. 2022, arXiv 2205.14926): the log of the client's class prior π is added to the logits z.
 
-    Inner maximization: the KL divergence between the calibrated predictions of x' and x. Loss: the cross-entropy of the
-    calibrated prediction of x', with hard labels (soft ones would raise exactly the classes that the client lacks). The
-    prior is that of all data the client trains on; a class that it lacks gets 1e-7 images, as in the authors' code, so
-    that its logit gets next to no gradient. At evaluation the model is used without the prior.
+    Loss: the cross-entropy of s z + log π at x', with hard labels (soft ones would raise exactly the classes that the
+    client lacks). Inner maximization: the KL divergence between the predictions z + log π / s of x' and x, or the loss
+    itself. The prior is that of all data the client trains on. At evaluation the model is used without it. The scale s
+    is 1 in the paper's equations and 10 in its authors' code, which writes s z + log π as 10 (z + 0.1 log π).
     """
-    prior = log_prior(context.class_counts) if context.prior is None else context.prior
-    calibrated = Calibrated(model, prior.to(next(model.parameters()).device))
-    attack = context.build_attack(calibrated, "kl")
+    how = context.calibration
+    prior = log_prior(context.class_counts, how.absent) if context.prior is None else context.prior
+    prior = prior.to(next(model.parameters()).device)
+    calibrated = Calibrated(model, prior, how.scale)
+    attacked = calibrated if how.attack == "pgd" else Calibrated(model, prior, strength=1 / how.scale)
+    attack = context.build_attack(attacked, how.attack)
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(calibrated(attack(images, labels)), labels)
@@ -174,24 +194,31 @@ class Calibrated(nn.Module):
     Args:
         model: from pixels to logits [B,N].
         prior: log of the prior, [N], on the model's device.
+        scale: factor of the logits, > 0.
+        strength: factor of the prior's log, > 0.
     """
 
     prior: Tensor
 
-    def __init__(self, model: nn.Module, prior: Tensor) -> None:
+    def __init__(self, model: nn.Module, prior: Tensor, scale: float = 1.0, strength: float = 1.0) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.scale, self.strength = model, scale, strength
         self.register_buffer("prior", prior, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the calibrated logits [B,N] of pixels [B,3,H,W]."""
-        logits: Tensor = self.model(pixels) + self.prior
+        logits: Tensor = self.scale * self.model(pixels) + self.strength * self.prior
         return logits
 
 
-def log_prior(class_counts: tuple[int, ...]) -> Tensor:
-    """Return the log of the class prior, float32 [N], of the images of each of the N classes, each >= 0."""
-    counts = torch.tensor(class_counts, dtype=torch.float64) + _ABSENT
+def log_prior(class_counts: tuple[int, ...], absent: float) -> Tensor:
+    """Return the log of the class prior, float32 [N].
+
+    Args:
+        class_counts: images of each of the N classes, each >= 0.
+        absent: count instead of 0, >= 0.
+    """
+    counts = torch.tensor([count or absent for count in class_counts], dtype=torch.float64) + _IN_LOG
     return (counts / counts.sum()).log().float()
 
 
@@ -265,7 +292,7 @@ class TrainingMethod:
             FedShieldError: as in ``build_loss``.
         """
         class_counts = tuple(np.bincount(labels, minlength=len(self._prior)).tolist())
-        self._prior.copy_(log_prior(class_counts))
+        self._prior.copy_(log_prior(class_counts, self._context.calibration.absent))
         if self._loss is None or not self.recordable:
             self._loss = build_loss(self._name, self._model, replace(self._context, class_counts=class_counts))
         return self._loss

@@ -147,23 +147,32 @@ def test_counting_leaves_the_model_and_the_random_numbers_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "attack", "expected"),
+    ("loss", "attack", "expected", "inner"),
     [
-        ("pgd-at", "none", 3),
-        ("pgd-at", "fgsm", 5),
-        ("pgd-at", "bim", 9),
-        ("pgd-at", "pgd", 9),
-        ("pgd-at", "cw", 9),
-        ("mixed-at", "pgd", 12),
-        ("mart", "pgd", 12),
-        ("trades", "pgd", 13),
-        ("calfat", "pgd", 10),
+        ("pgd-at", "none", 3, "kl"),
+        ("pgd-at", "fgsm", 5, "kl"),
+        ("pgd-at", "bim", 9, "kl"),
+        ("pgd-at", "pgd", 9, "kl"),
+        ("pgd-at", "cw", 9, "kl"),
+        ("mixed-at", "pgd", 12, "kl"),
+        ("mart", "pgd", 12, "kl"),
+        ("trades", "pgd", 13, "kl"),
+        ("calfat", "pgd", 10, "kl"),
+        ("calfat", "pgd", 9, "pgd"),
     ],
 )
-def test_a_training_step_costs_as_many_passes_as_torch_counts(loss: str, attack: str, expected: int) -> None:
-    changes = {"loss__name": loss, "attack__name": attack, "attack__steps": 3, "model__name": "resnet18"}
+def test_a_training_step_costs_as_many_passes_as_torch_counts(
+    loss: str, attack: str, expected: int, inner: str
+) -> None:
+    changes = {
+        "loss__name": loss,
+        "loss__calfat_attack": inner,
+        "attack__name": attack,
+        "attack__steps": 3,
+        "model__name": "resnet18",
+    }
     config = parse_config(tiny_flat(**{**changes, "model__width": 8}))
-    assert training_passes(loss, attack, 3) == expected
+    assert training_passes(loss, attack, 3, calfat_attack=inner) == expected
     model = make_model(config, 10).train()
     images, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
     step = make_method(config, model, 10).loss_for(labels.numpy())

@@ -1,6 +1,7 @@
 """Training methods against their equations."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor, nn
 
 from common.attacks.threat import Threat
 from common.models.networks import build_model
-from common.training.losses import LOSSES, Calibrated, LossContext, log_prior, soft_cross_entropy
+from common.training.losses import LOSSES, Calibrated, Calibration, LossContext, log_prior, soft_cross_entropy
 
 IMAGES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 3, 1, 2, 9])
 THREAT = Threat(8 / 255, 2 / 255, 3)
 CONTEXT = LossContext("pgd", THREAT, label_smoothing=0.05, noise_std=0.1, class_counts=(1,) * 10)
+AUTHORS_CODE = Calibration(absent=1.0, scale=10.0)
+SILENT = Calibration(absent=0.0)
 
 
 def test_soft_labels_by_hand() -> None:
@@ -88,10 +91,84 @@ class Fixed(nn.Module):
         return self.logits + 0 * pixels.sum((1, 2, 3))[:, None]
 
 
-def test_calfat_by_hand() -> None:
+def test_the_prior_of_an_absent_class_by_hand() -> None:
+    # Two classes of 400 images, and one that counts as one image: log(400 / 1) = 5.99; as 1e-7: log 4e9 = 22.1.
+    gaps = [(prior[0] - prior[2]).item() for prior in (log_prior((400, 400, 0), absent) for absent in (1.0, 0.0))]
+    assert gaps == pytest.approx([5.9915, 22.1095], abs=1e-4)
+    assert log_prior((300, 100, 0), 0.0).exp().tolist() == pytest.approx([0.75, 0.25, 0], abs=1e-6)
+
+
+class AuthorsCode:
+    """What the code of CalFAT's authors computes (github.com/cc233/CalFAT, commit e53f8e8), written out.
+
+    Its data statistics count 1 image for a class that a client lacks.
+    """
+
+    def __init__(self, class_counts: tuple[int, ...]) -> None:
+        self.counts = torch.tensor([float(count) if count else 1.0 for count in class_counts])
+
+    def logits_in_attack(self, logits: Tensor) -> Tensor:
+        return logits + 0.1 * torch.log(self.counts + 1e-7)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(10 * (logits + 0.1 * torch.log(self.counts + 1e-7)), labels)
+
+    def attack(self, model: nn.Module, images: Tensor) -> Tensor:
+        adversarial = images + 0.001 * torch.randn_like(images)
+        for _ in range(THREAT.steps):
+            adversarial = adversarial.detach().requires_grad_()
+            logs = F.log_softmax(self.logits_in_attack(model(adversarial)), 1)
+            natural = F.softmax(self.logits_in_attack(model(images)), 1)
+            (gradient,) = torch.autograd.grad(F.kl_div(logs, natural, reduction="sum"), adversarial)
+            moved = adversarial.detach() + THREAT.step * gradient.sign()
+            adversarial = moved.clamp(images - THREAT.epsilon, images + THREAT.epsilon).clamp(0, 1)
+        return adversarial.detach()
+
+
+def test_calfat_is_its_authors_code() -> None:
+    counts = (250, 30, 0, 120, 0, 0, 0, 0, 0, 7)
+    authors, model = AuthorsCode(counts), Recorder().train().double()
+    images = 0.1 + 0.8 * IMAGES.double()  # the authors leave out that the start is clamped to [0, 1]
+    torch.manual_seed(2)
+    loss = LOSSES["calfat"](model, LossContext("pgd", THREAT, 0.0, 0.0, calibration=AUTHORS_CODE, class_counts=counts))
+    value = loss(images, LABELS).item()
+    (seen,) = model.seen
+    reference = Recorder().eval().double()
+    torch.manual_seed(2)
+    expected = authors.attack(reference, images)
+    assert torch.allclose(seen, expected, atol=1e-6)
+    assert value == pytest.approx(authors.loss(reference.train()(seen), LABELS).item(), rel=1e-5)
+
+
+def test_calfats_loss_by_hand() -> None:
+    # Logits 0.1, 0.2, 0.3 and 400, 100 and no images: 10 z + log n = 1 + log 400, 2 + log 100, 3 + log 1. So the loss
+    # of class 0 is log(1 + e/4 + e²/400).
+    context = LossContext("pgd", THREAT, 0.0, 0.0, class_counts=(400, 100, 0))
+    for attack in ("kl", "pgd"):
+        calibrated = replace(context, calibration=replace(AUTHORS_CODE, attack=attack))
+        found = LOSSES["calfat"](Fixed(0.1, 0.2, 0.3), calibrated)(IMAGES[:1], torch.tensor([0])).item()
+        assert found == pytest.approx(math.log(1 + math.e / 4 + math.e**2 / 400), abs=1e-5)
+
+
+def test_calfat_with_pgd_attacks_its_loss() -> None:
+    counts = (250, 30, 0, 120, 0, 0, 0, 0, 0, 7)
+    calibration = replace(AUTHORS_CODE, attack="pgd")
+    model = Recorder().train()
+    torch.manual_seed(2)
+    LOSSES["calfat"](model, LossContext("pgd", THREAT, 0.0, 0.0, calibration=calibration, class_counts=counts))(
+        IMAGES, LABELS
+    )
+    (seen,) = model.seen
+    attacked = Calibrated(Recorder().eval(), log_prior(counts, 1.0), scale=10.0).eval()
+    torch.manual_seed(2)
+    pgd = torchattacks.PGD(attacked, eps=8 / 255, alpha=2 / 255, steps=3, random_start=True)
+    assert torch.equal(seen, pgd(IMAGES, LABELS))
+
+
+def test_calfats_equations_by_hand() -> None:
     # Logits 0, 0 and counts 30, 10, so priors 3/4 and 1/4: the calibrated prediction is the prior itself, and the
     # losses of one image of each class are −ln ¾ and −ln ¼; with the sign of the prior reversed they change places.
-    context = LossContext("pgd", THREAT, 0.0, 0.0, class_counts=(30, 10))
+    context = LossContext("pgd", THREAT, 0.0, 0.0, calibration=SILENT, class_counts=(30, 10))
     loss = LOSSES["calfat"](Fixed(0.0, 0.0), context)
     common = loss(IMAGES[:1], torch.tensor([0])).item()
     rare = loss(IMAGES[:1], torch.tensor([1])).item()
@@ -103,7 +180,8 @@ def test_calfat_by_hand() -> None:
 
 def test_calfat_leaves_the_logit_of_an_absent_class_alone() -> None:
     model = Fixed(0.0, 0.0, 0.0)
-    loss = LOSSES["calfat"](model, LossContext("pgd", THREAT, 0.0, 0.0, class_counts=(5, 5, 0)))
+    context = LossContext("pgd", THREAT, 0.0, 0.0, calibration=SILENT, class_counts=(5, 5, 0))
+    loss = LOSSES["calfat"](model, context)
     (gradient,) = torch.autograd.grad(loss(IMAGES[:2], torch.tensor([0, 1])), [model.logits])
     assert gradient.tolist() == pytest.approx([0, 0, 0], abs=1e-7)
     # Without the prior, the two classes at hand pull it down by its probability, 1/3.
@@ -115,7 +193,7 @@ def test_calfat_leaves_the_logit_of_an_absent_class_alone() -> None:
 def test_calfat_with_equal_counts_is_plain_training_on_its_own_attack() -> None:
     model = build_model("cnn", 10, 2, "relu", True, 1)
     torch.manual_seed(2)
-    found = LOSSES["calfat"](model, CONTEXT)(IMAGES, LABELS)
+    found = LOSSES["calfat"](model, replace(CONTEXT, calibration=SILENT))(IMAGES, LABELS)
     torch.manual_seed(2)
     adversarial = torchattacks.TPGD(model.eval(), eps=8 / 255, alpha=2 / 255, steps=3)(IMAGES, LABELS)
     expected = F.cross_entropy(model.train()(adversarial), LABELS)
@@ -125,16 +203,15 @@ def test_calfat_with_equal_counts_is_plain_training_on_its_own_attack() -> None:
 
 @pytest.mark.parametrize("counts", [(90, 5, 5, 0, 0, 0, 0, 0, 0, 0), (1, 2, 3, 4, 5, 6, 7, 8, 9, 500)])
 def test_calfat_attacks_the_calibrated_prediction(counts: tuple[int, ...]) -> None:
-    context = LossContext("pgd", THREAT, 0.0, 0.0, class_counts=counts)
+    context = LossContext("pgd", THREAT, 0.0, 0.0, calibration=SILENT, class_counts=counts)
     model = Recorder().train()
     torch.manual_seed(2)
     LOSSES["calfat"](model, context)(IMAGES, LABELS)
     (seen,) = model.seen
     reference = Recorder().eval()
     torch.manual_seed(2)
-    expected = torchattacks.TPGD(Calibrated(reference, log_prior(counts)).eval(), eps=8 / 255, alpha=2 / 255, steps=3)(
-        IMAGES
-    )
+    calibrated = Calibrated(reference, log_prior(counts, 0.0)).eval()
+    expected = torchattacks.TPGD(calibrated, eps=8 / 255, alpha=2 / 255, steps=3)(IMAGES)
     torch.manual_seed(2)
     plain = torchattacks.TPGD(reference, eps=8 / 255, alpha=2 / 255, steps=3)(IMAGES)
     assert torch.equal(seen, expected)
@@ -149,7 +226,7 @@ def test_calfats_prior_silences_an_absent_class() -> None:
     gradients = []
     for counts in ((9, 1, 0), (1, 1, 1)):
         pixels = torch.full((1, 3, 4, 4), 0.5, requires_grad=True)
-        logs = F.log_softmax(Calibrated(Pixels(0.0), log_prior(counts))(pixels), 1)
+        logs = F.log_softmax(Calibrated(Pixels(0.0), log_prior(counts, 0.0))(pixels), 1)
         gradients.append(torch.autograd.grad(logs[0, 0], pixels)[0][0, 0, 0, 2].item())
     # d log p_0 / d pixel_2 = −20 p_2: nothing with the prior, −20/3 without.
     assert gradients == pytest.approx([0, -20 / 3], abs=1e-4)

@@ -558,3 +558,17 @@ def test_a_run_that_is_older_than_a_key_keeps_what_it_did_then(tmp_path: Path) -
     kept["attack"]["fast"] = True
     path.write_text(json.dumps(kept))
     assert stored_config(path.parent, {}, "test").attack.fast is True
+
+
+@pytest.mark.parametrize(("loss", "absent"), [("calfat", 0.0), ("own.py:make", 0.0), ("pgd-at", 1.0)])
+def test_a_run_of_calfat_keeps_the_calibration_of_its_time(tmp_path: Path, loss: str, absent: float) -> None:
+    path = with_rounds(tmp_path, 1) / "config.json"
+    kept = json.loads(path.read_text())
+    kept["loss"] = {"name": loss, "beta": 6.0}
+    path.write_text(json.dumps(kept))
+    stored = stored_config(path.parent, {}, "test").loss
+    assert (stored.calfat_absent, stored.calfat_scale, stored.calfat_attack) == (absent, 1.0, "kl")
+    kept["loss"] |= {"calfat-absent": 2.0, "calfat-scale": 3.0}
+    path.write_text(json.dumps(kept))
+    stored = stored_config(path.parent, {}, "test").loss
+    assert (stored.calfat_absent, stored.calfat_scale) == (2.0, 3.0)
