@@ -15,6 +15,8 @@ from common.attacks.threat import AttackSpec, Threat
 from common.config.flat import Flat
 from common.config.schema import RunConfig
 from common.data.datasets import Dataset, balanced_subset, is_at_hand
+from common.data.rare_classes import told_uneven_draw
+from common.data.server_data import class_counts
 from common.errors import FedShieldError
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.evaluation.examples import attack_examples
@@ -134,6 +136,9 @@ def evaluate_run(
     tell_idle_cores(config)
     device = prepare_torch(config.threads)
     test = test_data(config)
+    examples = config.evaluate.final_examples
+    if line := told_uneven_draw("evaluate.final-examples", examples, class_counts(test), test.classes):
+        log.info("%s", line)
     counts = _counts(run_dir, test)
     model = make_model(config, len(test.classes)).to(device)
     fit_state(model, state, run_dir)

@@ -1,11 +1,14 @@
 """May this run start? All checks of its configuration before the first round."""
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
 from common.attacks.library import check_classes
 from common.config.schema import RunConfig
+from common.data.rare_classes import few_images, told_rare_classes
 from common.errors import FedShieldError
 from common.factory import check_user_code
 from common.machine import available_cores, may_have_gpu
@@ -54,6 +57,20 @@ def tell_idle_cores(config: RunConfig) -> None:
     cores = available_cores()
     if 0 < config.threads < cores and not may_have_gpu():
         log.info("threads = %d of %d cores; use them all with --set threads=0", config.threads, cores)
+
+
+def tell_rare_classes(described: Mapping[str, Any], config: RunConfig, federated: bool = True) -> None:
+    """Tell what balanced draws have done to rare classes, and warn of classes with too few images to train on.
+
+    Args:
+        described: the division, as in ``partition.json``.
+        config: of the run.
+        federated: whether the images to train on are the clients'.
+    """
+    for line in told_rare_classes(described, config.flat()):
+        log.info("%s", line)
+    if line := few_images(described, federated):
+        log.warning("warning: %s", line)
 
 
 def tell_what_is_folded(config: RunConfig, model: nn.Module) -> None:

@@ -25,7 +25,13 @@ from common.factory import (
 from common.models.networks import copies_on_cpu
 from common.seeding import seed_for
 from server.monitoring.observers import watching
-from server.preflight import check_attacks, check_settings, tell_idle_cores, tell_what_is_folded
+from server.preflight import (
+    check_attacks,
+    check_settings,
+    tell_idle_cores,
+    tell_rare_classes,
+    tell_what_is_folded,
+)
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
@@ -78,6 +84,7 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     splits, division = prepare_data(config, centralized=True)
     images, data = splits.train.take(division.shards[0]), take_server_data(splits, division)
     log.info("%s", told_images(data.described_partition, config.flat(), federated=False))
+    tell_rare_classes(data.described_partition, config, federated=False)
     with RunDir.open(config, CENTRALIZED) as run, watching(config, run) as watchers:
         tell_idle_cores(config)
         check_attacks(config, len(images.classes))

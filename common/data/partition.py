@@ -103,7 +103,7 @@ def partition(
     """
     seed = parameters.seed
     used, validation = _hold_out(labels, amounts.max_examples, amounts.validation_fraction, seed)
-    pool = balanced_part(used, labels, amounts.pool_fraction, seed, "pool")
+    pool = balanced_part(used, labels, amounts.pool_fraction, seed, "pool", most_of_a_class(amounts.pool_fraction))
     shared = balanced_part(pool, labels, amounts.shared_fraction, seed, "shared")
     private = np.setdiff1d(used, pool, assume_unique=True)
     if len(private) < clients:
@@ -144,7 +144,7 @@ def undivided(labels: Indices, max_examples: int, validation_fraction: float, se
 def _hold_out(labels: Indices, max_examples: int, fraction: float, seed: int) -> tuple[Indices, Indices]:
     """Return the rows to train on, and the rows to choose the best checkpoint by; both increasing and balanced."""
     used = balanced_subset(labels, max_examples, seed, "subset")
-    validation = balanced_part(used, labels, fraction, seed, "validation")
+    validation = balanced_part(used, labels, fraction, seed, "validation", most_of_a_class(fraction))
     if fraction > 0 and len(validation) == 0:
         raise FedShieldError(
             f"data.validation-fraction = {fraction:g}: no image of {len(used)} training images; use a larger fraction, "
@@ -189,10 +189,29 @@ def _to_arrays(division: Partition) -> Arrays:
     }
 
 
-def balanced_part(rows: Indices, labels: Indices, fraction: float, seed: int, purpose: str) -> Indices:
-    """Return the class-balanced ``fraction`` of ``rows``; a smaller fraction is contained in a larger one."""
+def most_of_a_class(fraction: float) -> float:
+    """Return the share of a class that pool or validation set may take: a rare class must not go there as a whole.
+
+    It is what the fraction takes when it is taken twice, from a class and from what is left of it: 0.36 for 0.2.
+    """
+    return fraction * (2 - fraction)
+
+
+def balanced_part(
+    rows: Indices, labels: Indices, fraction: float, seed: int, purpose: str, most: float = 1.0
+) -> Indices:
+    """Return the class-balanced ``fraction`` of ``rows``; a smaller one is contained in a larger one of the same limit.
+
+    Args:
+        rows: to choose from.
+        labels: int64 [N] of the whole training set.
+        fraction: share of the rows, in [0, 1].
+        seed: as in ``balanced_subset``.
+        purpose: as there.
+        most: as there.
+    """
     count = round(fraction * len(rows))
-    return rows[balanced_subset(labels[rows], count, seed, purpose)] if count else rows[:0]
+    return rows[balanced_subset(labels[rows], count, seed, purpose, most)] if count else rows[:0]
 
 
 def _by_flower(partitioner: object, labels: Indices, clients: int) -> list[Indices]:

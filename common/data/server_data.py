@@ -50,18 +50,20 @@ def class_counts(data: Dataset, rows: Indices | None = None) -> list[int]:
 def describe_partition(train: Dataset, division: Partition) -> dict[str, Any]:
     """Return images per class of every client, of the pool, of the shared data and of the validation images.
 
-    ``used`` of the ``available`` training images are in one of these; a limit has left out the others. A digest of all
-    the indices tells whether two runs had the same division. Without validation images they are not mentioned, as in
-    the runs of earlier versions, which can still be continued.
+    ``used`` of the ``available`` training images are in one of these; a limit has left out the others, and only then
+    there is ``available-by-class``. A digest of all the indices tells whether two runs had the same division. Without
+    validation images they are not mentioned, as in the runs of earlier versions, which can still be continued.
     """
     digest = hashlib.sha256()
+    used = sum(map(len, (*division.shards, division.pool, division.validation)))
     held_out = [division.validation] if len(division.validation) else []
     for rows in (*division.shards, division.pool, division.shared, *held_out):
         digest.update(rows.tobytes() + b"|")
 
     return {
-        "used": sum(map(len, (*division.shards, division.pool, division.validation))),
+        "used": used,
         "available": len(train.labels),
+        **({"available-by-class": class_counts(train)} if used < len(train.labels) else {}),
         "classes": list(train.classes),
         "clients": [class_counts(train, shard) for shard in division.shards],
         "pool": class_counts(train, division.pool),

@@ -93,7 +93,7 @@ def _write_parties(splits: Splits, division: Partition, places: list[Path]) -> N
         _write_part(splits.train, rows, place / "train")
         replace_json(place / MANIFEST, {"holder": "client", "client": client, "classes": classes})
     described = describe_partition(splits.train, division)
-    told = {key: described[key] for key in ("clients", "used", "available")}
+    told = {key: described[key] for key in ("clients", "used", "available", "available-by-class") if key in described}
     content = (server / _BEGUN).read_bytes().decode()
     replace_json(server / MANIFEST, {"holder": "server", "classes": classes, **told, "content": content})
     (server / _BEGUN).unlink()
@@ -146,9 +146,11 @@ def read_server_data(root: Path, image_size: int, clients: int, shared_fraction:
             f"sharing.fraction = {shared_fraction}: {place / 'pool'} has no images to share; set sharing.fraction=0"
         )
     shared = pool.take(balanced_part(np.arange(len(pool.labels)), pool.labels, shared_fraction, seed, "shared"))
+    there = manifest.get("available-by-class")
     described = {
         # If a directory was made by hand, it is not known how many images there were.
         **{key: manifest[key] for key in ("used", "available") if type(manifest.get(key)) is int},
+        **({"available-by-class": there} if _is_counts(there, len(classes)) else {}),
         "classes": list(classes),
         "clients": counts,
         "pool": class_counts(pool),

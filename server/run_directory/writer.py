@@ -197,8 +197,8 @@ class RunDir:
         before = read_json(path, "start a new run") if self.completed_rounds and path.exists() else {}
         if any(described.get(key) != value for key, value in before.items()):
             raise FedShieldError(
-                f"{self.path}: data.root contains other images than at the start of the run; give the same ones, or "
-                "start a new run"
+                f"{self.path}: data.root contains other images than at the start of the run, or an earlier version "
+                "divided them in another way; give the same ones, or start a new run"
             )
         self.write_json(path.name, described)
 

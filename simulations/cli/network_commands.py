@@ -33,11 +33,13 @@ def split_data(
     from common.data.server_data import describe_partition
     from common.data.split_directories import write_split
     from common.factory import prepare_data
+    from server.preflight import tell_rare_classes
 
     splits, division = prepare_data(config)
     for place in write_split(splits, division, whole_path(out)):
         console.print(place)
     described = describe_partition(splits.train, division)
+    tell_rare_classes(described, config)
     left = unused_images(described)
     cut = f"; {left:,} go to nobody (data.max-examples=0 divides all)" if left else ""
     console.print(f"Training images: {training_images(described)} are divided{cut}")

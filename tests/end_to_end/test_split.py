@@ -143,6 +143,8 @@ def test_the_command_writes_once_and_never_overwrites(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         *(str(tmp_path / "bench" / name) for name in ("server", *(f"client-{client}" for client in range(10)))),
+        "warning: fewer than 10 training images of a class at all clients together: disc 8, ring 8, square 8, frame 8, "
+        "triangle 8 and 5 more; lower sharing.pool-fraction, or raise data.max-examples, or add images",
         "Training images: 100 of 4,000 are divided; 3,900 go to nobody (data.max-examples=0 divides all)",
     ]
     before = sorted((tmp_path / "bench").rglob("*"))

@@ -1,12 +1,26 @@
 """The partition: disjoint, exhaustive, repeatable, and as far from IID as its scheme says."""
 
 import hashlib
+import inspect
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from common.data.partition import SCHEMES, Amounts, Partition, SchemeParameters, kept_partition, partition, undivided
+from common.data.datasets import balanced_subset, class_limits
+from common.data.partition import (
+    SCHEMES,
+    Amounts,
+    Partition,
+    SchemeParameters,
+    kept_partition,
+    most_of_a_class,
+    partition,
+    undivided,
+)
 from common.errors import FedShieldError
+from common.paths import ROOT
+from common.seeding import seed_for
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 53))  # 530 images, 53 a class: nothing divides
 
@@ -49,6 +63,77 @@ def test_without_a_validation_split_the_division_is_that_of_the_version_before(s
     parts = (*division.shards, division.pool, division.shared)
     assert hashlib.sha256(b"".join(part.tobytes() + b"|" for part in parts)).hexdigest()[:16] == digest
     assert len(division.validation) == 0
+
+
+SVHN = (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659)  # training images of each digit
+
+
+USUAL = ((0.0, 0.2), (0.1, 0.2))  # of the validation images, and of the pool
+ANY = (*USUAL, (0.25, 0.1), (0.5, 0.5), (0.0, 0.9))
+ONE = ((0.0, 0.2), (0.0, 0.1), (0.5, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("counts", "max_examples", "fractions", "digest"),
+    [
+        ((400,) * 10, 0, ANY, "ae57f07f81fc81a4"),
+        ((400,) * 10, 1500, ANY, "ba65a60483269066"),
+        ((400,) * 10, 1234, ANY, "85dcdc91942355e1"),
+        ((5000,) * 10, 0, ANY, "e2a3dc3c0cda3e23"),
+        ((5000,) * 10, 5000, ANY, "16983fd477e96787"),
+        ((500,) * 100, 0, ANY, "4c2226419e6ba1c5"),
+        ((2, 3) * 5, 0, ONE, "a3bf10357420a14f"),
+        (SVHN, 0, USUAL, "2261bda7e29bed48"),
+    ],
+    ids=["shapes10", "shapes10-1500", "shapes10-1234", "cifar10", "cifar10-5000", "cifar100", "few", "svhn"],
+)
+def test_sparing_rare_classes_changes_nothing_where_none_is_rare(
+    counts: tuple[int, ...], max_examples: int, fractions: tuple[tuple[float, float], ...], digest: str
+) -> None:
+    # Digests of the version that spared none (commit 3f40788).
+    labels = np.random.default_rng(7).permutation(np.repeat(np.arange(len(counts)), counts))
+    found = hashlib.sha256()
+    for validation, pool in fractions:
+        for seed in (1, 2):
+            amounts = Amounts(max_examples, pool, 0.4, validation)
+            division = partition(labels, len(counts), 2, "iid", SchemeParameters(0.5, 2, seed), amounts)
+            for part in (*division.shards, division.pool, division.shared, division.validation):
+                found.update(part.tobytes() + b"|")
+    assert found.hexdigest()[:16] == digest
+
+
+def test_no_part_takes_more_than_its_share_of_a_rare_class() -> None:
+    labels = np.repeat(np.arange(4), (600, 600, 600, 60))
+
+    def counts(rows: NDArray[np.int64]) -> list[int]:
+        return np.bincount(labels[rows], minlength=4).tolist()
+
+    division = partition(labels, 4, 4, "iid", SchemeParameters(0.5, 2, 1), Amounts(0, 0.2, 0.4, 0.1))
+    # A tenth of 1,860 is 186: 0.1 × 1.9 of 60 is 11.4, and the others give the 175 that are missing.
+    assert sorted(counts(division.validation)) == [11, 58, 58, 59]
+    # A fifth of the other 1,674 is 335: 0.2 × 1.8 of 49 is 17.64, and the others give 318.
+    assert counts(division.pool) == [106, 106, 106, 17]
+    assert counts(np.concatenate(division.shards))[3] == 32
+    # What every client receives stays balanced: two fifths of 335 are 134, and the rare class gives all of its 17.
+    assert counts(division.shared) == [39, 39, 39, 17]
+    alone = undivided(labels, 0, 0.1, 1)
+    assert alone.validation.tolist() == division.validation.tolist()
+    assert counts(alone.shards[0])[3] == 49
+
+
+def test_a_single_image_of_a_class_is_trained_on() -> None:
+    labels = np.repeat(np.arange(3), (50, 50, 1))
+    for seed in range(20):
+        division = partition(labels, 3, 2, "iid", SchemeParameters(0.5, 2, seed), Amounts(0, 0.2, 0.4, 0.1))
+        assert 100 in np.concatenate(division.shards)
+
+
+def test_a_part_is_smaller_where_the_classes_may_not_give_as_much() -> None:
+    labels = np.repeat(np.arange(10), (*(5,) * 9, 15))
+    # A tenth of 60 would be 6: nine classes may give 0.19 × 5, rounded down to none, the tenth 0.19 × 15, rounded up.
+    assert labels[undivided(labels, 0, 0.1, 1).validation].tolist() == [9] * 3
+    # Three tenths are 18: nine times 0.51 × 5 are enough for that.
+    assert len(undivided(labels, 0, 0.3, 1).validation) == 18
 
 
 def test_validation_images_are_balanced_and_the_same_with_and_without_a_federation() -> None:
@@ -175,3 +260,14 @@ def test_a_kept_partition_is_the_same_and_made_once(monkeypatch: pytest.MonkeyPa
     held_out = kept_partition(LABELS, *less)
     assert len(held_out.validation) == 132
     assert rows(held_out) == rows(kept_partition(LABELS, *less)) == rows(partition(LABELS, *less))
+
+
+def test_a_kept_partition_is_made_again_when_a_rule_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = (10, 7, "iid", SchemeParameters(0.5, 2, 4), Amounts(0, 0.2, 0.4))
+    kept_partition(LABELS, *arguments)
+    sources: list[str] = []
+    monkeypatch.setattr("common.data.partition.sources_digest", lambda *names: sources.extend(names) or b"changed")
+    monkeypatch.setattr("common.data.partition.partition", lambda *_: Partition((LABELS[:1],), *[LABELS[:0]] * 3))
+    assert len(kept_partition(LABELS, *arguments).shards) == 1
+    rules = (partition, most_of_a_class, balanced_subset, class_limits, seed_for)
+    assert {inspect.getsourcefile(rule) for rule in rules} <= {str(ROOT / name) for name in sources}
