@@ -211,5 +211,6 @@ def training_plan(config: RunConfig, epochs: int, round_or_epoch: int, total: in
         momentum=train.momentum,
         weight_decay=train.weight_decay,
         augment=train.augment,
+        flip=config.flips,
         precision=train.precision,
     )

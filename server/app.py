@@ -26,7 +26,7 @@ from server.aggregation.strategy import Cohort, SharedDataFedAvg
 from server.monitoring.observers import watching
 from server.network.polling_grid import PollingGrid
 from server.network.roster import Roster
-from server.preflight import check_attacks, check_settings, tell_rare_classes, tell_what_is_folded
+from server.preflight import check_attacks, check_settings, tell_mirroring, tell_rare_classes, tell_what_is_folded
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
@@ -67,6 +67,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         grid = PollingGrid(grid)
     log.info("%s", told_images(data.described_partition, config.flat(), federated=True))
     tell_rare_classes(data.described_partition, config)
+    tell_mirroring(config)
     roster = Roster(grid, config.federation, _own_images(data))
     roster.gather()
     with RunDir.open(config, kind) as run, watching(config, run) as watchers:

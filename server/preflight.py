@@ -73,6 +73,19 @@ def tell_rare_classes(described: Mapping[str, Any], config: RunConfig, federated
         log.warning("warning: %s", line)
 
 
+def tell_mirroring(config: RunConfig) -> None:
+    """Tell of mirrored images where nobody has said that they keep their class, and of a setting without effect."""
+    train, data = config.train, config.data
+    if not train.augment:
+        if train.flip == "on":
+            log.info("train.flip = on has no effect: train.augment = false")
+    elif train.flip == "auto" and data.keeps_class_mirrored is None:
+        log.info(
+            "train.flip = auto: about half of the training images are mirrored, left to right; where a mirrored image "
+            "is of another class (digits, text), set train.flip=off"
+        )
+
+
 def tell_what_is_folded(config: RunConfig, model: nn.Module) -> None:
     """Tell where ``attack.fast`` changes nothing, or less than its name promises.
 

@@ -29,6 +29,7 @@ from server.preflight import (
     check_attacks,
     check_settings,
     tell_idle_cores,
+    tell_mirroring,
     tell_rare_classes,
     tell_what_is_folded,
 )
@@ -85,6 +86,7 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     images, data = splits.train.take(division.shards[0]), take_server_data(splits, division)
     log.info("%s", told_images(data.described_partition, config.flat(), federated=False))
     tell_rare_classes(data.described_partition, config, federated=False)
+    tell_mirroring(config)
     with RunDir.open(config, CENTRALIZED) as run, watching(config, run) as watchers:
         tell_idle_cores(config)
         check_attacks(config, len(images.classes))

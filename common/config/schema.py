@@ -95,6 +95,11 @@ class RunConfig(ConfigTable):
             )
         return self
 
+    @property
+    def flips(self) -> bool:
+        """Whether augmentation mirrors images: by default unless this changes the class, as far as is known."""
+        return self.train.flip == "on" or (self.train.flip == "auto" and self.data.keeps_class_mirrored is not False)
+
     def check_division(self) -> None:
         """Check what is said of dividing the data, where it is not divided already and not for centralized training.
 

@@ -53,6 +53,11 @@ class DataConfig(ConfigTable):
         return self.max_examples if self.max_examples >= 0 else _QUICK if self.name == "shapes10" else 0
 
     @property
+    def keeps_class_mirrored(self) -> bool | None:
+        """Whether an image that is mirrored left to right is still of its class; None where nobody knows."""
+        return {"svhn": False, "folder": None, "split": None}.get(self.name, True)
+
+    @property
     def side(self) -> int:
         """Height and width of the images, in pixels; only files may have another one than 32."""
         return self.image_size if self.name in {"folder", "split"} else 32
@@ -156,6 +161,7 @@ class TrainConfig(ConfigTable):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     noise_std: Annotated[float, Field(ge=0)]
     augment: bool
+    flip: Literal["auto", "on", "off"]
     precision: Literal["float32", "bfloat16"]
     attack_precision: Literal["train", "bfloat16", "auto"]
     cuda_graphs: bool

@@ -33,6 +33,7 @@ class TrainingPlan:
         weight_decay: L2 penalty of SGD, >= 0.
         augment: random crop with padding 4, and horizontal flip.
         precision: ``bfloat16`` runs the forward passes under autocast; weights stay float32.
+        flip: whether ``augment`` flips; the crops are the same without.
     """
 
     epochs: int
@@ -42,6 +43,7 @@ class TrainingPlan:
     weight_decay: float
     augment: bool
     precision: Literal["float32", "bfloat16"]
+    flip: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,20 @@ def pixels(images: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
     return torch.as_tensor(images, device=device).float() / 255
 
 
-def draw_crops(count: int, generator: torch.Generator) -> Tensor:
+def draw_crops(count: int, generator: torch.Generator, flip: bool = True) -> Tensor:
     """Draw where ``augment`` crops and which images it flips.
+
+    Args:
+        count: number of images.
+        generator: to draw from; it draws the same numbers with flips and without.
+        flip: whether any image is flipped.
 
     Returns:
         int64 [count,3]: top and left in [0, 8], and 1 (with probability 1/2) for a flip.
     """
     top, left = torch.randint(0, 2 * _PADDING + 1, (2, count), generator=generator)
-    return torch.stack([top, left, (torch.rand(count, generator=generator) < 0.5).long()], dim=1)
+    flipped = (torch.rand(count, generator=generator) < 0.5) & flip
+    return torch.stack([top, left, flipped.long()], dim=1)
 
 
 def augment(images: Tensor, crops: Tensor) -> Tensor:
@@ -207,7 +215,7 @@ class Trainer:
         batches = torch.split(order.to(home), sizes)
         if not plan.augment:
             return zip(batches, [None] * len(batches), strict=True)
-        crops = torch.cat([draw_crops(size, generator) for size in sizes])
+        crops = torch.cat([draw_crops(size, generator, plan.flip) for size in sizes])
         return zip(batches, torch.split(crops.to(home), sizes), strict=True)
 
     def _step(self, images: Tensor, labels: Tensor, crops: Tensor | None, loss: Loss, plan: TrainingPlan) -> Tensor:

@@ -57,10 +57,12 @@ FEDERATION = Kind("federation", "round", "federation.rounds", "fedshield run")
 CENTRALIZED = Kind("centralized", "epoch", "centralized.epochs", "fedshield centralized")
 # Started by Flower's commands or by fedshield submit; its directory is that of any federation.
 DEPLOYED = replace(FEDERATION, resume="the same settings and results.resume={path}")
-_ABSENT = "loss.calfat-absent"
 # What runs that are older than a key did, where its default is something else.
-_BEFORE_IT_WAS_A_KEY: Flat = {"attack.fast": False, _ABSENT: 0.0}
-_WITHOUT_CALFAT = frozenset({"pgd-at", "mixed-at", "trades", "mart"})
+_BEFORE_IT_WAS_A_KEY: Flat = {"attack.fast": False}
+_BEFORE_WITH: dict[tuple[str, object], Flat] = {  # the same, where another key has this value
+    ("data.name", "svhn"): {"train.flip": "on"},
+    ("loss.name", "calfat"): {"loss.calfat-absent": 0.0},
+}
 KINDS = {kind.name: kind for kind in (FEDERATION, CENTRALIZED)}
 
 
@@ -80,9 +82,10 @@ def read_config(run_dir: Path, kind: Kind | None = None, hint: str = "is this a 
     refuse_links(run_dir)
     path = run_dir / "config.json"
     kept = flatten(read_json(path, hint), path)
-    without = kept.get("loss.name") in _WITHOUT_CALFAT
-    before = {key: value for key, value in _BEFORE_IT_WAS_A_KEY.items() if not (without and key == _ABSENT)}
-    stored = {**default_config(), **before, **kept}
+    stored = {**default_config(), **_BEFORE_IT_WAS_A_KEY}
+    for (key, value), before in _BEFORE_WITH.items():
+        stored |= before if kept.get(key) == value else {}
+    stored |= kept
     if kind is not None and (there := read_kind(run_dir)).name != kind.name:
         raise FedShieldError(f"{run_dir}: belongs to {there.command}; continue it with: {there.again(run_dir)}")
     return stored

@@ -40,6 +40,10 @@ def split_data(
         console.print(place)
     described = describe_partition(splits.train, division)
     tell_rare_classes(described, config)
+    if config.data.keeps_class_mirrored is False:
+        console.print(
+            f"Runs on these directories need train.flip=off: a mirrored image of {config.data.name} is another"
+        )
     left = unused_images(described)
     cut = f"; {left:,} go to nobody (data.max-examples=0 divides all)" if left else ""
     console.print(f"Training images: {training_images(described)} are divided{cut}")

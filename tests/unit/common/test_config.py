@@ -86,6 +86,7 @@ def test_the_names_that_the_config_allows_are_those_of_the_tables(names: tuple[s
         ("federation.fraction=1.5", "federation.fraction = 1.5: input should be less than or equal to 1"),
         ("train.learning-rate=nan", "train.learning-rate = nan: input should be a finite number"),
         ("train.augment=1", "train.augment = 1: input should be a valid boolean"),
+        ("train.flip=true", "train.flip = 'true': unknown; allowed: auto, on, off"),
         ("model.activation=rleu", "model.activation = 'rleu': unknown; allowed: relu, leaky-relu,"),
         ("model.activation=rleu", "did you mean relu"),
         (

@@ -130,6 +130,7 @@ def test_a_run_tells_it_before_it_starts(folder: Path, tmp_path: Path, caplog: p
     drawn = "draws images balanced over the classes: yak is 10 % of these images and 4 % of all"
     told = lines_of(caplog)
     assert told[:3] == [TOLD[0], f"evaluate.final-examples = 20 {drawn}", TOLD[1]]
+    assert "set train.flip=off" in told[3]
     caplog.clear()
     evaluate_run(tmp_path / "run", {"evaluate.final-examples": 25, "evaluate.final-attacks": "fgsm"})
     assert "evaluate.final-examples = 25" not in caplog.text  # yak is 8 %: not more than twice as common

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from common.attacks.threat import Threat
-from common.factory import prepare_data
+from common.factory import prepare_data, training_plan
 from common.models.networks import build_model
 from common.seeding import seed_for
 from common.training.losses import LOSSES, LossContext
@@ -142,6 +143,39 @@ def test_augment_crops_out_of_a_black_border_and_flips() -> None:
     assert {top for top, _, _ in places} == {left for _, left, _ in places} == set(range(9))
     assert sum(flip for _, _, flip in places) / len(places) > 0.4
     assert len(places) > 130  # of 162: rows, columns and flips are drawn independently
+
+
+def test_without_flips_the_crops_are_the_same() -> None:
+    crops, unflipped = (draw_crops(400, torch.Generator().manual_seed(0), flip) for flip in (True, False))
+    assert torch.equal(crops[:, :2], unflipped[:, :2])
+    assert 150 < crops[:, 2].sum() < 250
+    assert unflipped[:, 2].sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "flip", "mirrored"),
+    [
+        *((name, "auto", True) for name in ("shapes10", "cifar10", "cifar100", "fashion-mnist", "folder", "split")),
+        ("svhn", "auto", False),
+        ("svhn", "on", True),
+        ("cifar10", "off", False),
+    ],
+)
+def test_images_are_mirrored_where_that_keeps_their_class(name: str, flip: str, mirrored: bool) -> None:
+    config = tiny_config(data__name=name, train__flip=flip)
+    plan = replace(training_plan(config, 4, 1, 1), learning_rate=1e-30)
+    # White from column 4 to 11: after any crop that begins in columns 0 to 8, and mirrored in 16 to 24.
+    images, seen = np.zeros((25, 3, 32, 32), np.uint8), []
+    images[:, :, 8:24, 4:12] = 255
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+
+    def loss(given: Tensor, labels: Tensor) -> Tensor:
+        seen.append(given[:, 0, 16].argmax(dim=1) >= 12)
+        return F.cross_entropy(model(given), labels)
+
+    Trainer(model).fit(images, np.arange(25) % 10, loss, plan, 1)
+    share = torch.cat(seen).float().mean().item()
+    assert 0.3 < share < 0.7 if mirrored else share == 0
 
 
 def test_pixels_span_zero_to_one() -> None:

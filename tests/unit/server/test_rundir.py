@@ -21,8 +21,8 @@ from common.errors import DeadEndError, FedShieldError
 from common.files import append_json_line, read_json_lines
 from common.paths import ROOT
 from server.run_directory.checkpoint import load_model, read_checkpoint, selected_model
-from server.run_directory.reader import CENTRALIZED, FEDERATION, Kind, read_kind, read_metrics
-from server.run_directory.restored import stored_config
+from server.run_directory.reader import CENTRALIZED, FEDERATION, Kind, read_config, read_kind, read_metrics
+from server.run_directory.restored import changed_keys, stored_config
 from server.run_directory.writer import RunDir, finished_run
 from tests.helpers.settings import tiny_config
 
@@ -560,7 +560,7 @@ def test_a_run_that_is_older_than_a_key_keeps_what_it_did_then(tmp_path: Path) -
     assert stored_config(path.parent, {}, "test").attack.fast is True
 
 
-@pytest.mark.parametrize(("loss", "absent"), [("calfat", 0.0), ("own.py:make", 0.0), ("pgd-at", 1.0)])
+@pytest.mark.parametrize(("loss", "absent"), [("calfat", 0.0), ("pgd-at", 1.0)])
 def test_a_run_of_calfat_keeps_the_calibration_of_its_time(tmp_path: Path, loss: str, absent: float) -> None:
     path = with_rounds(tmp_path, 1) / "config.json"
     kept = json.loads(path.read_text())
@@ -572,3 +572,16 @@ def test_a_run_of_calfat_keeps_the_calibration_of_its_time(tmp_path: Path, loss:
     path.write_text(json.dumps(kept))
     stored = stored_config(path.parent, {}, "test").loss
     assert (stored.calfat_absent, stored.calfat_scale) == (2.0, 3.0)
+
+
+@pytest.mark.parametrize(("name", "flip"), [("svhn", "on"), ("folder", "auto"), ("cifar10", "auto")])
+def test_a_run_that_is_older_than_the_choice_goes_on_mirroring(tmp_path: Path, name: str, flip: str) -> None:
+    path = RunDir.open(config(tmp_path, data__name=name)).path / "config.json"
+    kept = json.loads(path.read_text())
+    del kept["train"]["flip"]
+    path.write_text(json.dumps(kept))
+    stored = stored_config(path.parent, {}, "test")
+    assert (stored.train.flip, stored.flips) == (flip, True)
+    # As it is continued with the same settings from elsewhere, which name no flip; svhn's are no longer mirrored then.
+    changed = changed_keys(read_config(path.parent), config(tmp_path, data__name=name))
+    assert changed == ({"train.flip": "on"} if name == "svhn" else {})
