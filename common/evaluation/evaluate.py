@@ -89,7 +89,7 @@ def evaluate(
         for label, spec in specs.items():
             if isinstance(spec.family, Minimal):
                 found = work.measure(label, natural == labels, spec)
-                distortions[label] = _distortion(found, labels, natural, threat)
+                distortions[label] = _distortion(found, labels, natural)
             else:
                 predictions[label], survivors = _bounded(work, spec, natural)
                 parts |= survivors if label == "autoattack" else {}
@@ -134,11 +134,9 @@ def passes(spec: AttackSpec) -> Iterator[tuple[str, AttackSpec, int]]:
     yield from ((f"{once}.restart-{restart}", once, restart) for restart in range(1, spec.restarts))
 
 
-def _distortion(
-    found: dict[str, NDArray[Any]], labels: NDArray[np.int64], natural: NDArray[np.int16], threat: Threat
-) -> Distortion:
+def _distortion(found: dict[str, NDArray[Any]], labels: NDArray[np.int64], natural: NDArray[np.int16]) -> Distortion:
     correct: Mask = natural == labels
-    return Distortion(correct, correct & (found["predictions"] != labels), found["l2"], found["linf"], threat.epsilon)
+    return Distortion(correct, correct & (found["predictions"] != labels), found["l2"], found["linf"])
 
 
 class _Work:

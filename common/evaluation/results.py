@@ -50,25 +50,17 @@ class Distortion:
         fooled: bool [N], misclassified after it; within ``correct``.
         l2: float32 [N], Euclidean length of the change, in the [0, 1] pixel range.
         linf: float32 [N], largest change of a pixel, same unit.
-        epsilon: the stated budget, same unit.
     """
 
     correct: Mask
     fooled: Mask
     l2: NDArray[np.float32]
     linf: NDArray[np.float32]
-    epsilon: float
 
     @property
     def success(self) -> Rate | None:
         """How many of the correct examples it fools at any distortion; None when no example is correct."""
         return _rate(self.fooled[self.correct])
-
-    @property
-    def robust(self) -> Rate:
-        """How many of all examples are correct, and not fooled by a change of epsilon or less in every pixel."""
-        kept = self.correct & ~(self.fooled & (self.linf <= self.epsilon))
-        return Rate(int(kept.sum()), len(kept))
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures for a results file; a distortion without a success is null."""
@@ -79,7 +71,7 @@ class Distortion:
             for statistic in (np.median, np.mean)
         }
         success = self.success
-        return {"success": success and success.as_json(), **figures, "robust-within-epsilon": self.robust.as_json()}
+        return {"success": success and success.as_json(), **figures}
 
 
 @dataclass(frozen=True, eq=False)

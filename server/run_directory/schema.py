@@ -31,7 +31,6 @@ class StoredDistortion(FileFormat):
     """What an attack without a budget needed."""
 
     success: StoredRate | None
-    robust: StoredRate = Field(alias="robust-within-epsilon")
     l2: Length | None = Field(None, alias="median-l2")
     linf: Length | None = Field(None, alias="median-linf")
 

@@ -46,9 +46,8 @@ def evaluation_table(accuracy: AccuracyTable, caption: str) -> Table:
 def distortion_table(evaluation: Evaluation) -> Table:
     """Return what the attacks without a budget needed, one row for each."""
     table = Table(
-        "attack", "fooled %", "median L2", "median Linf × 255", "robust within epsilon %", "95 % interval",
-        title=f"Smallest distortions, {evaluation.caption}",
-    )  # fmt: skip
+        "attack", "fooled %", "median L2", "median Linf × 255", title=f"Smallest distortions, {evaluation.caption}"
+    )
     for label, found in evaluation.distortions.items():
         l2, linf = (found.as_json()[f"median-{norm}"] for norm in ("l2", "linf"))
         table.add_row(
@@ -56,8 +55,6 @@ def distortion_table(evaluation: Evaluation) -> Table:
             share(found.success.value if found.success else None),
             "–" if l2 is None else f"{l2:.3f}",
             "–" if linf is None else f"{255 * linf:.2f}",
-            share(found.robust.value),
-            bracket(found.robust.interval),
         )
     return table
 

@@ -24,7 +24,7 @@ def attacks(final: Record) -> list[Block]:
             Table(["another evaluation of this model, worst case", "n", "%", "95 % interval"], others, notes=notes)
         )
     if distortions := final.get("distortions"):
-        header = ["attack without a budget", "fooled, %", "median L2", "median Linf × 255", "robust within epsilon, %"]
+        header = ["attack without a budget", "fooled, %", "median L2", "median Linf × 255"]
         notes = [f"n = {final['distortions-n']:,} test images"]
         blocks.append(Table(header, [_distortion(label, found) for label, found in distortions.items()], notes=notes))
     return blocks
@@ -42,7 +42,6 @@ def _distortion(label: str, found: Record) -> list[str]:
         percent(found["success"]),
         "–" if l2 is None else f"{l2:.3f}",
         "–" if linf is None else f"{255 * linf:.2f}",
-        percent(found["robust-within-epsilon"]),
     ]
 
 
