@@ -27,11 +27,12 @@ Row = dict[str, str]
 # Columns that a file must have; results.csv has those of trained runs or those of a study of partitions.
 TRAINED = ("run", "seed", "rounds", "n", "natural", "worst", "seconds", "code", "processor", "threads")
 DIVIDED = ("run", "seed", "clients", "images", "smallest", "largest", "classes", "distance", "code")
-# Last in results.csv; earlier versions had none of these.
-ADDED = ("used", "available", "test-images", "why")
+# Last in results.csv; earlier versions had none of these. The chance: a model that always names one class. The later
+# attacks: by fedshield evaluate, which have lowered the worst case on the same images.
+ADDED = ("used", "available", "test-images", "chance", "later-attacks", "why")
 _ROUNDS = ("run", "seed", "round", "n", "natural", "loss", "seconds")
 _LABELS = ("point", "seed", "client", "class", "images")
-_TEXT = {"run", "point", "class", "code", "processor", "why"}
+_TEXT = {"run", "point", "class", "code", "processor", "later-attacks", "why"}
 _WHOLE = {"seed", "n", "rounds", "round", "images", "used", "available", "test-images"}
 _HINT = "give the folder of a study"
 
@@ -120,7 +121,23 @@ def attack_columns(row: Row) -> list[str]:
 
 def number(row: Row, column: str) -> float | None:
     """Return a cell's number, or None where it is empty."""
-    return float(row[column]) if row[column] else None
+    return float(row[column]) if row.get(column) else None
+
+
+def chances(rows: Sequence[Row], labels: Sequence[Row]) -> list[float]:
+    """Return the accuracies of always naming one class, in [0, 1], of all finished runs, each of them once.
+
+    Args:
+        rows: of ``results.csv``.
+        labels: of ``labels.csv``, whose classes count where an earlier version stored no more: then the test images
+            are taken to be as many of each.
+    """
+    if known := {value for row in finished(rows) if (value := number(row, "chance")) is not None}:
+        return sorted(known)
+    found: dict[str, set[str]] = {}
+    for row in labels:
+        found.setdefault(row["point"], set()).add(row["class"])
+    return sorted({1 / len(names) for names in found.values()})
 
 
 def read_heading(study_dir: Path) -> Heading:
@@ -222,7 +239,7 @@ def _check_header(header: Sequence[str], kinds: Sequence[Sequence[str]]) -> Sequ
 
 def _check(line: int, row: Row) -> None:
     """Refuse cells that no sweep writes, so that no wrong table is made from them."""
-    shares = {"natural", *attack_columns(row), "worst"} if "natural" in row else set()
+    shares = {"natural", *attack_columns(row), "worst", "chance"} if "natural" in row else set()
     columns = list(row)
     for column in columns[columns.index("seed") :]:
         text = row[column]

@@ -107,6 +107,37 @@ class AccuracyTable:
         return [(name, count, own) for name, count, *own in rows]
 
 
+def chance(record: Record, described: Record | None = None) -> float | None:
+    """Return the accuracy of a model that always names the most frequent class of the test images, in [0, 1].
+
+    Args:
+        record: of an evaluation; its ``class-examples`` count where it has them.
+        described: ``partition.json``, whose ``test`` counts otherwise: the images of an evaluation are drawn from the
+            classes in turn.
+
+    Returns:
+        None where neither is known.
+    """
+    if counts := record.get("class-examples"):
+        return float(max(counts) / sum(counts))
+    tests, n = (described or {}).get("test"), record["n"]
+    if not tests:
+        return None
+    most = next((most for most in range(1, max(tests)) if sum(min(count, most) for count in tests) >= n), max(tests))
+    return float(most / n)
+
+
+def say_chance(value: float) -> str:
+    """``chance: 10.0 % (always the most frequent class)``."""
+    return f"chance: {share(value)} % (always the most frequent class)"
+
+
+def tell_chance(record: Record, described: Record | None = None) -> list[str]:
+    """Return that line for an evaluation; nothing where chance is not known; see ``chance``."""
+    value = chance(record, described) if record else None
+    return [] if value is None else [say_chance(value)]
+
+
 def share(value: float | None) -> str:
     """``54.2``, in per cent, or a dash."""
     return "–" if value is None else f"{100 * value:.1f}"

@@ -9,13 +9,16 @@ from statistics import fmean, stdev
 from common.data.cuts import out_of
 from common.files import replace_file
 from common.statistics import sampling_error, t_interval
+from simulations.reports.accuracy import share
 from simulations.reports.sheets import Sheet
 from simulations.study_directory import (
     Row,
     attack_columns,
+    chances,
     finished,
     number,
     read_heading,
+    read_labels,
     read_planned,
     varied_columns,
 )
@@ -35,7 +38,7 @@ def make_tables(study_dir: Path) -> list[Sheet]:
     rows, heading = read_planned(study_dir), read_heading(study_dir)
     if "natural" not in rows[0]:
         return [partition_sheet(heading.title, rows)]
-    accuracy = accuracy_sheet(heading.title, rows)
+    accuracy = accuracy_sheet(heading.title, rows, chances(rows, read_labels(study_dir)))
     if not heading.reference:
         return [accuracy]
     if differences := difference_sheet(rows, heading.reference):
@@ -52,8 +55,14 @@ def write_tables(study_dir: Path, sheets: Sequence[Sheet]) -> Path:
     return study_dir / "tables.md"
 
 
-def accuracy_sheet(title: str, rows: Sequence[Row]) -> Sheet:
-    """Return natural and robust accuracy of each point over its seeds."""
+def accuracy_sheet(title: str, rows: Sequence[Row], guessing: Sequence[float] = ()) -> Sheet:
+    """Return natural and robust accuracy of each point over its seeds.
+
+    Args:
+        title: of the study.
+        rows: as in ``read_planned``.
+        guessing: as in ``chances``.
+    """
     keys, rates = varied_columns(rows[0]), _rate_columns(rows[0])
     header = [*keys, "seeds", "n", *(f"{rate} %" for rate in rates)]
     cells = []
@@ -63,7 +72,13 @@ def accuracy_sheet(title: str, rows: Sequence[Row]) -> Sheet:
         spreads = [spread([100 * x for x in _numbers(found, rate)], 1) for rate in rates]
         cells.append([*point, _seeds(planned), _range(images), *spreads])
     notes = ["mean ± standard deviation over the seeds (lowest–highest); n: test images of each run"]
+    notes += [f"chance: {tell_chances(guessing)} (always the most frequent class)"] if guessing else []
     return Sheet(title, header, cells, [*notes, *lacking(rows), *_notes(finished(rows))], len(keys))
+
+
+def tell_chances(guessing: Sequence[float]) -> str:
+    """``10.0 %``, or the lowest and the highest."""
+    return f"{' to '.join(dict.fromkeys(share(value) for value in (guessing[0], guessing[-1])))} %"
 
 
 def lacking(rows: Sequence[Row]) -> list[str]:
@@ -222,7 +237,17 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     machines = dict.fromkeys(f"{row['processor']}, threads = {row['threads']}" for row in rows)
     hours = sum(_numbers(rows, "seconds")) / 3600
     notes.append(f"{len(rows)} runs, {hours:.1f} hours of computing in all, on {'; '.join(machines)}")
-    return notes + _image_notes(rows) + _code_notes(rows)
+    return notes + _later_notes(rows) + _image_notes(rows) + _code_notes(rows)
+
+
+def _later_notes(rows: Sequence[Row]) -> list[str]:
+    """Say which runs were attacked more than the others, which lowers their worst case alone."""
+    later = [row for row in rows if row.get("later-attacks")]
+    labels = dict.fromkeys(label for row in later for label in row["later-attacks"].split())
+    told = (
+        f"worst: {len(later)} of {len(rows)} runs were evaluated again later, with {', '.join(labels)}; what that broke"
+    )
+    return [f"{told} of the same images counts"] if later else []
 
 
 def _image_notes(rows: Sequence[Row]) -> list[str]:

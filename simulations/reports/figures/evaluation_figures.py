@@ -13,6 +13,7 @@ from PIL import Image
 from common.errors import FedShieldError
 from common.evaluation.results import Evaluation
 from server.run_directory.reader import read_evaluations, read_kind, read_predictions
+from simulations.reports.accuracy import chance, say_chance
 from simulations.reports.figures.charts import pictures, shares
 from simulations.reports.figures.files import save_all
 from simulations.reports.figures.line_charts import top_of, with_chance, with_interval, with_mark
@@ -68,9 +69,10 @@ def curve_figure(record: Record, n: int, title: str, unit: str) -> Figure:
     points = sorted(record["curve"], key=lambda point: float(point["epsilon-255"]))
     attack = points[0].get("attack", "PGD")
     rows = [{"epsilon": point["epsilon-255"], "measure": attack, **scaled(point), "n": n} for point in points]
-    top = top_of([row["high"] for row in rows])
+    guessing = chance(record) or (1 / len(names) if (names := record.get("classes")) else None)
+    top = top_of([row["high"] for row in rows], guessing)
     drawn = with_interval(rows, "epsilon", "epsilon, 1/255 of the pixel range (Linf)", [attack], top)
-    drawn = with_chance(drawn, len(record.get("classes", ())), top)
+    drawn = with_chance(drawn, guessing, top)
     own = record["epsilon-255"]
     if 0 < own <= rows[-1]["epsilon"]:
         drawn = with_mark(drawn, own, f"{own:g}/255, of this run")
@@ -86,6 +88,7 @@ def confusion_figure(arrays: Arrays, title: str) -> Figure:
     drawn = shares(dict(zip(names, counts.tolist(), strict=True)), names, "predicted", "true class", percent=True)
     when = "without attack" if attack == "natural" else f"under {attack}"
     right = f"{counts.trace():,} of n = {counts.sum():,} are classified correctly"
+    right += f"; {say_chance(counts.sum(1).max() / counts.sum())}"
     caption = f"Per cent of the test images of each class, {when}; {right}"
     return Figure([Panel("", drawn, height_of(len(names)))], f"{title}: predictions {when}", caption, 200, 1)
 

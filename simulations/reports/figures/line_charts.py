@@ -135,11 +135,11 @@ def _looks(how: Lines) -> tuple[alt.Color, alt.Shape, alt.StrokeDash]:
     )
 
 
-def with_chance(drawing: Drawing, classes: int | None, top: float) -> Drawing:
-    """Add what guessing would give, where the number of classes is known."""
-    if not classes:
+def with_chance(drawing: Drawing, chance: float | None, top: float) -> Drawing:
+    """Add what always naming one class would give, in [0, 1], where that is known."""
+    if chance is None:
         return drawing
-    y = alt.Y(datum=100 / classes, scale=_scale(top))
+    y = alt.Y(datum=100 * chance, scale=_scale(top))
     word = alt.Chart().mark_text(text="chance", align="right", dy=-6, fontSize=10, color=INK)
     return layered(drawing, rule(y=y), word.encode(x=alt.value("width"), y=y))
 
@@ -151,9 +151,15 @@ def with_mark(drawing: Drawing, x: float, text: str) -> Drawing:
     return layered(drawing, rule(x=at), word.encode(x=at, y=alt.value(0)))
 
 
-def top_of(values: Sequence[float]) -> float:
-    """Return where an axis of accuracies ends, in per cent, so that panels side by side have the same."""
-    return min(100.0, max(5.0, 1.03 * max(values, default=0.0)))
+def top_of(values: Sequence[float], *chances: float | None) -> float:
+    """Return where an axis of accuracies ends, in per cent, so that panels side by side have the same.
+
+    Args:
+        values: that are drawn, in per cent.
+        chances: that are drawn too, in [0, 1].
+    """
+    known = [*values, *(100 * chance for chance in chances if chance is not None)]
+    return min(100.0, max(5.0, 1.03 * max(known, default=0.0)))
 
 
 def _accuracy(field: str, top: float) -> alt.Y:

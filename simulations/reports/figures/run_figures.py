@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from server.run_directory.reader import read_described_partition, read_kind, read_metrics
+from simulations.reports.accuracy import chance
 from simulations.reports.figures.charts import shares
 from simulations.reports.figures.files import paths_of, save
-from simulations.reports.figures.line_charts import top_of, with_interval
+from simulations.reports.figures.line_charts import top_of, with_chance, with_interval
 from simulations.reports.figures.style import Figure, Panel, Record
 
 HOLDER = "holder (images)"
@@ -35,16 +36,24 @@ def accuracy_figure(runs: Mapping[str, Path]) -> Figure:
         runs: title of the panel -> run directory.
     """
     found = {title: _rates(read_metrics(run_dir)) for title, run_dir in runs.items()}
+    guessing = {title: _chance(run_dir) for title, run_dir in runs.items()}
     labels = list(dict.fromkeys(row["measure"] for rows in found.values() for row in rows))
-    top = top_of([row["high"] for rows in found.values() for row in rows])
+    top = top_of([row["high"] for rows in found.values() for row in rows], *guessing.values())
     panels = []
     for title, run_dir in runs.items():
         unit = read_kind(run_dir).unit
         rows = [{unit: row["round"], **row} for row in found[title]]
-        panels.append(Panel(title, with_interval(rows, unit, unit, labels, top), 270))
+        drawn = with_chance(with_interval(rows, unit, unit, labels, top), guessing[title], top)
+        panels.append(Panel(title, drawn, 270))
     tested = [row["n"] for rows in found.values() for row in rows]
     caption = f"Bands: 95 % intervals of the test sample; {images(tested)}" if tested else "Nothing was measured yet."
     return Figure(panels, next(iter(runs)) if len(runs) == 1 else "", caption, 150, 3)
+
+
+def _chance(run_dir: Path) -> float | None:
+    """Return the accuracy on the last test images of always naming one class, where that is known."""
+    tested = [line["evaluation"] for line in read_metrics(run_dir) if line["evaluation"]]
+    return chance(tested[-1], read_described_partition(run_dir)) if tested else None
 
 
 def _rates(metrics: Sequence[Record]) -> list[dict[str, Any]]:

@@ -11,8 +11,10 @@ from simulations.reports.figures.measured import Measured, Rows, ends, mean, mea
 from simulations.reports.figures.points import Values, divisions, name_group, name_point, pair_of
 from simulations.reports.figures.run_figures import HOLDER, by_client, height_of, with_totals
 from simulations.reports.figures.style import LEGEND, Figure, Panel
+from simulations.reports.study_tables import tell_chances
 from simulations.study_directory import (
     Row,
+    chances,
     read_heading,
     read_labels,
     read_planned,
@@ -25,11 +27,11 @@ _BAND = "; band: from the lowest to the highest"
 
 
 class Said(NamedTuple):
-    """What a figure says of itself; ``classes``: for chance, where their number is known."""
+    """What a figure says of itself; ``guessing``: as in ``chances``."""
 
     title: str
     caption: str
-    classes: int | None
+    guessing: Sequence[float]
 
 
 def plot_study(study_dir: Path) -> list[Path]:
@@ -53,23 +55,23 @@ def plot_study(study_dir: Path) -> list[Path]:
 def study_figures(study_dir: Path) -> dict[str, Figure]:
     """Return the figures that ``plot_study`` saves, by name."""
     rows, rounds, labels = read_planned(study_dir), read_rounds(study_dir), read_labels(study_dir)
-    heading, classes = read_heading(study_dir), _classes(labels)
+    heading, guessing = read_heading(study_dir), chances(rows, labels)
     figures: dict[str, Figure] = {}
     if "natural" in rows[0]:
         over_rounds = measured_rounds(rounds, rows)
         if over_rounds.measures and len({row["round"] for row in rounds}) > 1:
-            figures["rounds"] = _draw_rounds(over_rounds, heading.title, heading.unit, classes)
+            figures["rounds"] = _draw_rounds(over_rounds, heading.title, heading.unit, guessing)
         results = measured(rows)
         if results.measures and (numeric := results.numeric()):
-            figures[f"over-{numeric[0]}"] = _draw_over(results, numeric[0], heading.title, classes)
+            figures[f"over-{numeric[0]}"] = _draw_over(results, numeric[0], heading.title, guessing)
         elif results.measures and len(results.rows) > 1:
-            figures["points"] = _draw_points(results, heading.title, heading.reference)
+            figures["points"] = _draw_points(results, heading.title, heading.reference, guessing)
     if labels:
         figures["labels"] = _draw_labels(labels, heading.title)
     return figures
 
 
-def _draw_rounds(measured: Measured, title: str, unit: str, classes: int | None) -> Figure:
+def _draw_rounds(measured: Measured, title: str, unit: str, guessing: Sequence[float]) -> Figure:
     """Draw a line for each point: the mean over its seeds, in a band from the lowest to the highest."""
     ordered = len(measured.keys) == 1 and bool(measured.numeric())
     rows = {name: whole(rates(measured, column, "round")) for name, column in measured.measures.items()}
@@ -79,10 +81,10 @@ def _draw_rounds(measured: Measured, title: str, unit: str, classes: int | None)
         points.sort(key=lambda values: -last.get(name_point(measured.keys, values) or "all", 0))
     band = len(points) <= _BANDS
     note = measured.note("Line: the mean of {} seeds" + _BAND * band)
-    return _line_figure(measured, points, rows, unit, Said(title, note, classes), band=band, ordered=ordered)
+    return _line_figure(measured, points, rows, unit, Said(title, note, guessing), band=band, ordered=ordered)
 
 
-def _draw_over(measured: Measured, key: str, title: str, classes: int | None) -> Figure:
+def _draw_over(measured: Measured, key: str, title: str, guessing: Sequence[float]) -> Figure:
     """Draw accuracy over a numeric key: a circle for each seed, a line for their mean; lines for what else varies."""
     named = measured.without(key)
     rows = {name: rates(named, column, key) for name, column in named.measures.items()}
@@ -91,7 +93,7 @@ def _draw_over(measured: Measured, key: str, title: str, classes: int | None) ->
     values = sorted({float(values[measured.keys.index(key)]) for values in measured.rows})
     log = values[0] > 0 and values[-1] / values[0] > 30
     note = measured.note("Circles: single seeds; line: the mean of {} seeds" + _BAND * band)
-    return _line_figure(named, points, rows, key, Said(title, note, classes), band=band, rings=True, log=log)
+    return _line_figure(named, points, rows, key, Said(title, note, guessing), band=band, rings=True, log=log)
 
 
 def _line_figure(
@@ -107,7 +109,9 @@ def _line_figure(
         said: of the whole figure.
         how: see ``Lines``.
     """
-    top = top_of([row["accuracy"] for each in rows.values() for row in each])
+    chance = said.guessing[0] if len(said.guessing) == 1 else None
+    caption = said.caption + (f"; chance: {tell_chances(said.guessing)}" if len(said.guessing) > 1 else "")
+    top = top_of([row["accuracy"] for each in rows.values() for row in each], chance)
     pairs = [pair_of(measured.keys, values, list(measured.rows)) for values in measured.rows]
     drawn = {row["first"] for each in rows.values() for row in each}
     order = dict.fromkeys(pair_of(measured.keys, values, list(measured.rows))[0] for values in points)
@@ -115,17 +119,23 @@ def _line_figure(
     key = measured.keys[0] if len(measured.keys) == 1 and measured.keys[0] != "case" else ""
     style = Lines(x, pairs, shown, top, key, **how)
     panels = [
-        Panel(name, with_chance(lines(each, style), said.classes, top), max(270, 17 * len(shown)))
+        Panel(name, with_chance(lines(each, style), chance, top), max(270, 17 * len(shown)))
         for name, each in rows.items()
     ]
     longest = max(min(LEGEND, len(name)) for pair in pairs for name in pair) if len(pairs) > 1 else 0
-    return Figure(panels, said.title, said.caption, longest and 40 + 6 * longest, 2)
+    return Figure(panels, said.title, caption, longest and 40 + 6 * longest, 2)
 
 
-def _draw_points(measured: Measured, title: str, reference: Mapping[str, str]) -> Figure:
+def _draw_points(measured: Measured, title: str, reference: Mapping[str, str], guessing: Sequence[float]) -> Figure:
     """Draw a row for each point, the most robust on top: a circle for each seed, a diamond for their mean.
 
     A dashed line goes through the mean of the reference, where that is one point.
+
+    Args:
+        measured: what is drawn.
+        title: of the figure.
+        reference: the point with which the others are compared.
+        guessing: as in ``chances``.
     """
     deciding = list(measured.measures.values())[-1]
     order = sorted(measured.rows, key=lambda values: -mean(measured.rows[values], deciding))
@@ -138,6 +148,7 @@ def _draw_points(measured: Measured, title: str, reference: Mapping[str, str]) -
         mark = [100 * mean(measured.rows[values], column) for values in dashed]
         panels.append(Panel(name, of_seeds(rows, names, *mark), max(80, 24 * len(names))))
     rest = f"; dashed: {name_point(measured.keys, dashed[0])}" if dashed else ""
+    rest += f"; chance: {tell_chances(guessing)}" if guessing else ""
     caption = measured.note("Circles: single seeds; diamond and number: the mean of {} seeds") + rest
     margin = 40 + 6 * min(34, max(map(len, names)))
     return Figure(panels, title, caption, margin, len(panels), names_once=True)
@@ -153,12 +164,3 @@ def _draw_labels(labels: Sequence[Row], title: str) -> Figure:
         panels.append(Panel(name_group(keys, group), drawing, height_of(len(clients))))
     caption = "The darker, the more of a client's own images are of the class"
     return Figure(panels, f"{title}: the clients' own images, seed {seed}", caption, 130, 2)
-
-
-def _classes(labels: Sequence[Row]) -> int | None:
-    """Return the number of classes, where the points agree in it."""
-    found: dict[str, set[str]] = {}
-    for row in labels:
-        found.setdefault(row["point"], set()).add(row["class"])
-    counts = {len(names) for names in found.values()}
-    return counts.pop() if len(counts) == 1 else None

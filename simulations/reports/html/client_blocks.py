@@ -42,10 +42,11 @@ def clients(metrics: Sequence[Record], partition: Record, final: Record) -> list
                 *(share(rates[client]) for rates in accuracies.values()),
             ]
         )
-    notes = (
-        ["accuracy: on the test images of a client's classes, each weighted as in its own data"] if accuracies else []
-    )
-    return [Table(header, rows, 2, notes)]
+    notes = [
+        "accuracy: on the test images of a client's classes, each weighted as in its own data; always naming the most "
+        "frequent of them gives the share of that class in its own images"
+    ]
+    return [Table(header, rows, 2, notes if accuracies else [])]
 
 
 def refusals(metrics: Sequence[Record]) -> list[Block]:

@@ -520,6 +520,7 @@ def test_the_confusion_is_that_of_the_last_attack(tmp_path: Path) -> None:
     assert sorted(cells) == ["33%"] * 3 + ["67%"] * 3
     assert "under pgd-20" in figure.title
     assert "5 of n = 9" in caption(figure)
+    assert caption(figure).endswith("; chance: 33.3 % (always the most frequent class)")
     assert encoding(panel, "rect", "y")["sort"] == names
 
 
@@ -580,7 +581,7 @@ def test_a_run_is_drawn_with_clients_and_without(tmp_path: Path, clients: int) -
     records = [{"round": 1, "seconds": 1.0, "evaluation": None}, {"round": 2, "seconds": 1.0, "evaluation": evaluated}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     if clients:
-        described = {"classes": ["cat", "dog"], "clients": [[client, 4] for client in range(clients)]}
+        described = {"classes": ["cat", "dog"], "clients": [[client, 4] for client in range(clients)], "test": [40, 10]}
         (tmp_path / "partition.json").write_text(json.dumps(described))
     else:
         (tmp_path / "environment.json").write_text(json.dumps({"kind": "centralized"}))
@@ -592,6 +593,8 @@ def test_a_run_is_drawn_with_clients_and_without(tmp_path: Path, clients: int) -
     (panel,) = figure.panels
     assert caption(figure) == "Bands: 95 % intervals of the test sample; n = 50 test images"
     assert lines(panel) == {"natural": ([2], [50]), "fgsm": ([2], [25])}
+    drawn = [rule["encoding"]["y"]["datum"] for rule in layers(panel.drawing.to_dict(), "rule")]
+    assert drawn == ([80] if clients else [])  # 40 of the 50 test images are of one class, where that is known
     assert bands(panel)[0] == pytest.approx((40, 60))
     assert encoding(panel, "line", "x")["title"] == ("round" if clients else "epoch")
     assert encoding(panel, "line", "y")["scale"]["domain"][0] == 0
