@@ -100,7 +100,7 @@ def evaluate_finally(
     figures |= {"classes": list(test.classes), "warnings": list(warnings)}
     if kept_dir is not None:
         shown = attack_examples(*arguments, evaluation, threat, seed)
-        of = {"classes": np.array(test.classes), "images": np.array(subset.digest())}
+        of = {"classes": np.array(test.classes), "images": np.array(subset.digest()), "image_ids": subset.image_ids()}
         arrays = {**of, **evaluation.arrays(), **shown}
         figures["predictions"] = f"predictions-{digest_of((), arrays)}"
         ArrayStore(kept_dir).save(figures["predictions"], arrays)

@@ -86,6 +86,7 @@ class Evaluation:
         classes: number of classes.
         distortions: of the attacks without a budget, by label; they never enter the worst case.
         parts: examples that survive AutoAttack up to each of its parts; empty where it was not run.
+        broken: bool [N], examples that attacks elsewhere have broken, which the worst case counts too; None for none.
     """
 
     labels: NDArray[np.int64]
@@ -93,6 +94,7 @@ class Evaluation:
     classes: int
     distortions: dict[str, Distortion] = field(default_factory=dict)
     parts: dict[str, Rate] = field(default_factory=dict)
+    broken: Mask | None = None
 
     @property
     def n(self) -> int:
@@ -110,8 +112,11 @@ class Evaluation:
 
         Without an attack there is no ``worst``: natural accuracy would pass for robust accuracy.
         """
-        found = {label: predicted == self.labels for label, predicted in self.predictions.items()}
-        return {**found, "worst": np.logical_and.reduce(list(found.values()))} if len(found) > 1 else found
+        found: dict[str, Mask] = {label: predicted == self.labels for label, predicted in self.predictions.items()}
+        if len(found) == 1:
+            return found
+        elsewhere = [] if self.broken is None else [~self.broken]
+        return {**found, "worst": np.logical_and.reduce([*found.values(), *elsewhere])}
 
     @property
     def natural(self) -> Rate:

@@ -186,6 +186,8 @@ def _can_be_shown(arrays: Arrays) -> bool:
         *(arrays["images"].shape == (), arrays["example_attack"].shape == ()),
         *(each.dtype.kind == "i" for each in (labels, predictions, *shown)),
         *(np.isin(each, range(len(classes))).all() for each in (labels, predictions, *shown)),
+        # Earlier versions kept no names of the single images.
+        (ids := arrays.get("image_ids")) is None or (ids.shape == labels.shape and ids.dtype == np.uint64),
     ]
     return all(whole)
 

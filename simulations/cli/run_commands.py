@@ -149,7 +149,8 @@ def evaluate(
     from common.data.cuts import out_of
     from server.evaluation import evaluate_run
     from server.run_directory.reader import read_kind
-    from simulations.cli.tables import evaluation_tables
+    from simulations.cli.tables import evaluation_tables, headline_lines
+    from simulations.reports.headline import read_figures
     from simulations.reports.sheets import whole
 
     found = evaluate_run(path, changes, radii, trust_code)
@@ -158,6 +159,8 @@ def evaluate(
     console.print(f"{path}: {which}")
     for table in evaluation_tables(found.evaluation, found.record):
         console.print(whole(table, console.width))
+    for line in headline_lines(read_figures(path)):
+        console.print(line)
     if found.config.evaluate.final_attacks or "curve" in found.record:
         from simulations.reports.figures.evaluation_figures import plot_evaluation
 

@@ -6,10 +6,12 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.cells import cell_len
 from rich.table import Column, Table
+from rich.text import Text
 
 from common.data.cuts import training_images, unused_images
 from common.evaluation.results import Evaluation
-from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Kind, bracket, share
+from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Kind, Record, bracket, share, tell_chance
+from simulations.reports.headline import tell_others
 
 _NAME = 24  # characters of a name for which there is room, as long as there is another column
 _GAP = 2  # between two columns of numbers
@@ -23,7 +25,7 @@ def evaluation_tables(evaluation: Evaluation, record: dict[str, Any]) -> list[Ta
         record: the same for a results file, as in ``server.evaluation``.
     """
     accuracy = AccuracyTable.of(record)
-    tables = [evaluation_table(accuracy, evaluation.caption)]
+    tables = [evaluation_table(accuracy, evaluation.caption, tell_chance(record))]
     if evaluation.distortions:
         tables.append(distortion_table(evaluation))
     tables.append(class_table(accuracy, evaluation.caption))
@@ -34,13 +36,23 @@ def evaluation_tables(evaluation: Evaluation, record: dict[str, Any]) -> list[Ta
     return tables
 
 
-def evaluation_table(accuracy: AccuracyTable, caption: str) -> Table:
+def evaluation_table(accuracy: AccuracyTable, caption: str, notes: Sequence[str] = ()) -> Table:
     """Return accuracy with its 95 % interval, one row for each attack; AutoAttack's parts come before it."""
-    table = Table("accuracy", "%", "95 % interval", title=caption, caption=None if accuracy.attacked else NO_ATTACK)
+    told = Text("\n".join([*notes, *([] if accuracy.attacked else [NO_ATTACK])]))
+    table = Table("accuracy", "%", "95 % interval", title=caption, caption=told)
     for row in accuracy.rows:
         name = f"  {row.name}" if row.kind is Kind.PART else row.name
         table.add_row(name, share(row.value), bracket(row.interval))
     return table
+
+
+def headline_lines(figures: Record) -> list[str]:
+    """Say what all kept evaluations of a model know together; nothing where there was no attack."""
+    if not figures.get("robust"):
+        return []
+    worst, against = figures["worst"], ", ".join(figures["robust"])
+    line = f"Worst case of all that is known of this model: {share(worst['value'])} % {bracket(worst['interval'])}"
+    return [f"{line} on n = {figures['n']:,} test images, under {against}", *tell_others(figures)]
 
 
 def distortion_table(evaluation: Evaluation) -> Table:

@@ -6,7 +6,6 @@ from pathlib import Path
 from common.config.flat import Flat
 from common.data.cuts import tested_images, training_images, unused_images
 from common.errors import FedShieldError
-from common.evaluation.results import Evaluation
 from common.statistics import Mask, difference
 from server.run_directory.reader import (
     find_results,
@@ -16,10 +15,9 @@ from server.run_directory.reader import (
     read_environment,
     read_kind,
     read_metrics,
-    read_predictions,
 )
-from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Record, Row, bracket, share
-from simulations.reports.headline import OF_THE_PLACE, last_round, read_figures
+from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Record, Row, bracket, share, tell_chance
+from simulations.reports.headline import OF_THE_PLACE, Headline, last_round, read_headline, tell_others
 from simulations.reports.sheets import Sheet
 from simulations.reports.study_tables import signed_interval
 
@@ -40,9 +38,9 @@ def compare_runs(runs: Sequence[Path]) -> list[Sheet]:
     paths = [find_results(run) for run in runs]
     names = _names(paths)
     done = _configurations(paths, names)
-    found = [read_figures(path) for path in paths]
+    found = [read_headline(path) for path in paths]
     descriptions = [read_described_partition(path) for path in paths]
-    return [done, _results(found, names, descriptions), _pairs(paths, found, names)]
+    return [done, _results([each.figures for each in found], names, descriptions), _pairs(found, names)]
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -98,24 +96,32 @@ def _results(found: Sequence[Record], names: Sequence[str], descriptions: Sequen
     notes += [
         f"{name}: {NO_ATTACK}" for name, each in zip(names, tables, strict=True) if each.rows and not each.attacked
     ]
-    for name, described in zip(names, descriptions, strict=True):
+    chances = [tell_chance(figures, described) for figures, described in zip(found, descriptions, strict=True)]
+    alike = all(each == chances[0] for each in chances)
+    notes += chances[0] if alike else []
+    for name, figures, described, own in zip(names, found, descriptions, chances, strict=True):
+        notes += [f"{name}: {told}" for told in [*([] if alike else own), *tell_others(figures)]]
         if unused_images(described):
             notes.append(f"{name}: trained on {training_images(described)} images (data.max-examples)")
     return Sheet("Results", header, rows, notes, 1)
 
 
-def _pairs(paths: Sequence[Path], found: Sequence[Record], names: Sequence[str]) -> Sheet:
+def _pairs(found: Sequence[Headline], names: Sequence[str]) -> Sheet:
     """Return the differences from the first run, where both have kept their predictions for the very same images."""
     base, *others = names
-    kept = {name: _correct(path, figures) for name, path, figures in zip(names, paths, found, strict=True)}
+    kept = {name: _correct(headline) for name, headline in zip(names, found, strict=True)}
     images, first = kept[base]
     paired = {name: kept[name][1] for name in others if images and kept[name][0] == images}
     attacks = [attack for attack in first if paired and all(attack in masks for masks in paired.values())]
+    notes = [_PAIRED] if paired else []
+    some_elsewhere = any(headline.figures.get("broken-elsewhere") for headline in found)
+    if "worst" in attacks and (some_elsewhere or any(masks.keys() != first.keys() for masks in paired.values())):
+        attacks.remove("worst")
+        notes.append("no worst case: the runs were not evaluated with the same attacks on all these images")
     rows = [
         [name, f"{len(masks['natural']):,}", *(signed_interval(difference(first[a], masks[a])) for a in attacks)]
         for name, masks in paired.items()
     ]
-    notes = [_PAIRED] if rows else []
     for name in others:
         if lacking := [each for each in (base, name) if not kept[each][0]]:
             notes.append(f"{name}: none, because {lacking[0]} has no predictions; fedshield evaluate stores them")
@@ -124,14 +130,14 @@ def _pairs(paths: Sequence[Path], found: Sequence[Record], names: Sequence[str])
     return Sheet(f"Difference from {base}", ["run", "n", *attacks], rows, notes, 1)
 
 
-def _correct(path: Path, figures: Record) -> tuple[str, dict[str, Mask]]:
-    """Return which images a run's figures are of, and which of them were correct, as in ``Evaluation.masks``.
+def _correct(headline: Headline) -> tuple[str, dict[str, Mask]]:
+    """Return which images a headline is of, and which of them were correct, as in ``Evaluation.masks``.
 
     Nothing where no predictions are kept.
     """
-    if not (arrays := read_predictions(path, figures)):
+    if headline.evaluation is None:
         return "", {}
-    return str(arrays["images"]), Evaluation.from_arrays(arrays, len(arrays["classes"])).masks()
+    return str(headline.arrays["images"]), headline.evaluation.masks()
 
 
 def _cell(row: Row | None) -> str:

@@ -1,24 +1,66 @@
 """The headline figures of a run, finished or not, and how they are written."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from common.config.flat import Flat
+from common.evaluation.results import Evaluation
 from common.user_code import is_user_code
 from server.run_directory.checkpoint import selected_checkpoint
-from server.run_directory.reader import read_evaluations, read_metrics, read_summary
+from server.run_directory.reader import (
+    read_config,
+    read_described_partition,
+    read_evaluations,
+    read_metrics,
+    read_predictions,
+    read_summary,
+)
+from simulations.reports.accuracy import Record, bracket, share
+from simulations.reports.union import (
+    Arrays,
+    Together,
+    figures_of,
+    known_of,
+    name_images,
+    put_together,
+    same_images,
+)
 
 OF_THE_PLACE = ("results.", "data.root")  # keys that say where a run is, not what it computes
+APART = (
+    "evaluations that share no known images (no predictions are kept, or by an earlier version) cannot be put together "
+    "image by image: the lowest worst case is the headline"
+)
 
 
-def read_figures(run_dir: Path) -> dict[str, Any]:
-    """Return the fullest evaluation of a run's final model, with its ``round``.
+@dataclass(frozen=True, eq=False)
+class Headline:
+    """What is known of a run's model.
 
-    Of the final one and those that ``fedshield evaluate`` made of it, the fullest is that with the most test images, of
-    these that with the most attacks, of these the last; one without an attack counts only where there is no other. What
-    it lacks of the curve over epsilon and of the distortions comes from the fullest that has it, with its own ``n``;
-    under ``others`` are the evaluations of the same model that are less full, which may have stronger attacks. Without
-    any, the result is that of the last round which was evaluated; nothing if there is none.
+    Attributes:
+        figures: as ``Evaluation.as_json`` has them, with ``round``; empty where nothing was measured. ``others`` are
+            evaluations of the same model on other images, with ``known``: their worst case less what others broke.
+        evaluation: the same example by example; None where no predictions are kept.
+        arrays: predictions and example images of the strongest evaluation; empty where they are not kept.
+    """
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
+    arrays: Arrays = field(default_factory=dict)
+
+
+def read_headline(run_dir: Path) -> Headline:
+    """Return the headline of a run: the worst case over all kept evaluations of its final model.
+
+    These are the final one and those that ``fedshield evaluate`` made of the same weights and threat. An image that one
+    of them has broken counts as broken. The headline is on the images of the strongest of them; see ``union``. Of
+    evaluations without an attack, where there is no other, it is the one with the most images. The curve over epsilon
+    and the distortions come from the strongest or else the fullest that has them, with their own ``n``. Without any
+    evaluation, the figures are those of the last round that was evaluated.
 
     Args:
         run_dir: absolute.
@@ -26,37 +68,117 @@ def read_figures(run_dir: Path) -> dict[str, Any]:
     Raises:
         FedShieldError: a file is damaged.
     """
-    summary = read_summary(run_dir)
+    if not (records := _records(run_dir)):
+        evaluated = [line for line in read_metrics(run_dir) if line["evaluation"]]
+        return Headline({**evaluated[-1]["evaluation"], "round": evaluated[-1]["round"]} if evaluated else {})
+    kept = name_images([(record, read_predictions(run_dir, record)) for record in records])
+    attacked = [each for each in kept if each.record["robust"]]
+    if not attacked:
+        best = max(reversed(kept), key=lambda each: int(each.record["n"]))
+        return Headline(_with_parts(best.record, records), best.evaluation if best.arrays else None, best.arrays)
+    first, *rest = put_together(attacked)
+    counts = read_described_partition(run_dir).get("clients")
+    figures = _with_parts(figures_of(first, np.array(counts, np.int64) if counts else None), records)
+    if others := _others(first, [first, *rest]):
+        figures |= {"others": others, "apart": bool(rest)}
+    return Headline(figures, first.evaluation, first.strongest.arrays)
+
+
+def read_figures(run_dir: Path) -> dict[str, Any]:
+    """Return the figures of ``read_headline``."""
+    return read_headline(run_dir).figures
+
+
+def known_final(run_dir: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the final evaluation of a finished run, its worst case less the images that later evaluations broke.
+
+    So the runs of a study stay comparable: all are measured on the same images.
+
+    Args:
+        run_dir: absolute.
+
+    Returns:
+        The figures, and the attacks of those later evaluations, as far as they are others.
+
+    Raises:
+        FedShieldError: a file is damaged.
+    """
+    final: dict[str, Any] | None = read_summary(run_dir)["final"]
+    records = [record for record in _records(run_dir) if record["robust"]]
+    if not final or not final["robust"] or len(records) < 2:
+        return final, []
+    kept = name_images([(record, read_predictions(run_dir, record)) for record in records])
+    (group,) = (each.group for each in put_together(kept) if kept[0] in each.group)
+    if not (worst := known_of(kept[0], group)):
+        return final, []
+    more = dict.fromkeys(label for each in group for label in each.record["robust"] if label not in final["robust"])
+    return {**final, "worst": worst.as_json()}, list(more)
+
+
+def _records(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the evaluations of the final weights, under the run's threat, the final one first."""
+    summary, config = read_summary(run_dir), read_config(run_dir)
     number = summary["evaluated-round"] if summary else (selected_checkpoint(run_dir) or {}).get("round")
     final = [{**summary["final"], "round": number}] if summary.get("final") else []
     # Those of a round before are of another model: that of an earlier end, or of a best one that was outdone.
-    if found := final + [record for record in read_evaluations(run_dir) if record["round"] == number]:
-        return _put_together(found)
-    evaluated = [line for line in read_metrics(run_dir) if line["evaluation"]]
-    return _put_together([{**line["evaluation"], "round": line["round"]} for line in evaluated[-1:]])
+    return [
+        record
+        for record in [*final, *read_evaluations(run_dir)]
+        if (record["round"], _threat(record, config)) == (number, _threat({}, config))
+    ]
+
+
+def _threat(record: Record, config: Flat) -> float:
+    """Return within what an evaluation attacked; what it does not tell is as in the configuration."""
+    return float(record.get("epsilon-255", config["attack.epsilon-255"]))
+
+
+def _with_parts(figures: Record, records: Sequence[Record]) -> dict[str, Any]:
+    """Add what other evaluations alone have measured: the curve over epsilon and the distortions."""
+    found = dict(figures)
+    for part in ("curve", "distortions"):
+        if having := [record for record in records if record.get(part)]:
+            source = figures if figures.get(part) else max(reversed(having), key=lambda record: int(record["n"]))
+            found |= {part: source[part], f"{part}-n": source["n"]}
+    return found
+
+
+def _others(first: Together, all_of_them: Sequence[Together]) -> list[dict[str, Any]]:
+    """Return the evaluations on other images than the headline's, those that were repeated once."""
+    found: dict[object, dict[str, Any]] = {}
+    for together in all_of_them:
+        for each in together.group:
+            if each is first.strongest or same_images(each, first.strongest):
+                continue
+            known = known_of(each, together.group)
+            record = {**each.record, "known": known.as_json() if known else each.record["worst"]}
+            found[each.record.get("predictions") or id(each)] = record
+    return list(found.values())
+
+
+def tell_others(figures: Record) -> list[str]:
+    """Say what stands below a headline: what else counts in it, and each evaluation on other images."""
+    told = []
+    if count := figures.get("broken-elsewhere"):
+        told.append(f"the worst case counts {count:,} more of these images as broken, by attacks on a part of them")
+    told += [f"another evaluation of this model: {tell_other(record)}" for record in figures.get("others", ())]
+    return [*told, APART] if figures.get("apart") else told
+
+
+def tell_other(record: Record) -> str:
+    """Say what attacks on other images left, and how many of these nothing has broken."""
+    worst, known = record["worst"], record["known"]
+    left = (
+        f"{', '.join(record['robust'])} on n = {record['n']:,}: {share(worst['value'])} % {bracket(worst['interval'])}"
+    )
+    if known["value"] == worst["value"]:
+        return left
+    return f"{left}; with all attacks, {share(known['value'])} % {bracket(known['interval'])}"
 
 
 def last_round(metrics: Sequence[Mapping[str, Any]]) -> int:
     """Return how many rounds, or epochs, a run has done, from the lines of its ``metrics.jsonl``."""
     return max((line["round"] for line in metrics), default=0)
-
-
-def _put_together(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the fullest of some evaluations, with what others alone have measured; see ``read_figures``."""
-    if not found:
-        return {}
-    figures = dict(best := _fullest(found))
-    for part in ("curve", "distortions"):
-        if having := [record for record in found if record.get(part)]:
-            source = best if best.get(part) else _fullest(having)
-            figures |= {part: source[part], f"{part}-n": source["n"]}
-    others = [record for record in found if record is not best]
-    return {**figures, "others": others} if others else figures
-
-
-def _fullest(found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    last_first = reversed(found)  # max takes the first of equals
-    return max(last_first, key=lambda record: (bool(record["robust"]), record["n"], len(record["robust"])))
 
 
 def dataset_name(config: Mapping[str, Any]) -> str:

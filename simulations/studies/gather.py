@@ -9,7 +9,7 @@ from typing import Any
 from common.errors import FedShieldError, explain_os_errors
 from common.files import read_json, read_json_lines, replace_file
 from common.paths import ROOT
-from simulations.reports.accuracy import AccuracyTable
+from simulations.reports.accuracy import AccuracyTable, chance
 from simulations.studies.study import Point, Study
 from simulations.study_directory import ADDED, DIVIDED, write_csv
 
@@ -119,7 +119,7 @@ def _rates(evaluation: dict[str, Any] | None) -> dict[str, Any]:
         return {"attacks": []}
     accuracy = AccuracyTable.of(evaluation)
     rates = {label: row.value for label, row in accuracy.whole().items()}
-    return {"n": accuracy.n, **rates, "attacks": accuracy.attacks()}
+    return {"n": accuracy.n, **rates, "attacks": accuracy.attacks(), "chance": chance(evaluation)}
 
 
 def _code(point: Point, runs: Path) -> str:
@@ -144,7 +144,8 @@ def _reading(path: Path) -> Iterator[None]:
 def _trained(point: Point, runs: Path) -> dict[str, Any]:
     with _reading(path := runs / point.name / "summary.json"):
         summary = read_json(path, HINT)
-        figures = {**_rates(summary["final"]), "rounds": summary["rounds"], "seconds": f"{summary['seconds']:.1f}"}
+        final, later = _known_final(path.parent, summary["final"])
+        figures = {**_rates(final), "rounds": summary["rounds"], "seconds": f"{summary['seconds']:.1f}"}
     with _reading(path := runs / point.name / "environment.json"):
         found = read_json(path, HINT)
         machine = {
@@ -152,7 +153,17 @@ def _trained(point: Point, runs: Path) -> dict[str, Any]:
             "threads": found["threads"],
         }
     images = _images(runs / point.name / "partition.json")
-    return {**_head(point), **figures, "code": _code(point, runs), **machine, **images}
+    more = {"later-attacks": " ".join(later)}
+    return {**_head(point), **figures, "code": _code(point, runs), **machine, **images, **more}
+
+
+def _known_final(run_dir: Path, final: dict[str, Any] | None) -> tuple[dict[str, Any] | None, Sequence[str]]:
+    """Return a run's final evaluation with what is known of it now; see ``known_final``."""
+    if not (run_dir / "evaluations.jsonl").exists():
+        return final, ()
+    from simulations.reports.headline import known_final  # imports torch
+
+    return known_final(run_dir)
 
 
 def _rounds(point: Point, runs: Path) -> list[dict[str, Any]]:

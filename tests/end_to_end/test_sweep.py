@@ -110,6 +110,27 @@ def test_figures_that_are_missing_are_drawn_and_lost_rounds_told(whole: tuple[Pa
         assert (first / "figures" / file.name).read_bytes() == file.read_bytes()
 
 
+def test_what_a_later_evaluation_broke_counts_and_the_tables_say_so(
+    whole: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    path, out, _ = whole
+    copy = shutil.copytree(out, tmp_path / "out")
+    before = numbers(copy)
+    done = fedshield("evaluate", str(copy / "runs" / before[0]["run"]), "--attacks", "pgd-3,pgd-40", "--examples", "20")
+    assert done.returncode == 0, done.stderr
+    done = fedshield("sweep", str(path), "--results", str(copy))
+    assert done.returncode == 0, done.stderr
+    first, second = numbers(copy)
+    assert second == before[1]
+    assert first == {**before[0], "worst": first["worst"], "later-attacks": "pgd-40"}
+    assert float(first["worst"]) <= float(before[0]["worst"])
+    assert first["chance"] == "0.1"
+    notes = make_tables(copy)[0].notes
+    assert "chance: 10.0 % (always the most frequent class)" in notes
+    told = "worst: 1 of 2 runs were evaluated again later, with pgd-40; what that broke of the same images counts"
+    assert told in notes
+
+
 def test_tables_and_figures_come_from_the_results_alone(whole: tuple[Path, Path, str], tmp_path: Path) -> None:
     _, out, _ = whole
     for name in ("results.csv", "rounds.csv", "labels.csv"):

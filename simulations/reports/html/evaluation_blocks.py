@@ -1,9 +1,10 @@
 """What an evaluation has measured: by attack, by class, over epsilon."""
 
-from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Kind, Record, bracket, share
+from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Kind, Record, bracket, share, tell_chance
 from simulations.reports.figures.charts import by_class
 from simulations.reports.figures.evaluation_figures import curve_figure
 from simulations.reports.figures.style import Figure, Panel
+from simulations.reports.headline import APART
 from simulations.reports.html.page import Block, Table, charts
 
 
@@ -16,13 +17,14 @@ def attacks(final: Record) -> list[Block]:
     rows = [
         [name, f"{share(row.value)} %", bracket(row.interval)] for name, row in zip(names, accuracy.rows, strict=True)
     ]
-    notes = [f"n = {accuracy.n:,} test images", *([] if accuracy.attacked else [NO_ATTACK])]
+    notes = [f"n = {accuracy.n:,} test images", *tell_chance(final), *([] if accuracy.attacked else [NO_ATTACK])]
+    if count := final.get("broken-elsewhere"):
+        notes.append(f"the worst case counts {count:,} more images as broken: the evaluations below broke them")
     blocks: list[Block] = [Table(["accuracy", "%", "95 % interval"], rows, notes=notes)]
-    if others := [_other(record) for record in final.get("others", ()) if record["robust"]]:
-        notes = ["on fewer images or attacks than the one above; a stronger attack on fewer images may still say more"]
-        blocks.append(
-            Table(["another evaluation of this model, worst case", "n", "%", "95 % interval"], others, notes=notes)
-        )
+    if others := [_other(record) for record in final.get("others", ())]:
+        header = ["another evaluation of this model, worst case", "n", "%", "95 % interval", "with all attacks, %"]
+        notes = ["with all attacks: less the images that any evaluation of this model has broken"]
+        blocks.append(Table(header, others, notes=[*notes, *([APART] if final["apart"] else [])]))
     if distortions := final.get("distortions"):
         header = ["attack without a budget", "fooled, %", "median L2", "median Linf × 255"]
         notes = [f"n = {final['distortions-n']:,} test images"]
@@ -31,8 +33,8 @@ def attacks(final: Record) -> list[Block]:
 
 
 def _other(record: Record) -> list[str]:
-    worst = record["worst"]
-    return [", ".join(record["robust"]), f"{record['n']:,}", percent(worst), bracket(worst["interval"])]
+    worst, known = record["worst"], percent(record["known"])
+    return [", ".join(record["robust"]), f"{record['n']:,}", percent(worst), bracket(worst["interval"]), known]
 
 
 def _distortion(label: str, found: Record) -> list[str]:
@@ -61,9 +63,10 @@ def classes(final: Record) -> list[Block]:
         [name, f"{n:,}", *("–" if value is None else f"{share(value)} %" for value in own)]
         for name, n, own in accuracy.by_class()
     ]
+    over_all = [f"over all classes, {line}" for line in tell_chance(final)]
     panel = Panel("", by_class(rows, accuracy.classes), max(120, 22 * len(accuracy.classes)))
     return [
-        *charts(Figure([panel], "", "Accuracy of each class alone.", 0, 1)),
+        *charts(Figure([panel], "", "; ".join(["Accuracy of each class alone", *over_all]), 0, 1)),
         Table(["class", "n", *(f"{row.name}, %" for row in shown)], cells),
     ]
 

@@ -14,12 +14,11 @@ from server.run_directory.reader import (
     read_environment,
     read_kind,
     read_metrics,
-    read_predictions,
     read_summary,
 )
-from simulations.reports.accuracy import NO_ATTACK, Record, bracket
+from simulations.reports.accuracy import NO_ATTACK, Record, bracket, tell_chance
 from simulations.reports.figures.run_figures import accuracy_figure
-from simulations.reports.headline import OF_THE_PLACE, dataset_name, last_round, read_figures, training
+from simulations.reports.headline import OF_THE_PLACE, dataset_name, last_round, read_headline, training
 from simulations.reports.html.client_blocks import clients, labels, refusals
 from simulations.reports.html.evaluation_blocks import attacks, classes, curve, percent
 from simulations.reports.html.page import Block, Code, Fact, Page, Section, Table, Text, charts
@@ -29,9 +28,10 @@ from simulations.reports.study_tables import ROUGH
 
 HOW_TO_READ = (
     "Robust accuracy is the share of test images that a model classifies correctly under attack; in the worst case an "
-    "image counts only if none of the attacks breaks it. The attacks see the model (white box) and change each pixel "
-    "of the [0, 1] range by at most epsilon. It is an upper bound: a stronger attack may leave less. Brackets are 95 % "
-    "Wilson intervals for the sample of test images; they say nothing of how another training seed would come out."
+    "image counts only if no attack of any kept evaluation breaks it. The attacks see the model (white box) and change "
+    "each pixel of the [0, 1] range by at most epsilon. It is an upper bound: a stronger attack may leave less. "
+    "Brackets are 95 % Wilson intervals for the sample of test images; they say nothing of how another training seed "
+    "would come out."
 )
 _FLOPS = "a multiply-add is two"
 
@@ -46,11 +46,11 @@ def run_page(run_dir: Path) -> Page:
         FedShieldError: a file is damaged, or there is no run.
     """
     config, kind = read_config(run_dir), read_kind(run_dir)
-    metrics, summary, final = read_metrics(run_dir), read_summary(run_dir), read_figures(run_dir)
+    metrics, summary, headline = read_metrics(run_dir), read_summary(run_dir), read_headline(run_dir)
+    final, arrays = headline.figures, headline.arrays
     described = read_described_partition(run_dir)
     partition = described if kind.name == "federation" else {}
     environment = read_environment(run_dir)
-    arrays = read_predictions(run_dir, final)
     epsilon = final.get("epsilon-255", config["attack.epsilon-255"])
     unit = kind.unit
     return Page(
@@ -103,7 +103,8 @@ def _facts(final: Record, epsilon: str, unit: str, summary: Record, described: R
         return []
     chosen = "chosen on validation images" if summary.get("selected-by") == "validation" else "the last one"
     against = ", ".join(final["robust"])
-    facts = [Fact("natural accuracy", percent(final["natural"]), bracket(final["natural"]["interval"]))]
+    detail = "; ".join([bracket(final["natural"]["interval"]), *tell_chance(final, described)])
+    facts = [Fact("natural accuracy", percent(final["natural"]), detail)]
     if against:
         detail = f"{bracket(final['worst']['interval'])}, worst case of {against} at epsilon {epsilon}"
         facts.append(Fact("robust accuracy", percent(final["worst"]), detail))
