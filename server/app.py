@@ -26,7 +26,14 @@ from server.aggregation.strategy import Cohort, SharedDataFedAvg
 from server.monitoring.observers import watching
 from server.network.polling_grid import PollingGrid
 from server.network.roster import Roster
-from server.preflight import check_attacks, check_settings, tell_mirroring, tell_rare_classes, tell_what_is_folded
+from server.preflight import (
+    check_attacks,
+    check_settings,
+    tell_mirroring,
+    tell_randomised,
+    tell_rare_classes,
+    tell_what_is_folded,
+)
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
@@ -74,6 +81,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         check_attacks(config, len(data.test.classes))
         model = make_model(config, len(data.test.classes)).to(device)
         tell_what_is_folded(config, model)
+        tell_randomised(config, model)
         recorder = Recorder(config, run, data, model, watchers)
         run.write_environment(describe_environment(device, model, data.test.images.shape[-1]))
         run.write_partition(data.described_partition)

@@ -20,7 +20,8 @@ from common.data.server_data import class_counts
 from common.errors import FedShieldError
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.evaluation.examples import attack_examples
-from common.evaluation.sanity_checks import find_warnings
+from common.evaluation.model_checks import EOT, is_randomised
+from common.evaluation.sanity_checks import find_curve_warnings, find_warnings
 from common.evaluation.store import ArrayStore, digest_of
 from common.factory import check_user_code, evaluation_threat, make_model, prepare_torch, test_data
 from common.files import append_json_line
@@ -70,7 +71,19 @@ def evaluate_on(
         examples: how many images; 0 for all.
     """
     subset = _subset(test, examples)
-    return evaluate(model, subset.images, subset.labels, attacks, evaluation_threat(config), _seed(config), _BATCH)
+    threat, eot = evaluation_threat(config), passes_to_average(model, subset.images, config)
+    return evaluate(model, subset.images, subset.labels, attacks, threat, _seed(config), _BATCH, eot=eot)
+
+
+def passes_to_average(model: torch.nn.Module, images: NDArray[np.uint8], config: RunConfig) -> int:
+    """Return ``eot`` of ``evaluate``: what the configuration says, or what the model needs.
+
+    Args:
+        model: to evaluate.
+        images: uint8 [N,3,H,W], N >= 1.
+        config: of the run.
+    """
+    return config.evaluate.eot or (EOT if is_randomised(model, images, _seed(config)) else 1)
 
 
 def evaluate_finally(
@@ -90,16 +103,14 @@ def evaluate_finally(
     """
     subset, threat, seed = _subset(test, config.evaluate.final_examples), evaluation_threat(config), _seed(config)
     arguments = model, subset.images, subset.labels
-    attacks = config.evaluate.final_attacks
-    kept = _kept(kept_dir, model, subset, config, threat)
-    evaluation = evaluate(*arguments, attacks, threat, seed, _BATCH, kept)
-    warnings = find_warnings(*arguments, evaluation, threat, seed)
-    for warning in warnings:
-        log.warning("warning: %s", warning)
+    attacks, eot = config.evaluate.final_attacks, passes_to_average(model, subset.images, config)
+    kept = _kept(kept_dir, model, subset, config, threat, eot)
+    evaluation = evaluate(*arguments, attacks, threat, seed, _BATCH, kept, eot)
+    warnings = find_warnings(*arguments, evaluation, threat, seed, eot)
     figures = evaluation.as_json(details=True, shares=counts)
-    figures |= {"classes": list(test.classes), "warnings": list(warnings)}
+    figures |= {"classes": list(test.classes), "warnings": _tell(warnings)}
     if kept_dir is not None:
-        shown = attack_examples(*arguments, evaluation, threat, seed)
+        shown = attack_examples(*arguments, evaluation, threat, seed, eot)
         of = {"classes": np.array(test.classes), "images": np.array(subset.digest()), "image_ids": subset.image_ids()}
         arrays = {**of, **evaluation.arrays(), **shown}
         figures["predictions"] = f"predictions-{digest_of((), arrays)}"
@@ -145,7 +156,8 @@ def evaluate_run(
     kept_dir = run_dir / "evaluations"
     evaluation, figures = evaluate_finally(model, test, config, counts, kept_dir)
     if epsilons:
-        figures["curve"] = _curve(model, test, config, epsilons, kept_dir)
+        figures["curve"], warnings = _curve(model, test, config, epsilons, kept_dir)
+        figures["warnings"] += _tell(warnings)
     record = {
         "at": datetime.now().isoformat(timespec="seconds"),
         "round": round_or_epoch,
@@ -170,19 +182,27 @@ def _counts(run_dir: Path, test: Dataset) -> NDArray[np.int64] | None:
 
 def _curve(
     model: torch.nn.Module, test: Dataset, config: RunConfig, epsilons: Sequence[float], kept_dir: Path | None
-) -> list[dict[str, Any]]:
-    """Return robust accuracy at each epsilon, under the first PGD of the final attacks."""
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Return robust accuracy at each epsilon, under the first PGD of the final attacks, and warnings about it."""
     subset = _subset(test, config.evaluate.final_examples)
+    eot = passes_to_average(model, subset.images, config)
     specs = map(AttackSpec.parse, config.evaluate.final_attacks)
     attack = next((spec for spec in specs if spec.name == "pgd"), _CURVE)
     label = str(attack)
-    points = []
+    points, robust = [], {}
     for epsilon in epsilons:
         threat = Threat.reaching(epsilon / 255, attack.steps)
-        kept = _kept(kept_dir, model, subset, config, threat)
-        found = evaluate(model, subset.images, subset.labels, (label,), threat, _seed(config), _BATCH, kept)
+        kept = _kept(kept_dir, model, subset, config, threat, eot)
+        found = evaluate(model, subset.images, subset.labels, (label,), threat, _seed(config), _BATCH, kept, eot)
         points.append({"epsilon-255": epsilon, "attack": label, **found.robust[label].as_json()})
-    return points
+        robust[epsilon] = found.masks()[label]
+    return points, find_curve_warnings(robust, subset.labels)
+
+
+def _tell(warnings: Sequence[str]) -> list[str]:
+    for warning in warnings:
+        log.warning("warning: %s", warning)
+    return list(warnings)
 
 
 def _subset(test: Dataset, examples: int) -> Dataset:
@@ -194,7 +214,7 @@ def _seed(config: RunConfig) -> int:
 
 
 def _kept(
-    kept_dir: Path | None, model: torch.nn.Module, subset: Dataset, config: RunConfig, threat: Threat
+    kept_dir: Path | None, model: torch.nn.Module, subset: Dataset, config: RunConfig, threat: Threat, eot: int
 ) -> ArrayStore | None:
     """Return the folder of everything that decides the figures, or None where nothing is kept."""
     if kept_dir is None:
@@ -202,5 +222,5 @@ def _kept(
     weights = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
     device = next(model.parameters()).device.type, torch.get_num_threads()  # which decide the last bits
     network = config.model.model_dump() | {"name": user_code_digest(config.model.name)}
-    decided = network, threat.epsilon, threat.step, _seed(config), _BATCH, *device
+    decided = network, threat.epsilon, threat.step, _seed(config), _BATCH, eot, *device
     return ArrayStore(kept_dir / digest_of(decided, {**weights, "/images": subset.images, "/labels": subset.labels}))

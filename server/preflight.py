@@ -4,15 +4,18 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from common.attacks.library import check_classes
 from common.config.schema import RunConfig
 from common.data.rare_classes import few_images, told_rare_classes
 from common.errors import FedShieldError
+from common.evaluation.model_checks import EOT, is_randomised
 from common.factory import check_user_code
 from common.machine import available_cores, may_have_gpu
 from common.models.folding import Folded
+from common.seeding import rng_for
 from common.user_code import is_user_code
 from server.aggregation.robust import check_strategy
 from server.run_directory.reader import CENTRALIZED, DEPLOYED, Kind
@@ -110,6 +113,24 @@ def tell_what_is_folded(config: RunConfig, model: nn.Module) -> None:
         log.info(
             "attack.fast = true folds %d of the %d batch normalizations of %s: each %s",
             *(folded, norms, config.model.name, where),
+        )
+
+
+def tell_randomised(config: RunConfig, model: nn.Module) -> None:
+    """Tell that a user's network is randomised, since each evaluation then takes many times as long.
+
+    Args:
+        config: of the run.
+        model: as it is trained.
+    """
+    if not is_user_code(config.model.name):
+        return
+    images = rng_for(config.seed, "try").integers(0, 256, (8, 3, config.data.side, config.data.side), np.uint8)
+    if is_randomised(model, images, config.seed):
+        log.info(
+            "model.name = %s is randomised: attacks of evaluations see the mean of its logits over %d forward passes "
+            "(evaluate.eot)",
+            *(config.model.name, config.evaluate.eot or EOT),
         )
 
 

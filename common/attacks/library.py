@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.attacks.expectation import Averaged
 from common.attacks.threat import FAMILIES, AttackSpec, Minimal, Threat
 from common.errors import DeadEndError, FedShieldError
 from common.models.folding import Folded
@@ -60,7 +61,13 @@ def attack_mode(model: nn.Module) -> Iterator[None]:
 
 
 def build_attack(
-    name: str, model: nn.Module, threat: Threat, classes: int = 10, key: str = "attack.name", fast: bool = False
+    name: str,
+    model: nn.Module,
+    threat: Threat,
+    classes: int = 10,
+    key: str = "attack.name",
+    fast: bool = False,
+    eot: int = 1,
 ) -> Attack:
     """Return the attack on ``model``, which sees the model's weights as they are at each call.
 
@@ -79,6 +86,8 @@ def build_attack(
         key: where the attack was named, for messages.
         fast: attack the network with batch normalization folded into its convolutions, where it has such pairs: the
             same network up to rounding. A user's attack gets the network as it is.
+        eot: attack the mean of the logits over so many forward passes, for a randomised network; not together with
+            ``fast``. A user's attack gets the network as it is.
 
     Raises:
         FedShieldError: the attack needs more classes, or the user's function is missing or raises; also, when the
@@ -89,7 +98,8 @@ def build_attack(
     if is_user_code(name):
         return _own(name, model, threat, classes, key)
     folded = Folded(model) if fast and Folded.folds(model) else None
-    attack = ATTACKS[name](model if folded is None else folded, threat, classes)
+    seen = folded if folded is not None else Averaged(model, eot) if eot > 1 else model
+    attack = ATTACKS[name](seen, threat, classes)
     guards = [attack_mode] if name not in _BACKWARD else [attack_mode, _frozen]
 
     def perturb(images: Tensor, labels: Tensor) -> Tensor:

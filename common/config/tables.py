@@ -182,6 +182,7 @@ class EvaluateConfig(ConfigTable):
     step_255: Annotated[float, Field(gt=0, le=255)]
     final_examples: Natural
     final_attacks: AttackLabels
+    eot: Annotated[int, Field(ge=0, le=1000)]
 
 
 class ResultsConfig(ConfigTable):

@@ -39,6 +39,7 @@ def evaluate(
     seed: int,
     batch_size: int = 500,
     kept: ArrayStore | None = None,
+    eot: int = 1,
 ) -> Evaluation:
     """Measure ``model`` in eval mode and float32; every module keeps its mode.
 
@@ -64,7 +65,9 @@ def evaluate(
         seed: fixes the random starts, >= 0.
         batch_size: images at a time, >= 1; a repeated evaluation must use the same one.
         kept: where to keep what is measured, batch by batch, and to look for it first. It must belong to exactly this
-            model, data, threat, seed and batch size.
+            model, data, threat, seed, batch size and ``eot``.
+        eot: forward passes whose mean logits FedShield's attacks see, >= 1; for a randomised model. Each prediction
+            is that of one further pass.
 
     Raises:
         FedShieldError: an attack needs a gradient that the model does not have, or more classes, or a user's attack
@@ -81,7 +84,7 @@ def evaluate(
                 f"measure it with {_GRADIENT_FREE}"
             )
     with attack_mode(model):
-        work = _Work(model, images, labels, threat, classes, seed, batch_size, kept)
+        work = _Work(model, images, labels, threat, classes, seed, batch_size, kept, eot)
         natural = work.measure("natural")["predictions"]
         predictions = {"natural": natural}
         distortions: dict[str, Distortion] = {}
@@ -152,6 +155,7 @@ class _Work:
         seed: int,
         batch_size: int,
         kept: ArrayStore | None,
+        eot: int,
     ) -> None:
         self.model = model
         self.images = images
@@ -161,6 +165,7 @@ class _Work:
         self.seed = seed
         self.batch_size = batch_size
         self.kept = kept
+        self.eot = eot
         self._device = next(model.parameters()).device
         self._spoke = time.monotonic()
 
@@ -180,7 +185,7 @@ class _Work:
         """
         count, threat = len(self.labels), spec.within(self.threat) if spec else self.threat
         attack = spec.name if spec else "none"
-        run = build_attack(attack, self.model, threat, self.classes, OF_EVALUATION)
+        run = build_attack(attack, self.model, threat, self.classes, OF_EVALUATION, eot=self.eot)
         place = f"{name}.{user_code_digest(attack)}" if is_user_code(attack) else name  # as the file is now
         fresh = {
             "done": np.array(0),

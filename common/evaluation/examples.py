@@ -23,6 +23,7 @@ def attack_examples(
     evaluation: Evaluation,
     threat: Threat,
     seed: int,
+    eot: int = 1,
 ) -> dict[str, NDArray[Any]]:
     """Attack up to 8 images that are classified correctly, of different classes as far as there are enough.
 
@@ -35,6 +36,7 @@ def attack_examples(
         evaluation: its result.
         threat: the same.
         seed: of the attack, >= 0.
+        eot: as in ``evaluate``.
 
     Returns:
         ``example_images`` uint8 [K,3,H,W], ``example_adversarial`` float32 [K,3,H,W] in [0, 1], and int64
@@ -55,7 +57,7 @@ def attack_examples(
     if len(rows):
         spec = AttackSpec.parse(shown)
         torch.manual_seed(seed_for(seed, "examples"))
-        run = build_attack(spec.name, model, spec.within(threat), evaluation.classes, OF_EVALUATION)
+        run = build_attack(spec.name, model, spec.within(threat), evaluation.classes, OF_EVALUATION, eot=eot)
         adversarial = run(inputs, targets)
     attacked = np.zeros(0, np.int64)
     if len(rows):

@@ -4,15 +4,21 @@ After Athalye et al. 2018 (arXiv 1802.00420, section 3), Carlini et al. 2019 (ar
 checks in the code of AutoAttack (Croce and Hein 2020, arXiv 2003.01690).
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from common.attacks.library import attack_mode
 from common.attacks.threat import AttackSpec, Threat
 from common.evaluation.evaluate import evaluate, probe
+from common.evaluation.model_checks import check_model, spread
 from common.evaluation.results import Evaluation
 from common.seeding import seed_for
 from common.statistics import Mask, binomial_tail, sign_test
@@ -22,6 +28,10 @@ _FEW = 200  # examples for the checks that run attacks of their own
 _LEVEL = 0.01  # of the tests; the share of false alarms that each check may raise at most
 _LARGE = 64 / 255
 _ITERATIVE = frozenset({"bim", "pgd", "cw", "apgd-ce", "apgd-t", "autoattack"})
+_CROSS_ENTROPY = frozenset({"fgsm", "bim", "pgd", "apgd-ce"})
+_LEAST_GAP, _USUAL_GAP, _MOST_GAP = 0.1, 4.0, 100.0  # between the two largest logits, in the median
+_MARGIN = "cw-20"
+_OVERSTATED = 0.1  # share of the survivors that it may break: PGD leaves more than AutoAttack on sound models, too
 _SQUARE_SHARE = 0.002  # AutoAttack's own threshold for what Square may still break after the others
 
 Images = NDArray[np.uint8]
@@ -29,9 +39,11 @@ Labels = NDArray[np.int64]
 
 
 def find_warnings(
-    model: nn.Module, images: Images, labels: Labels, evaluation: Evaluation, threat: Threat, seed: int
+    model: nn.Module, images: Images, labels: Labels, evaluation: Evaluation, threat: Threat, seed: int, eot: int = 1
 ) -> tuple[str, ...]:
-    """Return the reasons not to trust an evaluation, one sentence each; none at epsilon 0 or without an attack.
+    """Return the reasons not to trust an evaluation, one sentence each.
+
+    At epsilon 0 or without an attack, only the model's answers are checked.
 
     Args:
         model: that was evaluated.
@@ -40,25 +52,74 @@ def find_warnings(
         evaluation: its result.
         threat: the same.
         seed: of the attacks that are run here, on 200 images at most; >= 0.
+        eot: as in ``evaluate``.
     """
+    found: list[str | None] = [*check_model(model, images, evaluation, seed, eot)]
     masks = {label: mask for label, mask in evaluation.masks().items() if label not in ("natural", "worst")}
-    if threat.epsilon == 0 or not masks:
-        return ()
-    found = [_one_step(masks), _black_box(masks), _after_the_others(evaluation)]
-    if probe(model, images)[1]:
-        seed = seed_for(seed, "doubts")  # never renamed: another name would draw other numbers
-        natural = evaluation.masks()["natural"]
-        found += [
-            _zero_gradients(model, images, labels, _spread(natural)),
-            _large_budget(model, images, labels, threat, seed),
-            _more_steps(model, images, labels, masks, threat, seed),
-        ]
-    else:
-        found.append(
-            "the model's output has no gradient with respect to its input, so only black-box attacks could run: "
-            "robust accuracy is overstated"
-        )
+    if threat.epsilon > 0 and masks:
+        found += [_one_step(masks), _black_box(masks), _after_the_others(evaluation)]
+        if probe(model, images)[1]:
+            # The purpose is never renamed: another name would draw other numbers.
+            again = _Again(model, images, labels, threat, seed_for(seed, "doubts"), eot)
+            found += [
+                _zero_gradients(again, spread(evaluation.masks()["natural"], _FEW)),
+                _large_budget(again),
+                _more_steps(again, masks),
+                _margin(again, masks),
+                _scale(again, masks),
+            ]
+        else:
+            found.append(
+                "the model's output has no gradient with respect to its input, so only black-box attacks could run: "
+                "robust accuracy is overstated"
+            )
     return tuple(sentence for sentence in found if sentence)
+
+
+def find_curve_warnings(robust: Mapping[float, Mask], labels: Labels) -> tuple[str, ...]:
+    """Return what cannot be right in a curve of robust accuracy over epsilon, one sentence each.
+
+    Args:
+        robust: epsilon in 1/255 -> bool [N], which examples are robust.
+        labels: int64 [N], their true classes.
+    """
+    found = []
+    for small, large in pairwise(sorted(robust)):
+        alone, reverse = _only(robust[small], robust[large])
+        if sign_test(alone, reverse) < _LEVEL:
+            found.append(
+                f"the curve rises from epsilon {small:g}/255 to {large:g}/255: {alone} images are robust at the larger "
+                f"epsilon alone, {reverse} at the smaller one alone; the attack does not work, since every change that "
+                "the smaller epsilon allows, the larger one allows too"
+            )
+    largest, chance = max(robust), float(np.bincount(labels).max()) / len(labels)
+    left = int(robust[largest].sum())
+    if largest >= 255 * _LARGE and binomial_tail(left, len(labels), chance) < _LEVEL:
+        found.append(
+            f"the curve ends at {100 * left / len(labels):.1f} % at epsilon {largest:g}/255, above chance "
+            f"({100 * chance:.1f} %): an attack that works would break all images there"
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Again:
+    """What attacks of the checks are run with: everything as in the evaluation, but on fewer images."""
+
+    model: nn.Module
+    images: Images
+    labels: Labels
+    threat: Threat
+    seed: int
+    eot: int
+
+    def attack(self, rows: NDArray[np.int64], *labels: str, **other: Any) -> Evaluation:
+        """Run attacks on some of the images; ``other`` takes the place of what is above."""
+        use = replace(self, **other)
+        return evaluate(
+            *(use.model, use.images[rows], use.labels[rows], labels, use.threat, use.seed),
+            eot=use.eot,
+        )
 
 
 def _only(broken: Mask, other: Mask) -> tuple[int, int]:
@@ -114,13 +175,14 @@ def _after_the_others(evaluation: Evaluation) -> str | None:
     )
 
 
-def _zero_gradients(model: nn.Module, images: Images, labels: Labels, rows: NDArray[np.int64]) -> str | None:
+def _zero_gradients(again: _Again, rows: NDArray[np.int64]) -> str | None:
     if len(rows) == 0:
         return None
-    device = next(model.parameters()).device
-    inputs = pixels(images[rows], device).requires_grad_()
-    with attack_mode(model):
-        loss = F.cross_entropy(model(inputs), torch.from_numpy(labels[rows]).to(device), reduction="sum")
+    device = next(again.model.parameters()).device
+    inputs = pixels(again.images[rows], device).requires_grad_()
+    with attack_mode(again.model):
+        labels = torch.from_numpy(again.labels[rows]).to(device)
+        loss = F.cross_entropy(again.model(inputs), labels, reduction="sum")
     gradient = torch.autograd.grad(loss, inputs)[0].flatten(1)
     zero = int((gradient == 0).all(1).sum())
     if zero <= 0.01 * len(rows):
@@ -131,12 +193,11 @@ def _zero_gradients(model: nn.Module, images: Images, labels: Labels, rows: NDAr
     )
 
 
-def _large_budget(model: nn.Module, images: Images, labels: Labels, threat: Threat, seed: int) -> str | None:
-    rows = _spread(np.ones(len(labels), bool))
-    epsilon = max(_LARGE, threat.epsilon)
-    large = Threat.reaching(epsilon, 20)
-    left = evaluate(model, images[rows], labels[rows], ("pgd-20",), large, seed).robust["pgd-20"]
-    chance = float(np.bincount(labels[rows]).max()) / len(rows)  # the accuracy of a constant prediction
+def _large_budget(again: _Again) -> str | None:
+    rows = spread(np.ones(len(again.labels), bool), _FEW)
+    epsilon = max(_LARGE, again.threat.epsilon)
+    left = again.attack(rows, "pgd-20", threat=Threat.reaching(epsilon, 20)).robust["pgd-20"]
+    chance = float(np.bincount(again.labels[rows]).max()) / len(rows)  # the accuracy of a constant prediction
     if binomial_tail(left.correct, left.n, chance) >= _LEVEL:
         return None
     return (
@@ -146,18 +207,16 @@ def _large_budget(model: nn.Module, images: Images, labels: Labels, threat: Thre
     )
 
 
-def _more_steps(
-    model: nn.Module, images: Images, labels: Labels, masks: dict[str, Mask], threat: Threat, seed: int
-) -> str | None:
+def _more_steps(again: _Again, masks: dict[str, Mask]) -> str | None:
     """Run both attacks again, so that neither benefits from a luckier random start."""
     weaker = _strongest({label: mask for label, mask in masks.items() if _name(label) == "pgd"})
-    rows = _spread(masks[weaker]) if weaker else np.zeros(0, np.int64)
+    rows = spread(masks[weaker], _FEW) if weaker else np.zeros(0, np.int64)
     if weaker is None or len(rows) == 0:
         return None
     steps = AttackSpec.parse(weaker).steps
     short, long = str(AttackSpec("pgd", steps)), str(AttackSpec("pgd", 2 * steps))
-    again = evaluate(model, images[rows], labels[rows], (short, long), threat, seed).masks()
-    alone, reverse = _only(again[long], again[short])
+    found = again.attack(rows, short, long).masks()
+    alone, reverse = _only(found[long], found[short])
     if sign_test(alone, reverse) >= _LEVEL:
         return None
     return (
@@ -166,7 +225,52 @@ def _more_steps(
     )
 
 
-def _spread(mask: Mask) -> NDArray[np.int64]:
-    """Return 200 rows at most for which the mask holds, evenly spaced, since images may lie in the classes' order."""
-    rows = np.flatnonzero(mask)
-    return rows[np.linspace(0, len(rows) - 1, min(_FEW, len(rows))).round().astype(np.int64)]
+def _margin(again: _Again, masks: dict[str, Mask]) -> str | None:
+    """Attack the survivors on the margin, whose gradient has the same direction whatever the scale of the logits."""
+    rows = spread(np.logical_and.reduce(list(masks.values())), _FEW)
+    if len(rows) == 0:
+        return None
+    broken = len(rows) - again.attack(rows, _MARGIN).robust[_MARGIN].correct
+    if binomial_tail(broken, len(rows), _OVERSTATED) >= _LEVEL:
+        return None
+    return (
+        f"{_MARGIN}, which does not depend on the scale of the logits, broke {broken} of {len(rows)} images that "
+        f"survived {', '.join(masks)}: robust accuracy is overstated; evaluate with autoattack"
+    )
+
+
+def _scale(again: _Again, masks: dict[str, Mask]) -> str | None:
+    """Where the logits have an unusual scale, attack them on a usual one, from the same random starts."""
+    weaker = _strongest({label: mask for label, mask in masks.items() if _name(label) in _CROSS_ENTROPY})
+    rows = spread(masks[weaker], _FEW) if weaker else np.zeros(0, np.int64)
+    if weaker is None or len(rows) == 0:
+        return None
+    with torch.no_grad(), attack_mode(again.model):
+        largest = again.model(pixels(again.images[rows], next(again.model.parameters()).device)).topk(2, dim=1).values
+    gap = float((largest[:, 0] - largest[:, 1]).median())
+    if not 0 < gap < float("inf") or _LEAST_GAP <= gap <= _MOST_GAP:
+        return None
+    label = f"pgd-{AttackSpec.parse(weaker).steps or 20}"
+    given = again.attack(rows, label).masks()[label]
+    factor = _USUAL_GAP / gap
+    usual = again.attack(rows, label, model=_Scaled(again.model, factor)).masks()[label]
+    alone, reverse = _only(usual, given)
+    if sign_test(alone, reverse) >= _LEVEL:
+        return None
+    return (
+        f"the logits have an unusual scale (the two largest differ by {gap:.2g} in the median), where attacks on the "
+        f"cross-entropy are weak: of {len(rows)} images that survived {weaker}, {label} broke {alone} more when the "
+        f"logits were multiplied by {factor:.2g}, and {reverse} fewer; trust cw, apgd-t and autoattack instead"
+    )
+
+
+class _Scaled(nn.Module):
+    """A model with its logits multiplied by a number: the same predictions."""
+
+    def __init__(self, model: nn.Module, factor: float) -> None:
+        super().__init__()
+        self._model, self._factor = model, factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self._factor * self._model(images)
+        return logits

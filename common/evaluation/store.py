@@ -23,6 +23,7 @@ log = logging.getLogger("fedshield")
 
 _CODE = (
     "common/models/activations.py",
+    "common/attacks/expectation.py",
     "common/attacks/library.py",
     "common/attacks/threat.py",
     "common/models/external.py",

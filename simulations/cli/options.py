@@ -15,7 +15,8 @@ from common.paths import whole_path
 from simulations.shipped import PRESETS, SWEEPS, find_file, names_in
 from simulations.terminal.console import Output
 
-_MEASURING = ("data.root", "threads")  # where the images are now, and what of the machine is used
+# Where the images are now, what of the machine is used, and how a randomised model is attacked.
+_MEASURING = ("data.root", "threads", "evaluate.eot")
 
 
 def complete_preset(incomplete: str) -> list[str]:
