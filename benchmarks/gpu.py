@@ -38,6 +38,7 @@ def federation(name: str, rounds: int, options: argparse.Namespace, rest: Sequen
     settings = {
         "federation.rounds": str(rounds),
         "evaluate.every": str(min(10, rounds)),
+        "evaluate.final-attacks": "fgsm,pgd-20",  # AutoAttack would take longer than the training
         "train.milestones": f'"{rounds // 2},{rounds // 2 + max(1, rounds // 4)}"',
     }
     if options.data:

@@ -103,7 +103,7 @@ def evaluate_finally(
     """
     subset, threat, seed = _subset(test, config.evaluate.final_examples), evaluation_threat(config), _seed(config)
     arguments = model, subset.images, subset.labels
-    attacks, eot = config.evaluate.final_attacks, passes_to_average(model, subset.images, config)
+    attacks, eot = config.final_attacks(len(test.classes)), passes_to_average(model, subset.images, config)
     kept = _kept(kept_dir, model, subset, config, threat, eot)
     evaluation = evaluate(*arguments, attacks, threat, seed, _BATCH, kept, eot)
     warnings = find_warnings(*arguments, evaluation, threat, seed, eot)
@@ -186,7 +186,7 @@ def _curve(
     """Return robust accuracy at each epsilon, under the first PGD of the final attacks, and warnings about it."""
     subset = _subset(test, config.evaluate.final_examples)
     eot = passes_to_average(model, subset.images, config)
-    specs = map(AttackSpec.parse, config.evaluate.final_attacks)
+    specs = map(AttackSpec.parse, config.final_attacks(len(test.classes)))
     attack = next((spec for spec in specs if spec.name == "pgd"), _CURVE)
     label = str(attack)
     points, robust = [], {}

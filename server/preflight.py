@@ -52,7 +52,7 @@ def check_attacks(config: RunConfig, classes: int) -> None:
     Raises:
         FedShieldError: one of them needs more classes.
     """
-    check_classes((*config.evaluate.attacks, *config.evaluate.final_attacks), classes)
+    check_classes((*config.evaluate.attacks, *config.final_attacks(classes)), classes)
 
 
 def tell_idle_cores(config: RunConfig) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from common.attacks.threat import AttackSpec, Minimal
+from common.attacks.threat import FAMILIES, AttackSpec, Minimal
 from common.config.flat import Flat, default_config, flatten, nest
 from common.config.tables import (
     AttackConfig,
@@ -27,7 +27,7 @@ from common.config.tables import (
     StrategyConfig,
     TrainConfig,
 )
-from common.config.values import Natural, join
+from common.config.values import AUTO, Natural, join
 from common.errors import RENAME, FedShieldError, is_text
 from common.user_code import is_user_code
 from common.words import near
@@ -39,6 +39,7 @@ USER_CODE_KEYS = (
     "evaluate.attacks",
     "evaluate.final-attacks",
 )  # FILE.py:NAME
+_QUICK_ATTACKS = ("fgsm", "pgd-20")
 
 
 class RunConfig(ConfigTable):
@@ -119,10 +120,25 @@ class RunConfig(ConfigTable):
                 "set sharing.pool-fraction above 0, or sharing.fraction=0"
             )
 
+    def final_attacks(self, classes: int = 10) -> tuple[str, ...]:
+        """Return the attacks of the final evaluation.
+
+        ``auto`` ends with AutoAttack; on the generated images, which are for trying things out, with a part of it that
+        takes seconds; and where there are too few classes for it, with those of its parts that take them.
+
+        Args:
+            classes: number of logits, 2 or more.
+        """
+        if self.evaluate.final_attacks != (AUTO,):
+            return self.evaluate.final_attacks
+        if classes < FAMILIES["autoattack"].classes:
+            return (*_QUICK_ATTACKS, "apgd-ce", "fab-t", "square")
+        return (*_QUICK_ATTACKS, "apgd-t-20" if self.data.name == "shapes10" else "autoattack")
+
     def user_code_references(self) -> list[tuple[str, str]]:
         """Return the user's code that is named here: key and ``FILE.py:NAME``, without an attack's steps."""
         named = [("model.name", self.model.name), ("loss.name", self.loss.name), ("attack.name", self.attack.name)]
-        measured = {"evaluate.attacks": self.evaluate.attacks, "evaluate.final-attacks": self.evaluate.final_attacks}
+        measured = {"evaluate.attacks": self.evaluate.attacks, "evaluate.final-attacks": self.final_attacks()}
         for key, labels in measured.items():
             named += [(key, AttackSpec.parse(label).name) for label in labels]
         return [(key, name) for key, name in named if is_user_code(name)]

@@ -9,6 +9,7 @@ from common.config.values import (
     ActivationName,
     AttackLabels,
     AttackName,
+    FinalAttackLabels,
     FolderName,
     Fraction,
     LossName,
@@ -181,7 +182,7 @@ class EvaluateConfig(ConfigTable):
     attacks: AttackLabels
     step_255: Annotated[float, Field(gt=0, le=255)]
     final_examples: Natural
-    final_attacks: AttackLabels
+    final_attacks: FinalAttackLabels
     eot: Annotated[int, Field(ge=0, le=1000)]
 
 

@@ -11,6 +11,7 @@ from common.attacks.threat import AttackSpec
 from common.user_code import is_user_code
 from common.words import near, visible
 
+AUTO = "auto"
 _TRACKERS = ["tensorboard", "mlflow", "wandb"]
 
 
@@ -19,6 +20,10 @@ def parse_labels(value: object) -> tuple[str, ...]:
     if not isinstance(value, str):
         raise ValueError('write the attacks as one string, separated by commas: "fgsm,pgd-10"')
     return tuple(dict.fromkeys(str(AttackSpec.parse(part.strip())) for part in value.split(",") if part.strip()))
+
+
+def _final_labels(value: object) -> tuple[str, ...]:
+    return (AUTO,) if value == AUTO else parse_labels(value)
 
 
 def _split_milestones(value: object) -> tuple[int, ...]:
@@ -85,6 +90,7 @@ def join(value: tuple[object, ...]) -> str:
 
 # Flower's run config has no lists: they are strings there, and tuples here.
 AttackLabels = Annotated[tuple[str, ...], BeforeValidator(parse_labels), PlainSerializer(join)]
+FinalAttackLabels = Annotated[tuple[str, ...], BeforeValidator(_final_labels), PlainSerializer(join)]
 Milestones = Annotated[tuple[int, ...], BeforeValidator(_split_milestones), PlainSerializer(join)]
 Trackers = Annotated[tuple[str, ...], BeforeValidator(_split_trackers), PlainSerializer(join)]
 MixtureWeights = Annotated[

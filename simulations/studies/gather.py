@@ -50,7 +50,7 @@ def gather(study: Study, points: Sequence[Point], directory: Path) -> dict[str, 
     if study.command == "partitions":
         write_csv(directory / "results.csv", [DIVIDED[0], *keys, *DIVIDED[1:], *ADDED], rows)
     else:
-        _write_results(directory, keys, rows, [point.config.evaluate.final_attacks for point in points])
+        _write_results(directory, keys, rows, [point.config.final_attacks() for point in points])
         _write_rounds(directory, keys, done, [point.config.evaluate.attacks for point in points])
     federated = study.command != "centralized"
     labels = [row for point in done for row in _labels(point, runs)] if federated else []

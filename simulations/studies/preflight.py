@@ -72,7 +72,7 @@ def check_code(study: Study, points: Sequence[Point]) -> None:
 
 def _needs_trial(config: RunConfig) -> bool:
     """Return whether a configuration names a user's or torchvision's code, or what needs enough clients or classes."""
-    attacks = (*config.evaluate.attacks, *config.evaluate.final_attacks)
+    attacks = (*config.evaluate.attacks, *config.final_attacks(classes=2))
     return (
         bool(config.user_code_references())
         or config.model.name.startswith("torchvision:")

@@ -32,7 +32,7 @@ def try_out(config: RunConfig, federation: bool) -> None:
     images, targets = torch.rand(2, 3, config.data.side, config.data.side), torch.tensor([0, classes - 1])
     if is_user_code(config.loss.name) or is_user_code(config.attack.name):
         make_method(config, model.train(), classes).loss_for(np.arange(classes))(images, targets)
-    for label in dict.fromkeys((*config.evaluate.attacks, *config.evaluate.final_attacks)):
+    for label in dict.fromkeys((*config.evaluate.attacks, *config.final_attacks(classes))):
         spec = AttackSpec.parse(label)
         if is_user_code(spec.name):
             threat = spec.within(evaluation_threat(config))
