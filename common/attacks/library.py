@@ -85,9 +85,8 @@ def build_attack(
         classes: N, for the attacks that aim at each class in turn.
         key: where the attack was named, for messages.
         fast: attack the network with batch normalization folded into its convolutions, where it has such pairs: the
-            same network up to rounding. A user's attack gets the network as it is.
-        eot: attack the mean of the logits over so many forward passes, for a randomised network; not together with
-            ``fast``. A user's attack gets the network as it is.
+            same network up to rounding. A user's attack gets the network as it is, also where ``eot`` is above 1.
+        eot: attack the mean of the logits over so many forward passes, for a randomised network; without ``fast``.
 
     Raises:
         FedShieldError: the attack needs more classes, or the user's function is missing or raises; also, when the
@@ -98,8 +97,7 @@ def build_attack(
     if is_user_code(name):
         return _own(name, model, threat, classes, key)
     folded = Folded(model) if fast and Folded.folds(model) else None
-    seen = folded if folded is not None else Averaged(model, eot) if eot > 1 else model
-    attack = ATTACKS[name](seen, threat, classes)
+    attack = ATTACKS[name](folded or (Averaged(model, eot) if eot > 1 else model), threat, classes)
     guards = [attack_mode] if name not in _BACKWARD else [attack_mode, _frozen]
 
     def perturb(images: Tensor, labels: Tensor) -> Tensor:

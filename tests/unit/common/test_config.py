@@ -34,6 +34,24 @@ def test_quickstart_preset_is_what_a_run_without_a_file_does() -> None:
     assert resolve(Path("quickstart"), [], default_config()) == default_config()
 
 
+def test_the_final_evaluation_ends_with_autoattack_where_that_can_run() -> None:
+    def attacks(classes: int = 10, **changes: object) -> tuple[str, ...]:
+        changed = {key.replace("__", "."): value for key, value in changes.items()}
+        return parse_config({**default_config(), **changed}).final_attacks(classes)
+
+    assert default_config()["evaluate.final-examples"] == 1000
+    assert attacks(data__name="cifar10") == ("fgsm", "pgd-20", "autoattack")
+    assert attacks(data__name="folder", classes=4)[-1] == "autoattack"
+    assert attacks(data__name="folder", classes=3) == ("fgsm", "pgd-20", "apgd-ce", "fab-t", "square")
+    assert attacks() == ("fgsm", "pgd-20", "apgd-t-20")
+    assert attacks(**{"evaluate.final-attacks": "pgd"}) == ("pgd-10",)
+    assert attacks(**{"evaluate.final-attacks": ""}) == ()
+    for name in ("cifar10-iid", "cifar10-noniid", "cifar10-noniid-share40"):
+        config = parse_config(resolve(Path(name), [], default_config()))
+        assert config.final_attacks()[-1] == "autoattack"
+        assert config.evaluate.final_examples == 0
+
+
 def test_paper_presets_differ_in_partition_and_sharing_alone() -> None:
     keys = ("partition.scheme", "sharing.fraction")
     found = {
