@@ -30,7 +30,7 @@ from server.preflight import (
     check_attacks,
     check_settings,
     tell_mirroring,
-    tell_randomised,
+    tell_randomized,
     tell_rare_classes,
     tell_what_is_folded,
 )
@@ -81,7 +81,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         check_attacks(config, len(data.test.classes))
         model = make_model(config, len(data.test.classes)).to(device)
         tell_what_is_folded(config, model)
-        tell_randomised(config, model)
+        tell_randomized(config, model)
         recorder = Recorder(config, run, data, model, watchers)
         run.write_environment(describe_environment(device, model, data.test.images.shape[-1]))
         run.write_partition(data.described_partition)

@@ -20,7 +20,7 @@ from common.data.server_data import class_counts
 from common.errors import FedShieldError
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.evaluation.examples import attack_examples
-from common.evaluation.model_checks import EOT, is_randomised
+from common.evaluation.model_checks import EOT, is_randomized
 from common.evaluation.sanity_checks import find_curve_warnings, find_warnings
 from common.evaluation.store import ArrayStore, digest_of
 from common.factory import check_user_code, evaluation_threat, make_model, prepare_torch, test_data
@@ -83,7 +83,7 @@ def passes_to_average(model: torch.nn.Module, images: NDArray[np.uint8], config:
         images: uint8 [N,3,H,W], N >= 1.
         config: of the run.
     """
-    return config.evaluate.eot or (EOT if is_randomised(model, images, _seed(config)) else 1)
+    return config.evaluate.eot or (EOT if is_randomized(model, images, _seed(config)) else 1)
 
 
 def evaluate_finally(

@@ -11,7 +11,7 @@ from common.attacks.library import check_classes
 from common.config.schema import RunConfig
 from common.data.rare_classes import few_images, told_rare_classes
 from common.errors import FedShieldError
-from common.evaluation.model_checks import EOT, is_randomised
+from common.evaluation.model_checks import EOT, is_randomized
 from common.factory import check_user_code
 from common.machine import available_cores, may_have_gpu
 from common.models.folding import Folded
@@ -116,8 +116,8 @@ def tell_what_is_folded(config: RunConfig, model: nn.Module) -> None:
         )
 
 
-def tell_randomised(config: RunConfig, model: nn.Module) -> None:
-    """Tell that a user's network is randomised, since each evaluation then takes many times as long.
+def tell_randomized(config: RunConfig, model: nn.Module) -> None:
+    """Tell that a user's network is randomized, since each evaluation then takes many times as long.
 
     Args:
         config: of the run.
@@ -126,9 +126,9 @@ def tell_randomised(config: RunConfig, model: nn.Module) -> None:
     if not is_user_code(config.model.name):
         return
     images = rng_for(config.seed, "try").integers(0, 256, (8, 3, config.data.side, config.data.side), np.uint8)
-    if is_randomised(model, images, config.seed):
+    if is_randomized(model, images, config.seed):
         log.info(
-            "model.name = %s is randomised: attacks of evaluations see the mean of its logits over %d forward passes "
+            "model.name = %s is randomized: attacks of evaluations see the mean of its logits over %d forward passes "
             "(evaluate.eot)",
             *(config.model.name, config.evaluate.eot or EOT),
         )

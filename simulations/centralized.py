@@ -30,7 +30,7 @@ from server.preflight import (
     check_settings,
     tell_idle_cores,
     tell_mirroring,
-    tell_randomised,
+    tell_randomized,
     tell_rare_classes,
     tell_what_is_folded,
 )
@@ -93,7 +93,7 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
         check_attacks(config, len(images.classes))
         evaluated = make_model(config, len(images.classes)).to(device)  # not the one that is trained
         tell_what_is_folded(config, evaluated)
-        tell_randomised(config, evaluated)
+        tell_randomized(config, evaluated)
         recorder = Recorder(config, run, data, evaluated, watchers)
         run.write_environment(describe_environment(device, evaluated, images.images.shape[-1]))
         run.write_partition(data.described_partition)

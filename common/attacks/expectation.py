@@ -1,4 +1,4 @@
-"""What an attack sees of a randomised network: the mean of its logits over several forward passes."""
+"""What an attack sees of a randomized network: the mean of its logits over several forward passes."""
 
 from typing import Any
 

@@ -86,7 +86,7 @@ def build_attack(
         key: where the attack was named, for messages.
         fast: attack the network with batch normalization folded into its convolutions, where it has such pairs: the
             same network up to rounding. A user's attack gets the network as it is, also where ``eot`` is above 1.
-        eot: attack the mean of the logits over so many forward passes, for a randomised network; without ``fast``.
+        eot: attack the mean of the logits over so many forward passes, for a randomized network; without ``fast``.
 
     Raises:
         FedShieldError: the attack needs more classes, or the user's function is missing or raises; also, when the

@@ -66,7 +66,7 @@ def evaluate(
         batch_size: images at a time, >= 1; a repeated evaluation must use the same one.
         kept: where to keep what is measured, batch by batch, and to look for it first. It must belong to exactly this
             model, data, threat, seed, batch size and ``eot``.
-        eot: forward passes whose mean logits FedShield's attacks see, >= 1; for a randomised model. Each prediction
+        eot: forward passes whose mean logits FedShield's attacks see, >= 1; for a randomized model. Each prediction
             is that of one further pass.
 
     Raises:

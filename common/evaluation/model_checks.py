@@ -15,7 +15,7 @@ from common.seeding import seed_for
 from common.statistics import Mask, binomial_tail
 from common.training.trainer import pixels
 
-EOT = 20  # forward passes that an attack on a randomised model averages, as in AutoAttack's version for these
+EOT = 20  # forward passes that an attack on a randomized model averages, as in AutoAttack's version for these
 _FEW = 64  # images to look at
 _PASSES = 5
 _SAME = 1e-4  # largest relative difference of logits that are the same, as in AutoAttack
@@ -26,7 +26,7 @@ _LEVEL = 0.01
 Images = NDArray[np.uint8]
 
 
-def is_randomised(model: nn.Module, images: Images, seed: int) -> bool:
+def is_randomized(model: nn.Module, images: Images, seed: int) -> bool:
     """Return whether a model answers differently when it is shown the same images again.
 
     Args:
@@ -50,7 +50,7 @@ def check_model(model: nn.Module, images: Images, evaluation: Evaluation, seed: 
     restless = _count_restless(model, images, seed)
     found = [
         _one_class(evaluation),
-        _randomised(restless, min(_FEW, len(images)), eot),
+        _randomized(restless, min(_FEW, len(images)), eot),
         _batches(model, images) if not restless else None,
         _range(model, images),
         _gradients_inside(model, images),
@@ -93,7 +93,7 @@ def _count_restless(model: nn.Module, images: Images, seed: int) -> int:
     return int(torch.stack([_differ(first, other, _SAME) for other in others]).any(0).sum())
 
 
-def _randomised(restless: int, shown: int, eot: int) -> str | None:
+def _randomized(restless: int, shown: int, eot: int) -> str | None:
     if not restless:
         return None
     how = (
@@ -102,7 +102,7 @@ def _randomised(restless: int, shown: int, eot: int) -> str | None:
         else "attacks see one forward pass at a time (evaluate.eot = 1), so robust accuracy is overstated"
     )
     return (
-        f"the model is randomised: {restless} of {shown} images get other logits when they are shown again; {how}, and "
+        f"the model is randomized: {restless} of {shown} images get other logits when they are shown again; {how}, and "
         "each prediction that counts is that of one pass"
     )
 

@@ -15,7 +15,7 @@ from common.paths import whole_path
 from simulations.shipped import PRESETS, SWEEPS, find_file, names_in
 from simulations.terminal.console import Output
 
-# Where the images are now, what of the machine is used, and how a randomised model is attacked.
+# Where the images are now, what of the machine is used, and how a randomized model is attacked.
 _MEASURING = ("data.root", "threads", "evaluate.eot")
 
 

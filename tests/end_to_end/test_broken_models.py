@@ -55,7 +55,7 @@ def evaluated(folder: Path, name: str) -> tuple[str, str, Path]:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Noise", r"the model is randomised: (\d+) of \1 images get other logits when they are shown again; "),
+        ("Noise", r"the model is randomized: (\d+) of \1 images get other logits when they are shown again; "),
         ("Probabilities", r"the model returns probabilities \(they add up to 1\) where attacks expect logits"),
         ("Steps", r"the gradient of the loss is exactly zero for (\d+) of \1 images"),
     ],
@@ -68,5 +68,5 @@ def test_a_broken_model_is_told(tmp_path: Path, name: str, words: str) -> None:
         assert any(re.match(words, warning) for warning in warnings), warnings
         assert all(f"warning: {warning}" in printed for warning in warnings)
     assert ("attacks see the mean of its logits over 3 forward passes, " in told) is (name == "Noise")
-    randomised = f"model.name = own.py:{name} is randomised: attacks of evaluations see the mean of its logits over 20 "
-    assert (randomised in trained) is (name == "Noise")
+    randomized = f"model.name = own.py:{name} is randomized: attacks of evaluations see the mean of its logits over 20 "
+    assert (randomized in trained) is (name == "Noise")

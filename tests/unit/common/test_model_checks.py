@@ -13,7 +13,7 @@ from common.attacks.library import build_attack
 from common.attacks.threat import Threat
 from common.data.datasets import Dataset, balanced_subset, load_data
 from common.evaluation.evaluate import evaluate
-from common.evaluation.model_checks import check_model, is_randomised
+from common.evaluation.model_checks import check_model, is_randomized
 from common.evaluation.results import Evaluation
 from common.evaluation.sanity_checks import find_curve_warnings, find_warnings
 from common.models.networks import build_model
@@ -132,21 +132,21 @@ def test_a_trained_model_raises_no_warning(trained: tuple[nn.Module, Dataset], a
 
 
 @pytest.mark.parametrize("make", [Noise, Dropout, Shift])
-def test_a_randomised_model_is_told(trained: tuple[nn.Module, Dataset], make: type[Around]) -> None:
+def test_a_randomized_model_is_told(trained: tuple[nn.Module, Dataset], make: type[Around]) -> None:
     model, test = make(trained[0]), trained[1]
-    assert is_randomised(model, test.images, 1)
+    assert is_randomized(model, test.images, 1)
     few = test.take(np.arange(0, 200, 10))
     averaged = told(model, few, "pgd-2", eot=3)
-    assert averaged[0].startswith("the model is randomised: ")
+    assert averaged[0].startswith("the model is randomized: ")
     assert "attacks see the mean of its logits over 3 forward passes, and each prediction" in averaged[0]
     (alone,) = told(model, test)
     assert "of 64 images get other logits when they are shown again" in alone
     assert "attacks see one forward pass at a time (evaluate.eot = 1), so robust accuracy is overstated" in alone
 
 
-def test_a_model_without_chance_is_not_randomised(trained: tuple[nn.Module, Dataset]) -> None:
+def test_a_model_without_chance_is_not_randomized(trained: tuple[nn.Module, Dataset]) -> None:
     for model in (trained[0], Threshold(), WholeBatch(trained[0]), Tiny(trained[0])):
-        assert not is_randomised(model, trained[1].images, 1)
+        assert not is_randomized(model, trained[1].images, 1)
 
 
 def test_looking_leaves_the_model_as_it_was(trained: tuple[nn.Module, Dataset]) -> None:
