@@ -123,6 +123,17 @@ def test_nothing_that_looks_like_a_command_is_left_out() -> None:
             )
 
 
+def test_what_was_checked_names_tests_that_there_are() -> None:
+    rows = re.findall(r"\| `(tests/[^`]+)` \|$", (ROOT / "docs" / "validity.md").read_text(), re.M)
+    assert rows
+    for row in rows:
+        paths, _, chosen = row.partition(" -k ")
+        names = [
+            name for path in paths.split() for name in re.findall(r"^def (test_\w+)", (ROOT / path).read_text(), re.M)
+        ]
+        assert all(any(word in name for name in names) for word in chosen.strip('"').split(" or ")), row
+
+
 def test_the_synopsis_names_commands_and_options_that_there_are() -> None:
     (synopsis,) = (block for block in blocks("../README.md") if "[FILE.toml]" in block)
     commands = get_group(app).commands
