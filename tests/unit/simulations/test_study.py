@@ -138,7 +138,7 @@ def test_shipped_studies_parse(scale: str) -> None:
         f"{scale}-activations": 11,
         f"{scale}-partitions": 6,
         f"{scale}-sharing": 11,
-        f"{scale}-methods": 16,
+        f"{scale}-methods": 18,
         f"{scale}-ablation": 7,
         **({"cpu-byzantine": 36, "cpu-fast": 3} if scale == "cpu" else {}),
     }
