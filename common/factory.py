@@ -20,7 +20,8 @@ from common.errors import FedShieldError
 from common.machine import available_cores, computes_bfloat16, keep_freed_memory
 from common.models.networks import MODELS, build_model, trains_on_one
 from common.paths import whole_path
-from common.training.losses import Calibration, LossContext, TrainingMethod
+from common.training.calibration import Calibration
+from common.training.losses import LossContext, TrainingMethod
 from common.training.schedule import learning_rate
 from common.training.trainer import Trainer, TrainingPlan
 from common.user_code import load_user_code

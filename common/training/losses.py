@@ -13,27 +13,11 @@ from common.attacks.library import Attack
 from common.attacks.mixture import build_training_attack
 from common.attacks.threat import Threat
 from common.errors import DeadEndError
+from common.training.calibration import EQUATIONS, Calibrated, Calibration, log_prior
 from common.user_code import explain_user_code, is_user_code, load_user_code
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(images [B,3,H,W] in [0, 1], labels [B]) -> scalar loss, with a graph to the model's weights."""
-
-_IN_LOG = 1e-7  # added to every count, as in the code of CalFAT's authors, so that a count of 0 has a logarithm
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How CalFAT calibrates; the default is its equations, and a scale of 10 is the code of its authors.
-
-    Attributes:
-        absent: count of a class that the client lacks, >= 0.
-        scale: factor of the logits in the loss, > 0; the attack ``kl`` divides the log of the prior by it instead.
-        attack: ``kl``, or ``pgd`` on the loss itself.
-    """
-
-    absent: float = 1.0
-    scale: float = 1.0
-    attack: str = "kl"
 
 
 @dataclass(frozen=True)
@@ -60,7 +44,7 @@ class LossContext:
     label_smoothing: float
     noise_std: float
     beta: float = 6.0
-    calibration: Calibration = Calibration()
+    calibration: Calibration = EQUATIONS
     class_counts: tuple[int, ...] = ()
     prior: Tensor | None = None
     mixture: tuple[tuple[str, float], ...] = ()
@@ -186,40 +170,6 @@ def calfat(model: nn.Module, context: LossContext) -> Loss:
         return F.cross_entropy(calibrated(attack(images, labels)), labels)
 
     return loss
-
-
-class Calibrated(nn.Module):
-    """A model with the log of a class prior added to its logits.
-
-    Args:
-        model: from pixels to logits [B,N].
-        prior: log of the prior, [N], on the model's device.
-        scale: factor of the logits, > 0.
-        strength: factor of the prior's log, > 0.
-    """
-
-    prior: Tensor
-
-    def __init__(self, model: nn.Module, prior: Tensor, scale: float = 1.0, strength: float = 1.0) -> None:
-        super().__init__()
-        self.model, self.scale, self.strength = model, scale, strength
-        self.register_buffer("prior", prior, persistent=False)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return the calibrated logits [B,N] of pixels [B,3,H,W]."""
-        logits: Tensor = self.scale * self.model(pixels) + self.strength * self.prior
-        return logits
-
-
-def log_prior(class_counts: tuple[int, ...], absent: float) -> Tensor:
-    """Return the log of the class prior, float32 [N].
-
-    Args:
-        class_counts: images of each of the N classes, each >= 0.
-        absent: count instead of 0, >= 0.
-    """
-    counts = torch.tensor([count or absent for count in class_counts], dtype=torch.float64) + _IN_LOG
-    return (counts / counts.sum()).log().float()
 
 
 def _divergence(natural: Tensor, attacked: Tensor) -> Tensor:

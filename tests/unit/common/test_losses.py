@@ -10,15 +10,17 @@ import torchattacks
 from torch import Tensor, nn
 
 from common.attacks.threat import Threat
+from common.config.flat import default_config
+from common.config.schema import parse_config
 from common.models.networks import build_model
-from common.training.losses import LOSSES, Calibrated, Calibration, LossContext, log_prior, soft_cross_entropy
+from common.training.calibration import AUTHORS_CODE, EQUATIONS, Calibrated, Calibration, log_prior
+from common.training.losses import LOSSES, LossContext, soft_cross_entropy
 
 IMAGES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 3, 1, 2, 9])
 THREAT = Threat(8 / 255, 2 / 255, 3)
 CONTEXT = LossContext("pgd", THREAT, label_smoothing=0.05, noise_std=0.1, class_counts=(1,) * 10)
-AUTHORS_CODE = Calibration(absent=1.0, scale=10.0)
-SILENT = Calibration(absent=0.0)
+SILENT = replace(EQUATIONS, absent=0.0)
 
 
 def test_soft_labels_by_hand() -> None:
@@ -283,3 +285,9 @@ def test_marts_divergence_counts_by_how_unsure_the_natural_prediction_is() -> No
     each = F.kl_div(F.log_softmax(model(adversarial), 1), natural, reduction="none").sum(1)
     expected = 6 * (each * (1 - natural[torch.arange(5), LABELS])).mean().item()
     assert values[1] - values[0] == pytest.approx(expected, rel=1e-3)
+
+
+def test_calfat_by_default_is_its_equations() -> None:
+    loss = parse_config(default_config()).loss
+    configured = Calibration(loss.calfat_absent, loss.calfat_scale, loss.calfat_attack)
+    assert configured == EQUATIONS == LossContext.calibration
