@@ -34,7 +34,7 @@ app = typer.Typer(
     help=(
         "Federated adversarial training on Flower: how robust is a model that many clients train together?\n\n"
         "fedshield doctor                       check this machine\n"
-        "fedshield run --name first             train ten clients, in half a minute\n"
+        "fedshield run --name first             train ten clients, in a minute\n"
         "fedshield report runs/first --open     show the results in a browser\n"
         "fedshield COMMAND --help               more examples and all options"
     ),

@@ -69,7 +69,7 @@ def run(
 
     FILE.toml, or a preset, contains the settings that differ from the defaults.
 
-    fedshield run                                    the quickstart, half a minute
+    fedshield run                                    the quickstart, a minute
     fedshield run cpu-cifar10 --set seed=2           a preset, with another seed
     fedshield run my.toml --set threads=1            as many clients at a time as there are cores
     fedshield run --resume runs/NAME                 continue after Ctrl-C or a crash
