@@ -63,8 +63,8 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 
 def test_epochs_are_sgd_over_all_images_with_momentum_kept(tmp_path: Path) -> None:
-    plain = {"attack__name": "none", "train__augment": False, "train__label_smoothing": 0.0, "train__milestones": "1"}
-    settings = config(tmp_path, "run", centralized__epochs=2, evaluate__every=9, **plain)
+    plain = {"attack__name": "none", "loss__name": "pgd-at", "train__augment": False, "train__label_smoothing": 0.0}
+    settings = config(tmp_path, "run", centralized__epochs=2, evaluate__every=9, train__milestones="1", **plain)
     path = train_centrally(settings)
     splits, division = prepare_data(settings)
     rows = np.sort(np.concatenate([*division.shards, division.pool]))  # what the federation would divide

@@ -58,5 +58,6 @@ def test_evaluate_changes_nothing_else_of_a_run(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["evaluate", "nothing", "--set", "attack.epsilon-255=4"])
     assert isinstance(done.exception, FedShieldError)
     assert str(done.exception) == (
-        "--set attack.epsilon-255: the run stays as it was trained; what can be set here: data.root, threads"
+        "--set attack.epsilon-255: the run stays as it was trained; "
+        "what can be set here: data.root, threads, evaluate.eot"
     )
