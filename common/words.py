@@ -68,6 +68,17 @@ def near(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
 
 
+def some(words: Sequence[str], most: int, between: str = ", ") -> str:
+    """Return the first words, and how many more there are: ``a, b and 3 more``.
+
+    Args:
+        words: to name.
+        most: how many of them are named.
+        between: what separates them.
+    """
+    return between.join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+
+
 def markdown(text: str) -> str:
     """Return text as Markdown that shows it as it is, inside a line or a table: no HTML, no link, no new column."""
     return _SIGNS.sub(r"\\\g<0>", visible(" ".join(text.split())))

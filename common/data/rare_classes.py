@@ -8,6 +8,7 @@ import numpy as np
 from common.data.cuts import DescribedPartition
 from common.data.datasets import class_limits
 from common.data.partition import most_of_a_class
+from common.words import some
 
 _FEW = 10  # images of a class; a network hardly learns it from fewer
 _NAMED = 5  # classes in a line
@@ -49,7 +50,7 @@ def few_images(described: DescribedPartition, federated: bool) -> str:
     }
     where = " at all clients together" if federated else ""
     helpful = ", or ".join(way for way, helps in ways.items() if helps)
-    return f"fewer than {_FEW} training images of a class{where}: {_some(named)}; {helpful}"
+    return f"fewer than {_FEW} training images of a class{where}: {some(named, _NAMED)}; {helpful}"
 
 
 def told_uneven_draw(key: str, examples: int, counts: Sequence[int], classes: Sequence[str]) -> str:
@@ -69,7 +70,7 @@ def told_uneven_draw(key: str, examples: int, counts: Sequence[int], classes: Se
         for name, taken, count in zip(classes, _even_draw(counts, examples), counts, strict=True)
         if not 0.5 <= (taken / examples) / (count / total or 1) <= 2 and count
     ]
-    return f"{key} = {examples} draws images balanced over the classes: {_some(changes)}" if changes else ""
+    return f"{key} = {examples} draws images balanced over the classes: {some(changes, _NAMED)}" if changes else ""
 
 
 def _uneven(described: DescribedPartition, key: str, there: str, config: Mapping[str, Any]) -> list[str]:
@@ -99,8 +100,8 @@ def _spared(described: DescribedPartition, part: str, key: str, config: Mapping[
         return []
     named = [f"{taken[place]} of {counts[place]} {described['classes'][place]}" for place in spared]
     return [
-        f"{key} = {config[key]:g} takes at most {_percent(most)} of a class: {_some(named)}; of other classes up to "
-        f"{taken.max()}"
+        f"{key} = {config[key]:g} takes at most {_percent(most)} of a class: {some(named, _NAMED)}; of other classes "
+        f"up to {taken.max()}"
     ]
 
 
@@ -112,7 +113,3 @@ def _counts(described: DescribedPartition, name: str) -> Any:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
-
-
-def _some(words: Sequence[str]) -> str:
-    return ", ".join(words[:_NAMED]) + (f" and {len(words) - _NAMED} more" if len(words) > _NAMED else "")

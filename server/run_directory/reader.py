@@ -18,7 +18,7 @@ from common.evaluation.store import Arrays, ArrayStore
 from common.files import read_json, read_json_lines
 from common.links import refuse_links
 from common.paths import whole_path
-from common.words import near
+from common.words import near, some
 from server.run_directory.schema import (
     DescribedPartition,
     Environment,
@@ -63,6 +63,7 @@ _BEFORE_WITH: dict[tuple[str, object], Flat] = {  # the same, where another key 
     ("data.name", "svhn"): {"train.flip": "on"},
     ("loss.name", "calfat"): {"loss.calfat-absent": 0.0},
 }
+_NAMED = 10  # rounds, or gaps, in a line
 KINDS = {kind.name: kind for kind in (FEDERATION, CENTRALIZED)}
 
 
@@ -134,8 +135,8 @@ def odd_rounds(metrics: Sequence[Mapping[str, Any]], unit: str, completed_rounds
     ends = pairwise([0, *sorted(times), max([completed_rounds, *times]) + 1])
     gaps = [str(low + 1) if low + 2 == high else f"{low + 1} to {high - 1}" for low, high in ends if low + 1 < high]
     twice = [str(number) for number, count in sorted(times.items()) if count > 1]
-    told = [f"has no line for {unit} {_some(gaps)}"] if gaps else []
-    told += [f"has several lines for {unit} {_some(twice)}"] if twice else []
+    told = [f"has no line for {unit} {some(gaps, _NAMED)}"] if gaps else []
+    told += [f"has several lines for {unit} {some(twice, _NAMED)}"] if twice else []
     told += ["is not in order"] if list(times) != sorted(times) else []
     return f"metrics.jsonl {', '.join(told)}" if told else ""
 
@@ -144,10 +145,6 @@ def lost_rounds(run_dir: Path) -> str:
     """Say what ``odd_rounds`` says, of a run that is read."""
     metrics, unit = read_metrics(run_dir), read_kind(run_dir).unit
     return odd_rounds(metrics, unit, read_summary(run_dir).get("rounds", 0))
-
-
-def _some(words: Sequence[str]) -> str:
-    return ", ".join(words[:10]) + ("" if len(words) <= 10 else f" and {len(words) - 10} more")
 
 
 def read_evaluations(run_dir: Path) -> list[dict[str, Any]]:

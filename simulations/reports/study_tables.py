@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from common.data.cuts import out_of
 from common.files import replace_file
 from common.statistics import sampling_error, t_interval
+from common.words import some
 from simulations.reports.accuracy import share
 from simulations.reports.sheets import Sheet
 from simulations.study_directory import (
@@ -97,11 +98,10 @@ def lacking(rows: Sequence[Row]) -> list[str]:
     for point, planned in points.items():
         reasons = Counter(row["why"] for row in planned if row.get("why"))
         for reason, count in reasons.items():
-            some = f" ({count} of {len(planned)} runs)" if count < len(planned) else ""
-            names.setdefault(reason, []).append(f"{', '.join(point) or 'the only point'}{some}")
+            partly = f" ({count} of {len(planned)} runs)" if count < len(planned) else ""
+            names.setdefault(reason, []).append(f"{', '.join(point) or 'the only point'}{partly}")
     for reason, which in names.items():
-        more = f" and {len(which) - _NAMED} more" if len(which) > _NAMED else ""
-        told.append(f"no figures of {'; '.join(which[:_NAMED])}{more}: {reason}")
+        told.append(f"no figures of {some(which, _NAMED, '; ')}: {reason}")
     return told
 
 

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from common.statistics import sampling_error
+from common.words import some
 from simulations.reports.figures.points import Values, is_number, name_point, pair_of
 from simulations.reports.figures.run_figures import images
 from simulations.study_directory import (
@@ -99,9 +100,8 @@ def _lack(rows: Sequence[Row], keys: Sequence[str]) -> str:
     """Say which points have no figures at all; the tables give the reasons."""
     there = {tuple(row[key] for key in keys) for row in finished(rows)}
     lacking = list(dict.fromkeys(point for row in rows if (point := tuple(row[key] for key in keys)) not in there))
-    names = "; ".join(name_point(keys, values) for values in lacking[:_NAMED])
-    more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
-    return f"; no figures of: {names}{more}" if lacking else ""
+    names = some([name_point(keys, values) for values in lacking], _NAMED, "; ")
+    return f"; no figures of: {names}" if lacking else ""
 
 
 def rates(measured: Measured, column: str, x: str | None = None, empty: bool = False) -> Rows:
