@@ -10,28 +10,17 @@ from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from common.attacks.threat import Threat
-from common.data.datasets import Dataset, balanced_subset, load_data
+from common.data.datasets import Dataset
 from common.evaluation.evaluate import evaluate
 from common.evaluation.sanity_checks import find_warnings
-from common.models.networks import build_model
-from common.training.losses import LOSSES, LossContext
-from common.training.trainer import Trainer, TrainingPlan
-
-THREAT = Threat(4 / 255, 1 / 255, 10)
+from tests.helpers.trained import THREAT, trained_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Module, Dataset]:
-    """A small network after some seconds of adversarial training, and 100 test images."""
-    splits = load_data("shapes10", "data", 32)
-    train = splits.train.take(balanced_subset(splits.train.labels, 600, 1, "subset"))
-    model = build_model("cnn", 10, 4, "relu", True, 1)
-    loss = LOSSES["pgd-at"](model, LossContext("fgsm", THREAT, 0.0, 0.0))
-    Trainer(model).fit(train.images, train.labels, loss, TrainingPlan(8, 16, 0.05, 0.9, 0.0, False, "float32"), 1)
-    return model.eval(), splits.test.take(balanced_subset(splits.test.labels, 100, 1, "subset"))
+    return trained_network(100)
 
 
 def test_robust_accuracy_agrees_with_another_implementation(trained: tuple[nn.Module, Dataset]) -> None:
