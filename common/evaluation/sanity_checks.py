@@ -92,7 +92,7 @@ def find_curve_warnings(robust: Mapping[float, Mask], labels: Labels) -> tuple[s
                 f"epsilon alone, {reverse} at the smaller one alone; the attack does not work, since every change that "
                 "the smaller epsilon allows, the larger one allows too"
             )
-    largest, chance = max(robust), float(np.bincount(labels).max()) / len(labels)
+    largest, chance = max(robust), _chance(labels)
     left = int(robust[largest].sum())
     if largest >= 255 * _LARGE and binomial_tail(left, len(labels), chance) < _LEVEL:
         found.append(
@@ -120,6 +120,11 @@ class _Again:
             *(use.model, use.images[rows], use.labels[rows], labels, use.threat, use.seed),
             eot=use.eot,
         )
+
+
+def _chance(labels: Labels) -> float:
+    """Return the accuracy of the best constant prediction."""
+    return float(np.bincount(labels).max()) / len(labels)
 
 
 def _only(broken: Mask, other: Mask) -> tuple[int, int]:
@@ -197,7 +202,7 @@ def _large_budget(again: _Again) -> str | None:
     rows = spread(np.ones(len(again.labels), bool), _FEW)
     epsilon = max(_LARGE, again.threat.epsilon)
     left = again.attack(rows, "pgd-20", threat=Threat.reaching(epsilon, 20)).robust["pgd-20"]
-    chance = float(np.bincount(again.labels[rows]).max()) / len(rows)  # the accuracy of a constant prediction
+    chance = _chance(again.labels[rows])
     if binomial_tail(left.correct, left.n, chance) >= _LEVEL:
         return None
     return (
