@@ -26,7 +26,7 @@ from common.evaluation.store import ArrayStore, digest_of
 from common.factory import check_user_code, evaluation_threat, make_model, prepare_torch, test_data
 from common.files import append_json_line
 from common.seeding import seed_for
-from common.user_code import user_code_digest
+from common.user_code import is_user_code, user_code_digest
 from server.preflight import tell_idle_cores
 from server.run_directory.checkpoint import fit_state, selected_model
 from server.run_directory.reader import FEDERATION, read_described_partition, read_kind
@@ -78,12 +78,16 @@ def evaluate_on(
 def passes_to_average(model: torch.nn.Module, images: NDArray[np.uint8], config: RunConfig) -> int:
     """Return ``eot`` of ``evaluate``: what the configuration says, or what the model needs.
 
+    In eval mode, the networks of FedShield and torchvision draw nothing, so only a user's own is looked at.
+
     Args:
         model: to evaluate.
         images: uint8 [N,3,H,W], N >= 1.
         config: of the run.
     """
-    return config.evaluate.eot or (EOT if is_randomized(model, images, _seed(config)) else 1)
+    if config.evaluate.eot or not is_user_code(config.model.name):
+        return config.evaluate.eot or 1
+    return EOT if is_randomized(model, images, _seed(config)) else 1
 
 
 def evaluate_finally(
