@@ -55,6 +55,22 @@ def t_interval(values: Sequence[float]) -> tuple[float, float, float] | None:
     return mean, mean - half, mean + half
 
 
+def mean_share(shares: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return the mean of shares and its 95 % interval by Student's t, within [0, 1].
+
+    Where all shares are equal, their spread says nothing: the interval is then Wilson's for as many single outcomes.
+
+    Args:
+        shares: float64 [N], in [0, 1], one of each independent image, such as the share of its versions that are
+            classified correctly; N >= 1.
+    """
+    mean, n = float(shares.mean()), len(shares)
+    if (shares == shares[0]).all():
+        return mean, *wilson_interval(round(mean * n), n)
+    _, low, high = t_interval(shares.tolist()) or (mean, 0.0, 1.0)
+    return mean, max(0.0, low), min(1.0, high)
+
+
 def binomial_tail(least: int, draws: int, chance: float) -> float:
     """Return the probability of ``least`` or more successes in independent ``draws``: the one-sided binomial test.
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from common.data.datasets import Dataset, balanced_subset, is_at_hand
 from common.data.rare_classes import told_uneven_draw
 from common.data.server_data import class_counts
 from common.errors import FedShieldError
+from common.evaluation.confidence import answer, calibration_of
+from common.evaluation.corrupted import evaluate_corrupted
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.evaluation.examples import attack_examples
 from common.evaluation.model_checks import EOT, is_randomized
@@ -25,6 +28,7 @@ from common.evaluation.sanity_checks import find_curve_warnings, find_warnings
 from common.evaluation.store import ArrayStore, digest_of
 from common.factory import check_user_code, evaluation_threat, make_model, prepare_torch, test_data
 from common.files import append_json_line
+from common.paths import sources_digest
 from common.seeding import seed_for
 from common.user_code import is_user_code, user_code_digest
 from server.preflight import tell_idle_cores
@@ -112,7 +116,9 @@ def evaluate_finally(
     evaluation = evaluate(*arguments, attacks, threat, seed, _BATCH, kept, eot)
     warnings = find_warnings(*arguments, evaluation, threat, seed, eot)
     figures = evaluation.as_json(details=True, shares=counts)
-    figures |= {"classes": list(test.classes), "warnings": _tell(warnings)}
+    torch.manual_seed(seed_for(seed, "confidence"))  # of a randomized model
+    calibration = calibration_of(answer(model, subset.images, _BATCH), subset.labels)
+    figures |= {"classes": list(test.classes), "calibration": calibration, "warnings": _tell(warnings)}
     if kept_dir is not None:
         shown = attack_examples(*arguments, evaluation, threat, seed, eot)
         of = {"classes": np.array(test.classes), "images": np.array(subset.digest()), "image_ids": subset.image_ids()}
@@ -123,7 +129,11 @@ def evaluate_finally(
 
 
 def evaluate_run(
-    run_dir: Path, changes: Flat, epsilons: Sequence[float] = (), trust_code: bool = False
+    run_dir: Path,
+    changes: Flat,
+    epsilons: Sequence[float] = (),
+    trust_code: bool = False,
+    corruptions: Sequence[str] = (),
 ) -> RunEvaluation:
     """Evaluate a run's model with its final attacks, and append the result to its ``evaluations.jsonl``.
 
@@ -134,6 +144,7 @@ def evaluate_run(
         changes: keys of the stored configuration to change, such as ``evaluate.final-attacks``.
         epsilons: radii of the curve of robust accuracy, in 1/255; none for no curve.
         trust_code: run code of the run's that has not been run on this machine before.
+        corruptions: kinds of ``common.evaluation.corruptions`` under which accuracy is measured too; none for none.
 
     Raises:
         FedShieldError: the run is damaged or has no finished round, its data is not there, or its code is not trusted.
@@ -162,6 +173,8 @@ def evaluate_run(
     if epsilons:
         figures["curve"], warnings = _curve(model, test, config, epsilons, kept_dir)
         figures["warnings"] += _tell(warnings)
+    if corruptions:
+        figures["corruptions"] = _corrupted(model, test, config, corruptions, kept_dir)
     record = {
         "at": datetime.now().isoformat(timespec="seconds"),
         "round": round_or_epoch,
@@ -203,6 +216,17 @@ def _curve(
     return points, find_curve_warnings(robust, subset.labels)
 
 
+def _corrupted(
+    model: torch.nn.Module, test: Dataset, config: RunConfig, kinds: Sequence[str], kept_dir: Path
+) -> dict[str, Any]:
+    """Return accuracy under corruptions, on the images of the final attacks."""
+    subset = _subset(test, config.evaluate.final_examples)
+    made = sources_digest("common/evaluation/corruptions.py", "common/evaluation/confidence.py").hex()
+    made += "".join(f" {name} {version(name)}" for name in ("numpy", "scipy", "pillow"))
+    kept = _kept(kept_dir, model, subset, config, evaluation_threat(config), 1, made)
+    return evaluate_corrupted(model, subset.images, subset.labels, kinds, _seed(config), kept).as_json()
+
+
 def _tell(warnings: Sequence[str]) -> list[str]:
     for warning in warnings:
         log.warning("warning: %s", warning)
@@ -218,7 +242,13 @@ def _seed(config: RunConfig) -> int:
 
 
 def _kept(
-    kept_dir: Path | None, model: torch.nn.Module, subset: Dataset, config: RunConfig, threat: Threat, eot: int
+    kept_dir: Path | None,
+    model: torch.nn.Module,
+    subset: Dataset,
+    config: RunConfig,
+    threat: Threat,
+    eot: int,
+    made_by: str = "",
 ) -> ArrayStore | None:
     """Return the folder of everything that decides the figures, or None where nothing is kept."""
     if kept_dir is None:
@@ -226,5 +256,6 @@ def _kept(
     weights = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
     device = next(model.parameters()).device.type, torch.get_num_threads()  # which decide the last bits
     network = config.model.model_dump() | {"name": user_code_digest(config.model.name)}
-    decided = network, threat.epsilon, threat.step, _seed(config), _BATCH, eot, *device
+    decided: tuple[object, ...] = network, threat.epsilon, threat.step, _seed(config), _BATCH, eot, *device
+    decided += (made_by,) if made_by else ()
     return ArrayStore(kept_dir / digest_of(decided, {**weights, "/images": subset.images, "/labels": subset.labels}))

@@ -125,7 +125,8 @@ class Recorder:
         self._watchers.after_run(summary)
         if final is not None:
             of = f"of {self.run.kind.unit} {round_or_epoch}  " if self._best else ""
-            log.info("final  %s%s", of, final.line(), extra={"event": {"event": "final", **summary}})
+            ece = f"  ECE {100 * found['ece']:.1f} %" if figures and (found := figures["calibration"]) else ""
+            log.info("final  %s%s%s", of, final.line(), ece, extra={"event": {"event": "final", **summary}})
 
 
 def _turnout(report: dict[str, Any]) -> str:

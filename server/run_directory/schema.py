@@ -42,6 +42,34 @@ class CurvePoint(StoredRate):
     attack: str
 
 
+class StoredCalibration(FileFormat):
+    """Whether the model is right as often as it is sure."""
+
+    ece: Share
+    confidence: Share
+
+
+class CorruptedRate(StoredRate):
+    """Accuracy under one severity of a corruption."""
+
+    ece: Share | None
+
+
+class StoredCorruption(FileFormat):
+    """Accuracy under one kind of corruption."""
+
+    severities: Annotated[list[CorruptedRate], Field(min_length=5, max_length=5)]
+    mean: StoredRate
+
+
+class StoredCorruptions(FileFormat):
+    """Accuracy under common corruptions."""
+
+    kinds: Annotated[dict[str, StoredCorruption], Field(min_length=1)]
+    mean: StoredRate
+    ece: Share | None
+
+
 class Figures(FileFormat):
     """An evaluation, as far as it was made in detail."""
 
@@ -54,6 +82,8 @@ class Figures(FileFormat):
     parts: dict[str, StoredRate] = {}
     distortions: dict[str, StoredDistortion] = {}
     curve: list[CurvePoint] = []
+    calibration: StoredCalibration | None = None
+    corruptions: StoredCorruptions | None = None
     classes: list[str] = []
     examples: list[Count] = Field([], alias="class-examples")
     per_class: dict[str, list[StoredRate | None]] = Field({}, alias="per-class")

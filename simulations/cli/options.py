@@ -12,6 +12,7 @@ from common.config.schema import RunConfig, parse_config
 from common.config.values import parse_labels
 from common.errors import FedShieldError
 from common.paths import whole_path
+from common.words import near
 from simulations.shipped import PRESETS, SWEEPS, find_file, names_in
 from simulations.terminal.console import Output
 
@@ -145,6 +146,21 @@ def parse_attacks(option: str, text: str) -> tuple[str, ...]:
         return parse_labels(text)
     except ValueError as error:
         raise FedShieldError(f"{option} {text}: {error}") from error
+
+
+def parse_corruptions(text: str) -> tuple[str, ...]:
+    """Parse ``--corruptions``: ``all``, or some kinds; nothing for an empty text."""
+    from common.evaluation.corruptions import KINDS
+
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if "all" in names:
+        return tuple(KINDS)
+    if unknown := [name for name in names if name not in KINDS]:
+        meant = near(unknown[0], list(KINDS))
+        raise FedShieldError(
+            f"--corruptions {text}: {unknown[0]} is not known; write all, or some of {', '.join(KINDS)}{meant}"
+        )
+    return tuple(names)
 
 
 def parse_radii(text: str) -> tuple[float, ...]:

@@ -24,6 +24,7 @@ from simulations.cli.options import (
     new_or_stored,
     output_of,
     parse_attacks,
+    parse_corruptions,
     parse_radii,
     resolve,
 )
@@ -126,6 +127,14 @@ def evaluate(
         str | None,
         typer.Option(metavar="0,2,4,8,16", help="Robust accuracy under PGD also at these radii, in 1/255."),
     ] = None,
+    corruptions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|KIND,...",
+            help="Accuracy also on images with noise, blur and other common corruptions: all, or for example "
+            "gaussian-noise,defocus-blur,jpeg.",
+        ),
+    ] = None,
     set_: SetOption = None,
     trust_code: TrustOption = False,
 ) -> None:
@@ -137,6 +146,7 @@ def evaluate(
     fedshield evaluate runs/NAME --set data.root=/where/they/are/now
     fedshield evaluate runs/NAME --attacks fgsm,pgd-20x5,autoattack,deepfool --examples 0
     fedshield evaluate runs/NAME --epsilons 0,2,4,8,16
+    fedshield evaluate runs/NAME --corruptions all
     """
     log_to(console)
     changes = measuring(set_ or [])
@@ -144,21 +154,24 @@ def evaluate(
         changes["evaluate.final-attacks"] = ",".join(parse_attacks("--attacks", attacks))
     if examples is not None:
         changes["evaluate.final-examples"] = examples
-    radii = parse_radii(epsilons or "")
+    radii, kinds = parse_radii(epsilons or ""), parse_corruptions(corruptions or "")
     read_config(path := find_results(run_dir))  # what follows takes seconds to import
     from common.data.cuts import out_of
     from server.evaluation import evaluate_run
     from server.run_directory.reader import read_kind
     from simulations.cli.tables import evaluation_tables, headline_lines
+    from simulations.reports.beside import corruption_sheet
     from simulations.reports.headline import read_figures
     from simulations.reports.sheets import whole
 
-    found = evaluate_run(path, changes, radii, trust_code)
+    found = evaluate_run(path, changes, radii, trust_code, kinds)
     which = f"after {read_kind(path).unit} {found.round}, epsilon {found.config.attack.epsilon_255:g}/255"
     which += f", {out_of(found.evaluation.n, found.tests)} test images"
     console.print(f"{path}: {which}")
     for table in evaluation_tables(found.evaluation, found.record):
         console.print(whole(table, console.width))
+    if sheet := corruption_sheet(found.record):
+        console.print(sheet.rich(console.width))
     for line in headline_lines(read_figures(path)):
         console.print(line)
     if found.config.evaluate.final_attacks or "curve" in found.record:

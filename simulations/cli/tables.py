@@ -11,6 +11,7 @@ from rich.text import Text
 from common.data.cuts import training_images, unused_images
 from common.evaluation.results import Evaluation
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Kind, Record, bracket, share, tell_chance
+from simulations.reports.beside import tell_calibration
 from simulations.reports.headline import tell_others
 
 _NAME = 24  # characters of a name for which there is room, as long as there is another column
@@ -25,7 +26,7 @@ def evaluation_tables(evaluation: Evaluation, record: dict[str, Any]) -> list[Ta
         record: the same for a results file, as in ``server.evaluation``.
     """
     accuracy = AccuracyTable.of(record)
-    tables = [evaluation_table(accuracy, evaluation.caption, tell_chance(record))]
+    tables = [evaluation_table(accuracy, evaluation.caption, [*tell_chance(record), *tell_calibration(record)])]
     if evaluation.distortions:
         tables.append(distortion_table(evaluation))
     tables.append(class_table(accuracy, evaluation.caption))

@@ -14,6 +14,7 @@ from common.words import markdown, visible
 from server.run_directory.checkpoint import selected_checkpoint
 from server.run_directory.reader import DEPLOYED, read_config, read_described_partition, read_environment, read_kind
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, bracket, share, tell_chance
+from simulations.reports.beside import corruption_sheet, tell_calibration
 from simulations.reports.headline import dataset_name, read_figures, tell_others, training
 from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
 
@@ -92,7 +93,8 @@ def _figures(run_dir: Path, config: RunConfig, described: Mapping[str, Any]) -> 
     against = f"{NO_ATTACK[0].upper()}{NO_ATTACK[1:]}."
     if accuracy.attacked:
         against = f"White-box attacks within {epsilon:g}/255 (Linf); a stronger attack may leave less."
-    told = [*tell_chance(figures, described), *tell_others(figures)]
+    told = [*tell_chance(figures, described), *tell_calibration(figures), *tell_others(figures)]
+    corrupted = corruption_sheet(figures)
     cells = [(markdown(row.name), share(row.value), bracket(row.interval)) for row in accuracy.whole().values()]
     return [
         f"## Accuracy on n = {tested_images(accuracy.n, described)} test images",
@@ -105,6 +107,7 @@ def _figures(run_dir: Path, config: RunConfig, described: Mapping[str, Any]) -> 
         "",
         *(f"- {markdown(line)}" for line in told),
         *([""] if told else []),
+        *([corrupted.markdown(2)] if corrupted else []),
     ]
 
 

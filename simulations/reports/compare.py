@@ -17,6 +17,7 @@ from server.run_directory.reader import (
     read_metrics,
 )
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Record, Row, bracket, share, tell_chance
+from simulations.reports.beside import tell_calibration, tell_corruptions
 from simulations.reports.headline import OF_THE_PLACE, Headline, last_round, read_headline, tell_others
 from simulations.reports.sheets import Sheet
 from simulations.reports.study_tables import signed_interval
@@ -92,6 +93,9 @@ def _results(found: Sequence[Record], names: Sequence[str], descriptions: Sequen
         n = tested_images(accuracy.n, described) if known else "–"
         rows.append([name, n, *(_cell(known.get(label)) for label in ("natural", *attacks, "worst"))])
     header = ["run", "n", "natural %", *(f"{attack} %" for attack in attacks), "worst %"]
+    if any(figures.get("corruptions") for figures in found):
+        header.append("corrupted %")
+        rows = [[*row, _corrupted(figures)] for row, figures in zip(rows, found, strict=True)]
     notes = ["in brackets: 95 % intervals for the sample of test images; another training seed may differ by more"]
     notes += [
         f"{name}: {NO_ATTACK}" for name, each in zip(names, tables, strict=True) if each.rows and not each.attacked
@@ -100,10 +104,19 @@ def _results(found: Sequence[Record], names: Sequence[str], descriptions: Sequen
     alike = all(each == chances[0] for each in chances)
     notes += chances[0] if alike else []
     for name, figures, described, own in zip(names, found, descriptions, chances, strict=True):
-        notes += [f"{name}: {told}" for told in [*([] if alike else own), *tell_others(figures)]]
+        notes += [
+            f"{name}: {told}" for told in [*([] if alike else own), *tell_calibration(figures), *tell_others(figures)]
+        ]
+        if figures.get("corruptions"):
+            notes.append(f"{name}: corrupted: {tell_corruptions(figures)}")
         if unused_images(described):
             notes.append(f"{name}: trained on {training_images(described)} images (data.max-examples)")
     return Sheet("Results", header, rows, notes, 1)
+
+
+def _corrupted(figures: Record) -> str:
+    known = figures.get("corruptions")
+    return f"{share(known['mean']['value'])} {bracket(known['mean']['interval'])}" if known else "–"
 
 
 def _pairs(found: Sequence[Headline], names: Sequence[str]) -> Sheet:

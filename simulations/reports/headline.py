@@ -20,6 +20,7 @@ from server.run_directory.reader import (
     read_summary,
 )
 from simulations.reports.accuracy import Record, bracket, share
+from simulations.reports.beside import BESIDE
 from simulations.reports.union import (
     Arrays,
     Together,
@@ -134,11 +135,14 @@ def _threat(record: Record, config: Flat) -> float:
 
 
 def _with_parts(figures: Record, records: Sequence[Record]) -> dict[str, Any]:
-    """Add what other evaluations alone have measured: the curve over epsilon and the distortions."""
+    """Add what other evaluations alone have measured: the curve over epsilon, the distortions, corruptions."""
     found = dict(figures)
-    for part in ("curve", "distortions"):
+    for part in ("curve", "distortions", *BESIDE):
         if having := [record for record in records if record.get(part)]:
-            source = figures if figures.get(part) else max(reversed(having), key=lambda record: int(record["n"]))
+            if part == "corruptions":  # one kind, looked at later, does not take the place of all
+                source = max(reversed(having), key=lambda record: (len(record["corruptions"]["kinds"]), record["n"]))
+            else:
+                source = figures if figures.get(part) else max(reversed(having), key=lambda record: int(record["n"]))
             found |= {part: source[part], f"{part}-n": source["n"]}
     return found
 

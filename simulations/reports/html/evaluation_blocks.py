@@ -1,6 +1,7 @@
 """What an evaluation has measured: by attack, by class, over epsilon."""
 
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Kind, Record, bracket, share, tell_chance
+from simulations.reports.beside import corruption_sheet, tell_calibration
 from simulations.reports.figures.charts import by_class
 from simulations.reports.figures.evaluation_figures import curve_figure
 from simulations.reports.figures.style import Figure, Panel
@@ -18,6 +19,7 @@ def attacks(final: Record) -> list[Block]:
         [name, f"{share(row.value)} %", bracket(row.interval)] for name, row in zip(names, accuracy.rows, strict=True)
     ]
     notes = [f"n = {accuracy.n:,} test images", *tell_chance(final), *([] if accuracy.attacked else [NO_ATTACK])]
+    notes += tell_calibration(final)
     if count := final.get("broken-elsewhere"):
         notes.append(f"the worst case counts {count:,} more images as broken: the evaluations below broke them")
     blocks: list[Block] = [Table(["accuracy", "%", "95 % interval"], rows, notes=notes)]
@@ -69,6 +71,13 @@ def classes(final: Record) -> list[Block]:
         *charts(Figure([panel], "", "; ".join(["Accuracy of each class alone", *over_all]), 0, 1)),
         Table(["class", "n", *(f"{row.name}, %" for row in shown)], cells),
     ]
+
+
+def corrupted(final: Record) -> list[Block]:
+    """Return accuracy under common corruptions, where that was asked for."""
+    if not (sheet := corruption_sheet(final)):
+        return []
+    return [Table(sheet.header, sheet.rows, notes=sheet.notes, title=sheet.title)]
 
 
 def curve(final: Record, unit: str) -> list[Block]:

@@ -17,10 +17,11 @@ from server.run_directory.reader import (
     read_summary,
 )
 from simulations.reports.accuracy import NO_ATTACK, Record, bracket, tell_chance
+from simulations.reports.beside import tell_corruptions
 from simulations.reports.figures.run_figures import accuracy_figure
 from simulations.reports.headline import OF_THE_PLACE, dataset_name, last_round, read_headline, training
 from simulations.reports.html.client_blocks import clients, labels, refusals
-from simulations.reports.html.evaluation_blocks import attacks, classes, curve, percent
+from simulations.reports.html.evaluation_blocks import attacks, classes, corrupted, curve, percent
 from simulations.reports.html.page import Block, Code, Fact, Page, Section, Table, Text, charts
 from simulations.reports.html.picture_blocks import gallery, predictions
 from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
@@ -67,6 +68,7 @@ def run_page(run_dir: Path) -> Page:
             Section("Accuracy per attack", attacks(final)),
             Section("Accuracy per class", classes(final)),
             Section("Robust accuracy over epsilon", curve({**final, "epsilon-255": epsilon}, unit)),
+            Section("Accuracy under common corruptions", corrupted(final)),
             Section("Predictions under attack", predictions(arrays)),
             Section("Adversarial examples", gallery(arrays)),
             Section("Clients", [*clients(metrics, partition, final), *refusals(metrics)]),
@@ -110,6 +112,9 @@ def _facts(final: Record, epsilon: str, unit: str, summary: Record, described: R
         facts.append(Fact("robust accuracy", percent(final["worst"]), detail))
     else:
         facts.append(Fact("robust accuracy", "–", NO_ATTACK))
+    if known := final.get("corruptions"):
+        detail = f"{bracket(known['mean']['interval'])}, {tell_corruptions(final)}"
+        facts.append(Fact("accuracy on corrupted images", percent(known["mean"]), detail))
     rough = f"{ROUGH:,} or fewer: rough figures" if final["n"] <= ROUGH else ""
     facts.append(Fact("test images", f"n = {tested_images(final['n'], described)}", rough))
     facts.append(Fact("model", f"{unit} {final.get('round', '–')}", chosen if summary else "the last one measured"))

@@ -11,6 +11,7 @@ from common.evaluation.results import Rate
 from common.statistics import (
     binomial_tail,
     difference,
+    mean_share,
     paired_interval,
     sampling_error,
     sign_test,
@@ -66,6 +67,19 @@ def test_student_against_the_printed_table() -> None:
     assert many == pytest.approx((0.5, 0.5 - 1.9842 * 0.0502519, 0.5 + 1.9842 * 0.0502519), abs=1e-5)
     assert t_interval([2.0, 2.0, 2.0]) == (2.0, 2.0, 2.0)
     assert t_interval([1.0]) is t_interval([]) is None
+
+
+@pytest.mark.parametrize(
+    ("shares", "mean", "low", "high"),
+    [
+        ([0.2, 0.4, 0.6], 0.4, 0.0, 0.8968),  # t = 4.3027 with two degrees of freedom, times 0.2 / √3: ± 0.4968
+        ([0.5, 0.6, 0.5, 0.6], 0.55, 0.4581, 0.6419),  # t = 3.1824, times 0.057735 / 2: ± 0.09187
+        ([1.0] * 10, 1.0, 0.72247, 1.0),  # no spread: Wilson's
+        ([0.0], 0.0, 0.0, 0.79346),
+    ],
+)
+def test_the_interval_of_a_mean_share(shares: list[float], mean: float, low: float, high: float) -> None:
+    assert mean_share(np.array(shares)) == pytest.approx((mean, low, high), abs=1e-4)
 
 
 def test_sign_test_by_hand() -> None:
