@@ -2,8 +2,8 @@
 
 After Hendrycks and Dietterich 2019 (arXiv 1903.12261). The formulas and the five severities are those of the script
 that made CIFAR-10-C (``make_cifar_c.py`` in github.com/hendrycks/robustness), for nine of its fifteen kinds: those that
-can be computed exactly with NumPy, SciPy, PyTorch and Pillow. The random numbers are others. The script is for 32×32 pixels;
-a blur of so many pixels is a weaker one on larger images.
+can be computed exactly with NumPy, SciPy, PyTorch and Pillow. The random numbers are others. The script is for 32×32
+pixels; a defocus of so many pixels is a weaker one on larger images.
 """
 
 import io
