@@ -22,7 +22,7 @@ from common.statistics import Mask
 from common.training.trainer import pixels
 from common.user_code import is_user_code, user_code_digest
 
-__all__ = ["Distortion", "Evaluation", "Rate", "evaluate", "passes", "probe"]
+__all__ = ["Distortion", "Evaluation", "Rate", "evaluate", "needs_gradient", "passes", "probe"]
 
 log = logging.getLogger("fedshield")
 
@@ -40,6 +40,7 @@ def evaluate(
     batch_size: int = 500,
     kept: ArrayStore | None = None,
     eot: int = 1,
+    made_on: nn.Module | None = None,
 ) -> Evaluation:
     """Measure ``model`` in eval mode and float32; every module keeps its mode.
 
@@ -65,9 +66,11 @@ def evaluate(
         seed: fixes the random starts, >= 0.
         batch_size: images at a time, >= 1; a repeated evaluation must use the same one.
         kept: where to keep what is measured, batch by batch, and to look for it first. It must belong to exactly this
-            model, data, threat, seed, batch size and ``eot``.
+            model, data, threat, seed, batch size, ``eot`` and ``made_on``.
         eot: forward passes whose mean logits FedShield's attacks see, >= 1; for a randomized model. Each prediction
             is that of one further pass.
+        made_on: another model with the same inputs and classes, which the attacks see instead of ``model``: their
+            examples are made there, and tried on ``model``. None for attacks that see ``model`` itself.
 
     Raises:
         FedShieldError: an attack needs a gradient that the model does not have, or more classes, or a user's attack
@@ -75,16 +78,16 @@ def evaluate(
         ValueError: as in ``AttackSpec.parse``.
     """
     specs = {label: AttackSpec.parse(label) for label in attacks}
-    classes, differentiable = probe(model, images)
-    for label, spec in specs.items():
-        name = spec.name
-        if not differentiable and name != _GRADIENT_FREE and not is_user_code(name):
+    seen = model if made_on is None else made_on
+    classes, differentiable = probe(seen, images)
+    for label in attacks if not differentiable else ():
+        if needs_gradient(label):
             raise DeadEndError(
                 f"{label} cannot run: the model's output has no gradient with respect to its input; "
                 f"measure it with {_GRADIENT_FREE}"
             )
     with attack_mode(model):
-        work = _Work(model, images, labels, threat, classes, seed, batch_size, kept, eot)
+        work = _Work(model, seen, images, labels, threat, classes, seed, batch_size, kept, eot)
         natural = work.measure("natural")["predictions"]
         predictions = {"natural": natural}
         distortions: dict[str, Distortion] = {}
@@ -97,6 +100,12 @@ def evaluate(
                 predictions[label], survivors = _bounded(work, spec, natural)
                 parts |= survivors if label == "autoattack" else {}
     return Evaluation(labels, predictions, classes, distortions, parts)
+
+
+def needs_gradient(label: str) -> bool:
+    """Return whether an attack needs the gradient of the model that it sees; what a user's own needs, nobody knows."""
+    name = AttackSpec.parse(label).name
+    return name != _GRADIENT_FREE and not is_user_code(name)
 
 
 def probe(model: nn.Module, images: NDArray[np.uint8]) -> tuple[int, bool]:
@@ -143,11 +152,12 @@ def _distortion(found: dict[str, NDArray[Any]], labels: NDArray[np.int64], natur
 
 
 class _Work:
-    """The passes of one evaluation; the arguments are those of ``evaluate``."""
+    """The passes of one evaluation; the arguments are those of ``evaluate``, and ``seen``, which the attacks see."""
 
     def __init__(
         self,
         model: nn.Module,
+        seen: nn.Module,
         images: NDArray[np.uint8],
         labels: NDArray[np.int64],
         threat: Threat,
@@ -158,6 +168,7 @@ class _Work:
         eot: int,
     ) -> None:
         self.model = model
+        self.seen = seen
         self.images = images
         self.labels = labels
         self.threat = threat
@@ -185,7 +196,7 @@ class _Work:
         """
         count, threat = len(self.labels), spec.within(self.threat) if spec else self.threat
         attack = spec.name if spec else "none"
-        run = build_attack(attack, self.model, threat, self.classes, OF_EVALUATION, eot=self.eot)
+        run = build_attack(attack, self.seen, threat, self.classes, OF_EVALUATION, eot=self.eot)
         place = f"{name}.{user_code_digest(attack)}" if is_user_code(attack) else name  # as the file is now
         fresh = {
             "done": np.array(0),
