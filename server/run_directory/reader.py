@@ -225,6 +225,12 @@ def _read_lines(path: Path, wanted: type[FileFormat]) -> list[dict[str, Any]]:
     return records
 
 
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Return what runs are called where several are shown: by their folders' names, or their paths if two are alike."""
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
 def find_results(given_path: Path) -> Path:
     """Return the directory of a study or a run from its path, or from its name where it is in the default place.
 

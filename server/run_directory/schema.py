@@ -70,6 +70,14 @@ class StoredCorruptions(FileFormat):
     ece: Share | None
 
 
+class StoredSource(FileFormat):
+    """A run on whose model examples were made."""
+
+    name: str
+    round: Count
+    sha256: str
+
+
 class Figures(FileFormat):
     """An evaluation, as far as it was made in detail."""
 
@@ -79,6 +87,7 @@ class Figures(FileFormat):
     worst: StoredRate | None  # without an attack there is none
     predictions: str = ""
     warnings: list[str] = []
+    sources: list[StoredSource] = Field([], alias="from")
     parts: dict[str, StoredRate] = {}
     distortions: dict[str, StoredDistortion] = {}
     curve: list[CurvePoint] = []

@@ -10,7 +10,7 @@ import typer
 from common.errors import FedShieldError
 from common.paths import whole_path
 from server.run_directory.reader import find_results, read_config
-from simulations.cli.options import RunArgument, TrustOption, finite, parse_attacks
+from simulations.cli.options import RunArgument, SetOption, TrustOption, finite, measuring, parse_attacks
 from simulations.terminal.console import console, log_to
 
 results = typer.Typer()
@@ -64,6 +64,36 @@ def compare(
 
     for sheet in compare_runs(runs):
         console.print(sheet.rich(console.width))
+
+
+@results.command()
+def transfer(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN ...", help="Run directories, or their names in results.dir.")
+    ],
+    attack_: Annotated[str, typer.Option("--attack", help="One attack, as in evaluate.attacks.")] = "pgd-20",
+    examples: Annotated[
+        int, typer.Option(min=0, help="Number of test images, balanced over the classes; 0 = all.")
+    ] = 1000,
+    set_: SetOption = None,
+    trust_code: TrustOption = False,
+) -> None:
+    """Try the adversarial examples of each run's model on the models of all the runs.
+
+    The result is a table: in each row, examples made on one model; in each column, the accuracy of one model. Each
+    column is kept with its run, as by `fedshield evaluate --from`.
+
+    fedshield transfer runs/share0 runs/share40
+    fedshield transfer runs/ONE runs/OTHER runs/THIRD --attack cw-30 --examples 200
+    """
+    log_to(console)
+    changes = {**measuring(set_ or []), "evaluate.final-examples": examples}
+    name = _one_attack(attack_)
+    for path in (paths := [find_results(run) for run in runs]):
+        read_config(path)  # what follows takes seconds to import
+    from simulations import transfer as transfers
+
+    console.print(transfers.transfer(paths, name, changes, trust_code).rich(console.width))
 
 
 @results.command()
@@ -124,10 +154,14 @@ def attack(
     from simulations.attack_images import attack_pictures, table, write_pictures
     from simulations.reports.sheets import whole
 
-    if len(names := parse_attacks("--attack", attack_)) != 1:
-        raise FedShieldError(f"--attack {attack_}: give one attack, as in --attack pgd-20x5")
-    (name,) = names
+    name = _one_attack(attack_)
     found = attack_pictures(find_results(checkpoint), images, name, epsilon, label, trust_code=trust_code)
     console.print(whole(table(found), console.width, names=4))
     for path in write_pictures(found, name, whole_path(out)):
         console.print(path)
+
+
+def _one_attack(text: str) -> str:
+    if len(names := parse_attacks("--attack", text)) != 1:
+        raise FedShieldError(f"--attack {text}: give one attack, as in --attack pgd-20x5")
+    return names[0]

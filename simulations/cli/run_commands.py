@@ -1,6 +1,7 @@
 """Commands that train and measure one model, and tell what a machine has."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -135,6 +136,14 @@ def evaluate(
             "gaussian-noise,defocus-blur,jpeg.",
         ),
     ] = None,
+    from_: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            metavar="RUN_DIR",
+            help="Make the attacks' examples also on this run's model, and try them here; can be repeated.",
+        ),
+    ] = None,
     set_: SetOption = None,
     trust_code: TrustOption = False,
 ) -> None:
@@ -147,6 +156,7 @@ def evaluate(
     fedshield evaluate runs/NAME --attacks fgsm,pgd-20x5,autoattack,deepfool --examples 0
     fedshield evaluate runs/NAME --epsilons 0,2,4,8,16
     fedshield evaluate runs/NAME --corruptions all
+    fedshield evaluate runs/NAME --attacks pgd-20 --from runs/OTHER
     """
     log_to(console)
     changes = measuring(set_ or [])
@@ -155,7 +165,9 @@ def evaluate(
     if examples is not None:
         changes["evaluate.final-examples"] = examples
     radii, kinds = parse_radii(epsilons or ""), parse_corruptions(corruptions or "")
-    read_config(path := find_results(run_dir))  # what follows takes seconds to import
+    path, *others = (find_results(run) for run in (run_dir, *(from_ or ())))
+    for place in (path, *others):
+        read_config(place)  # what follows takes seconds to import
     from common.data.cuts import out_of
     from server.evaluation import evaluate_run
     from server.run_directory.reader import read_kind
@@ -164,7 +176,7 @@ def evaluate(
     from simulations.reports.headline import read_figures
     from simulations.reports.sheets import whole
 
-    found = evaluate_run(path, changes, radii, trust_code, kinds)
+    found = evaluate_run(path, changes, radii, trust_code, kinds, others)
     which = f"after {read_kind(path).unit} {found.round}, epsilon {found.config.attack.epsilon_255:g}/255"
     which += f", {out_of(found.evaluation.n, found.tests)} test images"
     console.print(f"{path}: {which}")

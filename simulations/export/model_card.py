@@ -92,7 +92,8 @@ def _figures(run_dir: Path, config: RunConfig, described: Mapping[str, Any]) -> 
     epsilon = figures.get("epsilon-255", config.attack.epsilon_255)
     against = f"{NO_ATTACK[0].upper()}{NO_ATTACK[1:]}."
     if accuracy.attacked:
-        against = f"White-box attacks within {epsilon:g}/255 (Linf); a stronger attack may leave less."
+        others = ", and examples made on other models," if figures.get("from") else ""
+        against = f"White-box attacks{others} within {epsilon:g}/255 (Linf); a stronger attack may leave less."
     told = [*tell_chance(figures, described), *tell_calibration(figures), *tell_others(figures)]
     corrupted = corruption_sheet(figures)
     cells = [(markdown(row.name), share(row.value), bracket(row.interval)) for row in accuracy.whole().values()]

@@ -10,6 +10,7 @@ from common.statistics import Mask, difference
 from server.run_directory.reader import (
     find_results,
     lost_rounds,
+    names_of,
     read_config,
     read_described_partition,
     read_environment,
@@ -37,16 +38,11 @@ def compare_runs(runs: Sequence[Path]) -> list[Sheet]:
     if len(runs) < 2:
         raise FedShieldError(f"compare: {len(runs)} run given; name two or more")
     paths = [find_results(run) for run in runs]
-    names = _names(paths)
+    names = names_of(paths)
     done = _configurations(paths, names)
     found = [read_headline(path) for path in paths]
     descriptions = [read_described_partition(path) for path in paths]
     return [done, _results([each.figures for each in found], names, descriptions), _pairs(found, names)]
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    names = [path.name for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
 def _configurations(paths: Sequence[Path], names: Sequence[str]) -> Sheet:

@@ -135,8 +135,11 @@ def _threat(record: Record, config: Flat) -> float:
 
 
 def _with_parts(figures: Record, records: Sequence[Record]) -> dict[str, Any]:
-    """Add what other evaluations alone have measured: the curve over epsilon, the distortions, corruptions."""
+    """Add what other evaluations alone have: the curve, distortions, corruptions, and whose examples they tried."""
     found = dict(figures)
+    sources = [source for record in records for source in record.get("from", ())]
+    if sources:
+        found["from"] = list({(source["name"], source["sha256"]): source for source in sources}.values())
     for part in ("curve", "distortions", *BESIDE):
         if having := [record for record in records if record.get(part)]:
             if part == "corruptions":  # one kind, looked at later, does not take the place of all
@@ -166,7 +169,15 @@ def tell_others(figures: Record) -> list[str]:
     if count := figures.get("broken-elsewhere"):
         told.append(f"the worst case counts {count:,} more of these images as broken, by attacks on a part of them")
     told += [f"another evaluation of this model: {tell_other(record)}" for record in figures.get("others", ())]
-    return [*told, APART] if figures.get("apart") else told
+    return [*told, *([APART] if figures.get("apart") else []), *tell_sources(figures)]
+
+
+def tell_sources(figures: Record) -> list[str]:
+    """Say what an attack's label means that ends with the name of another run."""
+    return [
+        f"from {source['name']}: the examples were made on the model of that run (SHA-256 {source['sha256'][:12]}…)"
+        for source in figures.get("from", ())
+    ]
 
 
 def tell_other(record: Record) -> str:

@@ -128,6 +128,20 @@ def test_the_code_of_a_received_run_runs_only_when_the_user_says_so(
     COMMANDS["evaluate"](received, False)  # which was not asked about again: it is the same code
 
 
+def test_examples_are_made_on_a_received_run_only_when_the_user_says_so(
+    received: Path, mark: Path, tmp_path: Path
+) -> None:
+    own = run(tmp_path, "own", federation__rounds=1)
+    changes = {"evaluate.final-attacks": "fgsm", "evaluate.final-examples": 10}
+    with pytest.raises(FedShieldError, match=r"^.*/made/own/model\.py: this code has not run here before, and") as told:
+        evaluate_run(own, changes, made_on=[received])
+    assert "--trust-code" in str(told.value)
+    assert not mark.exists()
+    (received / "own" / "loss.py").write_text("raise SystemExit('no example is made with the loss')")
+    assert "fgsm from made" in evaluate_run(own, changes, trust_code=True, made_on=[received]).record["robust"]
+    assert mark.exists()
+
+
 def test_what_needs_no_code_runs_none(received: Path, mark: Path) -> None:
     write_report(received)
     compare_runs([received, received])

@@ -29,8 +29,9 @@ from simulations.reports.study_tables import ROUGH
 
 HOW_TO_READ = (
     "Robust accuracy is the share of test images that a model classifies correctly under attack; in the worst case an "
-    "image counts only if no attack of any kept evaluation breaks it. The attacks see the model (white box) and change "
-    "each pixel of the [0, 1] range by at most epsilon. It is an upper bound: a stronger attack may leave less. "
+    "image counts only if no attack of any kept evaluation breaks it. The attacks see the model (white box; one named "
+    "'from' another run sees that run's model instead) and change each pixel of the [0, 1] range by at most epsilon. "
+    "It is an upper bound: a stronger attack may leave less. "
     "Brackets are 95 % Wilson intervals for the sample of test images (Student's t for means over corruptions); they "
     "say nothing of how another training seed would come out."
 )
