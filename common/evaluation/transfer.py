@@ -1,8 +1,8 @@
 """Transfer attacks: adversarial examples that were made on one model, and are tried on another.
 
 They are within the same budget, so they are attacks within the threat model: an image that one of them breaks is
-broken. They see less than an attack on the model itself, so they should not be stronger (Athalye et al. 2018, arXiv
-1802.00420, section 3.1; Carlini et al. 2019, arXiv 1902.06705, section 4.8).
+broken. Who makes them sees less than an attack on the model itself, so they should not be stronger (Athalye et al.
+2018, arXiv 1802.00420, section 3.1).
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from server.run_directory.reader import read_evaluations
+from simulations.reports.headline import read_figures
 from tests.helpers.program import fedshield, tiny_options
 
 CODE = """
@@ -70,3 +72,20 @@ def test_a_broken_model_is_told(tmp_path: Path, name: str, words: str) -> None:
     assert ("attacks see the mean of its logits over 3 forward passes, " in told) is (name == "Noise")
     randomized = f"model.name = own.py:{name} is randomized: attacks of evaluations see the mean of its logits over 20 "
     assert (randomized in trained) is (name == "Noise")
+
+
+def test_the_same_model_without_its_steps_breaks_more_and_that_is_told(tmp_path: Path) -> None:
+    *_, run = evaluated(tmp_path, "Steps")
+    smooth = shutil.copytree(run, run.with_name("Smooth"))
+    config = json.loads((smooth / "config.json").read_text())
+    config["model"]["name"] = "own.py:Net"
+    (smooth / "config.json").write_text(json.dumps(config))
+    how = "--attacks", "pgd-3", "--examples", "100", "--from", "Smooth"
+    done = fedshield("evaluate", "Steps", *how, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = read_evaluations(run)[-1]
+    assert record["robust"]["pgd-3 from Smooth"]["value"] < record["robust"]["pgd-3"]["value"]
+    words = r"pgd-3 from Smooth broke \d+ images that pgd-3 did not, and pgd-3 \d+ that it did not: "
+    (told,) = (warning for warning in record["warnings"] if re.match(words, warning))
+    assert f"warning: {told}" in done.stdout
+    assert read_figures(run)["worst"]["value"] <= record["worst"]["value"]

@@ -166,6 +166,24 @@ def test_an_attack_without_a_budget_does_not_move() -> None:
     assert can_transfer(["fgsm", "deepfool", "autoattack", "cw-l2", "square"]) == ["fgsm", "autoattack", "square"]
 
 
+class Interrupted(Linear):
+    """Is stopped in its 30th pass: the first looks whether there is a gradient, and each batch takes 20."""
+
+    def look(self, values: Tensor) -> Tensor:
+        if self.passes == 30:
+            raise KeyboardInterrupt
+        return values
+
+
+def test_an_interrupted_attack_goes_on_with_the_batch_it_was_at(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        measured(attacked(), ["pgd-20"], Interrupted(1.0, -1.0, 40.0), ArrayStore(tmp_path))
+    model, made_on = attacked(), other()
+    found = measured(model, ["pgd-20"], made_on, ArrayStore(tmp_path))
+    assert np.array_equal(found.predictions["pgd-20"], measured(attacked(), ["pgd-20"], other()).predictions["pgd-20"])
+    assert (model.passes, made_on.passes) == (2, 1 + 2 * 20)  # of three batches
+
+
 def test_what_is_kept_is_not_attacked_again(tmp_path: Path) -> None:
     first = measured(attacked(), ["pgd-20"], other(), ArrayStore(tmp_path))
     model, made_on = attacked(), other()
