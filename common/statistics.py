@@ -55,6 +55,35 @@ def t_interval(values: Sequence[float]) -> tuple[float, float, float] | None:
     return mean, mean - half, mean + half
 
 
+def joint_interval(values: Sequence[float], image_variance: float, n: int) -> tuple[float, float, float] | None:
+    """Return the mean over seeds and its 95 % interval for other seeds *and* other test images; None for one seed.
+
+    All seeds share the same n images, so the mean has two independent errors. Each has its own interval: Student's t
+    over the seeds, and z √(variance / n) for the images. The half widths add like errors, as the square root of the sum
+    of their squares (Zou and Donner 2008, Statistics in Medicine 27:1693, equation 3), so that the result is never
+    narrower than either.
+
+    Args:
+        values: the figures of two runs or more that differ in the seed alone.
+        image_variance: of the mean outcome of an image over the seeds, or more than it, >= 0.
+        n: test images, >= 1.
+    """
+    if not (seeds := t_interval(values)):
+        return None
+    mean, low, _ = seeds
+    half = math.hypot(mean - low, _Z * math.sqrt(image_variance / n))
+    return mean, mean - half, mean + half
+
+
+def outcome_variance(share: float, n: int) -> float:
+    """Return the variance of one outcome where this share of n succeeded; two successes and two failures are added.
+
+    Without these (Agresti and Coull 1998, The American Statistician 52:119) it would be zero where all n succeeded.
+    """
+    likely = (share * n + 2) / (n + 4)
+    return likely * (1 - likely)
+
+
 def mean_share(shares: NDArray[np.float64]) -> tuple[float, float, float]:
     """Return the mean of shares and its 95 % interval by Student's t, within [0, 1].
 

@@ -23,6 +23,7 @@ from common.links import refuse_links
 from common.parsing import parse_toml
 
 Row = dict[str, str]
+Point = tuple[str, ...]  # the values of the varied columns
 
 # Columns that a file must have; results.csv has those of trained runs or those of a study of partitions.
 TRAINED = ("run", "seed", "rounds", "n", "natural", "worst", "seconds", "code", "processor", "threads")
@@ -117,6 +118,19 @@ def attack_columns(row: Row) -> list[str]:
     columns = list(row)
     end = "worst" if "worst" in columns else "loss"
     return columns[columns.index("natural") + 1 : columns.index(end)]
+
+
+def rate_columns(row: Row) -> list[str]:
+    """Return the columns with accuracies, in order: ``natural``, each attack, ``worst``."""
+    return ["natural", *attack_columns(row), "worst"]
+
+
+def by_point(rows: Sequence[Row], keys: Sequence[str]) -> dict[Point, list[Row]]:
+    """Return the rows of each point: those that are equal in the varied columns."""
+    found: dict[Point, list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return found
 
 
 def number(row: Row, column: str) -> float | None:

@@ -19,9 +19,9 @@ from server.run_directory.reader import (
 )
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Record, Row, bracket, share, tell_chance
 from simulations.reports.beside import tell_calibration, tell_corruptions
+from simulations.reports.differences import signed_interval
 from simulations.reports.headline import OF_THE_PLACE, Headline, last_round, read_headline, tell_others
 from simulations.reports.sheets import Sheet
-from simulations.reports.study_tables import signed_interval
 
 _PAIRED = "points, on the same test images: mean [95 % interval]; it is about these images, not about training seeds"
 

@@ -1,23 +1,26 @@
 """Tables of a study, from its ``results.csv`` alone: for the terminal, and as ``tables.md``."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
 from common.data.cuts import out_of
 from common.files import replace_file
-from common.statistics import sampling_error, t_interval
+from common.statistics import sampling_error
 from common.words import some
 from simulations.reports.accuracy import share
+from simulations.reports.differences import difference_sheet
+from simulations.reports.joint_intervals import joint_differences, joint_sheets
 from simulations.reports.sheets import Sheet
 from simulations.study_directory import (
     Row,
-    attack_columns,
+    by_point,
     chances,
     finished,
     number,
+    rate_columns,
     read_heading,
     read_labels,
     read_planned,
@@ -26,8 +29,6 @@ from simulations.study_directory import (
 
 _NAMED = 12  # points without figures that a note names
 ROUGH = 1000  # test images up to which a table calls its figures rough
-
-Point = tuple[str, ...]
 
 
 def make_tables(study_dir: Path) -> list[Sheet]:
@@ -40,18 +41,19 @@ def make_tables(study_dir: Path) -> list[Sheet]:
     if "natural" not in rows[0]:
         return [partition_sheet(heading.title, rows)]
     accuracy = accuracy_sheet(heading.title, rows, chances(rows, read_labels(study_dir)))
+    sheets = [accuracy, *joint_sheets(rows)]
     if not heading.reference:
-        return [accuracy]
+        return sheets
     if differences := difference_sheet(rows, heading.reference):
-        return [accuracy, differences]
+        return [*sheets, differences, *joint_differences(rows, heading.reference)]
     there = any(all(row.get(key) == value for key, value in heading.reference.items()) for row in finished(rows))
     lack = "no finished run to compare with the reference yet" if there else "no finished run of the reference yet"
-    return [replace(accuracy, notes=[*accuracy.notes, lack])]
+    return [replace(accuracy, notes=[*accuracy.notes, lack]), *sheets[1:]]
 
 
 def write_tables(study_dir: Path, sheets: Sequence[Sheet]) -> Path:
     """Write tables to ``tables.md``, and return its path."""
-    text = "\n".join(sheet.markdown(level) for level, sheet in enumerate(sheets, 1))
+    text = "\n".join(sheet.markdown(1 if sheet is sheets[0] else 2) for sheet in sheets)
     replace_file(study_dir / "tables.md", text.encode())
     return study_dir / "tables.md"
 
@@ -64,10 +66,10 @@ def accuracy_sheet(title: str, rows: Sequence[Row], guessing: Sequence[float] = 
         rows: as in ``read_planned``.
         guessing: as in ``chances``.
     """
-    keys, rates = varied_columns(rows[0]), _rate_columns(rows[0])
+    keys, rates = varied_columns(rows[0]), rate_columns(rows[0])
     header = [*keys, "seeds", "n", *(f"{rate} %" for rate in rates)]
     cells = []
-    for point, planned in _by_point(rows, keys).items():
+    for point, planned in by_point(rows, keys).items():
         found = finished(planned)
         images = sorted({int(n) for row in found if (n := number(row, "n")) is not None})
         spreads = [spread([100 * x for x in _numbers(found, rate)], 1) for rate in rates]
@@ -91,7 +93,7 @@ def lacking(rows: Sequence[Row]) -> list[str]:
     if len(done := finished(rows)) == len(rows):
         return []
     keys = varied_columns(rows[0])
-    points = _by_point(rows, keys)
+    points = by_point(rows, keys)
     whole = sum(len(finished(planned)) == len(planned) for planned in points.values())
     told = [f"{len(done)} of {len(rows)} runs have figures; {whole} of {len(points)} points have them for all seeds"]
     names: dict[str, list[str]] = {}
@@ -110,49 +112,13 @@ def _seeds(planned: Sequence[Row]) -> str:
     return str(done) if done == len(planned) else f"{done} of {len(planned)}"
 
 
-def difference_sheet(rows: Sequence[Row], reference: Mapping[str, str]) -> Sheet | None:
-    """Return what each point has more than the reference point of the same seed, in percentage points.
-
-    Args:
-        rows: of ``results.csv``.
-        reference: varied column -> value; points are compared that differ in these columns alone.
-
-    Returns:
-        None where there is nothing to compare.
-    """
-    keys, rates = varied_columns(rows[0]), _rate_columns(rows[0])
-    by_seed = {(*(row[key] for key in keys), row["seed"]): row for row in finished(rows)}
-    cells, compared = [], 0
-    points = _by_point(rows, keys)
-    for point, planned in points.items():
-        other = tuple(reference.get(key, value) for key, value in zip(keys, point, strict=True))
-        if other == point or other not in points:
-            continue
-        found = finished(planned)
-        pairs = [(row, by_seed[*other, row["seed"]]) for row in found if (*other, row["seed"]) in by_seed]
-        compared += len(pairs)
-        count = str(len(pairs)) if len(pairs) == len(planned) else f"{len(pairs)} of {len(planned)}"
-        cells.append([*point, count, *(_difference(pairs, rate) for rate in rates)])
-    if not compared:
-        return None
-    against = ", ".join(f"{key} = {value}" for key, value in reference.items())
-    notes = [
-        "percentage points, each seed against the same seed of the reference: mean [95 % t-interval over the seeds]",
-        "the intervals are about training seeds, not test images, which are the same for all; one seed has none",
-        "among many 95 % intervals some exclude 0 by chance: one in twenty, where there is no difference",
-    ]
-    if any(row[len(keys)].startswith("0 of") for row in cells):
-        notes.append("–: the point, or its reference, has no figures; the table above says why")
-    return Sheet(f"Difference from {against}", [*keys, "seeds", *rates], cells, notes, len(keys))
-
-
 def partition_sheet(title: str, rows: Sequence[Row]) -> Sheet:
     """Return how large and how skewed the clients' shards are."""
     keys = varied_columns(rows[0])
     columns = {"clients": 0, "images": 0, "smallest": 1, "largest": 1, "classes": 1, "distance": 3}
     cells = [
         [*point, _seeds(found), *(spread(_numbers(found, name), digits) for name, digits in columns.items())]
-        for point, found in _by_point(rows, keys).items()
+        for point, found in by_point(rows, keys).items()
     ]
     notes = [
         "mean ± standard deviation over the seeds (lowest–highest); smallest, largest: a client's training images",
@@ -177,42 +143,6 @@ def spread(values: Sequence[float], digits: int) -> str:
     if len(values) == 1 or low == high:
         return f"{low:.{digits}f}"
     return f"{fmean(values):.{digits}f} ± {stdev(values):.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
-
-
-def _difference(pairs: Sequence[tuple[Row, Row]], rate: str) -> str:
-    values = []
-    for row, other in pairs:
-        here, there = number(row, rate), number(other, rate)
-        if here is not None and there is not None:
-            values.append(100 * (here - there))
-    if not values:
-        return "–"
-    found = t_interval(values)
-    if found is None:
-        return _signed(values[0])
-    return signed_interval(found)
-
-
-def signed_interval(found: tuple[float, float, float]) -> str:
-    """Return a difference in points with its interval: ``+8.7 [+6.3, +11.1]``."""
-    mean, low, high = map(_signed, found)
-    return f"{mean} [{low}, {high}]"
-
-
-def _signed(value: float) -> str:
-    text = f"{value:+.1f}"
-    return "0.0" if text in ("-0.0", "+0.0") else text
-
-
-def _by_point(rows: Sequence[Row], keys: Sequence[str]) -> dict[Point, list[Row]]:
-    found: dict[Point, list[Row]] = {}
-    for row in rows:
-        found.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return found
-
-
-def _rate_columns(row: Row) -> list[str]:
-    return ["natural", *attack_columns(row), "worst"]
 
 
 def _numbers(rows: Sequence[Row], column: str) -> list[float]:

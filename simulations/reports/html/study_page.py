@@ -20,7 +20,7 @@ from simulations.study_directory import (
     read_planned,
 )
 
-_INTERVAL = re.compile(r"\[([+-]?[\d.]+), ([+-]?[\d.]+)\]")
+_INTERVAL = re.compile(r"\[([+-][\d.]+|0\.0), ([+-][\d.]+|0\.0)\]")  # of a difference: the ends have a sign
 
 
 def study_page(study_dir: Path) -> Page:
@@ -55,8 +55,8 @@ def study_page(study_dir: Path) -> Page:
         facts=facts,
         warnings=[*lacking(planned), *alone],
         sections=[
-            Section("Results", [_table(sheet) for sheet in sheets[:1]]),
-            Section("Differences", [_table(sheet) for sheet in sheets[1:]]),
+            Section("Results", [_table(sheet) for sheet in sheets if not _differs(sheet)]),
+            Section("Differences", [_table(sheet) for sheet in sheets if _differs(sheet)]),
             Section("Figures", [block for figure in figures.values() for block in charts(figure)]),
             Section(f"Accuracy over {heading.unit}s", over_rounds),
             Section("Who has which classes", divisions),
@@ -88,6 +88,10 @@ def _table(sheet: Sheet) -> Table:
     if any(_sure(cell) for row in sheet.rows for cell in row):
         notes.append("●: the 95 % interval leaves out 0")
     return Table(sheet.header, rows, sheet.names, notes, sheet.title)
+
+
+def _differs(sheet: Sheet) -> bool:
+    return sheet.title.startswith("Difference from ")
 
 
 def _sure(cell: str) -> bool:

@@ -11,7 +11,9 @@ from common.evaluation.results import Rate
 from common.statistics import (
     binomial_tail,
     difference,
+    joint_interval,
     mean_share,
+    outcome_variance,
     paired_interval,
     sampling_error,
     sign_test,
@@ -158,3 +160,24 @@ def test_a_paired_interval_solves_its_equation() -> None:
         likely = q[np.argmax(5 * np.log(q + d) + 10 * np.log(q) + 85 * np.log(1 - 2 * q - d))]
         score = (5 - 10 - 100 * d) / math.sqrt(100 * (2 * likely + d - d * d))
         assert score == pytest.approx(sign * 1.959964, abs=1e-4)
+
+
+def test_the_joint_interval_is_the_sum_of_both_errors() -> None:
+    # Seeds 1 and 3: mean 2, t(1) = 12.706, half width 12.706 × √2 / √2. Images: 1.95996 × √(0.25 / 4) = 0.48999.
+    assert joint_interval([1.0, 3.0], 0.25, 4) == pytest.approx((2, 2 - 12.7156, 2 + 12.7156), abs=1e-3)
+    assert joint_interval([0.5, 0.5], 0.25, 100) == pytest.approx((0.5, 0.5 - 0.097998, 0.5 + 0.097998), abs=1e-6)
+    assert joint_interval([0.5], 0.25, 100) is None
+    assert outcome_variance(1.0, 96) == pytest.approx(0.98 * 0.02)
+
+
+def test_the_joint_interval_holds_for_other_seeds_and_other_images() -> None:
+    """Each seed moves all logits by a normal of its own; an image is as difficult for all seeds."""
+    rng, n, trials, held = np.random.default_rng(3), 200, 2000, 0
+    truth = 0.5  # by symmetry
+    for _ in range(trials):
+        seeds, images = rng.normal(0, 0.2, (3, 1)), rng.normal(0, 1, n)
+        shares = ((seeds + images + rng.normal(0, 0.5, (3, n))) > 0).mean(1)
+        found = joint_interval(shares.tolist(), outcome_variance(float(shares.mean()), n), n)
+        assert found is not None
+        held += found[1] <= truth <= found[2]
+    assert held / trials >= 0.95

@@ -265,7 +265,7 @@ def test_a_point_without_figures_stands_in_tables_figures_and_report(tmp_path: P
             gone = {column: "" for column in HEAD if column != "seed"}
             row |= {**gone, "why": "failed: too few replies" if row["case"] == "diverges" else "not finished"}
     write_csv(folder / "results.csv", list(rows[0]), rows)
-    accuracy, differences = make_tables(folder)
+    accuracy, _, differences, _ = make_tables(folder)
     assert [row[:3] for row in accuracy.rows] == [
         ["FedAvg", "3", "100"], ["diverges", "0 of 3", "–"], ["begun", "2 of 3", "100"]
     ]  # fmt: skip

@@ -166,6 +166,9 @@ def test_a_studys_report_has_the_tables_of_the_study(tmp_path: Path, tab: Tab, c
     # As tables.md has it, broken before the interval; marked where the interval leaves out 0.
     assert cells[:4] == ["CalFAT", "paper", "3", "+8.7\n[+6.3, +11.1] ●"]
     assert len(rows(tab, "Figures")) == 24
+    results = tab.locator("section:has(h2:text-is('Results'))")
+    assert results.locator("table").count() == 2  # over the seeds; over seeds and test images together
+    assert "●" not in results.inner_text()
     assert complaints == []
 
 

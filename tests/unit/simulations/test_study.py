@@ -11,10 +11,11 @@ from rich.console import Console
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.files import read_json, read_json_lines
+from simulations.reports.differences import difference_sheet
+from simulations.reports.joint_intervals import joint_differences, joint_sheets
 from simulations.reports.study_tables import (
     Sheet,
     accuracy_sheet,
-    difference_sheet,
     make_tables,
     spread,
     write_tables,
@@ -293,7 +294,19 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     same = difference_sheet([{**row, "natural": "0.4"} for row in rows], {"sharing.fraction": "0"})
     assert same is not None
     assert same.rows[0][3] == "0.0 [0.0, 0.0]"
-    assert "some exclude 0 by chance" in same.notes[-1]
+    assert same.notes[-1].startswith("1 comparison with the reference: ")
+
+
+def test_intervals_over_seeds_and_images_have_both_errors(tmp_path: Path) -> None:
+    rows = read_results(results(tmp_path))
+    (means,), (differences,) = joint_sheets(rows), joint_differences(rows, {"sharing.fraction": "0"})
+    # p = 42 %, n = 1000: (420 + 2) / 1004 = 0.42032, of variance 0.24365; 1.96 × √(0.24365 / 1000) = 3.059 points.
+    # Seeds: 4.968. √(4.968² + 3.059²) = 5.834.
+    assert means.rows[0][:3] == ["plain", "0", "42.0 [36.2, 47.8]"]
+    assert means.rows[2] == ["best", "0.5", "–", "–", "–", "–"]
+    # 52 %: 522 / 1004 = 0.51992, 0.24960; 1.96 × √((0.24365 + 0.24960) / 1000) = 4.353; √(4.968² + 4.353²) = 6.605.
+    assert [row[:3] for row in differences.rows] == [["plain", "0.5", "+10.0 [+3.4, +16.6]"]]
+    assert joint_sheets(rows[:1]) == joint_differences(rows[:1], {"sharing.fraction": "0"}) == []
 
 
 def test_a_difference_without_a_sign_is_none(tmp_path: Path) -> None:
@@ -309,16 +322,16 @@ def test_a_spread_of_one_value_or_none_has_no_width() -> None:
 
 
 def test_tables_need_nothing_but_results(tmp_path: Path) -> None:
-    assert len(make_tables(results(tmp_path))) == 1
+    assert len(make_tables(results(tmp_path))) == 2
     (tmp_path / "study.toml").write_text('title = "Sharing"\nreference = { "sharing.fraction" = 0.0 }\n')
     text = write_tables(tmp_path, make_tables(tmp_path)).read_text()
     assert text.startswith("# Sharing\n\n| case | sharing.fraction | seeds | n |")
     assert "\n## Difference from sharing.fraction = 0\n" in text
     (tmp_path / "study.toml").write_text('reference = { "sharing.fraction" = 0.7 }\n')
-    assert make_tables(tmp_path)[-1].notes[-1] == "no finished run of the reference yet"
+    assert make_tables(tmp_path)[0].notes[-1] == "no finished run of the reference yet"
     (tmp_path / "study.toml").write_text('reference = { case = "best", "sharing.fraction" = 0.5 }\n')
     results(tmp_path, "\n".join(line for line in RESULTS.splitlines() if line[1] != "1" or line[:2] == "c1"))
-    assert make_tables(tmp_path)[-1].notes[-1] == "no finished run to compare with the reference yet"
+    assert make_tables(tmp_path)[0].notes[-1] == "no finished run to compare with the reference yet"
 
 
 def test_a_spreadsheet_program_may_have_saved_the_results(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_what_reads_a_study_does_not_wait_for_torch() -> None:
     )
     command = [sys.executable, "-c", script, str(ROOT / "docs/results/cpu-sharing")]
     told = subprocess.check_output(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, timeout=300)
-    assert told == "2\n[]\n"
+    assert told == "4\n[]\n"
 
 
 @pytest.mark.parametrize("command", ["report", "tables", "export", "evaluate", "compare x"])
