@@ -18,6 +18,7 @@ from common.data.server_data import ServerData, take_server_data
 from common.data.split_directories import client_images, read_server_data, server_test
 from common.errors import FedShieldError
 from common.machine import available_cores, computes_bfloat16, keep_freed_memory
+from common.models.fast_network import why_not_folded
 from common.models.networks import MODELS, build_model, trains_on_one
 from common.paths import whole_path
 from common.training.calibration import Calibration
@@ -172,6 +173,8 @@ def evaluation_threat(config: RunConfig) -> Threat:
 def make_method(config: RunConfig, model: nn.Module, classes: int) -> TrainingMethod:
     """Build the run's training method on ``model``."""
     attack, train = config.attack, config.train
+    if attack.fast:  # decided on the network as it is built, as the server does, which tells what comes of it
+        why_not_folded(model, config.data.side, config.data.side)
     context = LossContext(
         attack=attack.name,
         threat=threat_of(config),

@@ -14,6 +14,7 @@ from common.errors import FedShieldError
 from common.evaluation.model_checks import EOT, is_randomized
 from common.factory import check_user_code
 from common.machine import available_cores, may_have_gpu
+from common.models.fast_network import why_not_folded
 from common.models.folding import Folded
 from common.seeding import rng_for
 from common.user_code import is_user_code
@@ -104,11 +105,13 @@ def tell_what_is_folded(config: RunConfig, model: nn.Module) -> None:
         )
         return
     norms = sum(isinstance(part, nn.BatchNorm2d) for part in model.modules())
-    folded, where = Folded.pairs(model), "that follows a convolution in an nn.Sequential"
+    folded, where = Folded.pairs(model), "that follows a convolution in an nn.Sequential without hooks"
     if not folded:
         log.info(
             "attack.fast = true has no effect: model.name = %s has no batch normalization %s", config.model.name, where
         )
+    elif reason := why_not_folded(model, config.data.side, config.data.side):
+        log.info("attack.fast = true has no effect: model.name = %s %s", config.model.name, reason)
     elif folded < norms:
         log.info(
             "attack.fast = true folds %d of the %d batch normalizations of %s: each %s",

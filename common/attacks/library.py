@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from common.attacks.expectation import Averaged
 from common.attacks.threat import FAMILIES, AttackSpec, Minimal, Threat
 from common.errors import DeadEndError, FedShieldError
-from common.models.folding import Folded
+from common.models.fast_network import fast_network
 from common.models.modes import keep_modes, ways_of
 from common.user_code import explain_user_code, is_user_code, load_user_code
 
@@ -84,8 +84,8 @@ def build_attack(
         threat: budget and steps; a ``MinimalAttack`` has no budget.
         classes: N, for the attacks that aim at each class in turn.
         key: where the attack was named, for messages.
-        fast: attack the network with batch normalization folded into its convolutions, where it has such pairs: the
-            same network up to rounding. A user's attack gets the network as it is, also where ``eot`` is above 1.
+        fast: attack the network with batch normalization folded into its convolutions, where this is the same network
+            up to rounding. A user's attack gets the network as it is, also where ``eot`` is above 1.
         eot: attack the mean of the logits over so many forward passes, for a randomized network; without ``fast``.
 
     Raises:
@@ -96,8 +96,8 @@ def build_attack(
         return lambda images, labels: images
     if is_user_code(name):
         return _own(name, model, threat, classes, key)
-    folded = Folded(model) if fast and Folded.folds(model) else None
-    attack = ATTACKS[name](folded or (Averaged(model, eot) if eot > 1 else model), threat, classes)
+    quick = fast_network(model) if fast else None
+    attack = ATTACKS[name](quick or (Averaged(model, eot) if eot > 1 else model), threat, classes)
     guards = [attack_mode] if name not in _BACKWARD else [attack_mode, _frozen]
 
     def perturb(images: Tensor, labels: Tensor) -> Tensor:
@@ -106,8 +106,8 @@ def build_attack(
         with ExitStack() as stack:
             for guard in guards:
                 stack.enter_context(guard(model))
-            if folded is not None:
-                folded.refresh()
+            if quick is not None:
+                quick.refresh(images)
             adversarial: Tensor = attack(images, labels).detach()
         return adversarial
 

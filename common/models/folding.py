@@ -7,7 +7,8 @@ network many times while the weights do not change: they are folded once a batch
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,6 @@ class Folded(nn.Module):
         super().__init__()
         self._network = _fold(model)
         self._convolutions = [part for part in self._network.modules() if isinstance(part, FoldedConv)]
-        self.eval()
 
     @staticmethod
     def folds(model: nn.Module) -> bool:
@@ -39,23 +39,14 @@ class Folded(nn.Module):
 
     @staticmethod
     def pairs(model: nn.Module) -> int:
-        """Count the convolutions of a network that batch normalization follows in an ``nn.Sequential``."""
-        return sum(
-            _is_pair(first, second)
-            for part in model.modules()
-            if _is_chain(part)
-            for first, second in zip(list(part.children()), list(part.children())[1:], strict=False)
-        )
+        """Count the batch normalizations of a network that follow a convolution in an ``nn.Sequential``."""
+        chains = [list(part) for part in model.modules() if _is_chain(part)]
+        return len({norm for chain in chains for conv, norm in pairwise(chain) if _is_pair(conv, norm)})
 
     def refresh(self) -> None:
         """Fold the model's weights and statistics as they are now; in bfloat16 under autocast to it."""
         for convolution in self._convolutions:
             convolution.refresh()
-
-    def train(self, mode: bool = True) -> "Folded":
-        """Stay in eval mode, and leave the modes of the model's own parts to the model."""
-        self.training = False
-        return self
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the logits [B,N] of pixels [B,3,H,W]."""
@@ -207,8 +198,9 @@ def _fold(module: nn.Module) -> nn.Module:
     if isinstance(module, BasicBlock) and _is_relu_block(module):
         return _FoldedBlock(module)
     if _is_chain(module):
-        return nn.Sequential(*_fold_chain(list(module.children())))
+        return nn.Sequential(*_fold_chain(list(module)))
     twin = copy.copy(module)
+    twin.training = False
     twin._modules = {name: None if part is None else _fold(part) for name, part in module._modules.items()}
     return twin
 
@@ -228,21 +220,27 @@ def _fold_chain(parts: list[nn.Module]) -> Iterator[nn.Module]:
 
 def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Return whether a module is of exactly this class and has no hooks."""
-    return type(module) is kind and not any(value for name, value in vars(module).items() if name.endswith("_hooks"))
+    return type(module) is kind and not _has_hooks(module)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any(value for name, value in vars(module).items() if name.endswith("_hooks"))
 
 
 def _is_pair(first: nn.Module, second: nn.Module) -> bool:
     return _is_plain(first, nn.Conv2d) and _is_plain(second, nn.BatchNorm2d) and second.running_mean is not None
 
 
-def _is_chain(module: nn.Module) -> bool:
-    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+def _is_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    same = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    return same and not _has_hooks(module)
 
 
 def _is_relu_block(block: BasicBlock) -> bool:
     first, norm, activation, second, last = block.body
     relus = _is_plain(activation, nn.ReLU) and _is_plain(block.activation, nn.ReLU)
-    return relus and _is_pair(first, norm) and _is_pair(second, last) and _is_plain(block, BasicBlock)
+    pairs = _is_chain(block.body) and _is_pair(first, norm) and _is_pair(second, last)
+    return relus and pairs and _is_plain(block, BasicBlock)
 
 
 def _cudnn_takes(conv: nn.Conv2d) -> bool:
