@@ -162,12 +162,13 @@ def check_user_code(config: RunConfig, keys: Collection[str] = USER_CODE_KEYS) -
 
 def threat_of(config: RunConfig) -> Threat:
     """Return the threat that training defends against."""
-    return Threat.from_255(config.attack.epsilon_255, config.attack.step_255, config.attack.steps)
+    attack = config.attack
+    return Threat.from_255(attack.epsilon_255, attack.step_255, attack.steps, attack.norm)
 
 
 def evaluation_threat(config: RunConfig) -> Threat:
     """Return the threat of an evaluation: the same ball; the number of steps comes from each attack's name."""
-    return Threat.from_255(config.attack.epsilon_255, config.evaluate.step_255)
+    return Threat.from_255(config.attack.epsilon_255, config.evaluate.step_255, norm=config.attack.norm)
 
 
 def make_method(config: RunConfig, model: nn.Module, classes: int) -> TrainingMethod:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.attacks.threat import LINF
 from common.config.flat import Flat
 from common.config.schema import RunConfig
 from common.data.datasets import Dataset, is_at_hand
@@ -144,7 +145,7 @@ def evaluate_run(
     Args:
         run_dir: absolute.
         changes: keys of the stored configuration to change, such as ``evaluate.final-attacks``.
-        epsilons: radii of the curve of robust accuracy, in 1/255; none for no curve.
+        epsilons: radii of the curve of robust accuracy, in 1/255, in the norm of the threat; none for no curve.
         trust_code: run code of the run's that has not been run on this machine before.
         corruptions: kinds of ``common.evaluation.corruptions`` under which accuracy is measured too; none for none.
         made_on: directories of other runs, absolute; the examples of the attacks are made on their models too.
@@ -155,6 +156,8 @@ def evaluate_run(
     """
     config = stored_config(run_dir, changes, "options", trust_code, _RUNS)
     data = config.data
+    if config.attack.norm == LINF and max(epsilons, default=0) > 255:
+        raise FedShieldError(f"--epsilons {max(epsilons):g}: 255 is the whole range of a pixel in attack.norm = linf")
     if "data.root" not in changes and not is_at_hand(data.name, data.root, data.image_size):
         # Whoever has made the run may have named any folder of this machine.
         raise FedShieldError(
@@ -183,6 +186,7 @@ def evaluate_run(
     record = {
         "at": datetime.now().isoformat(timespec="seconds"),
         "round": round_or_epoch,
+        "norm": config.attack.norm,
         "epsilon-255": config.attack.epsilon_255,
         **figures,
     }

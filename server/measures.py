@@ -87,7 +87,7 @@ def curve_over_epsilon(
         model: to evaluate.
         test: the test set.
         config: of the run.
-        epsilons: radii in 1/255.
+        epsilons: radii in 1/255, in the norm of the threat.
         kept_dir: the run's ``evaluations``; None to keep nothing.
     """
     subset = subset_of(test, config.evaluate.final_examples)
@@ -97,12 +97,12 @@ def curve_over_epsilon(
     label = str(attack)
     points, robust = [], {}
     for epsilon in epsilons:
-        threat = Threat.reaching(epsilon / 255, attack.steps)
+        threat = Threat.reaching(epsilon / 255, attack.steps, config.attack.norm)
         kept = kept_for(kept_dir, model, subset, config, threat, eot)
         found = evaluate(model, subset.images, subset.labels, (label,), threat, seed_of(config), BATCH, kept, eot)
         points.append({"epsilon-255": epsilon, "attack": label, **found.robust[label].as_json()})
         robust[epsilon] = found.masks()[label]
-    return points, find_curve_warnings(robust, subset.labels)
+    return points, find_curve_warnings(robust, subset.labels, config.attack.norm, subset.images[0].size)
 
 
 def corrupted(
@@ -161,8 +161,8 @@ def kept_for(
     weights = _arrays(model, "")
     device = next(model.parameters()).device.type, torch.get_num_threads()  # which decide the last bits
     network = config.model.model_dump() | {"name": user_code_digest(config.model.name)}
-    decided: tuple[object, ...] = network, threat.epsilon, threat.step, seed_of(config), BATCH, eot, *device
-    decided += made_by
+    decided: tuple[object, ...] = network, threat.norm, threat.epsilon, threat.step, seed_of(config), BATCH, eot
+    decided += (*device, *made_by)
     if source is not None:
         decided, weights = (*decided, source.network), {**weights, **_arrays(source.model, "/from/")}
     return ArrayStore(kept_dir / digest_of(decided, {**weights, "/images": subset.images, "/labels": subset.labels}))

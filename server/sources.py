@@ -56,8 +56,8 @@ def read_sources(
         trust_code: run code of the runs that has not been run on this machine before.
 
     Raises:
-        FedShieldError: a run is named twice, is damaged or has no finished round, is of other data, classes, image size
-            or epsilon, or its code is not trusted; or no attack has a budget.
+        FedShieldError: a run is named twice, is damaged or has no finished round, is of other data, classes, image
+            size, norm or epsilon, or its code is not trusted; or no attack has a budget.
     """
     if runs:
         _check_attacks(config.final_attacks(len(test.classes)))
@@ -99,6 +99,7 @@ def _check_same(target: Path, config: RunConfig, test: Dataset, run: Path) -> No
     parts: list[tuple[str, object, object]] = [
         ("image size", f"{other.data.side} pixels", f"{config.data.side} pixels"),
         ("data.name", other.data.name, config.data.name),
+        ("attack.norm", other.attack.norm, config.attack.norm),
         ("attack.epsilon-255", other.attack.epsilon_255, config.attack.epsilon_255),
         ("number of classes", len(classes), len(test.classes)),
         *((f"class {number}", *both) for number, both in enumerate(zip(classes, test.classes, strict=False))),
@@ -109,5 +110,5 @@ def _check_same(target: Path, config: RunConfig, test: Dataset, run: Path) -> No
         if there != here:
             raise FedShieldError(
                 f"{run}: its {what} is {there}, and that of {target} is {here}; examples can be tried only on a run of "
-                "the same data, classes, image size and epsilon"
+                "the same data, classes, image size, norm and epsilon"
             )

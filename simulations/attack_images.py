@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from torch import Tensor, nn
 
 from common.attacks.library import attack_mode, build_attack, check_classes
-from common.attacks.threat import AttackSpec, Minimal, Threat
+from common.attacks.threat import LINF, AttackSpec, Minimal, Threat, radius
 from common.data.image_folders import decode_images
 from common.errors import FedShieldError, explain_os_errors
 from common.evaluation.evaluate import passes
@@ -92,8 +92,8 @@ def attack_pictures(
         raise FedShieldError(
             f"--epsilon {epsilon:g}: {attack} has no budget, it looks for the smallest change; leave --epsilon out"
         )
-    radius = _EPSILON if epsilon is None else epsilon
-    how = f"{attack}, " + ("the smallest change it finds" if minimal else f"epsilon {radius:g}/255")
+    size = _EPSILON if epsilon is None else epsilon
+    how = f"{attack}, " + ("the smallest change it finds" if minimal else f"epsilon {radius(size, LINF)}")
     found = _read(checkpoint, trust_code)
     check_classes([attack], len(found.classes))
     if label is not None and label not in found.classes:
@@ -107,7 +107,7 @@ def attack_pictures(
     guessed = np.array([name not in found.classes for name in known_labels])
     labels = before.argmax(1)
     labels[~guessed] = [found.classes.index(name) for name in known_labels if name in found.classes]
-    threat = Threat.reaching(radius / 255, max(1, spec.steps))
+    threat = Threat.reaching(size / 255, max(1, spec.steps))
     inputs, targets = pixels(images, device), torch.from_numpy(labels).to(device)
     adversarial = _perturb(model, inputs, targets, spec, threat, len(found.classes), seed)
     after = _probabilities(model, adversarial)

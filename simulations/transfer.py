@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.attacks.threat import radius
 from common.config.flat import Flat
 from common.data.cuts import out_of
 from common.errors import FedShieldError
@@ -59,6 +60,7 @@ def _matrix(found: Sequence[RunEvaluation], names: Sequence[str], attack: str) -
         cells = [column.get(label) for column, label in zip(known, own, strict=True)]
         rows.append([kind, *(f"{share(cell.value)} {bracket(cell.interval)}" if cell else "–" for cell in cells)])
     first = found[0]
-    count = out_of(first.evaluation.n, first.tests)
-    title = f"Accuracy in % under {attack}, epsilon {first.config.attack.epsilon_255:g}/255, n = {count} test images"
+    count, threat = out_of(first.evaluation.n, first.tests), first.config.attack
+    within = f"epsilon {radius(threat.epsilon_255, threat.norm)}"
+    title = f"Accuracy in % under {attack}, {within}, n = {count} test images"
     return Sheet(title, ["made on", *names], rows, [*_NOTES, *tell_chance(first.record)], 1)

@@ -8,44 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from common.attacks.expectation import Averaged
-from common.attacks.threat import FAMILIES, AttackSpec, Minimal, Threat
+from common.attacks.minimal import Attack, MinimalAttack
+from common.attacks.threat import FAMILIES, L2, AttackSpec, Minimal, Threat
 from common.errors import DeadEndError, FedShieldError
 from common.models.fast_network import fast_network
 from common.models.modes import keep_modes, ways_of
 from common.user_code import explain_user_code, is_user_code, load_user_code
 
-Attack = Callable[[Tensor, Tensor], Tensor]
-"""(images [B,3,H,W] in [0, 1], labels [B]) -> adversarial images, same shape and range."""
+__all__ = ["Attack", "MinimalAttack", "attack_mode", "build_attack", "check_classes"]
 
 OF_EVALUATION = "attack of the evaluation"  # names one in messages; one of training is named by its key
 _ROUNDING = 1e-6  # of a pixel, in float32
-
-
-class MinimalAttack:
-    """An attack that looks for the smallest change that changes the prediction, however large this is.
-
-    Args:
-        attack: the search. Where its result is not finite, it has failed, and the image stays as it is.
-    """
-
-    def __init__(self, attack: Attack) -> None:
-        self._attack = attack
-
-    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Attack images [B,3,H,W] in [0, 1] with labels [B]."""
-        adversarial = self._attack(images, labels)
-        # DeepFool divides by the gradient's norm, which may be zero.
-        found = adversarial.isfinite().flatten(1).all(1)
-        return torch.where(found[:, None, None, None], adversarial, images)
-
-    def within(self, threat: Threat) -> Attack:
-        """Return the same attack with its result moved into the ball, pixel by pixel."""
-
-        def project(images: Tensor, labels: Tensor) -> Tensor:
-            change = self(images, labels) - images
-            return (images + change.clamp(-threat.epsilon, threat.epsilon)).clamp(0, 1)
-
-        return project
 
 
 @contextmanager
@@ -97,7 +70,8 @@ def build_attack(
     if is_user_code(name):
         return _own(name, model, threat, classes, key)
     quick = fast_network(model) if fast else None
-    attack = ATTACKS[name](quick or (Averaged(model, eot) if eot > 1 else model), threat, classes)
+    attacked = quick or (Averaged(model, eot) if eot > 1 else model)
+    attack = _build(name, attacked, threat, classes)
     guards = [attack_mode] if name not in _BACKWARD else [attack_mode, _frozen]
 
     def perturb(images: Tensor, labels: Tensor) -> Tensor:
@@ -112,6 +86,15 @@ def build_attack(
         return adversarial
 
     return MinimalAttack(perturb) if isinstance(FAMILIES.get(name), Minimal) else perturb
+
+
+def _build(name: str, model: nn.Module, threat: Threat, classes: int) -> Any:
+    if threat.norm == L2:
+        from common.attacks.l2 import GRADIENT, build_l2
+
+        if name in GRADIENT:
+            return build_l2(name, model, threat)
+    return ATTACKS[name](model, threat, classes)
 
 
 def _own(name: str, model: nn.Module, threat: Threat, classes: int, key: str) -> Attack:
@@ -132,12 +115,15 @@ def _own(name: str, model: nn.Module, threat: Threat, classes: int, key: str) ->
             if adversarial.is_complex():
                 raise DeadEndError(f"{key} = {name}: returns {adversarial.dtype}; return float32")
             adversarial = adversarial.detach().to_dense().to(images)
-        furthest = (adversarial - images).abs().max()
+        change = adversarial - images
+        furthest = change.flatten(1).norm(dim=1).max() if threat.norm == L2 else change.abs().max()
         outside = (adversarial - adversarial.clamp(0, 1)).abs().max()
         if not (furthest <= threat.epsilon + _ROUNDING and outside <= _ROUNDING):  # also where either is not a number
+            what = "an image moves by an L2 length of" if threat.norm == L2 else "a pixel moves by"
+            how = "shorten" if threat.norm == L2 else "clamp"
             raise DeadEndError(
-                f"{key} = {name}: a pixel moves by {255 * furthest:.4g}/255 and lies {255 * outside:.4g}/255 outside "
-                f"[0, 1]; epsilon is {255 * threat.epsilon:.4g}/255: clamp what it returns"
+                f"{key} = {name}: {what} {255 * furthest:.4g}/255 and lies {255 * outside:.4g}/255 outside "
+                f"[0, 1]; epsilon is {255 * threat.epsilon:.4g}/255: {how} what it returns"
             )
         return adversarial
 
@@ -230,7 +216,7 @@ def _apgd_ce(model: nn.Module, threat: Threat, classes: int) -> Any:
     """Croce and Hein 2020, arXiv 2003.01690; torchattacks' own default is 10 steps, AutoAttack's standard is 100."""
     import torchattacks
 
-    return torchattacks.APGD(model, eps=threat.epsilon, steps=threat.steps or 100, loss="ce")
+    return torchattacks.APGD(model, norm=threat.ball, eps=threat.epsilon, steps=threat.steps or 100, loss="ce")
 
 
 def _apgd_t(model: nn.Module, threat: Threat, classes: int) -> Any:
@@ -239,7 +225,7 @@ def _apgd_t(model: nn.Module, threat: Threat, classes: int) -> Any:
 
     check_classes(["apgd-t"], classes)
     targets = min(classes, 10)  # torchattacks aims at one class fewer
-    return torchattacks.APGDT(model, eps=threat.epsilon, steps=threat.steps or 100, n_classes=targets)
+    return torchattacks.APGDT(model, norm=threat.ball, eps=threat.epsilon, steps=threat.steps or 100, n_classes=targets)
 
 
 def _fab_t(model: nn.Module, threat: Threat, classes: int) -> Any:
@@ -247,7 +233,9 @@ def _fab_t(model: nn.Module, threat: Threat, classes: int) -> Any:
     import torchattacks
 
     steps, targets = threat.steps or 100, min(classes, 10)
-    return torchattacks.FAB(model, eps=threat.epsilon, steps=steps, multi_targeted=True, n_classes=targets)
+    return torchattacks.FAB(
+        model, norm=threat.ball, eps=threat.epsilon, steps=steps, multi_targeted=True, n_classes=targets
+    )
 
 
 def _square(model: nn.Module, threat: Threat, classes: int) -> Any:
@@ -258,7 +246,9 @@ def _square(model: nn.Module, threat: Threat, classes: int) -> Any:
     """
     import torchattacks
 
-    return torchattacks.Square(model, eps=threat.epsilon, n_queries=threat.steps or 5000, resc_schedule=False)
+    return torchattacks.Square(
+        model, norm=threat.ball, eps=threat.epsilon, n_queries=threat.steps or 5000, resc_schedule=False
+    )
 
 
 def _deepfool(model: nn.Module, threat: Threat, classes: int) -> Any:

@@ -2,10 +2,15 @@
 
 import re
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 from common.user_code import is_user_code
 from common.words import near
+
+Norm = Literal["linf", "l2"]
+LINF: Norm = "linf"
+L2: Norm = "l2"
+_BALLS: dict[Norm, str] = {LINF: "Linf", L2: "L2"}  # as torchattacks and papers write them
 
 _REACH = 2.5
 _LABEL = re.compile(r"(.+?)(?:-([1-9][0-9]*))?(?:x([1-9][0-9]*))?")  # name, steps, restarts
@@ -17,34 +22,42 @@ _KNOWN = (
 
 @dataclass(frozen=True)
 class Threat:
-    """What the adversary may do: move every pixel by epsilon at most, the Linf ball.
+    """What the adversary may do: move every pixel by epsilon at most (Linf), or the whole image by that length (L2).
 
     Attributes:
-        epsilon: radius of the ball, in the [0, 1] pixel range (8/255 is the usual one).
-        step: step size of iterative attacks, same unit.
+        epsilon: radius of the ball, in the [0, 1] pixel range (8/255 is the usual one in Linf, 0.5 in L2).
+        step: step size of iterative attacks, same unit; in L2 the length of a step.
         steps: number of gradient steps of iterative attacks; queries of ``square``; 0 = the attack's standard.
+        norm: of the ball.
     """
 
     epsilon: float
     step: float
     steps: int
+    norm: Norm = LINF
+
+    @property
+    def ball(self) -> str:
+        """``Linf`` or ``L2``."""
+        return _BALLS[self.norm]
 
     @classmethod
-    def from_255(cls, epsilon: float, step: float, steps: int = 0) -> Self:
+    def from_255(cls, epsilon: float, step: float, steps: int = 0, norm: Norm = LINF) -> Self:
         """Make a threat of numbers as papers and the configuration have them.
 
         >>> Threat.from_255(epsilon=8, step=2, steps=10) == Threat(8 / 255, 2 / 255, 10)
         True
 
         Args:
-            epsilon: in 1/255 of the pixel range, from 0 to 255.
+            epsilon: in 1/255 of the pixel range, >= 0; at most 255 in Linf.
             step: same unit, above 0.
             steps: as in ``Threat``.
+            norm: as in ``Threat``.
         """
-        return cls(epsilon / 255, step / 255, steps)
+        return cls(epsilon / 255, step / 255, steps, norm)
 
     @classmethod
-    def reaching(cls, epsilon: float, steps: int) -> Self:
+    def reaching(cls, epsilon: float, steps: int, norm: Norm = LINF) -> Self:
         """Return a threat whose steps together are 2.5 epsilon long, as in Madry et al. 2018 (arXiv 1706.06083).
 
         So each radius is attacked with the same effort.
@@ -52,8 +65,24 @@ class Threat:
         Args:
             epsilon: in the [0, 1] pixel range.
             steps: 1 or more.
+            norm: as in ``Threat``.
         """
-        return cls(epsilon, _REACH * epsilon / steps, steps)
+        return cls(epsilon, _REACH * epsilon / steps, steps, norm)
+
+
+def radius(epsilon_255: float, norm: str) -> str:
+    """Write the radius of a ball, with its norm.
+
+    >>> radius(8, "linf"), radius(127.5, "l2")
+    ('8/255 (Linf)', '0.5 (L2; 127.5/255)')
+
+    Args:
+        epsilon_255: in 1/255 of the pixel range.
+        norm: as in ``Threat``.
+    """
+    if norm == L2:
+        return f"{epsilon_255 / 255:.4g} (L2; {epsilon_255:g}/255)"
+    return f"{epsilon_255:g}/255 (Linf)"
 
 
 @dataclass(frozen=True)
@@ -94,6 +123,7 @@ FAMILIES: dict[str, Family] = {
     "deepfool": Minimal(),
     "cw-l2": Minimal(),
 }
+ITERATED = frozenset({"bim", "pgd", "cw"})  # those whose steps have a size that is given
 _OWN = Bounded(steps=0, restarts=True)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from common.attacks.threat import Norm
 from common.config.values import (
     ActivationName,
     AttackLabels,
@@ -127,10 +128,11 @@ class ModelConfig(ConfigTable):
 
 
 class AttackConfig(ConfigTable):
-    """The threat model (Linf) and the attack used in training; see ``common.attacks.library``."""
+    """The threat model and the attack used in training; see ``common.attacks.library``."""
 
     name: AttackName
-    epsilon_255: Annotated[float, Field(ge=0, le=255)]
+    norm: Norm
+    epsilon_255: Annotated[float, Field(ge=0, le=100_000)]
     step_255: Annotated[float, Field(gt=0, le=255)]
     steps: Positive
     fast: bool

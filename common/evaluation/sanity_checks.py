@@ -4,6 +4,7 @@ After Athalye et al. 2018 (arXiv 1802.00420, section 3), Carlini et al. 2019 (ar
 checks in the code of AutoAttack (Croce and Hein 2020, arXiv 2003.01690).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from common.attacks.library import attack_mode
-from common.attacks.threat import AttackSpec, Threat
+from common.attacks.threat import L2, LINF, AttackSpec, Norm, Threat, radius
 from common.evaluation.evaluate import evaluate, probe
 from common.evaluation.model_checks import check_model, spread
 from common.evaluation.results import Evaluation
@@ -76,30 +77,39 @@ def find_warnings(
     return tuple(sentence for sentence in found if sentence)
 
 
-def find_curve_warnings(robust: Mapping[float, Mask], labels: Labels) -> tuple[str, ...]:
+def find_curve_warnings(
+    robust: Mapping[float, Mask], labels: Labels, norm: Norm = LINF, pixels: int = 0
+) -> tuple[str, ...]:
     """Return what cannot be right in a curve of robust accuracy over epsilon, one sentence each.
 
     Args:
         robust: epsilon in 1/255 -> bool [N], which examples are robust.
         labels: int64 [N], their true classes.
+        norm: of epsilon.
+        pixels: numbers that an image has, which L2 needs.
     """
     found = []
     for small, large in pairwise(sorted(robust)):
         alone, reverse = _only(robust[small], robust[large])
         if sign_test(alone, reverse) < _LEVEL:
             found.append(
-                f"the curve rises from epsilon {small:g}/255 to {large:g}/255: {alone} images are robust at the larger "
-                f"epsilon alone, {reverse} at the smaller one alone; the attack does not work, since every change that "
-                "the smaller epsilon allows, the larger one allows too"
+                f"the curve rises from epsilon {radius(small, norm)} to {radius(large, norm)}: {alone} images are "
+                f"robust at the larger epsilon alone, {reverse} at the smaller one alone; the attack does not work, "
+                "since every change that the smaller epsilon allows, the larger one allows too"
             )
     largest, chance = max(robust), _chance(labels)
     left = int(robust[largest].sum())
-    if largest >= 255 * _LARGE and binomial_tail(left, len(labels), chance) < _LEVEL:
+    if largest >= 255 * _large(norm, pixels) and binomial_tail(left, len(labels), chance) < _LEVEL:
         found.append(
-            f"the curve ends at {100 * left / len(labels):.1f} % at epsilon {largest:g}/255, above chance "
+            f"the curve ends at {100 * left / len(labels):.1f} % at epsilon {radius(largest, norm)}, above chance "
             f"({100 * chance:.1f} %): an attack that works would break all images there"
         )
     return tuple(found)
+
+
+def _large(norm: Norm, pixels: int) -> float:
+    """Return a radius at which every image can be changed into another; the L2 ball contains that of Linf."""
+    return _LARGE * math.sqrt(pixels) if norm == L2 else _LARGE
 
 
 @dataclass(frozen=True)
@@ -200,13 +210,14 @@ def _zero_gradients(again: _Again, rows: NDArray[np.int64]) -> str | None:
 
 def _large_budget(again: _Again) -> str | None:
     rows = spread(np.ones(len(again.labels), bool), _FEW)
-    epsilon = max(_LARGE, again.threat.epsilon)
-    left = again.attack(rows, "pgd-20", threat=Threat.reaching(epsilon, 20)).robust["pgd-20"]
+    norm, image = again.threat.norm, again.images[0]
+    epsilon = max(_large(norm, image.size), again.threat.epsilon)
+    left = again.attack(rows, "pgd-20", threat=Threat.reaching(epsilon, 20, norm)).robust["pgd-20"]
     chance = _chance(again.labels[rows])
     if binomial_tail(left.correct, left.n, chance) >= _LEVEL:
         return None
     return (
-        f"under pgd-20 at epsilon {255 * epsilon:g}/255, {100 * left.value:.1f} % of {left.n} images are still "
+        f"under pgd-20 at epsilon {radius(255 * epsilon, norm)}, {100 * left.value:.1f} % of {left.n} images are still "
         f"classified correctly, more than by chance ({100 * chance:.1f} %): an attack that works would break them all "
         "at this epsilon"
     )

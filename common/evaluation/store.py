@@ -24,7 +24,9 @@ log = logging.getLogger("fedshield")
 _CODE = (
     "common/models/activations.py",
     "common/attacks/expectation.py",
+    "common/attacks/l2.py",
     "common/attacks/library.py",
+    "common/attacks/minimal.py",
     "common/attacks/threat.py",
     "common/models/external.py",
     "common/evaluation/evaluate.py",

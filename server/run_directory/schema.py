@@ -4,6 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from common.attacks.threat import LINF, Norm
 from common.errors import FedShieldError
 
 
@@ -148,6 +149,7 @@ class Evaluated(Figures):
 
     round: Count
     epsilon: Length = Field(0.0, alias="epsilon-255")
+    norm: Norm = LINF  # what earlier versions knew alone
 
 
 class DescribedPartition(FileFormat):

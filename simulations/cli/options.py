@@ -169,6 +169,8 @@ def parse_radii(text: str) -> tuple[float, ...]:
         radii = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         radii = (-1.0,)
-    if not all(0 <= radius <= 255 for radius in radii):
-        raise FedShieldError(f"--epsilons {text}: write numbers from 0 to 255, in 1/255 of the pixel range: 0,2,4,8,16")
+    if not all(0 <= radius <= 100_000 for radius in radii):
+        raise FedShieldError(
+            f"--epsilons {text}: write numbers from 0 to 255 (more in l2), in 1/255 of the pixel range: 0,2,4,8,16"
+        )
     return radii

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from common.attacks.threat import radius
 from common.config.flat import default_config
 from common.config.schema import parse_config
 from common.errors import FedShieldError, explain_os_errors
@@ -126,7 +127,9 @@ def evaluate(
     ] = None,
     epsilons: Annotated[
         str | None,
-        typer.Option(metavar="0,2,4,8,16", help="Robust accuracy under PGD also at these radii, in 1/255."),
+        typer.Option(
+            metavar="0,2,4,8,16", help="Robust accuracy under PGD also at these radii, in 1/255, in attack.norm."
+        ),
     ] = None,
     corruptions: Annotated[
         str | None,
@@ -177,7 +180,8 @@ def evaluate(
     from simulations.reports.sheets import whole
 
     found = evaluate_run(path, changes, radii, trust_code, kinds, others)
-    which = f"after {read_kind(path).unit} {found.round}, epsilon {found.config.attack.epsilon_255:g}/255"
+    attack = found.config.attack
+    which = f"after {read_kind(path).unit} {found.round}, epsilon {radius(attack.epsilon_255, attack.norm)}"
     which += f", {out_of(found.evaluation.n, found.tests)} test images"
     console.print(f"{path}: {which}")
     for table in evaluation_tables(found.evaluation, found.record):

@@ -8,6 +8,7 @@ from rich.cells import cell_len
 from rich.table import Column, Table
 from rich.text import Text
 
+from common.attacks.threat import L2, LINF
 from common.data.cuts import training_images, unused_images
 from common.evaluation.results import Evaluation
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Kind, Record, bracket, share, tell_chance
@@ -33,7 +34,7 @@ def evaluation_tables(evaluation: Evaluation, record: dict[str, Any]) -> list[Ta
     if "per-client" in record:
         tables.append(client_table(evaluation, record["per-client"]))
     if "curve" in record:
-        tables.append(curve_table(evaluation, record["curve"]))
+        tables.append(curve_table(evaluation, record["curve"], record.get("norm", LINF)))
     return tables
 
 
@@ -90,10 +91,16 @@ def client_table(evaluation: Evaluation, accuracies: dict[str, list[float | None
     return table
 
 
-def curve_table(evaluation: Evaluation, curve: Sequence[dict[str, Any]]) -> Table:
-    """Return robust accuracy with its 95 % interval, one row for each epsilon."""
+def curve_table(evaluation: Evaluation, curve: Sequence[dict[str, Any]], norm: str) -> Table:
+    """Return robust accuracy with its 95 % interval, one row for each epsilon.
+
+    Args:
+        evaluation: that the curve belongs to.
+        curve: its points.
+        norm: of epsilon.
+    """
     title = f"{curve[0]['attack']} with steps of 2.5 epsilon / steps, {evaluation.caption}"
-    table = Table("epsilon × 255", "%", "95 % interval", title=title)
+    table = Table("L2 epsilon × 255" if norm == L2 else "epsilon × 255", "%", "95 % interval", title=title)
     for point in curve:
         table.add_row(f"{point['epsilon-255']:g}", share(point["value"]), bracket(point["interval"]))
     return table

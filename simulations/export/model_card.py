@@ -15,7 +15,7 @@ from server.run_directory.checkpoint import selected_checkpoint
 from server.run_directory.reader import DEPLOYED, read_config, read_described_partition, read_environment, read_kind
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, bracket, share, tell_chance
 from simulations.reports.beside import corruption_sheet, tell_calibration
-from simulations.reports.headline import dataset_name, read_figures, tell_others, training
+from simulations.reports.headline import dataset_name, read_figures, tell_others, threat_label, training
 from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
 
 _USE = {
@@ -89,11 +89,11 @@ def _figures(run_dir: Path, config: RunConfig, described: Mapping[str, Any]) -> 
     if not figures:
         return ["It was not evaluated.", ""]
     accuracy = AccuracyTable.of(figures)
-    epsilon = figures.get("epsilon-255", config.attack.epsilon_255)
     against = f"{NO_ATTACK[0].upper()}{NO_ATTACK[1:]}."
     if accuracy.attacked:
         others = ", and examples made on other models," if figures.get("from") else ""
-        against = f"White-box attacks{others} within {epsilon:g}/255 (Linf); a stronger attack may leave less."
+        within = threat_label(figures, config.flat())
+        against = f"White-box attacks{others} within {within}; a stronger attack may leave less."
     told = [*tell_chance(figures, described), *tell_calibration(figures), *tell_others(figures)]
     corrupted = corruption_sheet(figures)
     cells = [(markdown(row.name), share(row.value), bracket(row.interval)) for row in accuracy.whole().values()]

@@ -20,7 +20,7 @@ from server.run_directory.reader import (
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Record, Row, bracket, share, tell_chance
 from simulations.reports.beside import tell_calibration, tell_corruptions
 from simulations.reports.differences import signed_interval
-from simulations.reports.headline import OF_THE_PLACE, Headline, last_round, read_headline, tell_others
+from simulations.reports.headline import OF_THE_PLACE, Headline, last_round, read_headline, tell_others, threat_label
 from simulations.reports.sheets import Sheet
 
 _PAIRED = "points, on the same test images: mean [95 % interval]; it is about these images, not about training seeds"
@@ -42,7 +42,9 @@ def compare_runs(runs: Sequence[Path]) -> list[Sheet]:
     done = _configurations(paths, names)
     found = [read_headline(path) for path in paths]
     descriptions = [read_described_partition(path) for path in paths]
-    return [done, _results([each.figures for each in found], names, descriptions), _pairs(found, names)]
+    threats = [threat_label(each.figures, read_config(path)) for each, path in zip(found, paths, strict=True)]
+    results = _results([each.figures for each in found], names, descriptions, threats)
+    return [done, results, _pairs(found, names, threats)]
 
 
 def _configurations(paths: Sequence[Path], names: Sequence[str]) -> Sheet:
@@ -80,7 +82,10 @@ def _done(path: Path) -> dict[str, str]:
     }
 
 
-def _results(found: Sequence[Record], names: Sequence[str], descriptions: Sequence[Record]) -> Sheet:
+def _results(
+    found: Sequence[Record], names: Sequence[str], descriptions: Sequence[Record], threats: Sequence[str]
+) -> Sheet:
+    apart = len(set(threats)) > 1
     tables = [AccuracyTable.of(figures) for figures in found]
     attacks = list(dict.fromkeys(attack for accuracy in tables for attack in accuracy.attacks()))
     rows = []
@@ -93,6 +98,7 @@ def _results(found: Sequence[Record], names: Sequence[str], descriptions: Sequen
         header.append("corrupted %")
         rows = [[*row, _corrupted(figures)] for row, figures in zip(rows, found, strict=True)]
     notes = ["in brackets: 95 % intervals for the sample of test images; another training seed may differ by more"]
+    notes += [f"{name}: attacked within {threat}" for name, threat in zip(names, threats, strict=True) if apart]
     notes += [
         f"{name}: {NO_ATTACK}" for name, each in zip(names, tables, strict=True) if each.rows and not each.attacked
     ]
@@ -115,7 +121,7 @@ def _corrupted(figures: Record) -> str:
     return f"{share(known['mean']['value'])} {bracket(known['mean']['interval'])}" if known else "–"
 
 
-def _pairs(found: Sequence[Headline], names: Sequence[str]) -> Sheet:
+def _pairs(found: Sequence[Headline], names: Sequence[str], threats: Sequence[str]) -> Sheet:
     """Return the differences from the first run, where both have kept their predictions for the very same images."""
     base, *others = names
     kept = {name: _correct(headline) for name, headline in zip(names, found, strict=True)}
@@ -123,6 +129,9 @@ def _pairs(found: Sequence[Headline], names: Sequence[str]) -> Sheet:
     paired = {name: kept[name][1] for name in others if images and kept[name][0] == images}
     attacks = [attack for attack in first if paired and all(attack in masks for masks in paired.values())]
     notes = [_PAIRED] if paired else []
+    if len(set(threats)) > 1:
+        attacks = [attack for attack in attacks if attack == "natural"]
+        notes.append("under attack: none, because the runs were not attacked within the same epsilon and norm")
     some_elsewhere = any(headline.figures.get("broken-elsewhere") for headline in found)
     if "worst" in attacks and (some_elsewhere or any(masks.keys() != first.keys() for masks in paired.values())):
         attacks.remove("worst")

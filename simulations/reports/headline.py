@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from common.config.flat import Flat
+from common.attacks.threat import LINF, radius
 from common.evaluation.results import Evaluation
 from common.user_code import is_user_code
 from server.run_directory.checkpoint import selected_checkpoint
@@ -129,9 +129,20 @@ def _records(run_dir: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _threat(record: Record, config: Flat) -> float:
-    """Return within what an evaluation attacked; what it does not tell is as in the configuration."""
-    return float(record.get("epsilon-255", config["attack.epsilon-255"]))
+def _threat(record: Record, config: Mapping[str, Any]) -> tuple[str, float]:
+    """Return the norm and radius within which an evaluation attacked; what it does not tell is as in the configuration.
+
+    Evaluations that tell the radius alone are of a version that knew only Linf.
+    """
+    if "epsilon-255" not in record:
+        return str(config["attack.norm"]), float(config["attack.epsilon-255"])
+    return str(record.get("norm", LINF)), float(record["epsilon-255"])
+
+
+def threat_label(figures: Record, config: Mapping[str, Any]) -> str:
+    """Write the radius and norm within which figures were measured, as ``radius`` does."""
+    norm, epsilon = _threat(figures, config)
+    return radius(epsilon, norm)
 
 
 def _with_parts(figures: Record, records: Sequence[Record]) -> dict[str, Any]:
@@ -205,7 +216,7 @@ def training(config: Mapping[str, Any]) -> str:
     """Say by which method, and against which attack, the model of a flat configuration was trained."""
     loss, attack = config["loss.name"], config["attack.name"]
     if attack != "none":
-        return f"adversarial training with {loss} against {attack} at epsilon {config['attack.epsilon-255']:g}/255"
+        return f"adversarial training with {loss} against {attack} at epsilon {threat_label({}, config)}"
     if is_user_code(loss):  # it may attack by itself
         return f"training with {loss}"
     return "natural (standard) training, without an attack"

@@ -86,7 +86,7 @@ def test_what_an_attack_without_a_budget_moves_is_not_called_epsilon(model: Path
         "deepfool, the smallest change it finds"
     )
     bounded = attack_pictures(model, pictures[:3], "pgd-3", None, None)
-    assert table(bounded).title == "pgd-3, epsilon 8/255"
+    assert table(bounded).title == "pgd-3, epsilon 8/255 (Linf)"
     assert np.abs(bounded.adversarial.astype(int) - bounded.images.astype(int)).max() == 8
 
 

@@ -126,7 +126,7 @@ def test_the_matrix_has_a_row_for_each_that_makes_and_a_column_for_each_that_is_
         assert cells["all of these"] <= min(cells.values())
         (line,) = read_evaluations(attacked)
         assert list(line["robust"]) == [f"fgsm from {other.name}", "fgsm"]
-    assert sheet.title == "Accuracy in % under fgsm, epsilon 8/255, n = 40 of 1,000 test images"
+    assert sheet.title == "Accuracy in % under fgsm, epsilon 8/255 (Linf), n = 40 of 1,000 test images"
     with pytest.raises(FedShieldError, match="transfer: 1 run given; name two or more"):
         transfer(pair[:1], "fgsm", {})
 
@@ -141,7 +141,7 @@ def test_the_commands(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert "from two: the examples were made on the model of that run (SHA-256 " in done.stdout
     done = fedshield("transfer", "one", "two", "--attack", "pgd-2", *how, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Accuracy in % under pgd-2, epsilon 8/255, n = 20 of 1,000 test images" in done.stdout
+    assert "Accuracy in % under pgd-2, epsilon 8/255 (Linf), n = 20 of 1,000 test images" in done.stdout
     assert "chance: 10.0 %" in done.stdout
     done = fedshield("evaluate", "one", "--from", "one", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)

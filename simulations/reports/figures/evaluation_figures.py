@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from common.attacks.threat import L2, LINF, radius
 from common.errors import FedShieldError
 from common.evaluation.results import Evaluation
 from server.run_directory.reader import read_evaluations, read_kind, read_predictions
@@ -71,11 +72,13 @@ def curve_figure(record: Record, n: int, title: str, unit: str) -> Figure:
     rows = [{"epsilon": point["epsilon-255"], "measure": attack, **scaled(point), "n": n} for point in points]
     guessing = chance(record) or (1 / len(names) if (names := record.get("classes")) else None)
     top = top_of([row["high"] for row in rows], guessing)
-    drawn = with_interval(rows, "epsilon", "epsilon, 1/255 of the pixel range (Linf)", [attack], top)
+    norm = record.get("norm", LINF)
+    unit_of = "L2 length of the change" if norm == L2 else "Linf"
+    drawn = with_interval(rows, "epsilon", f"epsilon, 1/255 of the pixel range ({unit_of})", [attack], top)
     drawn = with_chance(drawn, guessing, top)
     own = record["epsilon-255"]
     if 0 < own <= rows[-1]["epsilon"]:
-        drawn = with_mark(drawn, own, f"{own:g}/255, of this run")
+        drawn = with_mark(drawn, own, f"{radius(own, norm) if norm == L2 else f'{own:g}/255'}, of this run")
     heading = f"{title}: accuracy under {attack}, after {unit} {record['round']}"
     caption = f"Band: 95 % intervals of the test sample; steps of 2.5 epsilon / steps; n = {n} test images"
     return Figure([Panel("", drawn, 270)], heading, caption, 200, 1)

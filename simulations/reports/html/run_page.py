@@ -19,7 +19,14 @@ from server.run_directory.reader import (
 from simulations.reports.accuracy import NO_ATTACK, Record, bracket, tell_chance
 from simulations.reports.beside import tell_corruptions
 from simulations.reports.figures.run_figures import accuracy_figure
-from simulations.reports.headline import OF_THE_PLACE, dataset_name, last_round, read_headline, training
+from simulations.reports.headline import (
+    OF_THE_PLACE,
+    dataset_name,
+    last_round,
+    read_headline,
+    threat_label,
+    training,
+)
 from simulations.reports.html.client_blocks import clients, labels, refusals
 from simulations.reports.html.evaluation_blocks import attacks, classes, corrupted, curve, percent
 from simulations.reports.html.page import Block, Code, Fact, Page, Section, Table, Text, charts
@@ -30,8 +37,8 @@ from simulations.reports.study_tables import ROUGH
 HOW_TO_READ = (
     "Robust accuracy is the share of test images that a model classifies correctly under attack; in the worst case an "
     "image counts only if no attack of any kept evaluation breaks it. The attacks see the model (white box; one named "
-    "'from' another run sees that run's model instead) and change each pixel of the [0, 1] range by at most epsilon. "
-    "It is an upper bound: a stronger attack may leave less. "
+    "'from' another run sees that run's model instead) and change each pixel of the [0, 1] range by at most epsilon "
+    "(Linf), or the whole image by at most that length (L2). It is an upper bound: a stronger attack may leave less. "
     "Brackets are 95 % Wilson intervals for the sample of test images (Student's t for means over corruptions); they "
     "say nothing of how another training seed would come out."
 )
@@ -53,12 +60,12 @@ def run_page(run_dir: Path) -> Page:
     described = read_described_partition(run_dir)
     partition = described if kind.name == "federation" else {}
     environment = read_environment(run_dir)
-    epsilon = final.get("epsilon-255", config["attack.epsilon-255"])
+    threat = {key: final.get(key, config[f"attack.{key}"]) for key in ("norm", "epsilon-255")}
     unit = kind.unit
     return Page(
         title=run_dir.name,
         lead=_lead(config, kind, metrics, environment),
-        facts=[*_facts(final, f"{epsilon:g}/255", unit, summary, described), *_training(described)],
+        facts=[*_facts(final, threat_label(final, config), unit, summary, described), *_training(described)],
         warnings=[
             *_unfinished(run_dir, config, kind, metrics, summary, final),
             *_lost(lost_rounds(run_dir)),
@@ -68,7 +75,7 @@ def run_page(run_dir: Path) -> Page:
             Section(f"Accuracy over {unit}s", _rounds(run_dir, metrics)),
             Section("Accuracy per attack", attacks(final)),
             Section("Accuracy per class", classes(final)),
-            Section("Robust accuracy over epsilon", curve({**final, "epsilon-255": epsilon}, unit)),
+            Section("Robust accuracy over epsilon", curve({**final, **threat}, unit)),
             Section("Accuracy under common corruptions", corrupted(final)),
             Section("Predictions under attack", predictions(arrays)),
             Section("Adversarial examples", gallery(arrays)),
