@@ -32,6 +32,7 @@ from server.preflight import (
     tell_mirroring,
     tell_randomized,
     tell_rare_classes,
+    tell_small_radius,
     tell_what_is_folded,
 )
 from server.recorder import Recorder
@@ -75,6 +76,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     log.info("%s", told_images(data.described_partition, config.flat(), federated=True))
     tell_rare_classes(data.described_partition, config)
     tell_mirroring(config)
+    tell_small_radius(config)
     roster = Roster(grid, config.federation, _own_images(data))
     roster.gather()
     with RunDir.open(config, kind) as run, watching(config, run) as watchers:

@@ -37,7 +37,7 @@ from server.measures import (
     subset_of,
     transferred,
 )
-from server.preflight import tell_idle_cores
+from server.preflight import check_reach, tell_idle_cores, tell_small_radius
 from server.run_directory.checkpoint import fit_state, selected_model
 from server.run_directory.reader import FEDERATION, read_described_partition, read_kind
 from server.run_directory.restored import stored_config
@@ -158,6 +158,7 @@ def evaluate_run(
     data = config.data
     if config.attack.norm == LINF and max(epsilons, default=0) > 255:
         raise FedShieldError(f"--epsilons {max(epsilons):g}: 255 is the whole range of a pixel in attack.norm = linf")
+    check_reach(config, training=False)
     if "data.root" not in changes and not is_at_hand(data.name, data.root, data.image_size):
         # Whoever has made the run may have named any folder of this machine.
         raise FedShieldError(
@@ -167,6 +168,7 @@ def evaluate_run(
     round_or_epoch, state = selected_model(run_dir)
     check_user_code(config, _RUNS)
     tell_idle_cores(config)
+    tell_small_radius(config)
     device = prepare_torch(config.threads)
     test = test_data(config)
     examples = config.evaluate.final_examples

@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from common.attacks.library import check_classes
+from common.attacks.threat import ITERATED, L2, AttackSpec, radius
 from common.config.schema import RunConfig
 from common.data.rare_classes import few_images, told_rare_classes
 from common.errors import FedShieldError
@@ -22,6 +23,8 @@ from server.aggregation.robust import check_strategy
 from server.run_directory.reader import CENTRALIZED, DEPLOYED, Kind
 
 log = logging.getLogger("fedshield")
+
+_SMALL_L2 = 32  # 1/255; published ones for images of 32 pixels are 64 to 255
 
 
 def check_settings(config: RunConfig, kind: Kind) -> None:
@@ -44,16 +47,57 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
 
 
 def check_attacks(config: RunConfig, classes: int) -> None:
-    """Check that every attack of the run, the final ones too, can attack a model with this number of classes.
+    """Check that every attack of the run, the final ones too, can attack such a model, with steps that are long enough.
 
     Args:
         config: of the run.
         classes: number of logits, 2 or more.
 
     Raises:
-        FedShieldError: one of them needs more classes.
+        FedShieldError: one of them needs more classes, or longer steps.
     """
+    check_reach(config, training=True)
     check_classes((*config.evaluate.attacks, *config.final_attacks(classes)), classes)
+
+
+def check_reach(config: RunConfig, training: bool) -> None:
+    """Check that in L2 the steps of every attack together reach the radius; the defaults are made for Linf.
+
+    Args:
+        config: of the run.
+        training: whether the training attack and the attacks after a round are run too, not the final ones alone.
+
+    Raises:
+        FedShieldError: one line with the key, what was found and what to do.
+    """
+    attack, evaluate = config.attack, config.evaluate
+    if attack.norm != L2:
+        return
+    names = [name for name, _ in attack.mixture] if attack.name == "mixture" else [attack.name]
+    trained = [attack.steps] if training and ITERATED.intersection(names) else []
+    labels = (*(evaluate.attacks if training else ()), *config.final_attacks())
+    measured = [spec.steps for spec in map(AttackSpec.parse, labels) if spec.name in ITERATED]
+    for key, step, steps in (
+        ("attack.step-255", attack.step_255, trained),
+        ("evaluate.step-255", evaluate.step_255, measured),
+    ):
+        if steps and step * min(steps) < attack.epsilon_255:
+            raise FedShieldError(
+                f"{key} = {step:g}: in attack.norm = l2, {min(steps)} steps of this length do not reach "
+                f"attack.epsilon-255 = {attack.epsilon_255:g}; set {key}={2.5 * attack.epsilon_255 / min(steps):.4g} "
+                "(2.5 epsilon / steps) or more steps"
+            )
+
+
+def tell_small_radius(config: RunConfig) -> None:
+    """Warn of an L2 radius that only fits Linf, such as the default."""
+    attack = config.attack
+    if attack.norm == L2 and 0 < attack.epsilon_255 < _SMALL_L2:
+        log.warning(
+            "warning: attack.epsilon-255 = %g: with attack.norm = l2 the whole image moves by %s, hardly at all; the "
+            "usual radius is attack.epsilon-255=127.5",
+            *(attack.epsilon_255, radius(attack.epsilon_255, L2)),
+        )
 
 
 def tell_idle_cores(config: RunConfig) -> None:

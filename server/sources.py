@@ -95,12 +95,13 @@ def _check_attacks(attacks: Sequence[str]) -> None:
 def _check_same(target: Path, config: RunConfig, test: Dataset, run: Path) -> None:
     """Check that examples of a run are within the threat of another, and of its images."""
     other, classes = parse_stored(run, read_config(run)), read_classes(run)
+    own = parse_stored(target, read_config(target)).attack  # whatever it is measured in now
     tests = read_described_partition(run).get("test") or class_counts(test)  # earlier versions did not count them
     parts: list[tuple[str, object, object]] = [
         ("image size", f"{other.data.side} pixels", f"{config.data.side} pixels"),
         ("data.name", other.data.name, config.data.name),
-        ("attack.norm", other.attack.norm, config.attack.norm),
-        ("attack.epsilon-255", other.attack.epsilon_255, config.attack.epsilon_255),
+        ("attack.norm", other.attack.norm, own.norm),
+        ("attack.epsilon-255", other.attack.epsilon_255, own.epsilon_255),
         ("number of classes", len(classes), len(test.classes)),
         *((f"class {number}", *both) for number, both in enumerate(zip(classes, test.classes, strict=False))),
         ("number of test images", sum(tests), len(test.labels)),

@@ -32,6 +32,7 @@ from server.preflight import (
     tell_mirroring,
     tell_randomized,
     tell_rare_classes,
+    tell_small_radius,
     tell_what_is_folded,
 )
 from server.recorder import Recorder
@@ -88,6 +89,7 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     log.info("%s", told_images(data.described_partition, config.flat(), federated=False))
     tell_rare_classes(data.described_partition, config, federated=False)
     tell_mirroring(config)
+    tell_small_radius(config)
     with RunDir.open(config, CENTRALIZED) as run, watching(config, run) as watchers:
         tell_idle_cores(config)
         check_attacks(config, len(images.classes))

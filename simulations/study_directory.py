@@ -29,11 +29,11 @@ Point = tuple[str, ...]  # the values of the varied columns
 TRAINED = ("run", "seed", "rounds", "n", "natural", "worst", "seconds", "code", "processor", "threads")
 DIVIDED = ("run", "seed", "clients", "images", "smallest", "largest", "classes", "distance", "code")
 # Last in results.csv; earlier versions had none of these. The chance: a model that always names one class. The later
-# attacks: by fedshield evaluate, which have lowered the worst case on the same images.
-ADDED = ("used", "available", "test-images", "chance", "later-attacks", "why")
+# attacks: by fedshield evaluate, which have lowered the worst case on the same images. The threat: radius and norm.
+ADDED = ("used", "available", "test-images", "chance", "later-attacks", "threat", "why")
 _ROUNDS = ("run", "seed", "round", "n", "natural", "loss", "seconds")
 _LABELS = ("point", "seed", "client", "class", "images")
-_TEXT = {"run", "point", "class", "code", "processor", "later-attacks", "why"}
+_TEXT = {"run", "point", "class", "code", "processor", "later-attacks", "threat", "why"}
 _WHOLE = {"seed", "n", "rounds", "round", "images", "used", "available", "test-images"}
 _HINT = "give the folder of a study"
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from common.attacks.threat import FAMILIES, ITERATED, L2, AttackSpec, Minimal
+from common.attacks.threat import FAMILIES, LINF, AttackSpec, Minimal
 from common.config.flat import Flat, default_config, flatten, nest
 from common.config.tables import (
     AttackConfig,
@@ -88,7 +88,16 @@ class RunConfig(ConfigTable):
                 f"attack.name = {self.attack.name}: loss.name = {self.loss.name} has its own attack; set "
                 "attack.name=pgd"
             )
-        self._check_budget()
+        lengths = {
+            "attack.epsilon-255": self.attack.epsilon_255,
+            "attack.step-255": self.attack.step_255,
+            "evaluate.step-255": self.evaluate.step_255,
+        }
+        for key, length in lengths.items():
+            if self.attack.norm == LINF and length > 255:
+                raise ValueError(
+                    f"{key} = {length:g}: 255 is the whole range of a pixel in attack.norm = linf; set 255 or less"
+                )
         families = [AttackSpec.parse(label).family for label in self.evaluate.attacks]
         if self.data.validation_fraction > 0 and all(isinstance(family, Minimal) for family in families):
             raise ValueError(
@@ -96,32 +105,6 @@ class RunConfig(ConfigTable):
                 "by robust accuracy; name an attack within epsilon, as in evaluate.attacks=pgd-10"
             )
         return self
-
-    def _check_budget(self) -> None:
-        """Refuse a radius that Linf does not have, and in L2 steps that together do not reach the radius."""
-        attack, evaluate = self.attack, self.evaluate
-        if attack.norm != L2:
-            if attack.epsilon_255 > 255:
-                raise ValueError(
-                    f"attack.epsilon-255 = {attack.epsilon_255:g}: 255 is the whole range of a pixel in attack.norm = "
-                    "linf; set 255 or less"
-                )
-            return
-        names = [name for name, _ in attack.mixture] if attack.name == "mixture" else [attack.name]
-        trained = [attack.steps] if ITERATED.intersection(names) else []
-        specs = map(AttackSpec.parse, (*evaluate.attacks, *self.final_attacks()))
-        measured = [spec.steps for spec in specs if spec.name in ITERATED]
-        for key, step, steps in (
-            ("attack.step-255", attack.step_255, trained),
-            ("evaluate.step-255", evaluate.step_255, measured),
-        ):
-            if steps and step * min(steps) < attack.epsilon_255:
-                enough = 2.5 * attack.epsilon_255 / min(steps)
-                raise ValueError(
-                    f"{key} = {step:g}: in attack.norm = l2, {min(steps)} steps of this length do not reach "
-                    f"attack.epsilon-255 = {attack.epsilon_255:g}; set {key}={enough:.4g} "
-                    "(2.5 epsilon / steps) or more steps"
-                )
 
     @property
     def flips(self) -> bool:

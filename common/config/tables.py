@@ -133,7 +133,7 @@ class AttackConfig(ConfigTable):
     name: AttackName
     norm: Norm
     epsilon_255: Annotated[float, Field(ge=0, le=100_000)]
-    step_255: Annotated[float, Field(gt=0, le=255)]
+    step_255: Annotated[float, Field(gt=0, le=100_000)]
     steps: Positive
     fast: bool
     mixture: MixtureWeights
@@ -182,7 +182,7 @@ class EvaluateConfig(ConfigTable):
     every: Positive
     examples: Natural
     attacks: AttackLabels
-    step_255: Annotated[float, Field(gt=0, le=255)]
+    step_255: Annotated[float, Field(gt=0, le=100_000)]
     final_examples: Natural
     final_attacks: FinalAttackLabels
     eot: Annotated[int, Field(ge=0, le=1000)]

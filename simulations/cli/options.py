@@ -16,8 +16,11 @@ from common.words import near
 from simulations.shipped import PRESETS, SWEEPS, find_file, names_in
 from simulations.terminal.console import Output
 
-# Where the images are now, what of the machine is used, and how a randomized model is attacked.
-_MEASURING = ("data.root", "threads", "evaluate.eot")
+# Where the images are now, what of the machine is used, how a randomized model is attacked, and within what.
+_MEASURING = (
+    *("data.root", "threads", "evaluate.eot"),
+    *("attack.norm", "attack.epsilon-255", "evaluate.step-255"),
+)
 
 
 def complete_preset(incomplete: str) -> list[str]:

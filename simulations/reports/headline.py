@@ -1,7 +1,7 @@
 """The headline figures of a run, finished or not, and how they are written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Headline:
     Attributes:
         figures: as ``Evaluation.as_json`` has them, with ``round``; empty where nothing was measured. ``others`` are
             evaluations of the same model on other images, with ``known``: their worst case less what others broke.
+            ``threats`` are those within another radius or norm, put together for each of these alone.
         evaluation: the same example by example; None where no predictions are kept.
         arrays: predictions and example images of the strongest evaluation; empty where they are not kept.
     """
@@ -61,7 +62,8 @@ def read_headline(run_dir: Path) -> Headline:
     of them has broken counts as broken. The headline is on the images of the strongest of them; see ``union``. Of
     evaluations without an attack, where there is no other, it is the one with the most images. The curve over epsilon
     and the distortions come from the strongest or else the fullest that has them, with their own ``n``. Without any
-    evaluation, the figures are those of the last round that was evaluated.
+    evaluation, the figures are those of the last round that was evaluated. Evaluations within another radius or norm
+    are never put together with these.
 
     Args:
         run_dir: absolute.
@@ -69,17 +71,25 @@ def read_headline(run_dir: Path) -> Headline:
     Raises:
         FedShieldError: a file is damaged.
     """
-    if not (records := _records(run_dir)):
+    own, *others = _by_threat(run_dir)
+    headline = _headline(run_dir, own, [record for records in (own, *others) for record in records])
+    threats = [_headline(run_dir, records).figures for records in others if any(each["robust"] for each in records)]
+    return replace(headline, figures={**headline.figures, **({"threats": threats} if threats else {})})
+
+
+def _headline(run_dir: Path, records: Sequence[Record], every: Sequence[Record] = ()) -> Headline:
+    """Return the headline of evaluations within one threat; what none depends on is from ``every`` evaluation."""
+    if not records:
         evaluated = [line for line in read_metrics(run_dir) if line["evaluation"]]
         return Headline({**evaluated[-1]["evaluation"], "round": evaluated[-1]["round"]} if evaluated else {})
     kept = name_images([(record, read_predictions(run_dir, record)) for record in records])
     attacked = [each for each in kept if each.record["robust"]]
     if not attacked:
         best = max(reversed(kept), key=lambda each: int(each.record["n"]))
-        return Headline(_with_parts(best.record, records), best.evaluation if best.arrays else None, best.arrays)
+        return Headline(_with_parts(best.record, records, every), best.evaluation if best.arrays else None, best.arrays)
     first, *rest = put_together(attacked)
     counts = read_described_partition(run_dir).get("clients")
-    figures = _with_parts(figures_of(first, np.array(counts, np.int64) if counts else None), records)
+    figures = _with_parts(figures_of(first, np.array(counts, np.int64) if counts else None), records, every)
     if others := _others(first, [first, *rest]):
         figures |= {"others": others, "apart": bool(rest)}
     return Headline(figures, first.evaluation, first.strongest.arrays)
@@ -105,7 +115,7 @@ def known_final(run_dir: Path) -> tuple[dict[str, Any] | None, list[str]]:
         FedShieldError: a file is damaged.
     """
     final: dict[str, Any] | None = read_summary(run_dir)["final"]
-    records = [record for record in _records(run_dir) if record["robust"]]
+    records = [record for record in _by_threat(run_dir)[0] if record["robust"]]
     if not final or not final["robust"] or len(records) < 2:
         return final, []
     kept = name_images([(record, read_predictions(run_dir, record)) for record in records])
@@ -116,17 +126,17 @@ def known_final(run_dir: Path) -> tuple[dict[str, Any] | None, list[str]]:
     return {**final, "worst": worst.as_json()}, list(more)
 
 
-def _records(run_dir: Path) -> list[dict[str, Any]]:
-    """Return the evaluations of the final weights, under the run's threat, the final one first."""
+def _by_threat(run_dir: Path) -> list[list[dict[str, Any]]]:
+    """Return the evaluations of the final weights, the final one first; apart for each threat, the run's first."""
     summary, config = read_summary(run_dir), read_config(run_dir)
     number = summary["evaluated-round"] if summary else (selected_checkpoint(run_dir) or {}).get("round")
     final = [{**summary["final"], "round": number}] if summary.get("final") else []
-    # Those of a round before are of another model: that of an earlier end, or of a best one that was outdone.
-    return [
-        record
-        for record in [*final, *read_evaluations(run_dir)]
-        if (record["round"], _threat(record, config)) == (number, _threat({}, config))
-    ]
+    found: dict[tuple[str, float], list[dict[str, Any]]] = {_threat({}, config): []}
+    for record in [*final, *read_evaluations(run_dir)]:
+        # Those of a round before are of another model: that of an earlier end, or of a best one that was outdone.
+        if record["round"] == number:
+            found.setdefault(_threat(record, config), []).append(record)
+    return list(found.values())
 
 
 def _threat(record: Record, config: Mapping[str, Any]) -> tuple[str, float]:
@@ -145,14 +155,14 @@ def threat_label(figures: Record, config: Mapping[str, Any]) -> str:
     return radius(epsilon, norm)
 
 
-def _with_parts(figures: Record, records: Sequence[Record]) -> dict[str, Any]:
+def _with_parts(figures: Record, records: Sequence[Record], every: Sequence[Record]) -> dict[str, Any]:
     """Add what other evaluations alone have: the curve, distortions, corruptions, and whose examples they tried."""
     found = dict(figures)
     sources = [source for record in records for source in record.get("from", ())]
     if sources:
         found["from"] = list({(source["name"], source["sha256"]): source for source in sources}.values())
     for part in ("curve", "distortions", *BESIDE):
-        if having := [record for record in records if record.get(part)]:
+        if having := [record for record in (every if part in BESIDE else records) if record.get(part)]:
             if part == "corruptions":  # one kind, looked at later, does not take the place of all
                 source = max(reversed(having), key=lambda record: (len(record["corruptions"]["kinds"]), record["n"]))
             else:
@@ -180,7 +190,16 @@ def tell_others(figures: Record) -> list[str]:
     if count := figures.get("broken-elsewhere"):
         told.append(f"the worst case counts {count:,} more of these images as broken, by attacks on a part of them")
     told += [f"another evaluation of this model: {tell_other(record)}" for record in figures.get("others", ())]
-    return [*told, *([APART] if figures.get("apart") else []), *tell_sources(figures)]
+    told += [APART] if figures.get("apart") else []
+    return [*told, *tell_threats(figures), *tell_sources(figures)]
+
+
+def tell_threats(figures: Record) -> list[str]:
+    """Say what is left within each other radius or norm in which the model was evaluated."""
+    return [
+        f"within another threat, {threat_label(record, {})}: {tell_left(record)}"
+        for record in figures.get("threats", ())
+    ]
 
 
 def tell_sources(figures: Record) -> list[str]:
@@ -193,13 +212,17 @@ def tell_sources(figures: Record) -> list[str]:
 
 def tell_other(record: Record) -> str:
     """Say what attacks on other images left, and how many of these nothing has broken."""
-    worst, known = record["worst"], record["known"]
-    left = (
-        f"{', '.join(record['robust'])} on n = {record['n']:,}: {share(worst['value'])} % {bracket(worst['interval'])}"
-    )
-    if known["value"] == worst["value"]:
-        return left
-    return f"{left}; with all attacks, {share(known['value'])} % {bracket(known['interval'])}"
+    known = record["known"]
+    if known["value"] == record["worst"]["value"]:
+        return tell_left(record)
+    return f"{tell_left(record)}; with all attacks, {share(known['value'])} % {bracket(known['interval'])}"
+
+
+def tell_left(record: Record) -> str:
+    """Say what the attacks of an evaluation have left together."""
+    worst = record["worst"]
+    left = f"{share(worst['value'])} % {bracket(worst['interval'])}"
+    return f"{', '.join(record['robust'])} on n = {record['n']:,}: {left}"
 
 
 def last_round(metrics: Sequence[Mapping[str, Any]]) -> int:

@@ -76,7 +76,22 @@ def accuracy_sheet(title: str, rows: Sequence[Row], guessing: Sequence[float] = 
         cells.append([*point, _seeds(planned), _range(images), *spreads])
     notes = ["mean ± standard deviation over the seeds (lowest–highest); n: test images of each run"]
     notes += [f"chance: {tell_chances(guessing)} (always the most frequent class)"] if guessing else []
+    notes += _threat_notes(rows)
     return Sheet(title, header, cells, [*notes, *lacking(rows), *_notes(finished(rows))], len(keys))
+
+
+def _threat_notes(rows: Sequence[Row]) -> list[str]:
+    """Say within which radius and norm the points were attacked, as far as the file tells."""
+    keys = varied_columns(rows[0])
+    points: dict[str, list[str]] = {}
+    attacked = finished(rows) if len(rate_columns(rows[0])) > 2 else []  # natural and worst are always there
+    for point, found in by_point(attacked, keys).items():
+        for threat in dict.fromkeys(row["threat"] for row in found if row.get("threat")):
+            points.setdefault(threat, []).append(", ".join(point) or "the only point")
+    if len(points) < 2:
+        return [f"attacks within {threat}" for threat in points]
+    told = [f"attacks within {threat}: {some(which, _NAMED, '; ')}" for threat, which in points.items()]
+    return [*told, "figures under attack that are within different radii or norms do not compare"]
 
 
 def tell_chances(guessing: Sequence[float]) -> str:

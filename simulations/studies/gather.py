@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from common.attacks.threat import radius
 from common.errors import FedShieldError, explain_os_errors
 from common.files import read_json, read_json_lines, replace_file
 from common.paths import ROOT
@@ -153,7 +154,8 @@ def _trained(point: Point, runs: Path) -> dict[str, Any]:
             "threads": found["threads"],
         }
     images = _images(runs / point.name / "partition.json")
-    more = {"later-attacks": " ".join(later)}
+    attack = point.config.attack
+    more = {"later-attacks": " ".join(later), "threat": radius(attack.epsilon_255, attack.norm)}
     return {**_head(point), **figures, "code": _code(point, runs), **machine, **images, **more}
 
 

@@ -55,9 +55,9 @@ def test_evaluate_and_resume_are_told_where_the_images_have_gone(
 
 
 def test_evaluate_changes_nothing_else_of_a_run(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["evaluate", "nothing", "--set", "attack.epsilon-255=4"])
+    done = CliRunner().invoke(app, ["evaluate", "nothing", "--set", "attack.steps=4"])
     assert isinstance(done.exception, FedShieldError)
     assert str(done.exception) == (
-        "--set attack.epsilon-255: the run stays as it was trained; "
-        "what can be set here: data.root, threads, evaluate.eot"
+        "--set attack.steps: the run stays as it was trained; "
+        "what can be set here: data.root, threads, evaluate.eot, attack.norm, attack.epsilon-255, evaluate.step-255"
     )

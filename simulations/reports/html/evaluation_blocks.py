@@ -5,7 +5,7 @@ from simulations.reports.beside import corruption_sheet, tell_calibration
 from simulations.reports.figures.charts import by_class
 from simulations.reports.figures.evaluation_figures import curve_figure
 from simulations.reports.figures.style import Figure, Panel
-from simulations.reports.headline import APART, tell_sources
+from simulations.reports.headline import APART, tell_sources, tell_threats
 from simulations.reports.html.page import Block, Table, charts
 
 
@@ -22,7 +22,7 @@ def attacks(final: Record) -> list[Block]:
     notes += tell_calibration(final)
     if count := final.get("broken-elsewhere"):
         notes.append(f"the worst case counts {count:,} more images as broken: the evaluations below broke them")
-    notes += tell_sources(final)
+    notes += [*tell_threats(final), *tell_sources(final)]
     blocks: list[Block] = [Table(["accuracy", "%", "95 % interval"], rows, notes=notes)]
     if others := [_other(record) for record in final.get("others", ())]:
         header = ["another evaluation of this model, worst case", "n", "%", "95 % interval", "with all attacks, %"]

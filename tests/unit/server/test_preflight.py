@@ -5,8 +5,9 @@ import logging
 import pytest
 
 from common.config.schema import parse_config
+from common.errors import FedShieldError
 from common.factory import make_model
-from server.preflight import tell_mirroring, tell_what_is_folded
+from server.preflight import check_reach, tell_mirroring, tell_small_radius, tell_what_is_folded
 from tests.helpers.settings import tiny_flat
 
 
@@ -50,3 +51,45 @@ def test_mirroring_that_nobody_has_chosen_is_told(
     with caplog.at_level(logging.INFO, "fedshield"):
         tell_mirroring(parse_config(tiny_flat() | changes))
     assert [said in line for line in caplog.messages] == [True] if said else not caplog.messages
+
+
+L2 = {"attack.norm": "l2", "attack.epsilon-255": 127.5, "attack.steps": 3, "evaluate.attacks": "pgd-10"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"attack.step-255": 42.4},
+            r"attack.step-255 = 42.4: .* 3 steps .* set attack.step-255=106.2 ",
+        ),
+        ({"attack.step-255": 42.5, "evaluate.step-255": 12.7}, "evaluate.step-255 = 12.7: .* 10 steps .*=31.88 "),
+        ({"attack.step-255": 42.5, "evaluate.final-attacks": "cw-2x5"}, "evaluate.step-255 = 13: .* 2 steps .*=159.4 "),
+        ({"attack.name": "mixture", "attack.mixture": "fgsm:1,bim:1"}, "attack.step-255 = 4: "),
+        ({"attack.name": "mixture", "attack.mixture": "fgsm:1,deepfool:1"}, ""),  # neither has steps of this size
+        ({"attack.step-255": 42.5}, ""),
+        ({"attack.norm": "linf"}, ""),
+    ],
+)
+def test_steps_that_do_not_reach_the_l2_radius_are_refused(changes: dict[str, str | float], said: str) -> None:
+    config = parse_config(tiny_flat() | L2 | {"evaluate.step-255": 13.0, "evaluate.final-attacks": "fgsm"} | changes)
+    if said:
+        with pytest.raises(FedShieldError, match=said):
+            check_reach(config, training=True)
+    else:
+        check_reach(config, training=True)
+
+
+def test_an_evaluation_does_not_look_at_the_steps_of_training() -> None:
+    config = parse_config(tiny_flat() | L2 | {"evaluate.step-255": 50.0, "evaluate.final-attacks": "pgd-3"})
+    check_reach(config, training=False)
+    with pytest.raises(FedShieldError, match=r"attack\.step-255 = 4: "):
+        check_reach(config, training=True)
+
+
+@pytest.mark.parametrize(("norm", "epsilon", "told"), [("l2", 8.0, True), ("l2", 64.0, False), ("linf", 8.0, False)])
+def test_an_l2_radius_that_fits_linf_is_told(
+    norm: str, epsilon: float, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    tell_small_radius(parse_config(tiny_flat() | {"attack.norm": norm, "attack.epsilon-255": epsilon}))
+    assert ["attack.epsilon-255=127.5" in line for line in caplog.messages] == [True] * told

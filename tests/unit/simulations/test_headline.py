@@ -140,7 +140,38 @@ def test_of_another_model_or_threat_nothing_counts(place: Path) -> None:
     kept = keep(place, ALL, {"pgd-20": [1, 2, 3]})
     keep(place, ALL, {"autoattack": []}, round=3)
     keep(place, ALL, {"autoattack": []}, **{"epsilon-255": 16.0})
-    assert read_figures(place) == kept
+    figures = read_figures(place)
+    assert len(figures.pop("threats")) == 1
+    assert figures == kept
+
+
+def test_each_norm_and_radius_has_its_own_worst_case(place: Path) -> None:
+    l2 = {"norm": "l2", "epsilon-255": 127.5}
+    keep(place, ALL, {"pgd-20": [1, 2, 3, 4]}, **{"epsilon-255": 8.0})  # of a version that knew only Linf
+    keep(place, ALL, {"autoattack": [1, 5, 6]}, **l2)
+    keep(place, ALL, {"cw-30": [5, 7]}, **l2)
+    keep(place, ALL, {"cw-30": [1, 2]}, norm="linf", **{"epsilon-255": 8.0})
+    keep(place, ALL, {"fgsm": [9]}, norm="l2", **{"epsilon-255": 8.0})
+    figures = read_figures(place)
+    assert shares(figures) == {"pgd-20": 4 / 10, "cw-30": 2 / 10, "worst": 2 / 10}
+    assert [shares(other)["worst"] for other in figures["threats"]] == [1 / 10, 1 / 10]  # 5; 9
+    told = [line for line in tell_others(figures) if "threat" in line]
+    assert [line.split(" %")[0] for line in told] == [
+        "within another threat, 0.5 (L2; 127.5/255): autoattack, cw-30 on n = 10: 10.0",
+        "within another threat, 0.03137 (L2; 8/255): fgsm on n = 10: 10.0",
+    ]
+    assert told[0] in write_report(place).read_text()
+
+
+def test_the_headline_of_a_run_in_l2_is_of_l2(place: Path) -> None:
+    (place / "config.json").write_text(json.dumps({"attack": {"norm": "l2", "epsilon-255": 127.5}}))
+    keep(place, ALL, {"pgd-20": [1, 2, 3]}, norm="l2", **{"epsilon-255": 127.5})
+    keep(place, ALL, {"pgd-20": []}, norm="linf", **{"epsilon-255": 127.5})
+    assert shares(read_figures(place))["worst"] == 3 / 10
+    assert "worst case of pgd-20 at epsilon 0.5 (L2; 127.5/255)" in write_report(place).read_text()
+    known = {"ece": 0.1, "confidence": 0.5}
+    keep(place, SOME, {}, norm="linf", calibration=known, **{"epsilon-255": 8.0})
+    assert read_figures(place)["calibration"] == known  # in which no attack has a part
 
 
 def test_the_lowest_where_nothing_tells_which_images_were_broken(place: Path) -> None:

@@ -316,6 +316,23 @@ def test_a_difference_without_a_sign_is_none(tmp_path: Path) -> None:
     assert sheet.rows[0][3] == "0.0"
 
 
+def test_the_table_says_within_what_was_attacked(tmp_path: Path) -> None:
+    head, *lines = RESULTS.splitlines()
+    linf, l2 = "8/255 (Linf)", "0.5 (L2; 127.5/255)"
+
+    def notes(best: str) -> list[str]:
+        told = [f"{line},{best if ',best,' in line else linf}" for line in lines]
+        rows = read_results(results(tmp_path, "\n".join([f"{head},threat", *told])))
+        return [note for note in accuracy_sheet("T", rows).notes if "within" in note]
+
+    assert notes(linf) == ["attacks within 8/255 (Linf)"]
+    assert notes(l2) == [
+        "attacks within 8/255 (Linf): plain, 0; plain, 0.5",
+        "attacks within 0.5 (L2; 127.5/255): best, 0.5",
+        "figures under attack that are within different radii or norms do not compare",
+    ]
+
+
 def test_a_spread_of_one_value_or_none_has_no_width() -> None:
     assert spread([], 1) == "–"
     assert spread([2.0, 4.0], 2) == "3.00 ± 1.41 (2.00–4.00)"
