@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.attacks.threat import AttackSpec
+from common.attacks.threat import L2, AttackSpec
 from common.config.schema import RunConfig
 from common.data.datasets import data_key
 from common.errors import FedShieldError, explain_os_errors
@@ -71,13 +71,14 @@ def check_code(study: Study, points: Sequence[Point]) -> None:
 
 
 def _needs_trial(config: RunConfig) -> bool:
-    """Return whether a configuration names a user's or torchvision's code, or what needs enough clients or classes."""
+    """Return whether a configuration names others' code, or what needs enough clients, classes or steps."""
     attacks = (*config.evaluate.attacks, *config.final_attacks(classes=2))
     return (
         bool(config.user_code_references())
         or config.model.name.startswith("torchvision:")
         or config.strategy.name != "fedavg"
         or config.byzantine.clients > 0
+        or config.attack.norm == L2
         or any(AttackSpec.parse(label).family.classes > 1 for label in attacks)
     )
 
