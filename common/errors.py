@@ -20,7 +20,7 @@ class DeadEndError(FedShieldError):
 
 @contextmanager
 def explain_os_errors(path: Path | None = None) -> Iterator[None]:
-    """Turn an ``OSError`` from work on a file, or a ``MemoryError``, into a one-line ``FedShieldError``.
+    """Turn what the system refuses into a one-line ``FedShieldError``: work on a file, memory, a library.
 
     Args:
         path: of the file; None if only the error names it.
@@ -36,19 +36,47 @@ def explain_os_errors(path: Path | None = None) -> Iterator[None]:
             f"{path or error.object}: has characters that file names cannot have in this system's encoding "
             f"({error.encoding}); set LC_ALL=C.UTF-8"
         ) from error
+    except (ImportError, RuntimeError) as error:  # of a library that cannot be loaded, and of torch
+        if lacking := _lacking(str(error)):
+            raise FedShieldError(f"{' '.join(str(error).split())}; {lacking}") from error
+        raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            hint = "free some disk space, or write elsewhere"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            hint = "check the permissions, or choose another place"
-        elif error.errno in (errno.EEXIST, errno.ENOTDIR):
-            hint = "a file has the place of a folder; remove it, or choose another place"
-        elif error.errno == errno.ELOOP:
-            hint = "it is a link; replace it by the file itself"
-        else:
-            hint = "check the path and the free disk space" if path or error.filename else "try it again"
         place = path or error.filename or "this command"
+        hint = _lacking(str(error)) or _hint(error, bool(path or error.filename))
         raise FedShieldError(f"{place}: {error.strerror or error}; {hint}") from error
+
+
+# What the system says, its loader of libraries, and torch.
+_NO_MEMORY = ("failed to map segment from shared object", "cannot allocate memory", "can't allocate memory")
+_NO_FILES = "too many open files"
+
+
+def _lacking(reason: str) -> str:
+    """Return what to do about too little memory or too few open files; empty where nothing says that it is these."""
+    reason = reason.lower()
+    if any(words in reason for words in _NO_MEMORY):
+        return "not enough memory: raise the limit of this shell (ulimit -v) or of the container, or end other programs"
+    if _NO_FILES in reason:
+        return "raise the limit, for example with: ulimit -n 1024"
+    return ""
+
+
+def _hint(error: OSError, named: bool) -> str:
+    """Return what to do about an error of the system.
+
+    Args:
+        error: with its number.
+        named: whether it is about a file that is known.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some disk space, or write elsewhere"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "check the permissions, or choose another place"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return "a file has the place of a folder; remove it, or choose another place"
+    if error.errno == errno.ELOOP:
+        return "it is a link; replace it by the file itself"
+    return "check the path and the free disk space" if named else "try it again"
 
 
 # For a name that is not ``is_text``: either the name is wrong, or the system's encoding for names.

@@ -41,7 +41,7 @@ from server.run_directory.environment import describe_environment
 from server.run_directory.reader import CENTRALIZED
 from server.run_directory.restored import with_first_threads
 from server.run_directory.writer import RunDir, finished_run
-from simulations.federation import complete, rounds_before
+from simulations.federation import complete, draw, rounds_before
 from simulations.terminal.console import Output, Terminal
 from simulations.terminal.live_view import LiveView
 
@@ -62,9 +62,7 @@ def run_centrally(config: RunConfig, console: Terminal, output: Output = Output.
 
     with view:
         path = train_centrally(config, on_batch)
-    from simulations.reports.figures.run_figures import plot_run
-
-    plot_run(path)
+    draw(path, CENTRALIZED)
     return path
 
 

@@ -10,9 +10,10 @@ from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.machine import may_have_gpu
 from common.paths import whole_path
+from server.run_directory.reader import FEDERATION, Kind
 from simulations.engine.executor import Executor, InProcess
 from simulations.engine.local_grid import LocalGrid, Reply, run_server
-from simulations.terminal.console import Output, Terminal
+from simulations.terminal.console import Output, Terminal, figures_may_fail
 from simulations.terminal.live_view import LiveView
 
 log = logging.getLogger("fedshield")
@@ -25,6 +26,14 @@ def rounds_before(config: RunConfig) -> int:
     from server.run_directory.checkpoint import count_completed
 
     return count_completed(whole_path(config.results.resume))
+
+
+def draw(run_dir: Path, kind: Kind) -> None:
+    """Draw the figures of a run that has just finished."""
+    with figures_may_fail(kind.again(run_dir)):
+        from simulations.reports.figures.run_figures import plot_run
+
+        plot_run(run_dir)
 
 
 def complete(run_dir: Path) -> Path:
@@ -84,9 +93,7 @@ def run_locally(
     finally:
         executor.close()
     path = Path(str(context.state.config_records["run"]["path"]))
-    from simulations.reports.figures.run_figures import plot_run
-
-    plot_run(path)
+    draw(path, FEDERATION)
     return path
 
 

@@ -1,5 +1,6 @@
 """Named arrays in folders of the cache: written whole, and mapped into memory, so that a machine holds them once."""
 
+import errno
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -21,10 +22,15 @@ def find_arrays(place: Path, names: Collection[str]) -> Arrays | None:
     """Return the arrays of these names kept in the folder ``place``, read-only and mapped from disk.
 
     None when the folder is not there, lacks one of them, or holds a damaged one.
+
+    Raises:
+        OSError: this process may not open more files, or lacks memory.
     """
     try:
         return {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in names}
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # nothing is wrong with the arrays
         return None
 
 

@@ -1,5 +1,5 @@
 """``python -m simulations.cli`` is ``fedshield``."""
 
-from simulations.cli.main import main
+from simulations.cli.entry import main
 
 main()

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 
-from simulations.cli.main import main
+from simulations.cli.entry import main
 from simulations.studies.processes import PATIENCE
 
 

@@ -18,7 +18,7 @@ from simulations.terminal.streams import lasting_streams
 
 
 class _Commands(TyperGroup):
-    """Typer would end with status 1 after Ctrl-C; the shell's own convention is 130."""
+    """Typer would end with status 1 after Ctrl-C; the shell's own convention is 130. SIGTERM ends a command alike."""
 
     def invoke(self, ctx: Context) -> Any:
         interrupt_once()
@@ -38,7 +38,7 @@ app = typer.Typer(
         "fedshield report runs/first --open     show the results in a browser\n"
         "fedshield COMMAND --help               more examples and all options"
     ),
-    epilog="Exit status: 0 success, 1 a mistake or a failed run, 2 wrong usage, 130 Ctrl-C.",
+    epilog="Exit status: 0 success, 1 a mistake or a failed run, 2 wrong usage, 130 Ctrl-C or SIGTERM.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

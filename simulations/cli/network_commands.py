@@ -9,7 +9,7 @@ from common.config.flat import default_config
 from common.config.schema import parse_config
 from common.paths import ROOT, whole_path
 from simulations.cli.options import AuthorityOption, FileArgument, SetOption, SuperlinkOption, WaitOption, resolve
-from simulations.terminal.console import console, interrupt_when_terminated, log_to
+from simulations.terminal.console import console, log_to
 
 network = typer.Typer()
 
@@ -112,5 +112,4 @@ def submit(
     from simulations.deployment.flower_control import submit as run_there
 
     settings = parse_config(resolve(file, set_ or [], default_config())).flat()
-    interrupt_when_terminated()
     run_there(settings, Control(superlink, ca), whole_path(app_ or ROOT), console, wait)

@@ -30,7 +30,7 @@ from simulations.cli.options import (
     parse_radii,
     resolve,
 )
-from simulations.terminal.console import console, log_to, tell_figures
+from simulations.terminal.console import console, figures_may_fail, log_to, tell_figures
 
 runs = typer.Typer()
 machine = typer.Typer()  # apart: the help names it after the commands of studies
@@ -191,9 +191,10 @@ def evaluate(
     for line in headline_lines(read_figures(path)):
         console.print(line)
     if found.config.evaluate.final_attacks or "curve" in found.record:
-        from simulations.reports.figures.evaluation_figures import plot_evaluation
+        with figures_may_fail("the same command"):
+            from simulations.reports.figures.evaluation_figures import plot_evaluation
 
-        tell_figures(plot_evaluation(path))
+            tell_figures(plot_evaluation(path))
 
 
 @runs.command()

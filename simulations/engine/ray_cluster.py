@@ -4,9 +4,13 @@ import logging
 import math
 import os
 import secrets
+import signal
 import socket
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +121,10 @@ def start_ray(workers: int, gpus: int | None, folder: str) -> Any:
     ray = _import_ray()
     files = os.path.join(folder, "r")
     try:  # "local": also where RAY_ADDRESS is set
-        ray.init(address="local", num_cpus=workers, num_gpus=gpus, include_dashboard=False, _temp_dir=files, **_QUIET)
+        with _own_sigterm():
+            ray.init(
+                address="local", num_cpus=workers, num_gpus=gpus, include_dashboard=False, _temp_dir=files, **_QUIET
+            )
     except Exception as error:  # Ray raises exceptions of many kinds here
         reason = " ".join(str(error).split())[:200]
         raise FedShieldError(f"--engine ray: Ray does not start on this machine: {reason}") from error
@@ -139,12 +146,28 @@ def join_ray(address: str) -> Any:
                 f"--ray-address {address}: the cluster asks for another token; set RAY_AUTH_TOKEN or "
                 "RAY_AUTH_TOKEN_PATH to the one that its machines were started with"
             )
-        ray.init(address=address, **_QUIET)
+        with _own_sigterm():
+            ray.init(address=address, **_QUIET)
     except FedShieldError:
         raise
     except Exception as error:  # Ray raises exceptions of many kinds here
         raise _no_cluster(address, error) from error
     return ray
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what SIGTERM does to this process: Ray would end it without a word, or with a dump of its stack."""
+    if threading.current_thread() is not threading.main_thread():  # which alone has handlers
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as end:  # what Ray's own handler raises
+        raise KeyboardInterrupt from end
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _import_ray() -> Any:

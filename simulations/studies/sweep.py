@@ -15,7 +15,7 @@ from simulations.studies.gather import gather, is_finished, note_code, note_fail
 from simulations.studies.preflight import check_code, check_data, check_directory, claim
 from simulations.studies.processes import RunProcess, await_orphans, default_jobs, run_jobs
 from simulations.studies.study import Point, Study, load_study, points, study_toml
-from simulations.terminal.console import Terminal, interrupt_when_terminated
+from simulations.terminal.console import Terminal, figures_may_fail
 
 
 def run_study(file: Path, changes: Flat, results: Path | None, jobs: int | None, console: Terminal) -> Path:
@@ -35,7 +35,6 @@ def run_study(file: Path, changes: Flat, results: Path | None, jobs: int | None,
     todo = points(study)  # parses the configuration of every point: a mistake in the last one shows now
     directory = whole_path(results or Path(str(study.settings["results.dir"]), study.name))
     claim(directory)
-    interrupt_when_terminated()
     lock = FileLock(directory / ".lock")
     with explain_os_errors(directory):
         try:
@@ -90,8 +89,9 @@ class _Progress:
             from simulations.reports.figures.run_figures import missing_figures, plot_run
 
             if missing_figures(run := self.runs / point.name):
-                plot_run(run)
-                self._say(f"Missing figures drawn: those of {point.name}")
+                with figures_may_fail("the same command"):
+                    plot_run(run)
+                    self._say(f"Missing figures drawn: those of {point.name}")
 
     def _ended(self, job: RunProcess) -> None:
         """Report a run that has ended, and gather its results."""

@@ -17,7 +17,10 @@ from rich.protocol import is_renderable
 from rich.segment import Segment
 from rich.text import Text
 
+from common.errors import FedShieldError, explain_os_errors
 from common.words import visible
+
+log = logging.getLogger("fedshield")
 
 _SHOW_CURSOR = b"\x1b[?25h"
 
@@ -109,7 +112,6 @@ class _JsonHandler(logging.Handler):
 
 def log_to(console: Console, output: Output = Output.PLAIN) -> None:
     """Send FedShield's log to a console, and nowhere else; ``output`` says how much of it."""
-    log = logging.getLogger("fedshield")
     if output is Output.PLAIN:
         log.handlers = [_ConsoleHandler(console)]
     else:
@@ -120,18 +122,15 @@ def log_to(console: Console, output: Output = Output.PLAIN) -> None:
 
 
 def interrupt_once() -> None:
-    """Let a first Ctrl-C end the command properly, and a second one at once."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as in the background
-        signal.signal(signal.SIGINT, _first)
-
-
-def interrupt_when_terminated() -> None:
-    """Treat SIGTERM like Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Let a first Ctrl-C or SIGTERM end the command properly, and a Ctrl-C after it at once."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as Ctrl-C is in the background of a script
+            signal.signal(number, _first)
 
 
 def _first(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _again)
     if console.is_terminal:  # the second one leaves no time for it
         with suppress(OSError):
             os.write(console.file.fileno(), _SHOW_CURSOR)  # not through the console, which may be writing
@@ -139,6 +138,24 @@ def _first(number: int, frame: FrameType | None) -> None:
         _printing.interrupted = True
     else:
         raise KeyboardInterrupt
+
+
+def _again(number: int, frame: FrameType | None) -> None:
+    """Let the command end as it has begun to: ``timeout`` and others send SIGTERM to a process and to its group."""
+
+
+@contextmanager
+def figures_may_fail(again: str) -> Iterator[None]:
+    """Say so, and continue, where figures cannot be drawn: the results that they show are stored.
+
+    Args:
+        again: the command that draws them.
+    """
+    try:
+        with explain_os_errors():
+            yield
+    except FedShieldError as error:
+        log.warning("%s; the results are complete; draw the figures with: %s", error, again)
 
 
 def tell_figures(paths: Sequence[Path]) -> None:

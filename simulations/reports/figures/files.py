@@ -2,6 +2,8 @@
 
 import io
 import logging
+import mmap
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import vl_convert
 from PIL import Image
 
-from common.errors import explain_os_errors
+from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file
 from common.words import visible
 from simulations.reports.figures.style import Figure, file_spec
@@ -18,6 +20,7 @@ from simulations.reports.figures.style import Figure, file_spec
 _SCALE = 1.5  # pixels of a PNG to one of the figure
 _NO_LETTER = "\U0010fffd"  # for private use: no font has it
 _CELL = 40
+_ROOM = 66 * 2**30  # bytes of addresses, 64.5 GiB and some more: Vega's JavaScript engine ends the process without them
 
 log = logging.getLogger("fedshield")
 
@@ -48,11 +51,23 @@ def save_all(figures: Mapping[str, Figure], folder: Path, patterns: Iterable[str
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as PNG and SVG; return the two paths."""
-    # Letters that XML cannot hold would end the whole process.
-    svg = vl_convert.vegalite_to_svg(_spelled_out(file_spec(figure)), allowed_base_urls=[])
+    """Write a figure as PNG and SVG; return the two paths.
+
+    Raises:
+        FedShieldError: it cannot be written, or not be drawn under the limits of this process.
+    """
     png, text = paths_of(stem)
-    replace_file(png, _smaller(vl_convert.svg_to_png(svg, scale=_SCALE)))
+    _check_room(png)
+    try:
+        # Letters that XML cannot hold would end the whole process.
+        svg = vl_convert.vegalite_to_svg(_spelled_out(file_spec(figure)), allowed_base_urls=[])
+        drawn = vl_convert.svg_to_png(svg, scale=_SCALE)
+    except ValueError as error:  # of its threads, what they lacked is on stderr
+        raise FedShieldError(
+            f"{png}: could not be drawn ({' '.join(str(error).split())}); most often too few files may be open "
+            "(ulimit -n 1024), or memory is lacking"
+        ) from error
+    replace_file(png, _smaller(drawn))
     replace_file(text, svg.encode())
     if letters := _without_font(sorted({letter for letter in svg if letter > "\xff"})):
         log.info(
@@ -60,6 +75,19 @@ def save(figure: Figure, stem: Path) -> list[Path]:
             *(png, "".join(letters[:20])),
         )
     return [png, text]
+
+
+def _check_room(png: Path) -> None:
+    """Check that this process may reserve as many addresses as drawing needs, though it uses little of them."""
+    if sys.platform != "linux":
+        return
+    try:
+        mmap.mmap(-1, _ROOM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0).close()
+    except OSError as error:
+        raise FedShieldError(
+            f"{png}: cannot be drawn here: drawing reserves {_ROOM >> 30} GiB of addresses (hardly any memory), which "
+            "the limit of this shell does not allow; set ulimit -v unlimited"
+        ) from error
 
 
 def _smaller(png: bytes) -> bytes:
