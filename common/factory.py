@@ -17,7 +17,7 @@ from common.data.partition import Amounts, Partition, SchemeParameters, kept_par
 from common.data.server_data import ServerData, take_server_data
 from common.data.split_directories import client_images, read_server_data, server_test
 from common.errors import FedShieldError
-from common.machine import available_cores, computes_bfloat16, keep_freed_memory
+from common.machine import available_cores, fitting_precision, keep_freed_memory
 from common.models.fast_network import why_not_folded
 from common.models.networks import MODELS, build_model, trains_on_one
 from common.paths import whole_path
@@ -187,7 +187,7 @@ def make_method(config: RunConfig, model: nn.Module, classes: int) -> TrainingMe
         mixture=attack.mixture,
         mixture_rate=attack.mixture_rate,
         fast=attack.fast,
-        half=train.attack_precision == "bfloat16" or (train.attack_precision == "auto" and computes_bfloat16()),
+        half=(fitting_precision() if train.attack_precision == "auto" else train.attack_precision) == "bfloat16",
     )
     return TrainingMethod(config.loss.name, model, context)
 

@@ -60,6 +60,11 @@ def computes_bfloat16() -> bool:
     return not flags.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
+def fitting_precision() -> str:
+    """Return what ``train.attack-precision = auto`` is on this machine."""
+    return "bfloat16" if computes_bfloat16() else "train"
+
+
 def keep_freed_memory() -> bool:
     """Let this process keep up to 128 MiB that it frees, instead of giving them back to the system at once.
 

@@ -30,6 +30,7 @@ from server.preflight import (
     check_attacks,
     check_settings,
     tell_mirroring,
+    tell_precision,
     tell_randomized,
     tell_rare_classes,
     tell_small_radius,
@@ -85,7 +86,8 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         tell_what_is_folded(config, model)
         tell_randomized(config, model)
         recorder = Recorder(config, run, data, model, watchers)
-        run.write_environment(describe_environment(device, model, data.test.images.shape[-1]))
+        precision = {} if kind == DEPLOYED else tell_precision(config)
+        run.write_environment({**describe_environment(device, model, data.test.images.shape[-1]), **precision})
         run.write_partition(data.described_partition)
         strategy = _strategy(config, run, model, data, roster)
         if (state := run.load_checkpoint()) is not None:

@@ -14,13 +14,14 @@ from common.data.rare_classes import few_images, told_rare_classes
 from common.errors import FedShieldError
 from common.evaluation.model_checks import EOT, is_randomized
 from common.factory import check_user_code
-from common.machine import available_cores, may_have_gpu
+from common.machine import available_cores, fitting_precision, may_have_gpu
 from common.models.fast_network import why_not_folded
 from common.models.folding import Folded
 from common.seeding import rng_for
 from common.user_code import is_user_code
 from server.aggregation.robust import check_strategy
 from server.run_directory.reader import CENTRALIZED, DEPLOYED, Kind
+from server.run_directory.restored import with_first_precision
 
 log = logging.getLogger("fedshield")
 
@@ -134,6 +135,26 @@ def tell_mirroring(config: RunConfig) -> None:
         )
 
 
+def tell_precision(config: RunConfig) -> dict[str, str]:
+    """Tell what ``train.attack-precision = auto`` is in this run, and return it as ``environment.json`` keeps it.
+
+    Args:
+        config: of the run, whose clients compute on this machine, or as it says to them.
+    """
+    if config.train.attack_precision != "auto":
+        return {}
+    now, used = fitting_precision(), with_first_precision(config).train.attack_precision
+    if used == now:
+        has = "has" if now == "bfloat16" else "has no"
+        log.info("train.attack-precision = auto: %s, since this processor %s instructions for bfloat16", used, has)
+    else:
+        log.warning(
+            "train.attack-precision = auto: %s, with which the run began; a new run on this processor would have %s%s",
+            *(used, now, ", and bfloat16 is slow here" if used == "bfloat16" else ""),
+        )
+    return {"attack-precision": used}
+
+
 def tell_what_is_folded(config: RunConfig, model: nn.Module) -> None:
     """Tell where ``attack.fast`` changes nothing, or less than its name promises.
 
@@ -187,6 +208,11 @@ def _check_deployed(config: RunConfig) -> None:
         raise FedShieldError(
             f"byzantine.clients = {config.byzantine.clients}: only fedshield run can make clients lie; use it, or set "
             "byzantine.clients=0"
+        )
+    if config.train.attack_precision == "auto":
+        log.warning(
+            "train.attack-precision = auto: each client decides by its own processor, and other processors compute "
+            "other values; set it to train or bfloat16 to avoid that"
         )
     if config.results.resume and not config.threads:
         log.warning(

@@ -30,6 +30,7 @@ from server.preflight import (
     check_settings,
     tell_idle_cores,
     tell_mirroring,
+    tell_precision,
     tell_randomized,
     tell_rare_classes,
     tell_small_radius,
@@ -39,7 +40,7 @@ from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
 from server.run_directory.reader import CENTRALIZED
-from server.run_directory.restored import with_first_threads
+from server.run_directory.restored import with_first_precision, with_first_threads
 from server.run_directory.writer import RunDir, finished_run
 from simulations.federation import complete, draw, rounds_before
 from simulations.terminal.console import Output, Terminal
@@ -95,7 +96,8 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
         tell_what_is_folded(config, evaluated)
         tell_randomized(config, evaluated)
         recorder = Recorder(config, run, data, evaluated, watchers)
-        run.write_environment(describe_environment(device, evaluated, images.images.shape[-1]))
+        environment = describe_environment(device, evaluated, images.images.shape[-1])
+        run.write_environment({**environment, **tell_precision(config)})
         run.write_partition(data.described_partition)
         _train(config, run, recorder, images, device, on_batch)
         recorder.finish()
@@ -112,7 +114,7 @@ def _train(
     """
     model = make_model(config, len(data.classes)).to(device)
     check_batches(config, model, len(data.labels) == 1)
-    method = make_method(config, model, len(data.classes))
+    method = make_method(with_first_precision(config), model, len(data.classes))
     trainer = make_trainer(model, config, method)
     momenta = trainer.momenta
     if (state := run.load_checkpoint()) is not None:

@@ -57,7 +57,7 @@ def run_locally(
     output: Output = Output.PLAIN,
 ) -> Path:
     """Run a federation with LocalGrid, draw its figures, and return its run directory."""
-    from server.run_directory.restored import with_first_threads
+    from server.run_directory.restored import with_first_precision, with_first_threads
 
     if config.results.resume:
         from server.run_directory.writer import finished_run
@@ -89,7 +89,7 @@ def run_locally(
                 view.show(reply.server_round, reply.answered / reply.sent, f"client {reply.answered}/{reply.sent}")
 
         with view:
-            context = run_server(app, LocalGrid(config, executor, on_reply), config)
+            context = run_server(app, LocalGrid(with_first_precision(config), executor, on_reply), config)
     finally:
         executor.close()
     path = Path(str(context.state.config_records["run"]["path"]))

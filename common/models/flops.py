@@ -4,7 +4,6 @@ A multiply-add counts as two floating-point operations (FLOP), as in ``torch.uti
 multiply-adds (MAC) state half as much.
 """
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from common.models.modes import keep_modes, keep_statistics
 from common.user_code import is_user_code
 
 
@@ -69,11 +69,13 @@ def model_cost(model: nn.Module, image_size: int) -> Cost:
     """
     parameters = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     device = next(model.parameters()).device
-    probe = copy.deepcopy(model).eval()
     images = torch.zeros(1, 3, image_size, image_size, device=device)
     generators = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(generators), torch.no_grad(), _plain_attention(), FlopCounter() as counter:
-        probe(images)
+    # Not on a copy: a user's network may hold what has none, such as a lock.
+    with keep_modes(model), keep_statistics(model), torch.random.fork_rng(generators), torch.no_grad():
+        model.eval()
+        with _plain_attention(), FlopCounter() as counter:
+            model(images)
     return Cost(parameters, float(counter.total))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from common.config.flat import Flat, merge
 from common.config.schema import RunConfig, parse_config
 from common.errors import FedShieldError
+from common.machine import fitting_precision
 from common.paths import whole_path
 from common.trust import is_trusted, require_trust
 from common.user_code import read_user_code, user_file
@@ -37,6 +38,23 @@ def with_first_threads(config: RunConfig) -> RunConfig:
         return config
     first = first_threads(whole_path(config.results.resume))
     return config.model_copy(update={"threads": first})
+
+
+def first_precision(run_dir: Path) -> str:
+    """Return the precision of the training attack with which a run began; empty if it has not stored that."""
+    return str(read_environment(run_dir).get("attack-precision", ""))
+
+
+def with_first_precision(config: RunConfig) -> RunConfig:
+    """Return a configuration in which ``train.attack-precision`` is not ``auto``.
+
+    It is what a run that goes on began with; for a new one, what suits this processor.
+    """
+    if config.train.attack_precision != "auto":
+        return config
+    first = first_precision(whole_path(config.results.resume)) if config.results.resume else ""
+    train = config.train.model_copy(update={"attack_precision": first or fitting_precision()})
+    return config.model_copy(update={"train": train})
 
 
 def changed_keys(stored: Flat, config: RunConfig) -> Flat:

@@ -1,6 +1,6 @@
 """The content of the files of a run directory, as far as their readers depend on it."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -176,6 +176,7 @@ class Environment(FileFormat):
 
     packages: dict[str, str | None] = {}
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    precision: Literal["", "train", "bfloat16"] = Field("", alias="attack-precision")
     resumed: list[dict[str, Any]] = []
 
 

@@ -20,11 +20,12 @@ from common.errors import FedShieldError
 from common.machine import fitting
 from simulations.engine.executor import Job, Outcome
 from simulations.engine.parcels import pack, receive, send
-from simulations.engine.process_start import start
+from simulations.engine.process_start import STATUS, start
 from simulations.engine.turns import (
     FAILED_STARTS,
     Ended,
     deadline_after,
+    how_ended,
     longest_first,
     seconds_left,
     take_turns,
@@ -32,6 +33,8 @@ from simulations.engine.turns import (
 )
 
 log = logging.getLogger("fedshield")
+
+_TOLD_SECONDS = 5.0  # within which it is known how a worker has ended
 
 
 def worker_count(config: RunConfig, workers: int | None) -> int:
@@ -117,6 +120,7 @@ class Processes:
             raise FedShieldError("--engine processes: works on Linux only; use --engine ray")
         self._config = config
         self.workers = worker_count(config, workers)
+        self._statuses: dict[int, int] = {}  # of workers that have ended
         self._lost = 0  # workers that ended without having a client
         self._team: list[_Worker] = []
         self._open()
@@ -168,19 +172,36 @@ class Processes:
         for worker in list(self._team):
             job = worker.job
             if worker.near in told:
-                found = worker.receive()
+                process, found = worker.process, worker.receive()
                 if isinstance(found, int):
                     worker.process = found
                     continue
+                how = how_ended(self._status(process)) if found is None else ""
                 if found is None:
-                    self._replace(worker)
+                    self._replace(worker, how)
                 if job is not None:
                     worker.job = None
-                    ended.append((job, found, "its worker died"))
+                    ended.append((job, found, how))
             elif job is not None and worker.deadline <= now:
                 self._replace(worker)
                 ended.append((job, too_late(job, timeout), ""))
         return ended
+
+    def _status(self, process: int) -> int | None:
+        """Return a worker's exit status, or minus the signal that ended it; None if the process that forks has ended.
+
+        Args:
+            process: the worker's id; 0 if it was never ready.
+        """
+        self._control.settimeout(_TOLD_SECONDS)
+        with contextlib.suppress(OSError):
+            while process and process not in self._statuses:
+                if len(told := self._control.recv(STATUS.size, socket.MSG_WAITALL)) < STATUS.size:
+                    break
+                number, status = STATUS.unpack(told)
+                self._statuses[number] = status
+        self._control.settimeout(None)
+        return self._statuses.pop(process, None)
 
     def _add_worker(self) -> None:
         near, far = socket.socketpair()
@@ -193,13 +214,20 @@ class Processes:
                 send(self._control, far.fileno())
         self._team.append(_Worker(near))
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: _Worker, how: str = "") -> None:
+        """Let another worker take the place of one that has ended, or is ended now.
+
+        Args:
+            worker: to be replaced.
+            how: it has ended.
+        """
         worker.end()
         self._team.remove(worker)
         if worker.job is None:
             log.warning(
-                "a worker could not start, or has ended while it had no client: most often it lacks memory; use "
-                "fewer --workers, or --engine inprocess"
+                "a worker could not start, or has ended while it had no client (%s): most often it lacks memory; use "
+                "fewer --workers, or --engine inprocess",
+                how or "not ready in time",
             )
             self._lost += 1
         if self._lost <= FAILED_STARTS * self.workers:

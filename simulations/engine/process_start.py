@@ -7,12 +7,16 @@ with is forked before it computes; then torch and the rest, seconds of work, are
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 import traceback
 from importlib import import_module
 
 from common.paths import python_path
+
+STATUS = struct.Struct("=ii")
+"""What the process that forks tells of a worker that has ended: its id, and its exit status or minus its signal."""
 
 
 def start(module: str, near: socket.socket, far: socket.socket) -> int:

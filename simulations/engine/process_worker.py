@@ -18,7 +18,7 @@ from flwr.app import RecordDict
 
 from simulations.engine.executor import message_of, run_client
 from simulations.engine.parcels import pack, receive, send
-from simulations.engine.process_start import import_all
+from simulations.engine.process_start import STATUS, import_all
 
 
 def serve(near: socket.socket) -> None:
@@ -59,11 +59,11 @@ def _answer(near: socket.socket, value: object) -> None:
 
 
 def main(descriptor: int) -> None:
-    """Fork a worker for each socket that comes through this one, until the other side ends."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers that have ended leave nothing behind
+    """Fork a worker for each socket that comes through this one, until the other side ends; tell how each ended."""
+    control = socket.socket(fileno=descriptor)
+    signal.signal(signal.SIGCHLD, lambda number, frame: _tell_ended(control))
     import_all()
     gc.freeze()  # or a worker's first collection would copy all pages
-    control = socket.socket(fileno=descriptor)
     while descriptors := socket.recv_fds(control, 1, 1)[1]:
         near = socket.socket(fileno=descriptors[0])
         if os.fork() == 0:
@@ -72,3 +72,11 @@ def main(descriptor: int) -> None:
             os.setsid()  # a busy Linux divides its cores among sessions: together, the workers would get one share
             serve(near)
         near.close()
+
+
+def _tell_ended(control: socket.socket) -> None:
+    """Send the id and the exit status of each worker that has ended."""
+    with contextlib.suppress(ChildProcessError):  # none is left
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            with contextlib.suppress(OSError):  # nobody reads it any more
+                control.send(STATUS.pack(ended[0], os.waitstatus_to_exitcode(ended[1])), socket.MSG_DONTWAIT)

@@ -157,7 +157,8 @@ class RayActors:
             # A machine that goes down takes idle workers along: the client's second turn must not be on one of them.
             while self._idle:
                 self._watch(self._idle.pop())
-            return None, f"its worker died ({type(error).__name__})"
+            told = "memory was lacking, or code of a network, loss or attack ended it"  # Ray knows no exit status
+            return None, f"its worker died ({type(error).__name__}: {told})"
 
     @cached_property
     def _supplies(self) -> "Supplies":

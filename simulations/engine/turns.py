@@ -1,6 +1,7 @@
 """What engines with several workers have in common: whose turn it is, and what follows when a worker dies."""
 
 import math
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -92,12 +93,36 @@ class _SecondTurns:
             self._failures[job.context.node_id] = reason
             return None
         if outcome is None:
-            return failure(job.message, f"{first}; {reason} again"), job.context.state
+            told = f"{first}, and again when it ran once more" if reason == first else f"{first}; then {reason}"
+            return failure(job.message, told), job.context.state
         if first is not None and not outcome[0].has_error():
             from common.messages.records import note_failure
 
             note_failure(outcome[0].content, first)
         return outcome
+
+
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+
+
+def how_ended(status: int | None) -> str:
+    """Say how a worker's process has ended, and what is the likely cause.
+
+    Args:
+        status: its exit status, or minus the number of its signal; None where that is not known.
+    """
+    if status is None:
+        return "its worker died"
+    if status >= 0:
+        return f"its worker died (exit status {status}: code of a network, loss or attack may have ended it)"
+    known = {number.value: number for number in signal.Signals}
+    number = known.get(-status)
+    name = f"signal {-status}" if number is None else number.name
+    if number == signal.SIGKILL:
+        name += ": most often because memory was lacking; use fewer --workers"
+    elif number in _CRASHES:
+        name += ": native code has crashed; look first at your own network, loss or attack"
+    return f"its worker died ({name})"
 
 
 def too_late(job: Job, timeout: float | None) -> Outcome:

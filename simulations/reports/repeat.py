@@ -29,6 +29,8 @@ def repeat(kind: Kind, config: Flat, environment: Mapping[str, Any]) -> list[str
     changed = {key: value for key, value in config.items() if value != defaults.get(key)}
     if not config["threads"] and (threads := environment.get("threads")):
         changed["threads"] = threads  # another machine may have another number of cores
+    if config.get("train.attack-precision") == "auto" and (precision := environment.get("attack-precision")):
+        changed["train.attack-precision"] = precision  # another machine may have another processor
     command = SUBMIT if kind == DEPLOYED else kind.command
     words = [word for key, value in changed.items() if not key.startswith("results.") for word in _set(key, value)]
     # Paths in a configuration belong to one machine: with real clients, that of the server.

@@ -108,6 +108,9 @@ class Signals:
                 os.kill(process, self.number)
 
 
+DIED = "its worker died (exit status 1: code of a network, loss or attack may have ended it)"
+
+
 class Deadly(Processes):
     worker = __name__
 
@@ -119,8 +122,8 @@ def test_a_worker_that_is_killed_is_replaced_and_its_client_runs_again(
     path = run_on(Deadly(tiny_config(), 2), tmp_path)
     first, second = read_metrics(path)
     assert first["refused"] == second["refused"] == second["retried"] == {}
-    assert first["retried"] == {"3": "its worker died"}
-    assert "client 3 ran again: its worker died" in caplog.text
+    assert first["retried"] == {"3": DIED}
+    assert f"client 3 ran again: {DIED}" in caplog.text
     assert same(weights(path), weights(reference))
     assert figures(path) == figures(reference)
 
@@ -147,9 +150,20 @@ def test_a_worker_that_hangs_is_ended_at_the_deadline(tmp_path: Path) -> None:
 def test_a_client_whose_worker_dies_twice_is_left_out(tmp_path: Path) -> None:
     path = run_on(Deadly(tiny_config(), 2), tmp_path, federation__min_fraction=0.9)
     first, second = read_metrics(path)
-    assert first["refused"] == {"3": "its worker died; its worker died again"}
+    assert first["refused"] == {"3": f"{DIED}, and again when it ran once more"}
     assert first["retried"] == second["refused"] == {}
     assert len(first["clients"]) == 9
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(signal.SIGKILL, "SIGKILL: most often because memory"), (signal.SIGSEGV, "SIGSEGV: native code has crashed")],
+)
+def test_a_signal_that_ends_a_worker_is_named(tmp_path: Path, number: signal.Signals, told: str) -> None:
+    code = tmp_path / "own.py"
+    code.write_text(f"import os\n\ndef loss(*given):\n    os.kill(os.getpid(), {number.value})\n")
+    with pytest.raises(FedShieldError, match=rf"its worker died \({told}.*, and again when it ran once more"):
+        run_on(Processes(tiny_config(), 2), tmp_path, loss__name=f"{code}:loss")
 
 
 class Broken(Processes):
@@ -192,7 +206,7 @@ def endless(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)]
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)]
 )
 def test_no_worker_outlives_its_run(endless: subprocess.Popen[str], number: int, status: int) -> None:
     started = [process.pid for process in (*forking(endless.pid), *workers(endless.pid))]

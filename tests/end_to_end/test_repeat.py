@@ -3,6 +3,7 @@
 import json
 import logging
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from common.config.flat import default_config
-from common.machine import available_cores
+from common.machine import available_cores, fitting_precision
 from server.run_directory.reader import (
     CENTRALIZED,
     DEPLOYED,
@@ -65,6 +66,43 @@ def test_a_run_goes_on_with_the_threads_it_began_with(tmp_path: Path, alone: boo
     assert [each["after"] for each in found["resumed"]] == [1]
     assert read_config(path)["threads"] == 0  # what the user said; another number than the first is refused
     assert f"--set threads={first}" in words(run_page(path), Code)[0]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_run_goes_on_with_the_precision_it_began_with(
+    tmp_path: Path, alone: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = fitting_precision()
+    other = {"train": "bfloat16", "bfloat16": "train"}[here]
+    key = "centralized__epochs" if alone else "federation__rounds"
+    go = train_centrally if alone else lambda config: run_locally(config, "inprocess", None, None, Terminal())
+
+    def twice(name: str, precision: str) -> Path:
+        changes = {"results__dir": str(tmp_path), "train__attack_precision": precision, "train__milestones": "9"}
+        path = go(tiny_config(results__name=name, **changes, **{key: 1}))
+        if precision == "auto":
+            assert read_environment(path)["attack-precision"] == here
+            elsewhere(path, **{"attack-precision": other})
+            (path / "checkpoint").rename(tmp_path / "unused")
+            shutil.copytree(tmp_path / "named" / "first", path / "checkpoint")
+        else:
+            shutil.copytree(path / "checkpoint", path / "first")
+        return go(tiny_config(results__resume=str(path), **changes, **{key: 2}))
+
+    named = twice("named", other)
+    log = logging.getLogger("fedshield")
+    caplog.set_level(logging.INFO, "fedshield")
+    log.addHandler(caplog.handler)
+    try:
+        path = twice("run", "auto")
+    finally:
+        log.removeHandler(caplog.handler)
+    assert f"train.attack-precision = auto: {here}, since this processor has" in caplog.text
+    assert f"train.attack-precision = auto: {other}, with which the run began; a new run" in caplog.text
+    assert same(weights(path), weights(named))
+    assert read_environment(path)["attack-precision"] == other
+    assert read_config(path)["train.attack-precision"] == "auto"
+    assert f"--set train.attack-precision={other}" in words(run_page(path), Code)[0]
 
 
 def test_a_run_that_goes_on_elsewhere_says_so_and_forgets_nothing(

@@ -169,6 +169,7 @@ def _environment(environment: Record, metrics: Sequence[Record], kind: Kind, con
         "processor": environment.get("processor"),
         "cores": environment.get("cores"),
         "threads": environment.get("threads"),
+        "precision of the training attack": environment.get("attack-precision"),
         "system": environment.get("system"),
         "Python": environment.get("python"),
         "model": model and f"{model['parameters']:,} parameters, {model['flops']:.3g} FLOPs an image ({_FLOPS})",

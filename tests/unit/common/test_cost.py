@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,17 @@ def test_the_arithmetic_is_what_torch_counts(name: str, stem: str, downsample: b
         cost = model_cost(model, size)
         assert cost.flops == counted(model, size)
         assert cost.parameters == sum(weight.numel() for weight in model.parameters())
+
+
+def test_a_network_that_cannot_be_copied_is_counted_and_left_alone() -> None:
+    model = build_model("resnet18", 10, 4, "relu", True, 1).train()
+    model.lock = threading.Lock()
+    norm = next(part for part in model.modules() if isinstance(part, nn.BatchNorm2d))
+    norm.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert model_cost(model, 32).flops == counted(build_model("resnet18", 10, 4, "relu", True, 1), 32)
+    assert [part for part in model.modules() if not part.training] == [norm]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_resnet18_costs_what_the_literature_says() -> None:
