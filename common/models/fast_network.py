@@ -98,7 +98,7 @@ def _try_both(model: nn.Module, height: int, width: int) -> str:
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(_EXAMPLES, 3, height, width, generator=generator)
     images = (images * torch.rand(_EXAMPLES, 3, 1, 1, generator=generator)).to(device)  # each of a color of its own
-    gpus = [device] if device.type == "cuda" else []
+    gpus = range(torch.cuda.device_count()) if device.type == "cuda" else ()  # torch.manual_seed seeds them all
     with torch.random.fork_rng(gpus), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         try:
             twin = _scattered_copy(model, generator)

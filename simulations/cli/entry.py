@@ -60,7 +60,9 @@ def _end_others(status: int) -> None:
     """
     time.sleep(_PATIENCE)
     if left := ", ".join(repr(thread.name) for thread in _others()):
-        sys.stdout.flush()
         told = f"fedshield: has finished, and ends without the threads that still run after {_PATIENCE} s: {left}"
-        print(told, file=sys.stderr, flush=True)  # noqa: T201
-        os._exit(status)
+        try:
+            sys.stdout.flush()
+            print(told, file=sys.stderr, flush=True)  # noqa: T201
+        finally:  # also where nobody reads any more
+            os._exit(status)

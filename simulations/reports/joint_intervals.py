@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from common.statistics import joint_interval, outcome_variance
-from simulations.reports.accuracy import bracket, share
 from simulations.reports.differences import Pair, pairs, signed_interval
 from simulations.reports.sheets import Sheet
 from simulations.study_directory import Row, by_point, finished, number, rate_columns, varied_columns
@@ -27,7 +26,10 @@ def joint_sheets(rows: Sequence[Row]) -> list[Sheet]:
     keys, rates = varied_columns(rows[0]), rate_columns(rows[0])
     points = by_point(rows, keys).items()
     cells = [[*point, *(_mean(finished(planned), rate) for rate in rates)] for point, planned in points]
-    notes = [_NOTE, "the part of the images is an upper bound: p (1 - p) / n, for the mean accuracy p on n images"]
+    notes = [
+        _NOTE,
+        "the part of the images is at most p (1 - p) / n; p is the mean accuracy, with two hits and two misses added",
+    ]
     return _sheets(f"Accuracy in per cent, {_TITLE}", keys, rates, cells, notes)
 
 
@@ -44,7 +46,10 @@ def joint_differences(rows: Sequence[Row], reference: Mapping[str, str]) -> list
     keys, rates = varied_columns(rows[0]), rate_columns(rows[0])
     found = pairs(rows, reference).items()
     cells = [[*point, *(_difference(compared, rate) for rate in rates)] for point, compared in found]
-    notes = [_NOTE, "the part of the images is an upper bound, as if each of the two had its own n test images"]
+    notes = [
+        _NOTE,
+        "the part of the images is that of two samples: too wide where both models are right on the same images",
+    ]
     against = ", ".join(f"{key} = {value}" for key, value in reference.items())
     return _sheets(f"Difference from {against}, {_TITLE}", keys, rates, cells, notes)
 
@@ -60,8 +65,9 @@ def _mean(rows: Sequence[Row], rate: str) -> str:
     values, images = _figures(rows, rate)
     if not values:
         return "–"
-    found = joint_interval(values, outcome_variance(fmean(values), images), images)
-    return f"{share(found[0])} {bracket((max(0.0, found[1]), min(1.0, found[2])))}" if found else "–"
+    percent, variance = [100 * value for value in values], 100**2 * outcome_variance(fmean(values), images)
+    found = joint_interval(percent, variance, images)
+    return f"{found[0]:.1f} [{max(0.0, found[1]):.1f}, {min(100.0, found[2]):.1f}]" if found else "–"
 
 
 def _difference(compared: Sequence[Pair], rate: str) -> str:
@@ -71,9 +77,9 @@ def _difference(compared: Sequence[Pair], rate: str) -> str:
     if not both:
         return "–"
     variance = outcome_variance(fmean(here), images) + outcome_variance(fmean(there), others)
-    values = [own - other for own, other in zip(here, there, strict=True)]
-    found = joint_interval(values, variance, min(images, others))
-    return signed_interval((100 * found[0], 100 * found[1], 100 * found[2])) if found else "–"
+    points = [100 * (own - other) for own, other in zip(here, there, strict=True)]
+    found = joint_interval(points, 100**2 * variance, min(images, others))
+    return signed_interval(found) if found else "–"
 
 
 def _figures(rows: Sequence[Row], rate: str) -> tuple[list[float], int]:
