@@ -69,9 +69,10 @@ def train(message: Message, context: Context) -> Message:
 def _do(task: str, message: Message, context: Context) -> RecordDict:
     """Do a task where it costs least: Flower's network clients start a process for each message."""
     if worker.is_used():
-        done = worker.request(task, message.content, context.run_config, context.node_config)
+        done = worker.request(task, message.content, context.run_config, context.node_config, context.state)
         if done is not None:
-            return done
+            reply, context.state = done
+            return reply
     from client.tasks import TASKS  # imports torch
 
-    return TASKS[task](message.content, context.run_config, context.node_config)
+    return TASKS[task](message.content, context.run_config, context.node_config, context.state)

@@ -4,14 +4,16 @@ import logging
 from functools import lru_cache
 
 import numpy as np
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, RecordDict
 
+from client.kept import read_kept, write_kept
 from common.config.flat import Flat
 from common.config.schema import RunConfig, parse_config
 from common.data.datasets import Dataset
 from common.factory import (
     check_batches,
     client_data,
+    make_federated_method,
     make_method,
     make_model,
     make_trainer,
@@ -21,6 +23,7 @@ from common.factory import (
 from common.machine import hidden_gpu
 from common.messages.records import to_record, to_state
 from common.messages.shared_slice import Examples
+from common.methods.method import Arrays, Turn
 from common.models.networks import load_state
 from common.seeding import seed_for
 from common.training.losses import TrainingMethod
@@ -52,6 +55,7 @@ class Session:
         if hidden_gpu():
             log.warning("%s", _HIDDEN)
         self._made: tuple[Trainer, TrainingMethod] | None = None
+        self._federated = make_federated_method(config)
 
     def prepare(self, client: int) -> tuple[Dataset, Trainer, TrainingMethod]:
         """Return one client's own training images, and what trains on them."""
@@ -59,7 +63,8 @@ class Session:
         if self._made is None:
             model = make_model(self.config, len(own.classes)).to(self._device)
             method = make_method(self.config, model, len(own.classes))
-            self._made = make_trainer(model, self.config, method), method
+            recordable = method.recordable and self._federated.recordable()
+            self._made = make_trainer(model, self.config, recordable), method
         return own, *self._made
 
     def identify(self, client: int) -> int:
@@ -70,18 +75,26 @@ class Session:
         return len(own.labels)
 
     def train(
-        self, client: int, server_round: int, arrays: ArrayRecord, shared: Examples | None
-    ) -> tuple[ArrayRecord, FitResult]:
+        self,
+        client: int,
+        server_round: int,
+        arrays: ArrayRecord,
+        sent: Arrays,
+        shared: Examples | None,
+        state: RecordDict,
+    ) -> tuple[ArrayRecord, Arrays, FitResult]:
         """Train the global model on one client's own images followed by the shared ones.
 
         Args:
             client: its number.
             server_round: counted from 1.
             arrays: the global model.
+            sent: what the server has sent beside it.
             shared: images uint8 [S,3,H,W] and labels int64 [S], or None.
+            state: what Flower keeps for the client; changed if the method keeps something.
 
         Returns:
-            The trained weights, and what was done.
+            The trained weights, what to send beside them, and what was done.
         """
         own, trainer, method = self.prepare(client)
         load_state(trainer.model, to_state(arrays))
@@ -90,9 +103,18 @@ class Session:
         if shared is not None:
             images, labels = np.concatenate([images, shared[0]]), np.concatenate([labels, shared[1]])
         seed = seed_for(self.config.seed, "train", server_round, client)
-        loss = method.loss_for(labels)
-        result = trainer.fit(images, labels, loss, plan, seed)
-        return to_record(trainer.model.state_dict()), result
+        turn = Turn(client, server_round, trainer.model, trainer.names, to_state(arrays), sent, plan)
+        federated, name = self._federated, self.config.method.name
+        if federated.keeps:
+            turn.kept = read_kept(state, name)
+        federated.before(turn)
+        loss, pull = federated.loss(turn, method.loss_for(labels)), federated.pull(turn)
+        result = trainer.fit(images, labels, loss, turn.plan, seed, pull=pull)
+        turn.steps = result.steps
+        beside = federated.after(turn)
+        if federated.keeps:
+            write_kept(state, name, turn.kept)
+        return to_record(trainer.model.state_dict()), beside, result
 
 
 def session_for(run_config: Flat, place: str) -> Session:

@@ -12,6 +12,7 @@ from common.config.flat import Flat
 from common.errors import FedShieldError
 from common.messages.protocol import (
     ARRAYS,
+    BESIDE,
     CONFIG,
     DATA_PATH,
     IDENTIFY,
@@ -25,19 +26,21 @@ from common.messages.protocol import (
     SHARED_DIGEST,
     TRAIN,
 )
+from common.messages.records import to_record, to_state
 from common.messages.shared_slice import Examples, find_shared, keep_shared
 
 NodeConfig = Mapping[str, Any]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-def identify(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> RecordDict:
+def identify(content: RecordDict, run_config: Flat, node_config: NodeConfig, state: RecordDict) -> RecordDict:
     """Tell which client this is, and how many images it has, once they are ready.
 
     Args:
         content: of the message; see ``common.messages.protocol``.
         run_config: flat, of the run.
         node_config: which client this is, and where its images are.
+        state: what Flower keeps for the client.
 
     Raises:
         FedShieldError: a key of the node is wrong, or the images are not there or damaged.
@@ -49,13 +52,14 @@ def identify(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> 
     return RecordDict({METRICS: MetricRecord({PARTITION_ID: client, NUM_EXAMPLES: images})})
 
 
-def train(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> RecordDict:
+def train(content: RecordDict, run_config: Flat, node_config: NodeConfig, state: RecordDict) -> RecordDict:
     """Train the received model on this client's shard and the shared data.
 
     Args:
         content: of the message; see ``common.messages.protocol``.
         run_config: flat, of the run.
         node_config: which client this is, and where its images are.
+        state: what Flower keeps for the client; changed if the method keeps something.
 
     Raises:
         FedShieldError: the shared data is neither in the message nor on this machine, or the images are not there.
@@ -64,14 +68,20 @@ def train(content: RecordDict, run_config: Flat, node_config: NodeConfig) -> Rec
     shared = None
     if SHARED_DIGEST in order:
         shared = _shared_data(content.array_records.get(SHARED), str(order[SHARED_DIGEST]))
-    arrays, result = session_for(run_config, _place(node_config)).train(
+    sent = to_state(content.array_records[BESIDE]) if BESIDE in content.array_records else {}
+    arrays, beside, result = session_for(run_config, _place(node_config)).train(
         client_number(node_config),
         int(order[SERVER_ROUND]),  # type: ignore[arg-type]
         content.array_records[ARRAYS],
+        sent,
         shared,
+        state,
     )
     metrics = MetricRecord({NUM_EXAMPLES: result.examples, LOSS: result.loss, SECONDS: result.seconds})
-    return RecordDict({ARRAYS: arrays, METRICS: metrics})
+    reply = RecordDict({ARRAYS: arrays, METRICS: metrics})
+    if beside:
+        reply[BESIDE] = to_record(beside)
+    return reply
 
 
 def _place(node_config: NodeConfig) -> str:
@@ -90,4 +100,4 @@ def _shared_data(received: ArrayRecord | None, digest: str) -> Examples:
     return kept
 
 
-TASKS: dict[str, Callable[[RecordDict, Flat, NodeConfig], RecordDict]] = {IDENTIFY: identify, TRAIN: train}
+TASKS: dict[str, Callable[[RecordDict, Flat, NodeConfig, RecordDict], RecordDict]] = {IDENTIFY: identify, TRAIN: train}

@@ -18,6 +18,8 @@ from common.data.server_data import ServerData, take_server_data
 from common.data.split_directories import client_images, read_server_data, server_test
 from common.errors import FedShieldError
 from common.machine import available_cores, fitting_precision, keep_freed_memory
+from common.methods.library import build_method
+from common.methods.method import Method, MethodContext
 from common.models.fast_network import why_not_folded
 from common.models.networks import MODELS, build_model, trains_on_one
 from common.paths import whole_path
@@ -192,9 +194,26 @@ def make_method(config: RunConfig, model: nn.Module, classes: int) -> TrainingMe
     return TrainingMethod(config.loss.name, model, context)
 
 
-def make_trainer(model: nn.Module, config: RunConfig, method: TrainingMethod) -> Trainer:
-    """Return the trainer of ``model``; on a GPU it records a batch once, if network and method allow it."""
-    return Trainer(model, record=config.train.cuda_graphs and method.recordable and config.model.name in MODELS)
+def make_federated_method(config: RunConfig) -> Method:
+    """Return what the run's clients do besides their local loss, and what the server makes of their replies.
+
+    Raises:
+        FedShieldError: as in ``build_method``.
+    """
+    numbers = config.method.model_dump(exclude={"name"})
+    context = MethodContext(config.federation.clients, config.train.label_smoothing, **numbers)
+    return build_method(config.method.name, context)
+
+
+def make_trainer(model: nn.Module, config: RunConfig, recordable: bool) -> Trainer:
+    """Return the trainer of ``model``; on a GPU it records a batch once, if network and methods allow it.
+
+    Args:
+        model: on the device on which to train.
+        config: of the run.
+        recordable: whether the methods of training and federation decide nothing on the CPU.
+    """
+    return Trainer(model, record=config.train.cuda_graphs and recordable and config.model.name in MODELS)
 
 
 def training_plan(config: RunConfig, epochs: int, round_or_epoch: int, total: int) -> TrainingPlan:

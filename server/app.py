@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
@@ -17,8 +17,8 @@ from common.config.schema import RunConfig, parse_config
 from common.data.cuts import told_images
 from common.data.server_data import ServerData
 from common.errors import FedShieldError, explain_os_errors
-from common.factory import make_model, prepare_torch, server_data
-from common.messages.records import to_record, to_state
+from common.factory import make_federated_method, make_model, prepare_torch, server_data
+from common.messages.records import State, to_record, to_state
 from common.messages.shared_slice import shared_record
 from common.words import visible
 from server.aggregation.outliers import LastRound
@@ -92,25 +92,44 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         strategy = _strategy(config, run, model, data, roster)
         if (state := run.load_checkpoint()) is not None:
             fit_state(model, state, run.path)
+        if isinstance(grid, KeepsForClients):
+            grid.restore_kept(run.load_kept("clients"))
         strategy.start(
             grid,
             initial_arrays=to_record(model.state_dict()),
             # 0 where only the final evaluation was missing.
             num_rounds=max(0, config.federation.rounds - run.completed_rounds),
             timeout=config.federation.client_timeout_seconds,
-            evaluate_fn=_after_round(strategy, recorder),
+            evaluate_fn=_after_round(strategy, recorder, grid),
         )
         recorder.finish()
     return run.path
 
 
-def _after_round(strategy: SharedDataFedAvg, recorder: Recorder) -> Callable[[int, ArrayRecord], MetricRecord | None]:
+@runtime_checkable
+class KeepsForClients(Protocol):
+    """A grid of this machine, which has what the clients of a simulation keep between rounds."""
+
+    def kept(self) -> State:
+        """Return all of it, by client and name."""
+        ...
+
+    def restore_kept(self, kept: State) -> None:
+        """Give it back to the clients."""
+        ...
+
+
+def _after_round(
+    strategy: SharedDataFedAvg, recorder: Recorder, grid: Grid
+) -> Callable[[int, ArrayRecord], MetricRecord | None]:
     """Return what Flower calls with each new model: it is evaluated and written down."""
 
     def after_round(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if server_round == 0:  # Flower asks before the first round too
             return None
-        evaluation = recorder.after_round(strategy.completed_rounds + server_round, to_state(arrays), strategy.report)
+        kept = {"server": strategy.kept(), "clients": grid.kept() if isinstance(grid, KeepsForClients) else {}}
+        done = strategy.completed_rounds + server_round
+        evaluation = recorder.after_round(done, to_state(arrays), strategy.report, kept=kept)
         return MetricRecord({**evaluation.values()}) if evaluation else None
 
     return after_round
@@ -145,6 +164,8 @@ def _strategy(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData
         shared,
         run.completed_rounds,
         _last_round(run.metrics()),
+        method=make_federated_method(config),
+        kept=run.load_kept("server"),
         weights=weights,
         engine=run.kind != DEPLOYED,
     )

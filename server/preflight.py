@@ -13,13 +13,15 @@ from common.config.schema import RunConfig
 from common.data.rare_classes import few_images, told_rare_classes
 from common.errors import FedShieldError
 from common.evaluation.model_checks import EOT, is_randomized
-from common.factory import check_user_code
+from common.factory import check_user_code, make_federated_method
 from common.machine import available_cores, fitting_precision, may_have_gpu
+from common.methods.method import Method
 from common.models.fast_network import why_not_folded
 from common.models.folding import Folded
 from common.seeding import rng_for
 from common.user_code import is_user_code
-from server.aggregation.robust import check_strategy
+from server.aggregation.robust import RULES, check_strategy
+from server.aggregation.strategy import Cohort
 from server.run_directory.reader import CENTRALIZED, DEPLOYED, Kind
 from server.run_directory.restored import with_first_precision
 
@@ -41,10 +43,39 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
     if kind != CENTRALIZED:
         check_strategy(config.strategy, config.federation.cohort)
     check_user_code(config)
+    _check_method(config, kind)
     if kind == DEPLOYED:
         _check_deployed(config)
     if kind != CENTRALIZED:
         config.check_division()
+
+
+def _check_method(config: RunConfig, kind: Kind) -> None:
+    name = config.method.name
+    if kind == CENTRALIZED:
+        if name != "fedavg":
+            raise FedShieldError(f"method.name = {name}: centralized training has no clients; set method.name=fedavg")
+        return
+    method = make_federated_method(config)
+    averages = type(method).shares is Method.shares and type(method).combine is Method.combine
+    if config.strategy.name in RULES and not averages:
+        raise FedShieldError(
+            f"strategy.name = {config.strategy.name}: method.name = {name} averages the replies in its own way; set "
+            "strategy.name=fedavg, or another method"
+        )
+    if method.keeps and (missed := _never_asked(config)):
+        log.warning(
+            "method.name = %s: %d of %d clients are never asked, in %d rounds with federation.fraction = %g",
+            *(name, missed, config.federation.clients, config.federation.rounds, config.federation.fraction),
+        )
+
+
+def _never_asked(config: RunConfig) -> int:
+    """Return how many clients no round will choose."""
+    settings = config.federation
+    cohort = Cohort(settings.cohort, settings.min_replies, (0,) * settings.clients, config.seed)
+    asked = {client for number in range(1, settings.rounds + 1) for client in cohort.sample(number)}
+    return settings.clients - len(asked)
 
 
 def check_attacks(config: RunConfig, classes: int) -> None:

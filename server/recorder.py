@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,7 +52,12 @@ class Recorder:
         self._round_started = time.perf_counter()
 
     def after_round(
-        self, round_or_epoch: int, state: State, report: dict[str, Any], momenta: Sequence[Tensor] = ()
+        self,
+        round_or_epoch: int,
+        state: State,
+        report: dict[str, Any],
+        momenta: Sequence[Tensor] = (),
+        kept: Mapping[str, State] | None = None,
     ) -> Evaluation | None:
         """Evaluate, log and store a round.
 
@@ -61,6 +66,7 @@ class Recorder:
             state: the model after it; nobody may change it afterwards.
             report: what else goes into its line of ``metrics.jsonl``; ``loss`` among it.
             momenta: as in ``RunDir.save_checkpoint``.
+            kept: as there.
 
         Returns:
             The figures on the test set, in rounds with an evaluation. They are only for the reader: nothing is chosen
@@ -79,7 +85,7 @@ class Recorder:
         self.run.append_metrics(record)
         chosen = validation.as_json() if validation is not None and self._is_best(validation) else None
         self._best = chosen or self._best
-        self.run.save_checkpoint(round_or_epoch, state, chosen, momenta)
+        self.run.save_checkpoint(round_or_epoch, state, chosen, momenta, kept)
         line = f"{evaluation.line()}  " if evaluation else ""
         if validation is not None:
             line += f"validation {100 * validation.values()['worst']:.1f} %{' (best)' if chosen else ''}  "

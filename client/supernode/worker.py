@@ -47,8 +47,12 @@ def is_used() -> bool:
 
 
 def request(
-    task: str, content: RecordDict, run_config: Mapping[str, Any], node_config: Mapping[str, Any]
-) -> RecordDict | None:
+    task: str,
+    content: RecordDict,
+    run_config: Mapping[str, Any],
+    node_config: Mapping[str, Any],
+    state: RecordDict,
+) -> tuple[RecordDict, RecordDict] | None:
     """Let the worker do a task of ``client.tasks``, and start it if there is none.
 
     Args:
@@ -56,9 +60,10 @@ def request(
         content: of the message.
         run_config: flat, of the run.
         node_config: of the client; see ``common.messages.protocol``.
+        state: what Flower keeps for the client.
 
     Returns:
-        The reply's content, or None when no such process could be started.
+        The reply's content and the new state, or None when no such process could be started.
 
     Raises:
         FedShieldError: what the task has raised, or no result within ``federation.client-timeout-seconds``.
@@ -71,7 +76,7 @@ def request(
     patience = float(run_config["federation.client-timeout-seconds"])
     with connection:
         try:
-            if not _send(connection, (task, content, dict(run_config), dict(node_config)), patience) or (
+            if not _send(connection, (task, content, dict(run_config), dict(node_config), state), patience) or (
                 not connection.poll(patience)
             ):
                 _end(place)
@@ -83,7 +88,7 @@ def request(
         raise FedShieldError(what)
     if how == "error":
         raise RuntimeError(what)
-    done: RecordDict = what
+    done: tuple[RecordDict, RecordDict] = what
     return done
 
 
@@ -200,27 +205,27 @@ def serve(place: Path, supernode: int) -> None:
                 Connection(far.detach()) as connection,
                 contextlib.suppress(EOFError, OSError),
             ):  # nobody is waiting any more
-                task, content, run_config, node_config = connection.recv()
-                connection.send(_answer(task, content, run_config, node_config))
+                connection.send(_answer(*connection.recv()))
             idle_since = time.monotonic()
     for path in (place, _number(place)):
         path.unlink(missing_ok=True)
 
 
-def _answer(task: str, content: RecordDict, run_config: Any, node_config: Any) -> tuple[str, Any]:
+def _answer(task: str, content: RecordDict, run_config: Any, node_config: Any, state: RecordDict) -> tuple[str, Any]:
     try:
         from client.tasks import TASKS
 
-        done = TASKS[task](content, run_config, node_config)
+        done = TASKS[task](content, run_config, node_config, state)
     except FedShieldError as error:
         return "mistake", str(error)
     except Exception as error:
         log.exception("a client failed")
         return "error", f"{type(error).__name__}: {error}"
-    for name, record in done.array_records.items():
-        # Flower's own arrays: to read ours, the process that waits would have to import torch.
-        done[name] = ArrayRecord({key: Array(array.numpy()) for key, array in record.items()})
-    return "done", done
+    for records in (done, state):
+        for name, record in records.array_records.items():
+            # Flower's own arrays: to read ours, the process that waits would have to import torch.
+            records[name] = ArrayRecord({key: Array(array.numpy()) for key, array in record.items()})
+    return "done", (done, state)
 
 
 def is_alive(process: int) -> bool:

@@ -20,6 +20,7 @@ from common.config.tables import (
     EvaluateConfig,
     FederationConfig,
     LossConfig,
+    MethodConfig,
     ModelConfig,
     PartitionConfig,
     ResultsConfig,
@@ -35,6 +36,7 @@ from common.words import near
 USER_CODE_KEYS = (
     "model.name",
     "loss.name",
+    "method.name",
     "attack.name",
     "evaluate.attacks",
     "evaluate.final-attacks",
@@ -56,6 +58,7 @@ class RunConfig(ConfigTable):
     model: ModelConfig
     attack: AttackConfig
     loss: LossConfig
+    method: MethodConfig
     train: TrainConfig
     centralized: CentralizedConfig
     evaluate: EvaluateConfig
@@ -147,7 +150,7 @@ class RunConfig(ConfigTable):
 
     def user_code_references(self) -> list[tuple[str, str]]:
         """Return the user's code that is named here: key and ``FILE.py:NAME``, without an attack's steps."""
-        named = [("model.name", self.model.name), ("loss.name", self.loss.name), ("attack.name", self.attack.name)]
+        named = [(f"{table}.name", getattr(self, table).name) for table in ("model", "loss", "method", "attack")]
         measured = {"evaluate.attacks": self.evaluate.attacks, "evaluate.final-attacks": self.final_attacks()}
         for key, labels in measured.items():
             named += [(key, AttackSpec.parse(label).name) for label in labels]

@@ -14,6 +14,7 @@ from common.config.values import (
     FolderName,
     Fraction,
     LossName,
+    MethodName,
     Milestones,
     MixtureWeights,
     ModelName,
@@ -97,9 +98,23 @@ class PartitionConfig(ConfigTable):
 class StrategyConfig(ConfigTable):
     """How the server combines the clients' replies into one model; see ``server.aggregation``."""
 
-    name: Literal["fedavg", "krum", "multi-krum", "bulyan", "trimmed-mean", "median"]
+    name: Literal[
+        "fedavg",
+        "fedavgm",
+        "fedadagrad",
+        "fedadam",
+        "fedyogi",
+        "krum",
+        "multi-krum",
+        "bulyan",
+        "trimmed-mean",
+        "median",
+    ]
     malicious: Natural
     update_limit: UpdateLimit
+    server_rate: Annotated[float, Field(gt=0)]
+    server_momentum: Annotated[float, Field(ge=0, lt=1)]
+    server_tau: Annotated[float, Field(gt=0)]
 
 
 class ByzantineConfig(ConfigTable):
@@ -148,6 +163,17 @@ class LossConfig(ConfigTable):
     calfat_absent: Annotated[float, Field(ge=0)]
     calfat_scale: Annotated[float, Field(gt=0)]
     calfat_attack: Literal["kl", "pgd"]
+
+
+class MethodConfig(ConfigTable):
+    """The federated method, with the numbers of each; see ``common.methods``."""
+
+    name: MethodName
+    prox_mu: Annotated[float, Field(ge=0)]
+    dyn_alpha: Annotated[float, Field(gt=0)]
+    mix_share: PositiveFraction
+    sfat_alpha: Annotated[float, Field(ge=0, lt=1)]
+    sfat_top: Positive
 
 
 class TrainConfig(ConfigTable):

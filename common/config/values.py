@@ -99,9 +99,11 @@ MixtureWeights = Annotated[
 
 _MODELS = ("cnn", "cnn2", "resnet18", _TORCHVISION, _OWN)
 _ATTACKS = ("none", "fgsm", "bim", "pgd", "cw", "deepfool", "mixture", _OWN)
+_METHODS = ("fedavg", "fedprox", "scaffold", "feddyn", "mixfat", "sfat", _OWN)
 _LOSSES = ("pgd-at", "mixed-at", "trades", "mart", "calfat", _OWN)
 ModelName = Annotated[str, AfterValidator(partial(_check_name, _MODELS)), WithJsonSchema({"enum": _MODELS})]
 AttackName = Annotated[str, AfterValidator(partial(_check_name, _ATTACKS)), WithJsonSchema({"enum": _ATTACKS})]
+MethodName = Annotated[str, AfterValidator(partial(_check_name, _METHODS)), WithJsonSchema({"enum": _METHODS})]
 LossName = Annotated[str, AfterValidator(partial(_check_name, _LOSSES)), WithJsonSchema({"enum": _LOSSES})]
 
 FolderName = Annotated[str, AfterValidator(_check_folder_name)]

@@ -10,8 +10,10 @@
 
     server -> client   ARRAYS   the global model: an array for each entry of its state dict
                        CONFIG   SERVER_ROUND int, from 1; SHARED_DIGEST str: SHA-256 of the shared data, if there is any
+                       BESIDE   what the method sends beside the model, if anything; see ``common.methods``
                        SHARED   IMAGES uint8 [S,3,H,W], LABELS int64 [S]; only to a client that does not hold them yet
     client -> server   ARRAYS   the trained model, of the same names, shapes and types
+                       BESIDE   an array for each weight, if the method asks for it
                        METRICS  NUM_EXAMPLES int: images trained on, the shared ones too
                                 LOSS float: mean training loss of the last epoch
                                 SECONDS float: wall time of the training
@@ -29,6 +31,8 @@ ARRAYS: Final = "arrays"
 CONFIG: Final = "config"
 METRICS: Final = "metrics"
 SHARED: Final = "shared"
+BESIDE: Final = "beside"
+KEPT: Final = "kept"
 ENGINE: Final = "engine"
 
 SERVER_ROUND: Final = "server-round"

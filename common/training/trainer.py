@@ -15,6 +15,7 @@ from torch.optim.sgd import sgd
 from common.errors import DeadEndError
 from common.seeding import seed_for
 from common.training.losses import Loss
+from common.training.pull import Pull
 from common.training.recorded_step import Recordings
 
 _PADDING = 4
@@ -54,11 +55,13 @@ class FitResult:
         examples: number of training images (not of steps): the client's weight in FedAvg.
         loss: mean training loss over the images of the last epoch; 0 without one.
         seconds: wall time.
+        steps: of SGD.
     """
 
     examples: int
     loss: float
     seconds: float
+    steps: int
 
 
 def pixels(images: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
@@ -119,7 +122,8 @@ def _batch_sizes(count: int, most: int) -> list[int]:
 class Trainer:
     """Trains one network, as often as it is asked to; its buffers are made once.
 
-    ``momenta`` are SGD's momentum buffers after the last call that had momentum, one for each weight.
+    ``names`` are those of the weights that are trained; ``momenta`` are SGD's momentum buffers after the last call that
+    had momentum, one for each weight.
 
     Args:
         model: on the device on which to train.
@@ -134,7 +138,7 @@ class Trainer:
         self._layout = torch.channels_last if self._device.type == "cuda" else torch.contiguous_format
         model.to(memory_format=self._layout)
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        self._names = list(trained)
+        self.names = list(trained)
         self._weights: list[Tensor] = [*trained.values()]
         self.momenta = [torch.zeros_like(weight) for weight in self._weights]
         state = [*model.state_dict().values(), *self.momenta]
@@ -150,6 +154,7 @@ class Trainer:
         seed: int,
         momenta: Sequence[Tensor] | None = None,
         on_batch: Callable[[int], None] | None = None,
+        pull: Pull | None = None,
     ) -> FitResult:
         """Train the model in place with SGD; it is left in training mode.
 
@@ -177,6 +182,7 @@ class Trainer:
             momenta: of SGD, of the weights' shapes in the order of the model's parameters, to go on from; empty if not
                 given.
             on_batch: called after each step with the number of images trained on in this call.
+            pull: corrects the gradients of each step; such a step is not recorded.
 
         Raises:
             FedShieldError: the loss does not depend on a weight that requires a gradient, or a user's loss or attack
@@ -196,15 +202,16 @@ class Trainer:
                 momentum.copy_(momenta[number])
         self.model.train()
         self._rate.fill_(plan.learning_rate)  # where a recording reads it
-        total, seen = torch.zeros((), device=self._device), 0
+        total, seen, steps = torch.zeros((), device=self._device), 0, 0
         for _ in range(plan.epochs):
             total.zero_()
             for rows, crops in self._plan_epoch(len(data), plan, generator, home):
-                total += self._step(data[rows], targets[rows], crops, loss, plan) * len(rows)
+                total += self._step(data[rows], targets[rows], crops, loss, plan, pull) * len(rows)
                 seen += len(rows)
+                steps += 1
                 if on_batch is not None:
                     on_batch(seen)
-        return FitResult(len(data), float(total) / len(data), time.perf_counter() - started)
+        return FitResult(len(data), float(total) / len(data), time.perf_counter() - started, steps)
 
     def _plan_epoch(
         self, count: int, plan: TrainingPlan, generator: torch.Generator, home: torch.device
@@ -218,26 +225,42 @@ class Trainer:
         crops = torch.cat([draw_crops(size, generator, plan.flip) for size in sizes])
         return zip(batches, torch.split(crops.to(home), sizes), strict=True)
 
-    def _step(self, images: Tensor, labels: Tensor, crops: Tensor | None, loss: Loss, plan: TrainingPlan) -> Tensor:
+    def _step(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        crops: Tensor | None,
+        loss: Loss,
+        plan: TrainingPlan,
+        pull: Pull | None,
+    ) -> Tensor:
         """Train on one batch; return its mean loss."""
-        if self._recordings is None:
-            return self._train_on(images, labels, crops, loss, plan)
+        if self._recordings is None or pull is not None:
+            return self._train_on(images, labels, crops, loss, plan, pull)
         step = partial(self._train_on, loss=loss, plan=plan)
         kind = images.shape, crops is None, plan.precision, plan.momentum, plan.weight_decay
         return self._recordings.run(step, (images, labels, crops), loss, kind)
 
-    def _train_on(self, images: Tensor, labels: Tensor, crops: Tensor | None, loss: Loss, plan: TrainingPlan) -> Tensor:
+    def _train_on(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        crops: Tensor | None,
+        loss: Loss,
+        plan: TrainingPlan,
+        pull: Pull | None = None,
+    ) -> Tensor:
         chosen = images if crops is None else augment(images, crops)
         chosen = chosen.contiguous(memory_format=self._layout)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
             value = loss(pixels(chosen, self._device), labels.to(self._device))
         gradients = torch.autograd.grad(value, self._weights, allow_unused=True)
-        if unused := [name for name, gradient in zip(self._names, gradients, strict=True) if gradient is None]:
+        if unused := [name for name, gradient in zip(self.names, gradients, strict=True) if gradient is None]:
             raise DeadEndError(
                 f"{unused[0]}: the loss does not depend on this weight of the network; let network and loss use it, or "
                 "set its requires_grad to False"
             )
-        self._descend(gradients, plan)
+        self._descend(pull(self.names, self._weights, gradients) if pull is not None else gradients, plan)
         return value.detach()
 
     def _descend(self, gradients: Sequence[Tensor], plan: TrainingPlan) -> None:

@@ -14,17 +14,17 @@ class RunningMean:
     bit, but that integer buffers (batch normalization's counters) stay integers.
 
     Args:
-        expected: n, the images of all clients that were asked.
+        expected: n, the images of all clients that were asked, or the sum of other weights.
     """
 
-    def __init__(self, expected: int) -> None:
+    def __init__(self, expected: float) -> None:
         self._expected = expected
-        self._seen = 0
+        self._seen = 0.0
         self._sums: State = {}
         self._types: dict[str, torch.dtype] = {}
         self._scratch: dict[torch.dtype, Tensor] = {}
 
-    def add(self, arrays: ArrayRecord, examples: int) -> None:
+    def add(self, arrays: ArrayRecord, examples: float) -> None:
         """Add one client's weights, those of ``examples`` images."""
         weight = examples / self._expected
         self._seen += examples

@@ -84,11 +84,17 @@ def _stand_out(replies: Mapping[int, Checked], limit: float, last_round: LastRou
         votes.append(last_round)
     longest = limit * _median([vote.update_norm for vote in votes])
     median_loss = _median([vote.loss for vote in votes])
+    longest_beside = limit * _median([reply.beside_norm for reply in replies.values()])
     reasons = {}
     for client, reply in replies.items():
         if reply.update_norm > longest:
             reasons[client] = (
                 f"the norm of its update is {reply.update_norm:.3g}, strategy.update-limit allows {longest:.3g}"
+            )
+        elif reply.beside_norm > longest_beside:
+            reasons[client] = (
+                f"the norm of what it sends beside its weights is {reply.beside_norm:.3g}, strategy.update-limit "
+                f"allows {longest_beside:.3g}"
             )
         elif abs(reply.loss - median_loss) > _LOSS_LIMIT * max(1.0, abs(median_loss)):
             reasons[client] = f"its loss is {reply.loss:.3g}, the median of this round is {median_loss:.3g}"

@@ -9,7 +9,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
-from common.messages.protocol import ENGINE, LOSS, NUM_EXAMPLES, SECONDS
+from common.messages.protocol import BESIDE, ENGINE, LOSS, NUM_EXAMPLES, SECONDS
 from common.messages.records import record_of
 
 _METRICS = (NUM_EXAMPLES, LOSS, SECONDS)
@@ -30,12 +30,16 @@ class Checked:
         metrics: ``num-examples``, ``loss`` and ``seconds``.
         update_norm: L2 norm of what the client has added to the weights.
         shifts: L2 norm of the change of each other floating-point array, such as the statistics of batch normalization.
+        beside: what the client sends beside its model, an array for each weight; empty where the method asks for none.
+        beside_norm: L2 norm of that.
     """
 
     arrays: ArrayRecord
     metrics: MetricRecord
     update_norm: float
     shifts: Mapping[str, float]
+    beside: ArrayRecord
+    beside_norm: float
 
     @property
     def loss(self) -> float:
@@ -52,11 +56,13 @@ class ReplyChecks:
         weights: names of the arrays that are trained; the others are statistics and counters.
         engine: the replies have come through FedShield's own engine, which may have left a note in them; over a
             network such a note would be the client's own words.
+        beside: the method asks for an array for each weight beside the model.
     """
 
     reference: ArrayRecord
     weights: Collection[str]
     engine: bool = False
+    beside: bool = False
 
     def check(self, reply: Message, examples: int, patience: float = math.inf) -> Checked:
         """Return what a reply holds, once it is what it should be.
@@ -72,14 +78,18 @@ class ReplyChecks:
         if reply.has_error():
             raise RefusedError(reply.error.reason or f"error {reply.error.code}")
         arrays, metrics = reply.content.array_records, reply.content.metric_records
-        if len(arrays) != 1 or len(metrics) != 1:
-            raise RefusedError(f"{len(arrays)} array records and {len(metrics)} metric records, expected one of each")
+        wanted = 2 if self.beside else 1
+        if len(arrays) != wanted or len(metrics) != 1 or (self.beside and BESIDE not in arrays):
+            raise RefusedError(
+                f"{len(arrays)} array records and {len(metrics)} metric records, expected {wanted} and 1"
+            )
         if odd := sorted(reply.content.config_records.keys() - ({ENGINE} if self.engine else set())):
             raise RefusedError(f"an unexpected config record {odd[0]!r}")
         checked = _check_metrics(next(iter(metrics.values())), examples, patience)
-        return self._check_arrays(next(iter(arrays.values())), checked, examples)
+        model = next(record for name, record in arrays.items() if name != BESIDE or not self.beside)
+        return self._check_arrays(model, checked, examples, arrays[BESIDE] if self.beside else ArrayRecord())
 
-    def _check_arrays(self, arrays: ArrayRecord, metrics: MetricRecord, examples: int) -> Checked:
+    def _check_arrays(self, arrays: ArrayRecord, metrics: MetricRecord, examples: int, beside: ArrayRecord) -> Checked:
         if set(arrays) != set(self.reference):
             odd = sorted(set(arrays) ^ set(self.reference))
             raise RefusedError(f"array keys differ from the model's, first at {odd[0]}")
@@ -100,7 +110,21 @@ class ReplyChecks:
             except RefusedError as error:
                 raise RefusedError(f"array {name} {error}") from error
         ordered = record_of({name: arrays[name] for name in self.reference})
-        return Checked(ordered, metrics, math.sqrt(squares), shifts)
+        return Checked(ordered, metrics, math.sqrt(squares), shifts, beside, self._norm_beside(beside))
+
+    def _norm_beside(self, beside: ArrayRecord) -> float:
+        """Return the L2 norm of what a client sends beside its model, once that is what it should be."""
+        if not self.beside:
+            return 0.0
+        if odd := sorted(set(beside) ^ set(self.weights)):
+            raise RefusedError(f"the arrays beside the model are not those of its weights, first at {odd[0]}")
+        squares = 0.0
+        for name in self.weights:
+            try:
+                squares += _squared_change(_read(beside[name], self.reference[name]), np.zeros((), np.float32))
+            except RefusedError as error:
+                raise RefusedError(f"array {name} beside the model {error}") from error
+        return math.sqrt(squares)
 
 
 def _read(sent: Array, expected: Array) -> NDArray[Any]:

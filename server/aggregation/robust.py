@@ -66,9 +66,9 @@ class RobustMean:
     def __init__(self, name: str, malicious: int, model: ArrayRecord, weights: Collection[str]) -> None:
         self._name, self._malicious, self._model, self._weights = name, malicious, model, weights
         self._replies: list[ArrayRecord] = []
-        self._examples: list[int] = []
+        self._examples: list[float] = []
 
-    def add(self, arrays: ArrayRecord, examples: int) -> None:
+    def add(self, arrays: ArrayRecord, examples: float) -> None:
         """Add one client's weights, those of ``examples`` images."""
         self._replies.append(arrays)
         self._examples.append(examples)
@@ -161,7 +161,7 @@ def check_strategy(settings: StrategyConfig, cohort: int) -> None:
     Raises:
         FedShieldError: one line with the key, what was found and what to do.
     """
-    if settings.name == "fedavg":
+    if settings.name not in RULES:
         return
     needed = RULES[settings.name].needs(settings.malicious)
     if cohort < needed:

@@ -11,21 +11,25 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from common.config.tables import StrategyConfig
-from common.messages.protocol import LOSS, METRICS, SERVER_ROUND, SHARED, SHARED_DIGEST
-from common.messages.records import first_failure
+from common.messages.protocol import BESIDE, LOSS, METRICS, SERVER_ROUND, SHARED, SHARED_DIGEST
+from common.messages.records import first_failure, to_record
 from common.messages.shared_slice import shared_digest
+from common.methods.method import Arrays, Method
 from common.seeding import rng_for
+from server.aggregation.combining import Combined
 from server.aggregation.mean import RunningMean
 from server.aggregation.outliers import LastRound, judge
 from server.aggregation.reply_checks import Checked, RefusedError, ReplyChecks
-from server.aggregation.robust import RobustMean
+from server.aggregation.robust import RULES, RobustMean
 from server.aggregation.round_report import RoundReport
+from server.aggregation.server_optimizer import OPTIMIZERS, ServerOptimizer
 from server.network.roster import Roster
 
 _FAR_APART = (
     "clients with few or very different images differ so much, and so do liars: start a new run with a higher "
     "strategy.update-limit (0: no comparison), or continue without them with a lower federation.min-fraction"
 )
+_OPTIMIZER = "optimizer/"
 _DIVERGED = "training has diverged: start a new run with a lower train.learning-rate, or with train.warmup"
 
 
@@ -64,9 +68,9 @@ class SharedDataFedAvg(FedAvg):
 
     >>> from common.config.flat import default_config
     >>> from common.config.schema import parse_config
-    >>> from common.factory import make_model, server_data
+    >>> from common.factory import make_federated_method, make_model, server_data
     >>> from common.messages.records import to_record
-    >>> from simulations.engine.executor import InProcess
+        >>> from simulations.engine.executor import InProcess
     >>> from simulations.engine.local_grid import LocalGrid
     >>> tiny = {"data.max-examples": 200, "model.width": 2, "attack.steps": 1, "train.local-epochs": 1}
     >>> config = parse_config({**default_config(), **tiny, "sharing.pool-fraction": 0.0, "sharing.fraction": 0.0})
@@ -76,7 +80,8 @@ class SharedDataFedAvg(FedAvg):
     >>> roster.gather()
     >>> cohort = Cohort(size=10, min_replies=10, examples=images, seed=config.seed)
     >>> weights = dict(model.named_parameters())
-    >>> strategy = SharedDataFedAvg(cohort, roster, config.strategy, None, weights=weights, engine=True)
+    >>> method = make_federated_method(config)
+    >>> strategy = SharedDataFedAvg(cohort, roster, config.strategy, None, method=method, weights=weights, engine=True)
     >>> result = strategy.start(grid, to_record(model.state_dict()), num_rounds=1)
     >>> result.arrays.keys() == model.state_dict().keys()
     True
@@ -90,6 +95,9 @@ class SharedDataFedAvg(FedAvg):
         shared: images and labels for every client, or None.
         completed_rounds: in an earlier part of the run; Flower counts from 1 again, this strategy goes on from there.
         last_round: of an earlier part of the run, if there was one.
+        method: of the federation.
+        kept: what the server has kept in an earlier part of the run: of the method, by name, and of the server's
+            optimizer, by ``optimizer/NAME``.
         weights: names of the arrays that are trained.
         engine: the clients run in FedShield's own engine, and not on a network.
     """
@@ -103,6 +111,8 @@ class SharedDataFedAvg(FedAvg):
         completed_rounds: int = 0,
         last_round: LastRound | None = None,
         *,
+        method: Method,
+        kept: Arrays | None = None,
         weights: Collection[str],
         engine: bool,
     ) -> None:
@@ -113,12 +123,24 @@ class SharedDataFedAvg(FedAvg):
         self.shared = shared
         self.completed_rounds = completed_rounds
         self.report: dict[str, Any] = {}
+        self.method = method
+        self._server: Arrays = {}
+        self._moments: Arrays = {}
+        for name, array in (kept or {}).items():
+            place = self._moments if name.startswith(_OPTIMIZER) else self._server
+            place[name.removeprefix(_OPTIMIZER)] = array
+        known = settings.name in OPTIMIZERS
+        self._optimizer = ServerOptimizer(settings, frozenset(weights), self._moments) if known else None
         self._digest = shared_digest(shared) if shared is not None else None
         self._holders: set[int] = set()
         self._sent: dict[int, Message] = {}
         self._last_round = last_round
-        self._checks = ReplyChecks(ArrayRecord(), frozenset(weights), engine)
+        self._checks = ReplyChecks(ArrayRecord(), frozenset(weights), engine, method.replies_beside)
         self._asked_at = 0.0
+
+    def kept(self) -> Arrays:
+        """Return what the server keeps for the rounds to come; see ``kept`` above."""
+        return {**self._server, **{f"{_OPTIMIZER}{name}": array for name, array in self._moments.items()}}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -138,6 +160,8 @@ class SharedDataFedAvg(FedAvg):
         if self._digest is not None:
             config[SHARED_DIGEST] = self._digest
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+        if sent := self.method.sends(self._server):
+            record[BESIDE] = to_record(sent)
         with_shared = RecordDict({**record, SHARED: self.shared}) if self.shared is not None else record
         self._sent = {}
         for client in self.cohort.sample(server_round):
@@ -157,10 +181,10 @@ class SharedDataFedAvg(FedAvg):
         server_round += self.completed_rounds
         asked = self.cohort.sample(server_round)
         report = RoundReport(server_round)
-        mean = self._new_mean(asked)
+        combined = Combined(self.method, self._new_mean(asked), self._checks.reference, self._optimizer)
         for client, reply in self._believed(self._checked(asked, replies, report), report):
             report.take(client, reply.metrics, reply.update_norm)
-            mean.add(reply.arrays, self.cohort.examples[client])
+            combined.add(client, reply, self.cohort.examples[client])
         # A client that failed may have lost the shared data, or never received it: it is sent again.
         self._holders = (self._holders | report.metrics.keys()) - report.refused.keys()
         report.require(self.cohort.min_replies, self.cohort.size)
@@ -169,7 +193,7 @@ class SharedDataFedAvg(FedAvg):
         )
         self._last_round = LastRound(report.median_norm(), float(together[LOSS]))  # type: ignore[arg-type]
         self.report = report.report(together[LOSS])
-        return mean.result(), together
+        return combined.result(server_round, self._server), together
 
     def _checked(
         self, asked: list[int], replies: Iterable[Message], report: RoundReport
@@ -200,7 +224,7 @@ class SharedDataFedAvg(FedAvg):
 
     def _new_mean(self, asked: list[int]) -> RunningMean | RobustMean:
         """Return what takes the valid replies of a round, one by one in client order."""
-        if self.settings.name == "fedavg":
+        if self.settings.name not in RULES:
             return RunningMean(sum(self.cohort.examples[client] for client in asked))
         return RobustMean(self.settings.name, self.settings.malicious, self._checks.reference, self._checks.weights)
 

@@ -5,13 +5,15 @@ before it, whose files stay too, in case the disk damages the last:
 
     {"round": 3, "model": "model-0003.safetensors", "sha256": "...",
      "optimizer": {"file": "optimizer-0003.safetensors", "sha256": "..."},      centralized training only
+     "server": {"file": "server-0003.safetensors", "sha256": "..."},            what the federated method keeps there
+     "clients": {"file": "clients-0003.safetensors", "sha256": "..."},          and at the clients of a simulation
      "best": {"round": 2, "model": "model-0002.safetensors", "sha256": "...",   only with a validation split
               "validation": {"n": 40, "natural": {...}, "robust": {...}, "worst": {...}}}}
 """
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from server.run_directory.schema import Checkpoint, check_format
 
 log = logging.getLogger("fedshield")
 
+_KEPT = ("optimizer", "server", "clients")  # beside the models
 _LAST, _PREVIOUS = "checkpoint.json", "previous.json"
 
 
@@ -36,6 +39,7 @@ def write_checkpoint(
     state: State,
     validation: dict[str, Any] | None = None,
     momenta: Sequence[Tensor] = (),
+    kept: Mapping[str, State] | None = None,
 ) -> None:
     """Write the models next to the old ones, replace the JSON that names them, then remove files that no JSON names.
 
@@ -46,6 +50,7 @@ def write_checkpoint(
         validation: figures of this model on the validation images, if it is the best so far; otherwise the best one
             before it stays.
         momenta: of SGD; empty in a federation, where they start at zero in each round.
+        kept: by ``server`` and by ``clients``; an empty one is not stored.
 
     Raises:
         FedShieldError: a file cannot be written; the checkpoint before is still whole.
@@ -56,10 +61,11 @@ def write_checkpoint(
     model = f"model-{round_or_epoch:04}.safetensors"
     named = {"round": round_or_epoch, "model": model, "sha256": _write(folder / model, state)}
     checkpoint: dict[str, Any] = dict(named)
-    if momenta:
-        file = f"optimizer-{round_or_epoch:04}.safetensors"
-        content = {str(place): momentum for place, momentum in enumerate(momenta)}
-        checkpoint["optimizer"] = {"file": file, "sha256": _write(folder / file, content)}
+    optimizer = {str(place): momentum for place, momentum in enumerate(momenta)}
+    for name, content in {"optimizer": optimizer, **(kept or {})}.items():
+        if content:
+            file = f"{name}-{round_or_epoch:04}.safetensors"
+            checkpoint[name] = {"file": file, "sha256": _write(folder / file, content)}
     if validation is not None:
         checkpoint["best"] = {**named, "validation": validation}
     elif "best" in old:
@@ -67,9 +73,9 @@ def write_checkpoint(
     if old:
         replace_json(folder / _PREVIOUS, old)
     replace_json(folder / _LAST, checkpoint)
-    kept = {file for each in (checkpoint, old) for file, _ in _named(each)}
+    used = {file for each in (checkpoint, old) for file, _ in _named(each)}
     for path in folder.glob("*-*.safetensors"):
-        if path.name not in kept:
+        if path.name not in used:
             path.unlink(missing_ok=True)
 
 
@@ -129,8 +135,7 @@ def _named(checkpoint: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the files that a checkpoint names, with their SHA-256."""
     models = [named for named in (checkpoint, checkpoint.get("best")) if named]
     files = [(named["model"], named["sha256"]) for named in models]
-    stored = checkpoint.get("optimizer")
-    return [*files, (stored["file"], stored["sha256"])] if stored else files
+    return files + [(stored["file"], stored["sha256"]) for name in _KEPT if (stored := checkpoint.get(name))]
 
 
 def load_model(run_dir: Path, checkpoint: dict[str, Any]) -> State:
@@ -173,6 +178,16 @@ def load_momenta(run_dir: Path, checkpoint: dict[str, Any]) -> list[Tensor]:
         return [buffers[str(place)] for place in range(len(buffers))]
     except KeyError as error:
         raise FedShieldError(f"{path}: damaged (no momentum {error}); start a new run, or restore the file") from error
+
+
+def load_kept(run_dir: Path, checkpoint: dict[str, Any], whose: str) -> State:
+    """Return what a federated method has kept at the ``server`` or at the ``clients``; empty where nothing was stored.
+
+    Raises:
+        FedShieldError: its file is damaged or missing.
+    """
+    stored = checkpoint.get(whose)
+    return _read(run_dir / "checkpoint" / stored["file"], stored["sha256"]) if stored else {}
 
 
 def selected_checkpoint(run_dir: Path) -> dict[str, Any] | None:

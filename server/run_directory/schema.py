@@ -219,6 +219,8 @@ class Checkpoint(Named):
 
     best: Best | None = None
     optimizer: Stored | None = None
+    server: Stored | None = None
+    clients: Stored | None = None
 
 
 def check_format(content: Any, wanted: type[FileFormat], place: str) -> None:

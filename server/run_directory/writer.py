@@ -5,7 +5,7 @@ checkpoint/  summary.json (only when finished)  figures/  own/ (the user's code)
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from common.messages.records import State
 from common.paths import whole_path
 from server.run_directory.checkpoint import (
     count_completed,
+    load_kept,
     load_model,
     load_momenta,
     read_checkpoint,
@@ -216,6 +217,7 @@ class RunDir:
         state: State,
         validation: dict[str, Any] | None = None,
         momenta: Sequence[Tensor] = (),
+        kept: Mapping[str, State] | None = None,
     ) -> None:
         """Replace the checkpoint, in a thread: the next round need not wait for the disk.
 
@@ -224,12 +226,13 @@ class RunDir:
             state: nobody may change it afterwards.
             validation: as in ``write_checkpoint``: given when this model is the best so far.
             momenta: of SGD, where the next epoch goes on from them; nobody may change them afterwards.
+            kept: as in ``write_checkpoint``; nobody may change it afterwards.
 
         Raises:
             FedShieldError: the one before could not be written.
         """
         self.wait()
-        self._writing = self._writer.submit(self._write_checkpoint, round_or_epoch, state, validation, momenta)
+        self._writing = self._writer.submit(self._write_checkpoint, round_or_epoch, state, validation, momenta, kept)
 
     def wait(self) -> None:
         """Return when the checkpoint is on disk.
@@ -241,16 +244,18 @@ class RunDir:
         if writing is not None:
             writing.result()
 
-    def _write_checkpoint(
-        self, round_or_epoch: int, state: State, validation: dict[str, Any] | None, momenta: Sequence[Tensor]
-    ) -> None:
-        write_checkpoint(self.path, round_or_epoch, state, validation, momenta)
+    def _write_checkpoint(self, round_or_epoch: int, *content: Any) -> None:
+        write_checkpoint(self.path, round_or_epoch, *content)
         self.completed_rounds = round_or_epoch
 
     def load_checkpoint(self) -> State | None:
         """Return the weights after round ``completed_rounds``, or None when no round is finished."""
         checkpoint = read_checkpoint(self.path)
         return load_model(self.path, checkpoint) if checkpoint else None
+
+    def load_kept(self, whose: str) -> State:
+        """Return what the method has kept at the ``server`` or at the ``clients`` after ``completed_rounds``."""
+        return load_kept(self.path, read_checkpoint(self.path) or {}, whose)
 
     def load_momenta(self) -> list[Tensor]:
         """Return SGD's momentum buffers after epoch ``completed_rounds``; none where none were stored."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from flwr.app import Context, Message, RecordDict
@@ -14,6 +15,9 @@ from common.config.schema import RunConfig
 from common.messages.protocol import CONFIG, NUM_PARTITIONS, PARTITION_ID, SECONDS, SERVER_ROUND
 from server.network.roster import client_name
 from simulations.engine.executor import Executor, Job
+
+if TYPE_CHECKING:
+    from common.messages.records import State
 
 _RUN_ID = 1
 _SERVER_NODE = 1
@@ -61,6 +65,7 @@ class LocalGrid(Grid):
         self._executor = executor
         self._on_reply = on_reply or (lambda reply: None)
         clients, flat = config.federation.clients, config.flat()
+        self._method = config.method.name
         self._contexts = {
             _SERVER_NODE + 1 + client: Context(
                 run_id=_RUN_ID,
@@ -72,6 +77,27 @@ class LocalGrid(Grid):
             for client in range(clients)
         }
         self._replies: dict[str, Message] = {}
+
+    def kept(self) -> "State":
+        """Return what the clients keep between rounds, as ``CLIENT/NAME``."""
+        from client.kept import kept_arrays  # imports torch
+
+        return {
+            f"{node - _SERVER_NODE - 1}/{name}": array
+            for node, context in self._contexts.items()
+            for name, array in kept_arrays(context.state).items()
+        }
+
+    def restore_kept(self, kept: "State") -> None:
+        """Give the clients what they kept, as ``kept`` has returned it."""
+        from client.kept import write_kept
+
+        found: dict[int, State] = {}
+        for place, array in kept.items():
+            number, _, name = place.partition("/")
+            found.setdefault(int(number), {})[name] = array
+        for client, arrays in found.items():
+            write_kept(self._contexts[_SERVER_NODE + 1 + client].state, self._method, arrays)
 
     def set_run(self, run: Run) -> None:
         """Set the run."""

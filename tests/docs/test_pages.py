@@ -78,8 +78,10 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(desk / "pictures" / "cat" / "0.jpg", desk / "cat.jpg")
     Image.open(desk / "cat.jpg").save(desk / "dog.png")
     (desk / "my.toml").write_text('[model]\nactivation = "gelu"\n')
-    (code,) = (block for block in blocks("own.md") if block.startswith("import "))
+    (code,) = (block for block in blocks("own.md") if block.startswith("import torch.nn"))
     (desk / "own.py").write_text(code)
+    (method,) = (block for block in blocks("own.md") if "class FedExP" in block)
+    (desk / "fedexp.py").write_text(method)
     return desk
 
 

@@ -32,11 +32,11 @@ from common.errors import FedShieldError
 name, run_config, node_config = json.loads(sys.argv[1])
 try:
     model = RecordDict({"bulk": ConfigRecord({"bulk": bytes(node_config.get("bulk", 0))})})
-    content = worker.request(name, model, run_config, node_config)
-    if content is None:
+    done = worker.request(name, model, run_config, node_config, RecordDict())
+    if done is None:
         from client.tasks import TASKS
-        content = TASKS[name](model, run_config, node_config)
-    found = dict(content.metric_records["metrics"])
+        done = TASKS[name](model, run_config, node_config, RecordDict()), None
+    found = dict(done[0].metric_records["metrics"])
 except FedShieldError as error:
     found = {"mistake": str(error)}
 except Exception as error:

@@ -6,15 +6,17 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Bulyan, FedAvg, FedMedian, FedTrimmedAvg, Krum, MultiKrum
 
 from common.config.tables import StrategyConfig
 from common.errors import FedShieldError
 from server.aggregation.robust import RULES, RobustMean, check_strategy
+from server.aggregation.server_optimizer import OPTIMIZERS, ServerOptimizer
+from tests.helpers.settings import tiny_config
 
 pytestmark = pytest.mark.usefixtures("speaking")
-
 
 WEIGHTS = {"weight", "bias"}
 
@@ -192,7 +194,7 @@ def test_too_few_replies_even_without_a_liar_end_the_run() -> None:
 
 def test_a_strategy_that_cannot_stand_so_many_liars_is_refused_at_once() -> None:
     def settings(name: str, malicious: int) -> StrategyConfig:
-        return StrategyConfig.model_validate({"name": name, "malicious": malicious, "update-limit": 5.0})
+        return tiny_config().strategy.model_copy(update={"name": name, "malicious": malicious})
 
     for name, most in (("krum", 3), ("multi-krum", 3), ("bulyan", 1), ("trimmed-mean", 4), ("median", 4)):
         check_strategy(settings(name, most), 10)
@@ -202,4 +204,28 @@ def test_a_strategy_that_cannot_stand_so_many_liars_is_refused_at_once() -> None
 
 
 def test_every_name_has_a_rule() -> None:
-    assert set(get_args(StrategyConfig.model_fields["name"].annotation)) == {"fedavg", *RULES}
+    assert set(get_args(StrategyConfig.model_fields["name"].annotation)) == {"fedavg", *RULES, *OPTIMIZERS}
+
+
+def optimized(name: str, rounds: int, **changes: object) -> float:
+    """Let the server's optimizer see the means 1 and 3 in turn, from w = 0; it begins again before each round."""
+    settings, kept, model = tiny_config(strategy__name=name, **changes).strategy, {}, {"w": torch.zeros(1)}
+    for number in range(1, rounds + 1):
+        mean = {"w": model["w"] + (1.0 if number % 2 else 3.0), "var": torch.full((1,), 5.0)}
+        model = ServerOptimizer(settings, {"w"}, kept).step(number, model, mean)
+        assert model["var"].item() == 5.0  # the mean of statistics is left alone
+    return model["w"].item()
+
+
+def test_server_optimizers_by_hand() -> None:
+    # v = 0.5 v + Δ: 1, 3.5; w = 0.2 × (1 + 3.5)
+    changes = {"strategy__server_rate": 0.2, "strategy__server_momentum": 0.5}
+    assert optimized("fedavgm", 2, **changes) == pytest.approx(0.9)
+    # Δ = 1: m = 0.5, v = 0.01, η = 0.2 √(1 − 0.99²) / (1 − 0.5²) (Flower counts from 0): 0.037617; w = η m / (0.1 + τ)
+    step = 0.2 * (1 - 0.99**2) ** 0.5 / 0.75 * 0.5 / (0.1 + 0.1)
+    assert optimized("fedadam", 1, strategy__server_tau=0.1, **changes) == pytest.approx(step)
+    # Adagrad has no momentum: v = 1, then 10; w = 0.2 × (1 / (1 + τ) + 3 / (√10 + τ))
+    steps = 0.2 * (1 / 1.1 + 3 / (10**0.5 + 0.1))
+    assert optimized("fedadagrad", 2, strategy__server_tau=0.1, **changes) == pytest.approx(steps)
+    # v = 0 − 0.01 · 1 · sign(0 − 1) = 0.01; w = 0.2 × 0.5 / (0.1 + τ)
+    assert optimized("fedyogi", 1, strategy__server_tau=0.1, **changes) == pytest.approx(0.5)

@@ -16,6 +16,7 @@ from flwr.serverapp.strategy import FedAvg, Krum
 
 from common.data.datasets import Dataset
 from common.errors import DeadEndError, FedShieldError
+from common.factory import make_federated_method
 from common.messages import shared_slice
 from common.messages.records import LiveArray, note_failure, to_record, to_state
 from common.messages.shared_slice import find_shared, keep_shared, shared_digest, shared_record
@@ -54,7 +55,7 @@ def strategy_of(
     clients: Cohort, shared: ArrayRecord | None = None, completed_rounds: int = 0, absent: int = -1, **given: object
 ) -> SharedDataFedAvg:
     settings = tiny_config(strategy__update_limit=given.pop("limit", 0.0)).strategy
-    given = {"weights": WEIGHTS, "engine": True, **given}
+    given = {"method": make_federated_method(tiny_config()), "weights": WEIGHTS, "engine": True, **given}
     return SharedDataFedAvg(clients, Seated(absent), settings, shared, completed_rounds, **given)  # type: ignore[arg-type]
 
 
@@ -250,7 +251,7 @@ def test_a_bad_reply_is_refused_and_says_why(make, reason: str) -> None:
 def test_the_checks_refuse_a_reply_with_too_many_records() -> None:
     message = reply(0)
     message.content["more"] = to_record(STATE)
-    with pytest.raises(RefusedError, match=r"^2 array records and 1 metric records, expected one of each$"):
+    with pytest.raises(RefusedError, match=r"^2 array records and 1 metric records, expected 1 and 1$"):
         check(message)
 
 

@@ -1,0 +1,42 @@
+"""The methods by name."""
+
+from common.errors import DeadEndError
+from common.methods.feddyn import FedDyn
+from common.methods.fedprox import FedProx
+from common.methods.method import Method, MethodContext
+from common.methods.mixfat import MixFAT
+from common.methods.scaffold import Scaffold
+from common.methods.sfat import SFAT
+from common.user_code import explain_user_code, is_user_code, load_user_code
+
+KEY = "method.name"
+
+
+def build_method(name: str, context: MethodContext) -> Method:
+    """Return a method.
+
+    Args:
+        name: a key of ``METHODS``, or ``FILE.py:NAME`` of a subclass of ``Method``.
+        context: what it may need of the run.
+
+    Raises:
+        FedShieldError: the user's file is not there, raises, or names something else than a ``Method``.
+    """
+    if not is_user_code(name):
+        return METHODS[name](context)
+    make = load_user_code(KEY, name)
+    with explain_user_code(KEY, name):
+        method = make(context)
+    if not isinstance(method, Method):
+        raise DeadEndError(f"{KEY} = {name}: gives {type(method).__name__}; name a subclass of Method")
+    return method
+
+
+METHODS: dict[str, type[Method]] = {
+    "fedavg": Method,
+    "fedprox": FedProx,
+    "scaffold": Scaffold,
+    "feddyn": FedDyn,
+    "mixfat": MixFAT,
+    "sfat": SFAT,
+}

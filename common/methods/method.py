@@ -1,0 +1,159 @@
+"""The seam that every federated method fits: a client's part in a round, and the server's.
+
+A method is a class. ``Method`` itself is FedAvg (McMahan et al. 2017, arXiv 1602.05629): each hook does nothing. One
+object is made in each process, from the configuration alone; what has to live longer travels through the hooks:
+
+- what a client keeps from its last turn to its next one is in ``Turn.kept``;
+- what the server keeps is in the ``server`` arrays. Both are in the checkpoint of a simulation;
+- what the server sends to all clients, beside the model, is what ``sends`` returns;
+- what a client sends back, beside its weights, is what ``after`` returns.
+
+Arrays are named as in the state dict of the model; what a client sends beside has the names and shapes of the weights.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from common.training.losses import Loss
+from common.training.pull import Pull
+from common.training.trainer import TrainingPlan
+
+Arrays = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class MethodContext:
+    """What a method may need of the run.
+
+    Attributes:
+        clients: in the whole federation.
+        label_smoothing: alpha of the soft labels, in [0, 1).
+        prox_mu: μ of FedProx, >= 0.
+        dyn_alpha: α of FedDyn, > 0.
+        mix_share: share of each batch that MixFAT attacks, in (0, 1].
+        sfat_alpha: α of SFAT, in [0, 1).
+        sfat_top: how many clients SFAT prefers, >= 1.
+    """
+
+    clients: int
+    label_smoothing: float
+    prox_mu: float
+    dyn_alpha: float
+    mix_share: float
+    sfat_alpha: float
+    sfat_top: int
+
+
+@dataclass
+class Turn:
+    """One client's part in one round.
+
+    Attributes:
+        client: its number.
+        server_round: from 1.
+        model: with the global weights before training, and the client's own after it; ``before`` and ``after`` may
+            change both.
+        weights: names of the arrays that are trained, in the order in which ``pull`` gets them.
+        received: the global model, for reading only; on the CPU.
+        sent: what the server has sent beside it.
+        plan: how the client is going to train; ``before`` may replace it.
+        kept: what the client has kept from its last turn; empty in its first one. ``after`` may change it.
+        steps: of SGD that were made; 0 before training.
+    """
+
+    client: int
+    server_round: int
+    model: nn.Module
+    weights: Sequence[str]
+    received: Arrays
+    sent: Arrays
+    plan: TrainingPlan
+    kept: Arrays = field(default_factory=dict)
+    steps: int = 0
+
+    def trained(self) -> Arrays:
+        """Return copies of the model's weights, on the CPU."""
+        own = self.model.state_dict()
+        return {name: own[name].detach().cpu().clone() for name in self.weights}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server knows of a valid reply, before it is averaged.
+
+    Attributes:
+        client: its number.
+        examples: images trained on.
+        loss: mean training loss of its last epoch.
+    """
+
+    client: int
+    examples: int
+    loss: float
+
+
+class Method:
+    """FedAvg. A subclass overrides the hooks that it needs.
+
+    Attributes:
+        keeps: whether clients keep something between rounds.
+        replies_beside: whether a client sends an array for each weight beside its weights.
+
+    Args:
+        context: what a method may need of the run.
+    """
+
+    keeps = False
+    replies_beside = False
+
+    def __init__(self, context: MethodContext) -> None:
+        self.context = context
+
+    # At the client, in this order.
+
+    def before(self, turn: Turn) -> None:
+        """Prepare: change the model that the client starts from, or its plan."""
+
+    def loss(self, turn: Turn, loss: Loss) -> Loss:
+        """Return the loss to train with: the local one, or one made from it."""
+        return loss
+
+    def pull(self, turn: Turn) -> Pull | None:
+        """Return what corrects the gradients of each step; see ``common.training.pull.Pull``."""
+        return None
+
+    def after(self, turn: Turn) -> Arrays:
+        """Return what to send beside the weights; change what is kept, or what is sent as the client's model."""
+        return {}
+
+    # At the server.
+
+    def sends(self, server: Arrays) -> Arrays:
+        """Return what all clients of the next round receive beside the model.
+
+        Args:
+            server: what the server keeps; empty before the first round.
+        """
+        return {}
+
+    def shares(self, replies: Sequence[Reply], server_round: int) -> Sequence[float]:
+        """Return how much each reply counts in the mean, in any unit: FedAvg's number of images."""
+        return [reply.examples for reply in replies]
+
+    def combine(self, before: Arrays, mean: Arrays, beside: Sequence[Arrays], server: Arrays) -> Arrays:
+        """Return the new global model.
+
+        Args:
+            before: the global model of this round.
+            mean: the mean of the replies.
+            beside: what the clients have sent beside their weights, in client order.
+            server: what the server keeps; may be changed.
+        """
+        return mean
+
+    @classmethod
+    def recordable(cls) -> bool:
+        """Return whether a GPU can record a batch: nothing but the local loss makes the step."""
+        return cls.pull is Method.pull and cls.loss is Method.loss
