@@ -43,20 +43,15 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
     if kind != CENTRALIZED:
         check_strategy(config.strategy, config.federation.cohort)
     check_user_code(config)
-    _check_method(config, kind)
     if kind == DEPLOYED:
         _check_deployed(config)
     if kind != CENTRALIZED:
+        _check_method(config)
         config.check_division()
 
 
-def _check_method(config: RunConfig, kind: Kind) -> None:
-    name = config.method.name
-    if kind == CENTRALIZED:
-        if name != "fedavg":
-            raise FedShieldError(f"method.name = {name}: centralized training has no clients; set method.name=fedavg")
-        return
-    method = make_federated_method(config)
+def _check_method(config: RunConfig) -> None:
+    name, method = config.method.name, make_federated_method(config)
     averages = type(method).shares is Method.shares and type(method).combine is Method.combine
     if config.strategy.name in RULES and not averages:
         raise FedShieldError(

@@ -156,9 +156,9 @@ def test_mixfat_attacks_a_share_of_the_batch() -> None:
     mixed = method_of("mixfat", method__mix_share=0.3, train__label_smoothing=0.0).loss(turn, local)
     # (3 × 8 + 7 × the cross-entropy of the last seven) / 10
     natural = nn.functional.cross_entropy(model(images[3:]), labels[3:])
-    assert float(mixed(images, labels)) == pytest.approx(2.4 + 0.7 * float(natural))
+    assert mixed(images, labels).item() == pytest.approx(2.4 + 0.7 * natural.item())
     assert seen == [3]
-    assert float(method_of("mixfat", method__mix_share=1.0).loss(turn, local)(images, labels)) == 8.0
+    assert method_of("mixfat", method__mix_share=1.0).loss(turn, local)(images, labels).item() == 8.0
 
 
 def test_the_trainer_corrects_each_step_and_counts_them() -> None:
