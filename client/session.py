@@ -23,6 +23,7 @@ from common.factory import (
 from common.machine import hidden_gpu
 from common.messages.records import to_record, to_state
 from common.messages.shared_slice import Examples
+from common.methods.checks import check_beside
 from common.methods.method import Arrays, Turn
 from common.models.networks import load_state
 from common.seeding import seed_for
@@ -82,6 +83,7 @@ class Session:
         sent: Arrays,
         shared: Examples | None,
         state: RecordDict,
+        counted: int,
     ) -> tuple[ArrayRecord, Arrays, FitResult]:
         """Train the global model on one client's own images followed by the shared ones.
 
@@ -92,6 +94,7 @@ class Session:
             sent: what the server has sent beside it.
             shared: images uint8 [S,3,H,W] and labels int64 [S], or None.
             state: what Flower keeps for the client; changed if the method keeps something.
+            counted: round of the client's last turn that the server took; 0 for none.
 
         Returns:
             The trained weights, what to send beside them, and what was done.
@@ -104,17 +107,28 @@ class Session:
             images, labels = np.concatenate([images, shared[0]]), np.concatenate([labels, shared[1]])
         seed = seed_for(self.config.seed, "train", server_round, client)
         turn = Turn(client, server_round, trainer.model, trainer.names, to_state(arrays), sent, plan)
-        federated, name = self._federated, self.config.method.name
+        federated = self._federated
         if federated.keeps:
-            turn.kept = read_kept(state, name)
+            turn.kept = self._kept(state, turn, counted)
         federated.before(turn)
         loss, pull = federated.loss(turn, method.loss_for(labels)), federated.pull(turn)
         result = trainer.fit(images, labels, loss, turn.plan, seed, pull=pull)
         turn.steps = result.steps
         beside = federated.after(turn)
+        check_beside(federated, beside, turn)
         if federated.keeps:
-            write_kept(state, name, turn.kept)
+            write_kept(state, self.config.method.name, turn.kept, server_round, counted)
         return to_record(trainer.model.state_dict()), beside, result
+
+    def _kept(self, state: RecordDict, turn: Turn, counted: int) -> Arrays:
+        """Return what the client kept in its last turn that counted; it says so if it has lost that."""
+        kept = read_kept(state, self.config.method.name, counted)
+        if kept is None:
+            log.warning(
+                "round %d: client %d has lost what method.name = %s kept in round %d; it starts again with nothing",
+                *(turn.server_round, turn.client, self.config.method.name, counted),
+            )
+        return kept or {}
 
 
 def session_for(run_config: Flat, place: str) -> Session:

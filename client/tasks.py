@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from client.node_config import check_node_config, check_place, client_number
 from client.session import session_for
@@ -14,6 +14,7 @@ from common.messages.protocol import (
     ARRAYS,
     BESIDE,
     CONFIG,
+    COUNTED,
     DATA_PATH,
     IDENTIFY,
     LOSS,
@@ -69,19 +70,27 @@ def train(content: RecordDict, run_config: Flat, node_config: NodeConfig, state:
     if SHARED_DIGEST in order:
         shared = _shared_data(content.array_records.get(SHARED), str(order[SHARED_DIGEST]))
     sent = to_state(content.array_records[BESIDE]) if BESIDE in content.array_records else {}
+    client = client_number(node_config)
     arrays, beside, result = session_for(run_config, _place(node_config)).train(
-        client_number(node_config),
+        client,
         int(order[SERVER_ROUND]),  # type: ignore[arg-type]
         content.array_records[ARRAYS],
         sent,
         shared,
         state,
+        _counted(order, client),
     )
     metrics = MetricRecord({NUM_EXAMPLES: result.examples, LOSS: result.loss, SECONDS: result.seconds})
     reply = RecordDict({ARRAYS: arrays, METRICS: metrics})
     if beside:
         reply[BESIDE] = to_record(beside)
     return reply
+
+
+def _counted(order: ConfigRecord, client: int) -> int:
+    """Return the round of a client's last turn that the server took; 0 for none, or where the method keeps nothing."""
+    told = order.get(COUNTED)
+    return int(told[client]) if isinstance(told, list) and client < len(told) else 0
 
 
 def _place(node_config: NodeConfig) -> str:

@@ -20,9 +20,10 @@ from common.errors import FedShieldError, explain_os_errors
 from common.factory import make_federated_method, make_model, prepare_torch, server_data
 from common.messages.records import State, to_record, to_state
 from common.messages.shared_slice import shared_record
+from common.methods.method import Method
 from common.words import visible
 from server.aggregation.outliers import LastRound
-from server.aggregation.strategy import Cohort, SharedDataFedAvg
+from server.aggregation.strategy import OPTIMIZER, Cohort, SharedDataFedAvg
 from server.monitoring.observers import watching
 from server.network.polling_grid import PollingGrid
 from server.network.roster import Roster
@@ -93,7 +94,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         if (state := run.load_checkpoint()) is not None:
             fit_state(model, state, run.path)
         if isinstance(grid, KeepsForClients):
-            grid.restore_kept(run.load_kept("clients"))
+            grid.restore_kept(run.load_kept("clients"), strategy.counted)
         strategy.start(
             grid,
             initial_arrays=to_record(model.state_dict()),
@@ -110,11 +111,11 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
 class KeepsForClients(Protocol):
     """A grid of this machine, which has what the clients of a simulation keep between rounds."""
 
-    def kept(self) -> State:
-        """Return all of it, by client and name."""
+    def kept(self, counted: Sequence[int]) -> State:
+        """Return all of it, by client and name; ``counted``: the round of each client's last turn that counted."""
         ...
 
-    def restore_kept(self, kept: State) -> None:
+    def restore_kept(self, kept: State, counted: Sequence[int]) -> None:
         """Give it back to the clients."""
         ...
 
@@ -127,7 +128,10 @@ def _after_round(
     def after_round(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if server_round == 0:  # Flower asks before the first round too
             return None
-        kept = {"server": strategy.kept(), "clients": grid.kept() if isinstance(grid, KeepsForClients) else {}}
+        kept = {
+            "server": strategy.kept(),
+            "clients": grid.kept(strategy.counted) if isinstance(grid, KeepsForClients) else {},
+        }
         done = strategy.completed_rounds + server_round
         evaluation = recorder.after_round(done, to_state(arrays), strategy.report, kept=kept)
         return MetricRecord({**evaluation.values()}) if evaluation else None
@@ -155,6 +159,7 @@ def _strategy(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData
         examples=tuple(images + len(data.shared.labels) for images in _own_images(data)),
         seed=config.seed,
     )
+    method = make_federated_method(config)
     shared = shared_record(data.shared) if len(data.shared.labels) else None
     weights = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     return SharedDataFedAvg(
@@ -164,11 +169,37 @@ def _strategy(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData
         shared,
         run.completed_rounds,
         _last_round(run.metrics()),
-        method=make_federated_method(config),
-        kept=run.load_kept("server"),
+        method=method,
+        counted=_counted(run, config.federation.clients),
+        kept=_kept(run, method),
         weights=weights,
         engine=run.kind != DEPLOYED,
     )
+
+
+def _counted(run: RunDir, clients: int) -> list[int]:
+    """Return the last round in which each client's reply was taken; 0 where what it kept then is not there any more."""
+    counted = [0] * clients
+    if run.kind != DEPLOYED:
+        for line in run.metrics():
+            for client in line.get("clients", {}):
+                counted[int(client)] = int(line["round"])
+    return counted
+
+
+def _kept(run: RunDir, method: Method) -> State:
+    """Return what the server has kept in an earlier part of the run.
+
+    Real clients have lost what they kept: for Flower, the part that goes on is another run. What the server kept of
+    their method does not fit any more.
+    """
+    kept = run.load_kept("server")
+    if run.kind == DEPLOYED and method.keeps and kept:
+        log.warning(
+            "the clients of an earlier part of the run are gone: what the method kept starts again with nothing"
+        )
+        return {name: array for name, array in kept.items() if name.startswith(OPTIMIZER)}
+    return kept
 
 
 def _speak_plainly() -> None:

@@ -58,6 +58,11 @@ def _check_method(config: RunConfig) -> None:
             f"strategy.name = {config.strategy.name}: method.name = {name} averages the replies in its own way; set "
             "strategy.name=fedavg, or another method"
         )
+    if name == "sfat" and config.method.sfat_top >= config.federation.cohort:
+        raise FedShieldError(
+            f"method.sfat-top = {config.method.sfat_top}: of {config.federation.cohort} clients a round, all would be "
+            "preferred; lower it"
+        )
     if method.keeps and (missed := _never_asked(config)):
         log.warning(
             "method.name = %s: %d of %d clients are never asked, in %d rounds with federation.fraction = %g",

@@ -9,7 +9,8 @@
 ``train``, once a round to each client that takes part:
 
     server -> client   ARRAYS   the global model: an array for each entry of its state dict
-                       CONFIG   SERVER_ROUND int, from 1; SHARED_DIGEST str: SHA-256 of the shared data, if there is any
+                       CONFIG   SERVER_ROUND int, from 1; SHARED_DIGEST str: SHA-256 of shared data, if there is any;
+                                COUNTED ints: each client's last round whose reply was taken, if the method keeps
                        BESIDE   what the method sends beside the model, if anything; see ``common.methods``
                        SHARED   IMAGES uint8 [S,3,H,W], LABELS int64 [S]; only to a client that does not hold them yet
     client -> server   ARRAYS   the trained model, of the same names, shapes and types
@@ -36,6 +37,7 @@ KEPT: Final = "kept"
 ENGINE: Final = "engine"
 
 SERVER_ROUND: Final = "server-round"
+COUNTED: Final = "counted"
 SHARED_DIGEST: Final = "shared-digest"
 IMAGES: Final = "images"
 LABELS: Final = "labels"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from common.methods.method import Arrays, Method, Turn
+from common.methods.method import Arrays, Method, Reply, Turn
 from common.training.pull import Pull, added, both, towards
 
 
@@ -13,8 +13,8 @@ class FedDyn(Method):
 
     Client k minimizes L_k(θ) − ⟨g_k, θ⟩ + α/2 ‖θ − θ_t‖², then g_k ← g_k − α (θ_k − θ_t). The server keeps h:
     h ← h − α / m · Σ (θ_k − θ_t) over the clients of the round, out of m, and the model is mean of θ_k − h / α.
-    All start at zero; α is ``method.dyn-alpha``. The mean weighs a client by its images, as FedAvg does; in the paper
-    all have as many. Statistics of batch normalization are averaged alone.
+    All start at zero; α is ``method.dyn-alpha``. Every client counts alike, however many images it has. Statistics of
+    batch normalization are averaged alone.
 
     A client that is asked for the first time, or that has lost what it kept, starts with g_k = 0.
     """
@@ -23,8 +23,8 @@ class FedDyn(Method):
 
     def pull(self, turn: Turn) -> Pull | None:
         """Return what adds α (θ − θ_t) − g_k to the gradients."""
-        drawn = towards(turn.received, self.context.dyn_alpha)
-        return both(drawn, added({name: -value for name, value in turn.kept.items()}))
+        near = towards(turn.received, self.context.dyn_alpha)
+        return both(near, added({name: -value for name, value in turn.kept.items()}))
 
     def after(self, turn: Turn) -> Arrays:
         """Return θ_k − θ_t, and keep the new g_k."""
@@ -33,6 +33,10 @@ class FedDyn(Method):
         for name, way in moved.items():
             turn.kept[name] = turn.kept.get(name, torch.zeros_like(way)) - alpha * way
         return moved
+
+    def shares(self, replies: Sequence[Reply], server_round: int) -> Sequence[float]:
+        """Return the same for all."""
+        return [1.0] * len(replies)
 
     def combine(self, before: Arrays, mean: Arrays, beside: Sequence[Arrays], server: Arrays) -> Arrays:
         """Return the mean less h / α, once h is brought up to date."""

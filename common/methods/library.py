@@ -1,6 +1,7 @@
 """The methods by name."""
 
 from common.errors import DeadEndError
+from common.methods.checks import explain_hooks
 from common.methods.feddyn import FedDyn
 from common.methods.fedprox import FedProx
 from common.methods.method import Method, MethodContext
@@ -22,13 +23,13 @@ def build_method(name: str, context: MethodContext) -> Method:
     Raises:
         FedShieldError: the user's file is not there, raises, or names something else than a ``Method``.
     """
-    if not is_user_code(name):
-        return METHODS[name](context)
-    make = load_user_code(KEY, name)
+    make = load_user_code(KEY, name) if is_user_code(name) else METHODS[name]
     with explain_user_code(KEY, name):
         method = make(context)
     if not isinstance(method, Method):
         raise DeadEndError(f"{KEY} = {name}: gives {type(method).__name__}; name a subclass of Method")
+    method.name = name
+    explain_hooks(KEY, method)
     return method
 
 

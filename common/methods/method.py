@@ -59,7 +59,7 @@ class Turn:
         received: the global model, for reading only; on the CPU.
         sent: what the server has sent beside it.
         plan: how the client is going to train; ``before`` may replace it.
-        kept: what the client has kept from its last turn; empty in its first one. ``after`` may change it.
+        kept: what the client has kept from its last turn that counted; empty in its first one. ``after`` may change it.
         steps: of SGD that were made; 0 before training.
     """
 
@@ -98,6 +98,7 @@ class Method:
     """FedAvg. A subclass overrides the hooks that it needs.
 
     Attributes:
+        name: as the configuration has it.
         keeps: whether clients keep something between rounds.
         replies_beside: whether a client sends an array for each weight beside its weights.
 
@@ -105,6 +106,7 @@ class Method:
         context: what a method may need of the run.
     """
 
+    name = ""
     keeps = False
     replies_beside = False
 

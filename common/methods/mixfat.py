@@ -10,9 +10,9 @@ from common.training.losses import Loss
 class MixFAT(Method):
     """MixFAT (Zizzo et al. 2020, arXiv 2012.01791, section 3): adversarial training on a share of each batch.
 
-    The first k of a batch of B images, k being ``method.mix-share`` of it (rounded, one at least), train by the local
-    loss; the others by the cross-entropy of natural images. Each part counts by its images. The two parts go through
-    the network one after the other. With PGD-AT, a batch costs the attack's passes for k images alone.
+    The first k of a batch of B images, k being ``method.mix-share`` of it, rounded, train by the local loss; the others
+    by the cross-entropy of natural images. Each part counts by its images. The two parts go through the network one
+    after the other. With PGD-AT, a batch costs the attack's passes for k images alone.
     """
 
     def loss(self, turn: Turn, loss: Loss) -> Loss:
@@ -20,7 +20,7 @@ class MixFAT(Method):
         share, smoothing = self.context.mix_share, self.context.label_smoothing
 
         def mixed(images: Tensor, labels: Tensor) -> Tensor:
-            count = max(1, round(share * len(images)))
+            count = attacked_images(share, len(images))
             attacked = loss(images[:count], labels[:count])
             if count == len(images):
                 return attacked
@@ -28,3 +28,15 @@ class MixFAT(Method):
             return (count * attacked + (len(images) - count) * natural) / len(images)
 
         return mixed
+
+
+def attacked_images(share: float, images: int) -> int:
+    """Return how many images of a batch train by the local loss; neither part has a single one, if that can be.
+
+    Batch normalization over a single value is not defined; of fewer than four images, all are attacked.
+
+    >>> [attacked_images(0.5, images) for images in (1, 3, 4, 5, 16)], attacked_images(0.01, 16)
+    ([1, 3, 2, 2, 8], 2)
+    """
+    count = round(share * images)
+    return images if images < 4 or count > images - 2 else max(2, count)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from common.methods.method import Arrays, Method, Turn
+from common.methods.method import Arrays, Method, Reply, Turn
 from common.training.pull import Pull, added
 
 
@@ -13,11 +13,11 @@ class Scaffold(Method):
 
     Client i corrects each gradient: y ← y − η_l (g(y) − c_i + c). After K steps, c_i⁺ = c_i − c + (x − y) / (K η_l).
     The server keeps c: c ← c + |S| / N · mean of (c_i⁺ − c_i) over the |S| clients of the round, out of N.
-    All variates start at zero. The model is FedAvg's mean, which is the paper's with η_g = 1 where all clients have as
-    many images.
+    All variates start at zero, and η_g is 1. Every client counts alike, however many images it has.
 
-    The paper's SGD has no momentum. With ``train.momentum`` β a step moves by up to η_l / (1 − β), so K η_l is divided
-    by 1 − β, and the variate remains an estimate of the mean gradient.
+    The paper's SGD has no momentum. With ``train.momentum`` β, which starts at zero in each round, K equal gradients g
+    move the weights by η_l g · Σ (1 − βʲ) / (1 − β) over j = 1 to K; this takes the place of K η_l, so that the variate
+    remains an estimate of the mean gradient.
     """
 
     keeps = replies_beside = True
@@ -30,11 +30,13 @@ class Scaffold(Method):
         """Return c_i⁺ − c_i, and keep c_i⁺."""
         if not turn.steps:
             return {name: torch.zeros_like(turn.received[name]) for name in turn.weights}
-        way = turn.steps * turn.plan.learning_rate / (1 - turn.plan.momentum)
+        beta, reach = turn.plan.momentum, 0.0
+        for number in range(1, turn.steps + 1):
+            reach += turn.plan.learning_rate * (1 - beta**number) / (1 - beta)
         own, changed = turn.trained(), {}
         for name in turn.weights:
             before = self._of(turn.kept, turn, name)
-            now = before - self._of(turn.sent, turn, name) + (turn.received[name] - own[name]) / way
+            now = before - self._of(turn.sent, turn, name) + (turn.received[name] - own[name]) / reach
             turn.kept[name], changed[name] = now, now - before
         return changed
 
@@ -45,6 +47,10 @@ class Scaffold(Method):
     def sends(self, server: Arrays) -> Arrays:
         """Return c; nothing before the first round, where it is zero."""
         return server
+
+    def shares(self, replies: Sequence[Reply], server_round: int) -> Sequence[float]:
+        """Return the same for all."""
+        return [1.0] * len(replies)
 
     def combine(self, before: Arrays, mean: Arrays, beside: Sequence[Arrays], server: Arrays) -> Arrays:
         """Move c by the sum of the changes, divided by the number of all clients."""

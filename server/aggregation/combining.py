@@ -3,6 +3,7 @@
 from flwr.app import ArrayRecord
 
 from common.messages.records import to_record, to_state
+from common.methods.checks import check_arrays, check_shares
 from common.methods.method import Arrays, Method, Reply
 from server.aggregation.mean import RunningMean
 from server.aggregation.reply_checks import Checked
@@ -11,7 +12,7 @@ from server.aggregation.server_optimizer import ServerOptimizer
 
 
 class Combined:
-    """Takes the replies one by one, in client order; each can be freed at once, unless the method weighs them.
+    """Takes the replies one by one, in client order; each can be freed at once, unless the method needs all of them.
 
     Args:
         method: of the federation.
@@ -49,7 +50,8 @@ class Combined:
             server: what the method keeps at the server; changed.
         """
         if self._weighs:
-            shares = [float(share) for share in self._method.shares([reply for reply, _ in self._held], server_round)]
+            given = self._method.shares([reply for reply, _ in self._held], server_round)
+            shares = check_shares(self._method.name, given, len(self._held))
             self._mean = RunningMean(sum(shares))
             for (_, arrays), share in zip(self._held, shares, strict=True):
                 self._mean.add(arrays, share)
@@ -58,6 +60,7 @@ class Combined:
             return mean
         before, averaged = to_state(self._before), to_state(mean)
         model = self._method.combine(before, averaged, self._beside, server)
+        check_arrays(self._method.name, "combine", model, averaged)
         if self._optimizer is not None:
             model = self._optimizer.step(server_round, before, model)
         return to_record({name: model[name] for name in averaged})

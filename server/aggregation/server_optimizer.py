@@ -7,11 +7,13 @@ a step of Adam on a variance of batch normalization could make it negative. What
 from collections.abc import Callable, Collection
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
 
 from common.config.tables import StrategyConfig
+from common.errors import DeadEndError
 from common.messages.protocol import ARRAYS, METRICS, NUM_EXAMPLES
 from common.messages.records import State, to_record, to_state
 
@@ -27,7 +29,7 @@ class ServerOptimizer:
 
     def __init__(self, settings: StrategyConfig, weights: Collection[str], kept: State) -> None:
         self._strategy: Any = OPTIMIZERS[settings.name](settings)
-        self._weights, self._kept = weights, kept
+        self._name, self._weights, self._kept = settings.name, weights, kept
 
     def step(self, server_round: int, before: State, mean: State) -> State:
         """Return the new global model.
@@ -46,6 +48,11 @@ class ServerOptimizer:
         arrays, _ = strategy.aggregate_train(server_round, [Message(content, 1, MessageType.TRAIN)])
         self._keep(names)
         moved = to_state(arrays)
+        if wild := [name for name, array in moved.items() if not array.isfinite().all()]:
+            raise DeadEndError(
+                f"strategy.name = {self._name}: its step gives {wild[0]} with values that are not finite; lower "
+                "strategy.server-rate"
+            )
         return {name: moved[name].to(value.dtype) if name in moved else value for name, value in mean.items()}
 
     def _recall(self, names: list[str], start: State) -> None:
@@ -66,13 +73,13 @@ class ServerOptimizer:
         else:
             found = {"m": strategy.m_t, "v": strategy.v_t}
         for kind, arrays in found.items():
-            self._kept |= {f"{kind}/{name}": torch.from_numpy(array.copy()) for name, array in arrays.items()}
+            self._kept |= {f"{kind}/{name}": torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
 
 OPTIMIZERS: dict[str, Callable[[StrategyConfig], FedAvg]] = {
     # Hsu et al. 2019 (arXiv 1909.06335), equation 1
     "fedavgm": lambda s: FedAvgM(server_learning_rate=s.server_rate, server_momentum=s.server_momentum),
-    # Reddi et al. 2021 (arXiv 2003.00295), algorithm 2
+    # Reddi et al. 2021 (arXiv 2003.00295), algorithm 2; Flower's v starts at zero, and its Adam corrects the bias
     "fedadagrad": lambda s: FedAdagrad(eta=s.server_rate, tau=s.server_tau),
     "fedadam": lambda s: FedAdam(eta=s.server_rate, beta_1=s.server_momentum, beta_2=0.99, tau=s.server_tau),
     "fedyogi": lambda s: FedYogi(eta=s.server_rate, beta_1=s.server_momentum, beta_2=0.99, tau=s.server_tau),

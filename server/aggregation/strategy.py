@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from common.config.tables import StrategyConfig
-from common.messages.protocol import BESIDE, LOSS, METRICS, SERVER_ROUND, SHARED, SHARED_DIGEST
+from common.messages.protocol import BESIDE, COUNTED, LOSS, METRICS, SERVER_ROUND, SHARED, SHARED_DIGEST
 from common.messages.records import first_failure, to_record
 from common.messages.shared_slice import shared_digest
 from common.methods.method import Arrays, Method
@@ -29,7 +29,7 @@ _FAR_APART = (
     "clients with few or very different images differ so much, and so do liars: start a new run with a higher "
     "strategy.update-limit (0: no comparison), or continue without them with a lower federation.min-fraction"
 )
-_OPTIMIZER = "optimizer/"
+OPTIMIZER = "optimizer/"
 _DIVERGED = "training has diverged: start a new run with a lower train.learning-rate, or with train.warmup"
 
 
@@ -96,6 +96,7 @@ class SharedDataFedAvg(FedAvg):
         completed_rounds: in an earlier part of the run; Flower counts from 1 again, this strategy goes on from there.
         last_round: of an earlier part of the run, if there was one.
         method: of the federation.
+        counted: the last round of an earlier part of the run in which each client's reply was taken; 0 for none.
         kept: what the server has kept in an earlier part of the run: of the method, by name, and of the server's
             optimizer, by ``optimizer/NAME``.
         weights: names of the arrays that are trained.
@@ -112,6 +113,7 @@ class SharedDataFedAvg(FedAvg):
         last_round: LastRound | None = None,
         *,
         method: Method,
+        counted: Sequence[int] = (),
         kept: Arrays | None = None,
         weights: Collection[str],
         engine: bool,
@@ -124,11 +126,12 @@ class SharedDataFedAvg(FedAvg):
         self.completed_rounds = completed_rounds
         self.report: dict[str, Any] = {}
         self.method = method
+        self.counted = [*counted] or [0] * len(cohort.examples)
         self._server: Arrays = {}
         self._moments: Arrays = {}
         for name, array in (kept or {}).items():
-            place = self._moments if name.startswith(_OPTIMIZER) else self._server
-            place[name.removeprefix(_OPTIMIZER)] = array
+            place = self._moments if name.startswith(OPTIMIZER) else self._server
+            place[name.removeprefix(OPTIMIZER)] = array
         known = settings.name in OPTIMIZERS
         self._optimizer = ServerOptimizer(settings, frozenset(weights), self._moments) if known else None
         self._digest = shared_digest(shared) if shared is not None else None
@@ -140,7 +143,8 @@ class SharedDataFedAvg(FedAvg):
 
     def kept(self) -> Arrays:
         """Return what the server keeps for the rounds to come; see ``kept`` above."""
-        return {**self._server, **{f"{_OPTIMIZER}{name}": array for name, array in self._moments.items()}}
+        named = {**self._server, **{f"{OPTIMIZER}{name}": array for name, array in self._moments.items()}}
+        return {name: array.clone() for name, array in named.items()}  # the next round may change them in place
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -159,6 +163,8 @@ class SharedDataFedAvg(FedAvg):
         config[SERVER_ROUND] = server_round
         if self._digest is not None:
             config[SHARED_DIGEST] = self._digest
+        if self.method.keeps:
+            config[COUNTED] = self.counted
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         if sent := self.method.sends(self._server):
             record[BESIDE] = to_record(sent)
@@ -186,6 +192,7 @@ class SharedDataFedAvg(FedAvg):
             report.take(client, reply.metrics, reply.update_norm)
             combined.add(client, reply, self.cohort.examples[client])
         # A client that failed may have lost the shared data, or never received it: it is sent again.
+        self.counted = [server_round if client in report.metrics else last for client, last in enumerate(self.counted)]
         self._holders = (self._holders | report.metrics.keys()) - report.refused.keys()
         report.require(self.cohort.min_replies, self.cohort.size)
         together = self.train_metrics_aggr_fn(

@@ -1,7 +1,8 @@
 """LocalGrid: Flower's ServerApp and ClientApp on one machine, without Flower's daemon."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -78,18 +79,25 @@ class LocalGrid(Grid):
         }
         self._replies: dict[str, Message] = {}
 
-    def kept(self) -> "State":
-        """Return what the clients keep between rounds, as ``CLIENT/NAME``."""
-        from client.kept import kept_arrays  # imports torch
+    def kept(self, counted: Sequence[int]) -> "State":
+        """Return what the clients kept in their last turns that counted, as ``CLIENT/NAME``.
 
-        return {
-            f"{node - _SERVER_NODE - 1}/{name}": array
-            for node, context in self._contexts.items()
-            for name, array in kept_arrays(context.state).items()
-        }
+        Args:
+            counted: the round of that turn, by client; 0 for none.
+        """
+        from client.kept import read_kept  # imports torch
 
-    def restore_kept(self, kept: "State") -> None:
-        """Give the clients what they kept, as ``kept`` has returned it."""
+        states = [context.state for context in self._contexts.values()]
+        kept = [read_kept(*each) or {} for each in zip(states, repeat(self._method), counted, strict=False)]
+        return {f"{client}/{name}": array for client, arrays in enumerate(kept) for name, array in arrays.items()}
+
+    def restore_kept(self, kept: "State", counted: Sequence[int]) -> None:
+        """Give the clients what they kept.
+
+        Args:
+            kept: as ``kept`` has returned it.
+            counted: as there.
+        """
         from client.kept import write_kept
 
         found: dict[int, State] = {}
@@ -97,7 +105,7 @@ class LocalGrid(Grid):
             number, _, name = place.partition("/")
             found.setdefault(int(number), {})[name] = array
         for client, arrays in found.items():
-            write_kept(self._contexts[_SERVER_NODE + 1 + client].state, self._method, arrays)
+            write_kept(self._contexts[_SERVER_NODE + 1 + client].state, self._method, arrays, counted[client])
 
     def set_run(self, run: Run) -> None:
         """Set the run."""

@@ -46,7 +46,9 @@ def test_every_engine_gives_the_same_bits(tmp_path: Path, reference: Path, engin
     assert same(weights(path), weights(reference))
     assert figures(path) == figures(reference)
     for whose in ("server", "clients"):
-        assert same(*(load_kept(each, read_checkpoint(each) or {}, whose) for each in (path, reference)))
+        kept, other = (load_kept(each, read_checkpoint(each) or {}, whose) for each in (path, reference))
+        assert kept
+        assert same(kept, other)
 
 
 def test_an_interrupted_run_has_what_was_kept(tmp_path: Path, reference: Path) -> None:
@@ -71,10 +73,25 @@ def test_a_method_that_averages_in_its_own_way_takes_no_robust_rule(tmp_path: Pa
 
 def test_a_client_forgets_what_it_kept_under_another_method() -> None:
     state = RecordDict()
-    assert read_kept(state, "scaffold") == {}
-    write_kept(state, "scaffold", {"w": torch.tensor([1.0, 2.0])})
-    assert read_kept(state, "scaffold")["w"].tolist() == [1.0, 2.0]
-    assert read_kept(state, "feddyn") == {}
+    assert read_kept(state, "scaffold", 0) == {}
+    assert read_kept(state, "scaffold", 3) is None  # lost
+    write_kept(state, "scaffold", {"w": torch.tensor([1.0, 2.0])}, server_round=1)
+    assert read_kept(state, "scaffold", 1)["w"].tolist() == [1.0, 2.0]  # type: ignore[index]
+    assert read_kept(state, "feddyn", 1) is None
+
+
+def test_what_a_client_kept_in_a_turn_that_was_refused_does_not_count() -> None:
+    state = RecordDict()
+    write_kept(state, "scaffold", {"w": torch.tensor(1.0)}, server_round=2)
+    write_kept(state, "scaffold", {"w": torch.tensor(9.0)}, server_round=3, counted=2)  # this one is refused
+    assert read_kept(state, "scaffold", 2)["w"].item() == 1.0  # type: ignore[index]
+    write_kept(state, "scaffold", {"w": torch.tensor(4.0)}, server_round=5, counted=2)
+    assert read_kept(state, "scaffold", 5)["w"].item() == 4.0  # type: ignore[index]
+    assert read_kept(state, "scaffold", 2)["w"].item() == 1.0  # type: ignore[index]
+    assert read_kept(state, "scaffold", 3) is None
+    copy = read_kept(state, "scaffold", 5)
+    copy["w"] += 1  # type: ignore[index]
+    assert read_kept(state, "scaffold", 5)["w"].item() == 4.0  # type: ignore[index]
 
 
 def reply_with(beside: ArrayRecord | None) -> Message:

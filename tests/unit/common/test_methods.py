@@ -103,7 +103,8 @@ def test_scaffold_by_hand() -> None:
     # The next step: g + c − c_i = 1 + 0.25 − 2.5
     again = turn_of(1.0, server, turn.kept)
     assert pulled(method, again, 1.0, 1.0) == pytest.approx(-1.25)
-    # c_i⁺ = 2.5 − 0.25 + (1 − 0.8) / 0.2 = 3.25; sent: 0.75. With momentum 0.9 a step is ten times as long: 2.35.
+    # c_i⁺ = 2.5 − 0.25 + (1 − 0.8) / 0.2 = 3.25; sent: 0.75. With momentum 0.9 the second step is 1.9 times as long as
+    # the first: 2.5 − 0.25 + 0.2 / 0.29.
     again.model.w.data.fill_(0.8)
     again.steps = 2
     assert float(method.after(again)["w"]) == pytest.approx(0.75)
@@ -112,7 +113,7 @@ def test_scaffold_by_hand() -> None:
     fast.model.w.data.fill_(0.8)
     fast.steps = 2
     method.after(fast)
-    assert float(fast.kept["w"]) == pytest.approx(2.35)
+    assert float(fast.kept["w"]) == pytest.approx(2.25 + 0.2 / 0.29)
 
 
 def test_feddyn_by_hand() -> None:
