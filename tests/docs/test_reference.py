@@ -23,4 +23,4 @@ def test_every_key_has_its_range_its_default_and_a_meaning() -> None:
         assert meaning == meant[key] != ""
     assert "| `data.image-size` | whole number, ≥ 16, ≤ 512, a multiple of 16 | `32` |" in page
     assert "| `train.momentum` | number, ≥ 0, < 1 | `0.9` |" in page
-    assert "| `strategy.name` | `fedavg`, `krum`, `multi-krum`, `bulyan`, `trimmed-mean`, `median` |" in page
+    assert "| `loss.calfat-attack` | `kl`, `pgd` |" in page

@@ -218,7 +218,7 @@ def test_too_few_replies_end_the_run_and_lose_no_round(tmp_path: Path) -> None:
 
 
 def test_a_bug_in_a_client_is_an_error_reply_not_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.training.trainer.Trainer.fit", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("common.training.trainer.Trainer.fit", lambda *arguments, **named: 1 / 0)
     with pytest.raises(
         FedShieldError, match=r"0 valid replies of 10, .* client 0, 1, .*, 9: ZeroDivisionError: division by zero$"
     ):

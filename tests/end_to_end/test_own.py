@@ -34,7 +34,7 @@ THREAT = Threat(8 / 255, 2 / 255, 3)
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of the documentation, in the working directory."""
-    (code,) = (block for block in blocks("own.md") if block.startswith("import "))
+    (code,) = (block for block in blocks("own.md") if block.startswith("import torch.nn"))
     (tmp_path / "own.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "own.py"

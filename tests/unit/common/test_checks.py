@@ -93,7 +93,7 @@ def test_gradients_that_are_exactly_zero() -> None:
     evaluation = evaluate(Threshold(1e5), images, labels, ("pgd-5",), THREAT, 1)
     first, second = find_warnings(Threshold(1e5), images, labels, evaluation, THREAT, 1)
     assert first.startswith("the gradient of the loss is exactly zero for 40 of 40 images")
-    assert second.startswith("under pgd-20 at epsilon 64/255, ")
+    assert second.startswith("under pgd-20 at epsilon 64/255 (Linf), ")
 
 
 def test_accuracy_that_a_large_budget_does_not_break() -> None:
@@ -102,7 +102,7 @@ def test_accuracy_that_a_large_budget_does_not_break() -> None:
     assert evaluation.values()["worst"] == 1
     (only,) = find_warnings(Masked(), images, labels, evaluation, THREAT, 1)
     # Of the random starts, uniform in ±64, those beyond 50 on the other side break an image by themselves.
-    assert only.startswith("under pgd-20 at epsilon 64/255, ")
+    assert only.startswith("under pgd-20 at epsilon 64/255 (Linf), ")
     assert only.endswith("more than by chance (50.0 %): an attack that works would break them all at this epsilon")
 
 

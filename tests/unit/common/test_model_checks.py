@@ -258,8 +258,10 @@ def test_a_curve_that_rises_or_never_ends() -> None:
     falling = {0.0: count < 40, 8.0: count < 20, 64.0: count < 4}
     assert find_curve_warnings(falling, labels) == ()
     (rises,) = find_curve_warnings({**falling, 16.0: count < 28}, labels)
-    assert rises.startswith("the curve rises from epsilon 8/255 to 16/255: 8 images are robust at the larger epsilon")
+    assert rises.startswith(
+        "the curve rises from epsilon 8/255 (Linf) to 16/255 (Linf): 8 images are robust at the larger epsilon"
+    )
     assert find_curve_warnings({**falling, 16.0: count < 26}, labels) == ()  # 6 of 6: 1 in 64 by chance
     (ends,) = find_curve_warnings({**falling, 64.0: count < 16}, labels)
-    assert ends.startswith("the curve ends at 40.0 % at epsilon 64/255, above chance (10.0 %)")
+    assert ends.startswith("the curve ends at 40.0 % at epsilon 64/255 (Linf), above chance (10.0 %)")
     assert find_curve_warnings({0.0: count < 40, 32.0: count < 30}, labels) == ()

@@ -117,7 +117,8 @@ def test_the_card_says_what_the_model_is_and_its_example_runs(
         _, card = export_run(finished, kind, tmp_path / kind)
         text = card.read_text()
         assert (
-            "`cnn` (mish): adversarial training with mixed-at against pgd at epsilon 8/255, by a federation of " in text
+            "`cnn` (mish): adversarial training with mixed-at against pgd at epsilon 8/255 (Linf), by a federation of "
+            in text
         )
         assert f"| worst case | {100 * final['worst']['value']:.1f} | [" in text
         monkeypatch.chdir(tmp_path / kind)
