@@ -41,7 +41,7 @@ def speaking() -> None:
 def command_line() -> Iterator[None]:
     """Take back what the command line does to its process: the handlers of its log, of Ctrl-C and of a polite kill."""
     log = logging.getLogger("fedshield")
-    before = log.handlers, log.level, log.propagate
+    before = [*log.handlers], log.level, log.propagate  # a copy: handlers are added in place
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     log.handlers, log.level, log.propagate = before

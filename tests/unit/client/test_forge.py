@@ -64,9 +64,12 @@ def test_each_command_gets_a_process_of_its_own_until_the_supernode_ends(tmp_pat
                 [sys.executable, str(code), str(log), str(place), str(supernode.pid)],
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
             )
-            until(place.exists)
-            with socket.socket(socket.AF_UNIX) as ended:  # before it has said anything
-                ended.connect(str(place))
+
+            def answers() -> bool:  # its socket is there a moment before it listens
+                with socket.socket(socket.AF_UNIX) as ended:  # before it has said anything
+                    return ended.connect_ex(str(place)) == 0
+
+            until(answers)
             for token in ("one", "two words"):
                 hand_over(tmp_path, "flwr-clientapp", "--token", token)
             until(lambda: len(lines()) == 3)
