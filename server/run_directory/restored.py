@@ -186,4 +186,4 @@ def _copy(run_dir: Path, key: str) -> Path | None:
 
 def user_code_copies(run_dir: Path) -> dict[str, Path]:
     """Return where a run keeps the code that the user gave for a key."""
-    return {f"{name}.name": run_dir / "own" / f"{name}.py" for name in ("model", "loss", "attack")}
+    return {f"{name}.name": run_dir / "own" / f"{name}.py" for name in ("model", "loss", "method", "attack")}
