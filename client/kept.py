@@ -24,10 +24,10 @@ def read_kept(state: RecordDict, method: str, counted: int) -> Arrays | None:
     """
     if counted == 0:
         return {}
-    place = _find(state, counted) if _NOTE in state and state.config_records[_NOTE][_METHOD] == method else None
-    return (
-        None if place is None else {name: array.clone() for name, array in to_state(state.array_records[place]).items()}
-    )
+    place = _find(state, counted)
+    if place is None or state.config_records[_NOTE][_METHOD] != method:
+        return None
+    return {name: array.clone() for name, array in to_state(state.array_records[place]).items()}
 
 
 def write_kept(state: RecordDict, method: str, kept: Arrays, server_round: int, counted: int = 0) -> None:

@@ -23,7 +23,7 @@ from common.factory import (
 from common.machine import hidden_gpu
 from common.messages.records import to_record, to_state
 from common.messages.shared_slice import Examples
-from common.methods.checks import check_beside
+from common.methods.checks import check_turn
 from common.methods.method import Arrays, Turn
 from common.models.networks import load_state
 from common.seeding import seed_for
@@ -100,13 +100,14 @@ class Session:
             The trained weights, what to send beside them, and what was done.
         """
         own, trainer, method = self.prepare(client)
-        load_state(trainer.model, to_state(arrays))
+        received = to_state(arrays)
+        load_state(trainer.model, received)
         plan = training_plan(self.config, self.config.train.local_epochs, server_round, self.config.federation.rounds)
         images, labels = own.images, own.labels
         if shared is not None:
             images, labels = np.concatenate([images, shared[0]]), np.concatenate([labels, shared[1]])
         seed = seed_for(self.config.seed, "train", server_round, client)
-        turn = Turn(client, server_round, trainer.model, trainer.names, to_state(arrays), sent, plan)
+        turn = Turn(client, server_round, trainer.model, trainer.names, received, sent, plan)
         federated = self._federated
         if federated.keeps:
             turn.kept = self._kept(state, turn, counted)
@@ -115,7 +116,7 @@ class Session:
         result = trainer.fit(images, labels, loss, turn.plan, seed, pull=pull)
         turn.steps = result.steps
         beside = federated.after(turn)
-        check_beside(federated, beside, turn)
+        check_turn(federated, beside, turn)
         if federated.keeps:
             write_kept(state, self.config.method.name, turn.kept, server_round, counted)
         return to_record(trainer.model.state_dict()), beside, result

@@ -15,7 +15,6 @@ from common.errors import FedShieldError
 from common.evaluation.model_checks import EOT, is_randomized
 from common.factory import check_user_code, make_federated_method
 from common.machine import available_cores, fitting_precision, may_have_gpu
-from common.methods.method import Method
 from common.models.fast_network import why_not_folded
 from common.models.folding import Folded
 from common.seeding import rng_for
@@ -52,8 +51,7 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
 
 def _check_method(config: RunConfig) -> None:
     name, method = config.method.name, make_federated_method(config)
-    averages = type(method).shares is Method.shares and type(method).combine is Method.combine
-    if config.strategy.name in RULES and not averages:
+    if config.strategy.name in RULES and (method.weighs() or method.combines()):
         raise FedShieldError(
             f"strategy.name = {config.strategy.name}: method.name = {name} averages the replies in its own way; set "
             "strategy.name=fedavg, or another method"

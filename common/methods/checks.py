@@ -28,8 +28,8 @@ def explain_hooks(key: str, method: Method) -> None:
         setattr(method, hook, explained)
 
 
-def check_beside(method: Method, beside: Arrays, turn: Turn) -> None:
-    """Check what a client sends beside its weights: an array for each of them, or nothing.
+def check_turn(method: Method, beside: Arrays, turn: Turn) -> None:
+    """Check what a client sends beside its weights, an array for each of them or nothing, and what it keeps.
 
     Args:
         method: of the federation.
@@ -39,12 +39,12 @@ def check_beside(method: Method, beside: Arrays, turn: Turn) -> None:
     Raises:
         FedShieldError: one line that says what is wrong with it.
     """
-    if not method.replies_beside:
-        if beside:
-            raise _wrong(method.name, "after returns arrays, but replies_beside is False; set it to True, or return {}")
-        return
-    check_arrays(method.name, "after", beside, {name: turn.received[name] for name in turn.weights})
-    check_arrays(method.name, "turn.kept", turn.kept)
+    if method.replies_beside:
+        check_arrays(method.name, "after", beside, {name: turn.received[name] for name in turn.weights})
+    elif beside:
+        raise _wrong(method.name, "after returns arrays, but replies_beside is False; set it to True, or return {}")
+    if method.keeps:
+        check_arrays(method.name, "turn.kept", turn.kept)
 
 
 def check_shares(name: str, shares: Sequence[float], replies: int) -> list[float]:

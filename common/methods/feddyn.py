@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
-from common.methods.method import Arrays, Method, Reply, Turn
+from common.methods.method import Arrays, EachAlike, Turn
 from common.training.pull import Pull, added, both, towards
 
 
-class FedDyn(Method):
+class FedDyn(EachAlike):
     """FedDyn (Acar et al. 2021, arXiv 2111.04263, algorithm 1): a local objective that agrees with the global one.
 
     Client k minimizes L_k(θ) − ⟨g_k, θ⟩ + α/2 ‖θ − θ_t‖², then g_k ← g_k − α (θ_k − θ_t). The server keeps h:
@@ -33,10 +33,6 @@ class FedDyn(Method):
         for name, way in moved.items():
             turn.kept[name] = turn.kept.get(name, torch.zeros_like(way)) - alpha * way
         return moved
-
-    def shares(self, replies: Sequence[Reply], server_round: int) -> Sequence[float]:
-        """Return the same for all."""
-        return [1.0] * len(replies)
 
     def combine(self, before: Arrays, mean: Arrays, beside: Sequence[Arrays], server: Arrays) -> Arrays:
         """Return the mean less h / α, once h is brought up to date."""

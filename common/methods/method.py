@@ -159,3 +159,21 @@ class Method:
     def recordable(cls) -> bool:
         """Return whether a GPU can record a batch: nothing but the local loss makes the step."""
         return cls.pull is Method.pull and cls.loss is Method.loss
+
+    @classmethod
+    def weighs(cls) -> bool:
+        """Return whether replies count otherwise than by their images."""
+        return cls.shares is not Method.shares
+
+    @classmethod
+    def combines(cls) -> bool:
+        """Return whether the new model is another one than the mean."""
+        return cls.combine is not Method.combine
+
+
+class EachAlike(Method):
+    """A method in which every client counts alike, however many images it has."""
+
+    def shares(self, replies: Sequence[Reply], server_round: int) -> Sequence[float]:
+        """Return the same for all."""
+        return [1.0] * len(replies)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
-from common.methods.method import Arrays, Method, Reply, Turn
+from common.methods.method import Arrays, EachAlike, Turn
 from common.training.pull import Pull, added
 
 
-class Scaffold(Method):
+class Scaffold(EachAlike):
     """SCAFFOLD (Karimireddy et al. 2020, arXiv 1910.06378, algorithm 1, option II): control variates against drift.
 
     Client i corrects each gradient: y ← y − η_l (g(y) − c_i + c). After K steps, c_i⁺ = c_i − c + (x − y) / (K η_l).
@@ -47,10 +47,6 @@ class Scaffold(Method):
     def sends(self, server: Arrays) -> Arrays:
         """Return c; nothing before the first round, where it is zero."""
         return server
-
-    def shares(self, replies: Sequence[Reply], server_round: int) -> Sequence[float]:
-        """Return the same for all."""
-        return [1.0] * len(replies)
 
     def combine(self, before: Arrays, mean: Arrays, beside: Sequence[Arrays], server: Arrays) -> Arrays:
         """Move c by the sum of the changes, divided by the number of all clients."""

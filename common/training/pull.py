@@ -30,11 +30,11 @@ def towards(anchor: Arrays, strength: float) -> Pull:
         anchor: an array for each weight.
         strength: 0 or more.
     """
-    there = _Placed(anchor)
+    placed = _Placed(anchor)
 
     def pull(names: Sequence[str], weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
         with torch.no_grad():
-            anchors = there.beside(names, weights)
+            anchors = placed.beside(names, weights)
             return [
                 given if there is None else given + strength * (weight - there)
                 for given, weight, there in zip(gradients, weights, anchors, strict=True)

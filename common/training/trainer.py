@@ -18,6 +18,9 @@ from common.training.losses import Loss
 from common.training.pull import Pull
 from common.training.recorded_step import Recordings
 
+Batch = tuple[Tensor, Tensor, Tensor | None]
+"""Images, labels, and crops as ``augment`` takes them."""
+
 _PADDING = 4
 _RESIDENT_BYTES = 2**30  # a client's images up to this size stay on the GPU for the whole call
 
@@ -206,7 +209,7 @@ class Trainer:
         for _ in range(plan.epochs):
             total.zero_()
             for rows, crops in self._plan_epoch(len(data), plan, generator, home):
-                total += self._step(data[rows], targets[rows], crops, loss, plan, pull) * len(rows)
+                total += self._step((data[rows], targets[rows], crops), loss, plan, pull) * len(rows)
                 seen += len(rows)
                 steps += 1
                 if on_batch is not None:
@@ -225,21 +228,13 @@ class Trainer:
         crops = torch.cat([draw_crops(size, generator, plan.flip) for size in sizes])
         return zip(batches, torch.split(crops.to(home), sizes), strict=True)
 
-    def _step(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        crops: Tensor | None,
-        loss: Loss,
-        plan: TrainingPlan,
-        pull: Pull | None,
-    ) -> Tensor:
+    def _step(self, batch: Batch, loss: Loss, plan: TrainingPlan, pull: Pull | None) -> Tensor:
         """Train on one batch; return its mean loss."""
+        step = partial(self._train_on, loss=loss, plan=plan, pull=pull)
         if self._recordings is None or pull is not None:
-            return self._train_on(images, labels, crops, loss, plan, pull)
-        step = partial(self._train_on, loss=loss, plan=plan)
-        kind = images.shape, crops is None, plan.precision, plan.momentum, plan.weight_decay
-        return self._recordings.run(step, (images, labels, crops), loss, kind)
+            return step(*batch)
+        kind = batch[0].shape, batch[2] is None, plan.precision, plan.momentum, plan.weight_decay
+        return self._recordings.run(step, batch, loss, kind)
 
     def _train_on(
         self,
@@ -248,7 +243,7 @@ class Trainer:
         crops: Tensor | None,
         loss: Loss,
         plan: TrainingPlan,
-        pull: Pull | None = None,
+        pull: Pull | None,
     ) -> Tensor:
         chosen = images if crops is None else augment(images, crops)
         chosen = chosen.contiguous(memory_format=self._layout)

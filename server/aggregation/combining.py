@@ -29,7 +29,7 @@ class Combined:
         optimizer: ServerOptimizer | None = None,
     ) -> None:
         self._method, self._mean, self._before, self._optimizer = method, mean, before, optimizer
-        self._weighs = type(method).shares is not Method.shares
+        self._weighs = method.weighs()
         self._held: list[tuple[Reply, ArrayRecord]] = []
         self._beside: list[Arrays] = []
 
@@ -56,7 +56,7 @@ class Combined:
             for (_, arrays), share in zip(self._held, shares, strict=True):
                 self._mean.add(arrays, share)
         mean = self._mean.result()
-        if type(self._method).combine is Method.combine and self._optimizer is None:
+        if not self._method.combines() and self._optimizer is None:
             return mean
         before, averaged = to_state(self._before), to_state(mean)
         model = self._method.combine(before, averaged, self._beside, server)
