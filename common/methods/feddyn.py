@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from common.methods.method import Arrays, EachAlike, Turn
-from common.training.pull import Pull, added, both, towards
+from common.training.pull import LinearPull
 
 
 class FedDyn(EachAlike):
@@ -21,18 +21,22 @@ class FedDyn(EachAlike):
 
     keeps = replies_beside = True
 
-    def pull(self, turn: Turn) -> Pull | None:
+    def pull(self, turn: Turn) -> LinearPull:
         """Return what adds α (θ − θ_t) − g_k to the gradients."""
-        near = towards(turn.received, self.context.dyn_alpha)
-        return both(near, added({name: -value for name, value in turn.kept.items()}))
+        held = {name: -self._held(turn, name) for name in turn.weights}
+        return LinearPull(turn.received, self.context.dyn_alpha, held)
 
     def after(self, turn: Turn) -> Arrays:
         """Return θ_k − θ_t, and keep the new g_k."""
         own, alpha = turn.trained(), self.context.dyn_alpha
         moved = {name: own[name] - turn.received[name] for name in turn.weights}
         for name, way in moved.items():
-            turn.kept[name] = turn.kept.get(name, torch.zeros_like(way)) - alpha * way
+            turn.kept[name] = self._held(turn, name) - alpha * way
         return moved
+
+    @staticmethod
+    def _held(turn: Turn, name: str) -> torch.Tensor:
+        return turn.kept[name] if name in turn.kept else torch.zeros_like(turn.received[name])
 
     def combine(self, before: Arrays, mean: Arrays, beside: Sequence[Arrays], server: Arrays) -> Arrays:
         """Return the mean less h / α, once h is brought up to date."""

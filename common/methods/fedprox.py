@@ -1,7 +1,7 @@
 """FedProx."""
 
 from common.methods.method import Method, Turn
-from common.training.pull import Pull, towards
+from common.training.pull import LinearPull
 
 
 class FedProx(Method):
@@ -10,6 +10,6 @@ class FedProx(Method):
     Its gradient is that of the local loss plus μ (w − w_t); μ is ``method.prox-mu``. It costs no pass of the network.
     """
 
-    def pull(self, turn: Turn) -> Pull | None:
+    def pull(self, turn: Turn) -> LinearPull:
         """Return what adds μ (w − w_t) to the gradients."""
-        return towards(turn.received, self.context.prox_mu)
+        return LinearPull(turn.received, self.context.prox_mu)

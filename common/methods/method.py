@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from common.training.losses import Loss
-from common.training.pull import Pull
+from common.training.pull import LinearPull, Pull
 from common.training.trainer import TrainingPlan
 
 Arrays = dict[str, Tensor]
@@ -101,6 +101,8 @@ class Method:
         name: as the configuration has it.
         keeps: whether clients keep something between rounds.
         replies_beside: whether a client sends an array for each weight beside its weights.
+        records: whether what ``loss`` returns decides nothing on the CPU, and equals (==) what it has returned before
+            for an equal local loss; a GPU then records a batch and launches it as a whole.
 
     Args:
         context: what a method may need of the run.
@@ -109,6 +111,7 @@ class Method:
     name = ""
     keeps = False
     replies_beside = False
+    records = True
 
     def __init__(self, context: MethodContext) -> None:
         self.context = context
@@ -122,8 +125,8 @@ class Method:
         """Return the loss to train with: the local one, or one made from it."""
         return loss
 
-    def pull(self, turn: Turn) -> Pull | None:
-        """Return what corrects the gradients of each step; see ``common.training.pull.Pull``."""
+    def pull(self, turn: Turn) -> Pull | LinearPull | None:
+        """Return what corrects the gradients of each step; a GPU can record it only if it is a ``LinearPull``."""
         return None
 
     def after(self, turn: Turn) -> Arrays:
@@ -157,8 +160,9 @@ class Method:
 
     @classmethod
     def recordable(cls) -> bool:
-        """Return whether a GPU can record a batch: nothing but the local loss makes the step."""
-        return cls.pull is Method.pull and cls.loss is Method.loss
+        """Return whether a GPU can record a batch: ``records`` stands in the class whose ``loss`` is used."""
+        owner = next(kind for kind in cls.__mro__ if "loss" in vars(kind))
+        return bool(vars(owner).get("records", False))
 
     @classmethod
     def weighs(cls) -> bool:

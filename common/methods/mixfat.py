@@ -1,7 +1,9 @@
 """MixFAT."""
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.methods.method import Method, Turn
 from common.training.losses import Loss
@@ -15,19 +17,29 @@ class MixFAT(Method):
     after the other. With PGD-AT, a batch costs the attack's passes for k images alone.
     """
 
+    records = True
+
     def loss(self, turn: Turn, loss: Loss) -> Loss:
         """Return the local loss on a share of the batch, and the cross-entropy on the rest."""
-        share, smoothing = self.context.mix_share, self.context.label_smoothing
+        return _Mixed(turn.model, loss, self.context.mix_share, self.context.label_smoothing)
 
-        def mixed(images: Tensor, labels: Tensor) -> Tensor:
-            count = attacked_images(share, len(images))
-            attacked = loss(images[:count], labels[:count])
-            if count == len(images):
-                return attacked
-            natural = F.cross_entropy(turn.model(images[count:]), labels[count:], label_smoothing=smoothing)
-            return (count * attacked + (len(images) - count) * natural) / len(images)
 
-        return mixed
+@dataclass(frozen=True)
+class _Mixed:
+    """Equal for each turn of a process, so that a batch is recorded once."""
+
+    model: nn.Module
+    local: Loss
+    share: float
+    smoothing: float
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        count = attacked_images(self.share, len(images))
+        attacked = self.local(images[:count], labels[:count])
+        if count == len(images):
+            return attacked
+        natural = F.cross_entropy(self.model(images[count:]), labels[count:], label_smoothing=self.smoothing)
+        return (count * attacked + (len(images) - count) * natural) / len(images)
 
 
 def attacked_images(share: float, images: int) -> int:

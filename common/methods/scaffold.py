@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from common.methods.method import Arrays, EachAlike, Turn
-from common.training.pull import Pull, added
+from common.training.pull import LinearPull
 
 
 class Scaffold(EachAlike):
@@ -22,9 +22,11 @@ class Scaffold(EachAlike):
 
     keeps = replies_beside = True
 
-    def pull(self, turn: Turn) -> Pull | None:
+    def pull(self, turn: Turn) -> LinearPull:
         """Return what adds c − c_i to the gradients."""
-        return added({name: self._of(turn.sent, turn, name) - self._of(turn.kept, turn, name) for name in turn.weights})
+        return LinearPull(
+            offset={name: self._of(turn.sent, turn, name) - self._of(turn.kept, turn, name) for name in turn.weights}
+        )
 
     def after(self, turn: Turn) -> Arrays:
         """Return c_i⁺ − c_i, and keep c_i⁺."""

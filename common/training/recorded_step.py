@@ -31,10 +31,10 @@ class Recordings:
         Args:
             step: as in ``RecordedStep``.
             inputs: of the step.
-            method: the training method; with another one, all recordings are dropped.
+            method: the training method; with one that is not equal, all recordings are dropped.
             kind: all that the step depends on except its inputs' values; their shapes belong to it.
         """
-        if method is not self._method:
+        if method != self._method:
             self._method = method
             self._seen.clear()
             self._recorded.clear()

@@ -15,7 +15,7 @@ from torch.optim.sgd import sgd
 from common.errors import DeadEndError
 from common.seeding import seed_for
 from common.training.losses import Loss
-from common.training.pull import Pull
+from common.training.pull import LinearPull, PlacedPull, Pull
 from common.training.recorded_step import Recordings
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
@@ -147,6 +147,7 @@ class Trainer:
         state = [*model.state_dict().values(), *self.momenta]
         self._recordings = Recordings(self._device, state) if record and self._device.type == "cuda" else None
         self._rate = torch.zeros((), device=self._device)
+        self._pulls: dict[object, PlacedPull] = {}
 
     def fit(
         self,
@@ -157,7 +158,7 @@ class Trainer:
         seed: int,
         momenta: Sequence[Tensor] | None = None,
         on_batch: Callable[[int], None] | None = None,
-        pull: Pull | None = None,
+        pull: Pull | LinearPull | None = None,
     ) -> FitResult:
         """Train the model in place with SGD; it is left in training mode.
 
@@ -185,7 +186,7 @@ class Trainer:
             momenta: of SGD, of the weights' shapes in the order of the model's parameters, to go on from; empty if not
                 given.
             on_batch: called after each step with the number of images trained on in this call.
-            pull: corrects the gradients of each step; such a step is not recorded.
+            pull: corrects the gradients of each step; with another one than a ``LinearPull``, no step is recorded.
 
         Raises:
             FedShieldError: the loss does not depend on a weight that requires a gradient, or a user's loss or attack
@@ -205,6 +206,7 @@ class Trainer:
                 momentum.copy_(momenta[number])
         self.model.train()
         self._rate.fill_(plan.learning_rate)  # where a recording reads it
+        pull = self._placed(pull) if isinstance(pull, LinearPull) else pull
         total, seen, steps = torch.zeros((), device=self._device), 0, 0
         for _ in range(plan.epochs):
             total.zero_()
@@ -215,6 +217,12 @@ class Trainer:
                 if on_batch is not None:
                     on_batch(seen)
         return FitResult(len(data), float(total) / len(data), time.perf_counter() - started, steps)
+
+    def _placed(self, pull: LinearPull) -> PlacedPull:
+        """Return the pull, with its arrays where those of its kind have been before."""
+        if pull.kind not in self._pulls:
+            self._pulls[pull.kind] = PlacedPull(self.names, self._weights, pull)
+        return self._pulls[pull.kind].take(pull)
 
     def _plan_epoch(
         self, count: int, plan: TrainingPlan, generator: torch.Generator, home: torch.device
@@ -231,9 +239,10 @@ class Trainer:
     def _step(self, batch: Batch, loss: Loss, plan: TrainingPlan, pull: Pull | None) -> Tensor:
         """Train on one batch; return its mean loss."""
         step = partial(self._train_on, loss=loss, plan=plan, pull=pull)
-        if self._recordings is None or pull is not None:
+        if self._recordings is None or not (pull is None or isinstance(pull, PlacedPull)):
             return step(*batch)
-        kind = batch[0].shape, batch[2] is None, plan.precision, plan.momentum, plan.weight_decay
+        how = plan.precision, plan.momentum, plan.weight_decay, pull and pull.kind
+        kind = batch[0].shape, batch[2] is None, *how
         return self._recordings.run(step, batch, loss, kind)
 
     def _train_on(

@@ -12,13 +12,16 @@ from torch.nn import functional as F  # noqa: N812
 
 from common.attacks.library import attack_mode, build_attack
 from common.attacks.threat import Threat
+from common.factory import make_federated_method
 from common.messages.records import to_record
+from common.methods.method import Turn
 from common.models.external import borrow
 from common.models.folding import Folded, fold_batch_norm
 from common.models.modes import ways_of
 from common.models.networks import Normalize, build_model
 from common.training.losses import LossContext, TrainingMethod
 from common.training.trainer import Trainer, TrainingPlan
+from tests.helpers.settings import tiny_config
 
 THREAT = Threat(8 / 255, 2 / 255, 5)
 RNG = np.random.default_rng(0)
@@ -44,9 +47,12 @@ def fit(
     trainer = Trainer(model, record)
     for client in (1, 2):
         labels = LABELS[:rows] % (5 * client)
-        schedule = TrainingPlan(1, 32, 0.05 / client, 0.9, 2e-4, True, precision)  # type: ignore[arg-type]
-        trainer.fit(IMAGES[:rows], labels, chosen.loss_for(labels), schedule, client)
+        trainer.fit(IMAGES[:rows], labels, chosen.loss_for(labels), plan(client, precision), client)
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def plan(client: int, precision: str = "float32") -> TrainingPlan:
+    return TrainingPlan(1, 32, 0.05 / client, 0.9, 2e-4, True, precision)  # type: ignore[arg-type]
 
 
 def test_one_convolution_does_the_work_of_both() -> None:
@@ -172,6 +178,23 @@ def test_a_recorded_batch_gives_the_bits_of_an_eager_one(
         left.append(fit(model, method(model, loss, fast), precision, record, rows))
     assert all(torch.equal(left[0][name], left[1][name]) for name in left[0])
     assert all(torch.equal(left[1][name], left[2][name]) for name in left[0])
+
+
+@pytest.mark.parametrize("name", ["fedprox", "scaffold", "feddyn", "mixfat"])
+def test_a_recorded_batch_of_a_federated_method_gives_the_bits_of_an_eager_one(name: str, device: torch.device) -> None:
+    left = []
+    for record in (False, True):
+        model = build_model("resnet18", 10, 8 if device.type == "cuda" else 2, "relu", True, 1).to(device)
+        trainer, local = Trainer(model, record), method(model, "pgd-at", True)
+        federated = make_federated_method(tiny_config(method__name=name, method__prox_mu=0.5, method__dyn_alpha=0.5))
+        for client in (1, 2):  # each starts from weights of its own, and has kept other arrays
+            received = {key: value.cpu() + client / 1000 for key, value in model.state_dict().items()}
+            kept = {key: received[key] * client for key in trainer.names}
+            turn = Turn(client, 1, model, trainer.names, received, {}, plan(client), kept)
+            loss, pull = federated.loss(turn, local.loss_for(LABELS)), federated.pull(turn)
+            trainer.fit(IMAGES, LABELS, loss, turn.plan, client, pull=pull)
+        left.append({key: value.clone() for key, value in model.state_dict().items()})
+    assert all(torch.equal(left[0][key], left[1][key]) for key in left[0])
 
 
 @pytest.mark.parametrize("loss", METHODS)

@@ -13,6 +13,8 @@ from common.errors import FedShieldError
 from common.factory import make_federated_method
 from common.methods.library import METHODS
 from common.methods.method import Arrays, Method, Reply, Turn
+from common.training.losses import Loss
+from common.training.pull import LinearPull, PlacedPull
 from common.training.trainer import Trainer, TrainingPlan
 from tests.helpers.settings import tiny_config
 
@@ -40,8 +42,9 @@ def turn_of(received: float, sent: Arrays | None = None, kept: Arrays | None = N
 
 def pulled(method: Method, turn: Turn, weight: float, gradient: float) -> float:
     pull = method.pull(turn)
-    assert pull is not None
-    (found,) = pull(["w"], [torch.tensor(weight)], [torch.tensor(gradient)])
+    assert isinstance(pull, LinearPull)
+    weights = [torch.tensor(weight)]
+    (found,) = PlacedPull(["w"], weights, pull).take(pull)(["w"], weights, [torch.tensor(gradient)])
     return float(found)
 
 
@@ -55,6 +58,8 @@ def federate(method: Method, clients: Sequence[tuple[float, float]], rounds: int
             turn = turn_of(float(model["w"]), sent, kept[client])
             turn.received = model
             pull, weight = method.pull(turn), turn.model.w
+            if isinstance(pull, LinearPull):
+                pull = PlacedPull(["w"], [weight], pull).take(pull)
             for _ in range(STEPS):
                 gradients = [curvature * (weight.data - best)]
                 weight.data -= RATE * (pull(["w"], [weight.data], gradients) if pull else gradients)[0]
@@ -200,7 +205,10 @@ def test_a_users_method_is_taken_from_a_file(tmp_path: Path) -> None:
         method_of(f"{tmp_path / 'own.py'}:number")
 
 
-def test_only_methods_that_change_no_step_can_be_recorded() -> None:
-    assert {name: made.recordable() for name, made in METHODS.items()} == {
-        "fedavg": True, "fedprox": False, "scaffold": False, "feddyn": False, "mixfat": False, "sfat": True
-    }  # fmt: skip
+def test_a_loss_of_its_own_is_recorded_only_where_the_same_class_says_so() -> None:
+    class Own(METHODS["mixfat"]):  # type: ignore[misc]
+        def loss(self, turn: Turn, loss: Loss) -> Loss:
+            return lambda images, labels: 2 * loss(images, labels)
+
+    assert all(made.recordable() for made in METHODS.values())
+    assert not Own.recordable()
