@@ -23,7 +23,7 @@ from common.factory import (
 from common.machine import hidden_gpu
 from common.messages.records import to_record, to_state
 from common.messages.shared_slice import Examples
-from common.methods.checks import check_turn
+from common.methods.checks import check_prepared, check_pull, check_turn, own_copies
 from common.methods.method import Arrays, Turn
 from common.models.networks import load_state
 from common.seeding import seed_for
@@ -107,15 +107,18 @@ class Session:
         if shared is not None:
             images, labels = np.concatenate([images, shared[0]]), np.concatenate([labels, shared[1]])
         seed = seed_for(self.config.seed, "train", server_round, client)
-        turn = Turn(client, server_round, trainer.model, trainer.names, received, sent, plan)
         federated = self._federated
+        received, sent = own_copies(federated, received), own_copies(federated, sent)
+        turn = Turn(client, server_round, trainer.model, trainer.names, received, sent, plan)
         if federated.keeps:
             turn.kept = self._kept(state, turn, counted)
         federated.before(turn)
-        loss, pull = federated.loss(turn, method.loss_for(labels)), federated.pull(turn)
+        check_prepared(federated, turn, trainer.model)
+        loss = federated.loss(turn, method.loss_for(labels))
+        pull = check_pull(federated, federated.pull(turn), turn)
         result = trainer.fit(images, labels, loss, turn.plan, seed, pull=pull)
         turn.steps = result.steps
-        beside = federated.after(turn)
+        beside = federated.after(turn) or {}
         check_turn(federated, beside, turn)
         if federated.keeps:
             write_kept(state, self.config.method.name, turn.kept, server_round, counted)

@@ -112,9 +112,9 @@ class StrategyConfig(ConfigTable):
     ]
     malicious: Natural
     update_limit: UpdateLimit
-    server_rate: Annotated[float, Field(gt=0)]
+    server_rate: Annotated[float, Field(gt=0, le=1e6)]
     server_momentum: Annotated[float, Field(ge=0, lt=1)]
-    server_tau: Annotated[float, Field(gt=0)]
+    server_tau: Annotated[float, Field(ge=1e-12, le=1e6)]
 
 
 class ByzantineConfig(ConfigTable):
@@ -169,8 +169,8 @@ class MethodConfig(ConfigTable):
     """The federated method, with the numbers of each; see ``common.methods``."""
 
     name: MethodName
-    prox_mu: Annotated[float, Field(ge=0)]
-    dyn_alpha: Annotated[float, Field(gt=0)]
+    prox_mu: Annotated[float, Field(ge=0, le=1e6)]
+    dyn_alpha: Annotated[float, Field(ge=1e-12, le=1e6)]
     mix_share: PositiveFraction
     sfat_alpha: Annotated[float, Field(ge=0, lt=1)]
     sfat_top: Positive

@@ -4,10 +4,12 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import DeadEndError
 from common.methods.method import Arrays, Method, Turn
+from common.training.pull import LinearPull, Pull
+from common.training.trainer import TrainingPlan
 from common.user_code import explain_user_code, is_user_code
 
 HOOKS = ("before", "loss", "pull", "after", "sends", "shares", "combine")
@@ -28,6 +30,63 @@ def explain_hooks(key: str, method: Method) -> None:
         setattr(method, hook, explained)
 
 
+def own_copies(method: Method, arrays: Arrays) -> Arrays:
+    """Return arrays that a method is not to change: copies for a user's own, which might."""
+    return {name: array.clone() for name, array in arrays.items()} if is_user_code(method.name) else arrays
+
+
+def check_prepared(method: Method, turn: Turn, model: nn.Module) -> None:
+    """Check what ``before`` has left: a plan, and the process's model, which it may change but not replace.
+
+    Args:
+        method: of the federation.
+        turn: of the client.
+        model: which is trained.
+
+    Raises:
+        FedShieldError: one line that says what is wrong with it.
+    """
+    if turn.model is not model:
+        raise _wrong(method.name, "before replaces turn.model; change its weights in place, by load_state_dict")
+    if not isinstance(turn.plan, TrainingPlan):
+        raise _wrong(method.name, f"before sets turn.plan to {type(turn.plan).__name__}; use dataclasses.replace on it")
+
+
+def check_pull(method: Method, pull: object, turn: Turn) -> Pull | LinearPull | None:
+    """Return what corrects the gradients, once its arrays have the shapes of the weights; a function is checked later.
+
+    Args:
+        method: of the federation.
+        pull: what ``pull`` has returned.
+        turn: of the client.
+
+    Raises:
+        FedShieldError: one line that says what is wrong with it.
+    """
+    shapes = [turn.received[name].shape for name in turn.weights]
+    if isinstance(pull, LinearPull):
+        for part in (pull.anchor, pull.offset):
+            for name, shape in zip(turn.weights, shapes, strict=True):
+                if name in part and part[name].shape != shape:
+                    raise _wrong(
+                        method.name, f"pull gives {name} as {tuple(part[name].shape)}, expected {tuple(shape)}"
+                    )
+        return pull
+    if pull is None:
+        return None
+    if not callable(pull):
+        raise _wrong(method.name, f"pull returns {type(pull).__name__}; return a function, a LinearPull or None")
+
+    def checked(names: Sequence[str], weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+        given = list(pull(names, weights, gradients))
+        found = [getattr(gradient, "shape", None) for gradient in given]
+        if found != shapes:
+            raise _wrong(method.name, "the function of pull gives other gradients than one of each weight's shape")
+        return given
+
+    return checked
+
+
 def check_turn(method: Method, beside: Arrays, turn: Turn) -> None:
     """Check what a client sends beside its weights, an array for each of them or nothing, and what it keeps.
 
@@ -45,6 +104,8 @@ def check_turn(method: Method, beside: Arrays, turn: Turn) -> None:
         raise _wrong(method.name, "after returns arrays, but replies_beside is False; set it to True, or return {}")
     if method.keeps:
         check_arrays(method.name, "turn.kept", turn.kept)
+    elif turn.kept:
+        raise _wrong(method.name, "turn.kept is filled, but keeps is False; set it to True")
 
 
 def check_shares(name: str, shares: Sequence[float], replies: int) -> list[float]:

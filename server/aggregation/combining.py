@@ -61,6 +61,7 @@ class Combined:
         before, averaged = to_state(self._before), to_state(mean)
         model = self._method.combine(before, averaged, self._beside, server)
         check_arrays(self._method.name, "combine", model, averaged)
+        check_arrays(self._method.name, "combine, in what the server keeps,", server)
         if self._optimizer is not None:
             model = self._optimizer.step(server_round, before, model)
         return to_record({name: model[name] for name in averaged})

@@ -14,6 +14,7 @@ from common.config.tables import StrategyConfig
 from common.messages.protocol import BESIDE, COUNTED, LOSS, METRICS, SERVER_ROUND, SHARED, SHARED_DIGEST
 from common.messages.records import first_failure, to_record
 from common.messages.shared_slice import shared_digest
+from common.methods.checks import check_arrays
 from common.methods.method import Arrays, Method
 from common.seeding import rng_for
 from server.aggregation.combining import Combined
@@ -29,7 +30,7 @@ _FAR_APART = (
     "clients with few or very different images differ so much, and so do liars: start a new run with a higher "
     "strategy.update-limit (0: no comparison), or continue without them with a lower federation.min-fraction"
 )
-OPTIMIZER = "optimizer/"
+METHOD, OPTIMIZER = "method/", "optimizer/"  # before the names of what the server keeps
 _DIVERGED = "training has diverged: start a new run with a lower train.learning-rate, or with train.warmup"
 
 
@@ -97,8 +98,8 @@ class SharedDataFedAvg(FedAvg):
         last_round: of an earlier part of the run, if there was one.
         method: of the federation.
         counted: the last round of an earlier part of the run in which each client's reply was taken; 0 for none.
-        kept: what the server has kept in an earlier part of the run: of the method, by name, and of the server's
-            optimizer, by ``optimizer/NAME``.
+        kept: what the server has kept in an earlier part of the run: of the method, by ``method/NAME``, and of the
+            server's optimizer, by ``optimizer/NAME``.
         weights: names of the arrays that are trained.
         engine: the clients run in FedShield's own engine, and not on a network.
     """
@@ -127,11 +128,10 @@ class SharedDataFedAvg(FedAvg):
         self.report: dict[str, Any] = {}
         self.method = method
         self.counted = [*counted] or [0] * len(cohort.examples)
-        self._server: Arrays = {}
-        self._moments: Arrays = {}
-        for name, array in (kept or {}).items():
-            place = self._moments if name.startswith(OPTIMIZER) else self._server
-            place[name.removeprefix(OPTIMIZER)] = array
+        self._server, self._moments = (
+            {name.removeprefix(whose): array for name, array in (kept or {}).items() if name.startswith(whose)}
+            for whose in (METHOD, OPTIMIZER)
+        )
         known = settings.name in OPTIMIZERS
         self._optimizer = ServerOptimizer(settings, frozenset(weights), self._moments) if known else None
         self._digest = shared_digest(shared) if shared is not None else None
@@ -143,8 +143,9 @@ class SharedDataFedAvg(FedAvg):
 
     def kept(self) -> Arrays:
         """Return what the server keeps for the rounds to come; see ``kept`` above."""
-        named = {**self._server, **{f"{OPTIMIZER}{name}": array for name, array in self._moments.items()}}
-        return {name: array.clone() for name, array in named.items()}  # the next round may change them in place
+        kept = {METHOD: self._server, OPTIMIZER: self._moments}
+        # Copies: the next round may change them in place.
+        return {f"{whose}{name}": array.clone() for whose, arrays in kept.items() for name, array in arrays.items()}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -167,6 +168,7 @@ class SharedDataFedAvg(FedAvg):
             config[COUNTED] = self.counted
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         if sent := self.method.sends(self._server):
+            check_arrays(self.method.name, "sends", sent)
             record[BESIDE] = to_record(sent)
         with_shared = RecordDict({**record, SHARED: self.shared}) if self.shared is not None else record
         self._sent = {}

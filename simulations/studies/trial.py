@@ -9,7 +9,7 @@ from common.config.schema import RunConfig
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import list_images
 from common.data.shapes10 import CLASSES
-from common.factory import evaluation_threat, make_method, make_model
+from common.factory import evaluation_threat, make_federated_method, make_method, make_model
 from common.paths import whole_path
 from common.user_code import is_user_code
 from server.preflight import check_attacks, check_settings
@@ -18,7 +18,7 @@ from simulations.engine.byzantine import check_liars
 
 
 def try_out(config: RunConfig, federation: bool) -> None:
-    """Check the strategy, the liars and the attacks; build the network, and call a user's own losses and attacks.
+    """Check the strategy, the liars and the attacks; build network and method, call a user's own losses and attacks.
 
     Raises:
         FedShieldError: one line with the key, and the user's line where the mistake is there.
@@ -26,6 +26,7 @@ def try_out(config: RunConfig, federation: bool) -> None:
     check_settings(config, FEDERATION if federation else CENTRALIZED)
     if federation:
         check_liars(config)
+        make_federated_method(config)
     classes = count_classes(config)
     check_attacks(config, classes)
     model = make_model(config, classes)
