@@ -67,6 +67,27 @@ class RunEvaluation:
     tests: int
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A run's model and what it is measured with; see ``prepare_evaluation``.
+
+    Attributes:
+        config: of the run, with the changes.
+        round: of the checkpoint.
+        model: on the device.
+        test: the test images.
+        counts: training images of each class at each client, [clients, classes]; None where there are no clients.
+        device: of this process.
+    """
+
+    config: RunConfig
+    round: int
+    model: torch.nn.Module
+    test: Dataset
+    counts: NDArray[np.int64] | None
+    device: torch.device
+
+
 def evaluate_on(
     model: torch.nn.Module, test: Dataset, config: RunConfig, attacks: tuple[str, ...], examples: int
 ) -> Evaluation:
@@ -154,6 +175,29 @@ def evaluate_run(
         FedShieldError: the run is damaged or has no finished round, its data is not there, or its code is not trusted;
             the same of ``made_on``, or these do not fit.
     """
+    prepared = prepare_evaluation(run_dir, changes, trust_code, epsilons)
+    config, model, test = prepared.config, prepared.model, prepared.test
+    kept_dir = run_dir / "evaluations"
+    sources = read_sources(run_dir, config, test, made_on, prepared.device, trust_code)
+    evaluation, figures = evaluate_finally(model, test, config, prepared.counts, kept_dir, sources)
+    if epsilons:
+        figures["curve"], warnings = curve_over_epsilon(model, test, config, epsilons, kept_dir)
+        figures["warnings"] += _tell(warnings)
+    if corruptions:
+        figures["corruptions"] = corrupted(model, test, config, corruptions, kept_dir)
+    record = {
+        "at": datetime.now().isoformat(timespec="seconds"),
+        "round": prepared.round,
+        "norm": config.attack.norm,
+        "epsilon-255": config.attack.epsilon_255,
+        **figures,
+    }
+    append_json_line(run_dir / "evaluations.jsonl", record)
+    return RunEvaluation(prepared.round, config, evaluation, record, len(test.labels))
+
+
+def prepare_evaluation(run_dir: Path, changes: Flat, trust_code: bool, epsilons: Sequence[float] = ()) -> Prepared:
+    """Read a run's model and its test images; the arguments and errors are those of ``evaluate_run``."""
     config = stored_config(run_dir, changes, "options", trust_code, _RUNS)
     data = config.data
     if config.attack.norm == LINF and max(epsilons, default=0) > 255:
@@ -177,23 +221,7 @@ def evaluate_run(
     counts = _counts(run_dir, test)
     model = make_model(config, len(test.classes)).to(device)
     fit_state(model, state, run_dir)
-    kept_dir = run_dir / "evaluations"
-    sources = read_sources(run_dir, config, test, made_on, device, trust_code)
-    evaluation, figures = evaluate_finally(model, test, config, counts, kept_dir, sources)
-    if epsilons:
-        figures["curve"], warnings = curve_over_epsilon(model, test, config, epsilons, kept_dir)
-        figures["warnings"] += _tell(warnings)
-    if corruptions:
-        figures["corruptions"] = corrupted(model, test, config, corruptions, kept_dir)
-    record = {
-        "at": datetime.now().isoformat(timespec="seconds"),
-        "round": round_or_epoch,
-        "norm": config.attack.norm,
-        "epsilon-255": config.attack.epsilon_255,
-        **figures,
-    }
-    append_json_line(run_dir / "evaluations.jsonl", record)
-    return RunEvaluation(round_or_epoch, config, evaluation, record, len(test.labels))
+    return Prepared(config, round_or_epoch, model, test, counts, device)
 
 
 def _counts(run_dir: Path, test: Dataset) -> NDArray[np.int64] | None:

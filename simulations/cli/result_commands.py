@@ -97,6 +97,36 @@ def transfer(
 
 
 @results.command()
+def verify(
+    run_or_study: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_STUDY", help="Its directory, or its name in results.dir.")
+    ],
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0, max=100, callback=finite, help="Percentage points by which a figure may differ."),
+    ] = 0.5,
+    set_: SetOption = None,
+    trust_code: TrustOption = False,
+) -> None:
+    """Measure the models of a run or a study again, and compare with the figures that are claimed for them.
+
+    Nothing is written. The exit status is 1 if a figure differs by more than the tolerance.
+
+    fedshield verify runs/NAME
+    fedshield verify theirs/cpu-benchmark --set data.root=data/cifar10-jpeg --trust-code
+    """
+    log_to(console)
+    changes = measuring(set_ or [])
+    path = find_results(run_or_study)
+    from simulations.verify import verify as measure_again
+
+    found = measure_again(path, changes, tolerance, trust_code)
+    console.print(found.sheet.rich(console.width))
+    if found.wrong:
+        raise FedShieldError("\n".join(found.wrong))
+
+
+@results.command()
 def export(
     run_dir: RunArgument,
     format_: Annotated[
