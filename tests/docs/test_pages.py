@@ -98,6 +98,11 @@ BEFORE = {
         export XDG_STATE_HOME=$PWD/state
     """,
     "results.md": "fedshield sweep cpu-activations",
+    "studies.md": """
+        fedshield run --name NAME
+        fedshield run --name THEIRS --set model.name=own.py:network --set data.name=folder --set data.root=IMAGES
+        export XDG_STATE_HOME=$PWD/state
+    """,
 }
 
 
