@@ -84,6 +84,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     with RunDir.open(config, kind) as run, watching(config, run) as watchers:
         check_attacks(config, len(data.test.classes))
         model = make_model(config, len(data.test.classes)).to(device)
+        make_federated_method(config).check(model)
         tell_what_is_folded(config, model)
         tell_randomized(config, model)
         recorder = Recorder(config, run, data, model, watchers)

@@ -14,10 +14,11 @@ from common.data.datasets import data_key
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import is_litter
 from common.errors import FedShieldError
-from common.factory import make_model, server_data
+from common.factory import make_federated_method, make_model, server_data
 from common.machine import available_cores
-from common.models.flops import model_cost, training_passes
+from common.models.flops import model_cost, trained_images, training_passes
 from common.paths import ROOT, cache_dir, whole_path
+from common.user_code import is_user_code
 from server.run_directory.environment import PACKAGES, installed, processor
 from simulations.studies.trial import count_classes
 from simulations.terminal.console import Terminal
@@ -54,17 +55,29 @@ def _model(config: RunConfig, classes: int) -> Finding:
         cost = model_cost(make_model(config, classes), size)
     except FedShieldError as error:
         return "missing", str(error)
-    model, attack = config.model, config.attack
-    mixture, inner = (attack.mixture, attack.mixture_rate), config.loss.calfat_attack
-    passes = training_passes(config.loss.name, attack.name, attack.steps, *mixture, inner)
+    model, passes = config.model, _passes(config)
     training = f"{_flop(passes * cost.flops)} an image" if passes is not None else "cannot be predicted"
     strides = "down-sampling" if model.downsample else "no down-sampling"
     return "ok", (
         f"model {model.name}, width {model.width}, {model.stem} stem, {strides}, {model.activation}, "
         f"{classes} classes, {size}×{size} pixels: {_count(cost.parameters)} parameters, "
         f"{_flop(cost.flops)} a forward pass (a multiply-add is two); "
-        f"training by {config.loss.name}, {_attack(config)}: {training}"
+        f"training by {config.loss.name}{_method(config)}, {_attack(config)}: {training}"
     )
+
+
+def _passes(config: RunConfig) -> float | None:
+    """Return what training on one image costs, in forward passes; None if only a try would tell."""
+    loss, attack = config.loss, config.attack
+    mixture = attack.mixture, attack.mixture_rate
+    passes = training_passes(loss.name, attack.name, attack.steps, *mixture, loss.calfat_attack)
+    if passes is None or is_user_code(config.method.name):
+        return None
+    return make_federated_method(config).passes(passes, trained_images(loss.name))
+
+
+def _method(config: RunConfig) -> str:
+    return "" if config.method.name == "fedavg" else f", method {config.method.name}"
 
 
 def _attack(config: RunConfig) -> str:

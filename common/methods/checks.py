@@ -12,7 +12,7 @@ from common.training.pull import LinearPull, Pull
 from common.training.trainer import TrainingPlan
 from common.user_code import explain_user_code, is_user_code
 
-HOOKS = ("before", "loss", "pull", "after", "sends", "shares", "combine")
+HOOKS = ("check", "before", "loss", "pull", "after", "sends", "shares", "combine")
 
 
 def explain_hooks(key: str, method: Method) -> None:

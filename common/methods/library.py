@@ -6,6 +6,7 @@ from common.methods.feddyn import FedDyn
 from common.methods.fedprox import FedProx
 from common.methods.method import Method, MethodContext
 from common.methods.mixfat import MixFAT
+from common.methods.moon import MOON
 from common.methods.scaffold import Scaffold
 from common.methods.sfat import SFAT
 from common.user_code import explain_user_code, is_user_code, load_user_code
@@ -38,6 +39,7 @@ METHODS: dict[str, type[Method]] = {
     "fedprox": FedProx,
     "scaffold": Scaffold,
     "feddyn": FedDyn,
+    "moon": MOON,
     "mixfat": MixFAT,
     "sfat": SFAT,
 }

@@ -35,6 +35,8 @@ class MethodContext:
         mix_share: share of each batch that MixFAT attacks, in (0, 1].
         sfat_alpha: α of SFAT, in [0, 1).
         sfat_top: how many clients SFAT prefers, >= 1.
+        moon_mu: μ of MOON, >= 0.
+        moon_temperature: τ of MOON, > 0.
     """
 
     clients: int
@@ -44,6 +46,8 @@ class MethodContext:
     mix_share: float
     sfat_alpha: float
     sfat_top: int
+    moon_mu: float
+    moon_temperature: float
 
 
 @dataclass
@@ -115,6 +119,22 @@ class Method:
 
     def __init__(self, context: MethodContext) -> None:
         self.context = context
+
+    def check(self, model: nn.Module) -> None:
+        """Check, before the first round, that the method can train such a network.
+
+        Raises:
+            FedShieldError: one line that says why it cannot.
+        """
+
+    def passes(self, local: float, trained: int) -> float:
+        """Return the arithmetic of training on one image, in forward passes of the network.
+
+        Args:
+            local: the same, with the local loss alone.
+            trained: how many images the local loss puts through the network in training mode, for each image.
+        """
+        return local
 
     # At the client, in this order.
 

@@ -23,6 +23,11 @@ class MixFAT(Method):
         """Return the local loss on a share of the batch, and the cross-entropy on the rest."""
         return _Mixed(turn.model, loss, self.context.mix_share, self.context.label_smoothing)
 
+    def passes(self, local: float, trained: int) -> float:
+        """Return the passes of the local loss for its share, and three for a natural image."""
+        share = self.context.mix_share
+        return share * local + 3 * (1 - share)
+
 
 @dataclass(frozen=True)
 class _Mixed:

@@ -118,8 +118,12 @@ def training_passes(
     if loss in {"trades", "calfat"}:
         attack = "kl" if loss == "trades" else calfat_attack
     perturbing = _attack_passes(attack, steps, mixture, mixture_rate)
-    on_two_images = loss in {"mixed-at", "trades", "mart"}
-    return None if perturbing is None else perturbing + (6 if on_two_images else 3)
+    return None if perturbing is None else perturbing + 3 * trained_images(loss)
+
+
+def trained_images(loss: str) -> int:
+    """Return how many images a loss of ``LOSSES`` puts through the network in training mode, for each image."""
+    return 2 if loss in {"mixed-at", "trades", "mart"} else 1
 
 
 def _attack_passes(

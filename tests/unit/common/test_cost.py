@@ -222,6 +222,8 @@ def test_doctor_tells_what_the_configured_model_costs(tmp_path: Path) -> None:
     assert "11.18 million parameters" in line
     assert line.endswith("training by mixed-at, attack pgd-7: 1.48 GFLOP an image")  # 20 × 74 MFLOP
     assert doctor("attack.name=deepfool").endswith("attack deepfool: cannot be predicted")
+    line = doctor("model.name=resnet18", "model.width=64", "model.stem=imagenet", "attack.steps=7", "method.name=moon")
+    assert line.endswith("training by mixed-at, method moon, attack pgd-7: 1.78 GFLOP an image")  # 24 × 74 MFLOP
     for place in (tmp_path / part / name for part in ("train", "test") for name in ("cat", "dog", "owl")):
         place.mkdir(parents=True)
         (place / "0.png").touch()
