@@ -15,6 +15,7 @@ from common.errors import FedShieldError
 from common.evaluation.model_checks import EOT, is_randomized
 from common.factory import check_user_code, make_federated_method
 from common.machine import available_cores, fitting_precision, may_have_gpu
+from common.methods.feddynat import FedDynAT
 from common.models.fast_network import why_not_folded
 from common.models.folding import Folded
 from common.seeding import rng_for
@@ -60,6 +61,11 @@ def _check_method(config: RunConfig) -> None:
         raise FedShieldError(
             f"method.sfat-top = {config.method.sfat_top}: of {config.federation.cohort} clients a round, all would be "
             "preferred; lower it"
+        )
+    if isinstance(method, FedDynAT):
+        log.info(
+            "method.name = feddynat: %d local epochs in round 1, %d in round %d; train.local-epochs is not used",
+            *(method.epochs(1), method.epochs(config.federation.rounds), config.federation.rounds),
         )
     if method.keeps and (missed := _never_asked(config)):
         log.warning(

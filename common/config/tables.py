@@ -171,6 +171,9 @@ class MethodConfig(ConfigTable):
     name: MethodName
     prox_mu: Annotated[float, Field(ge=0, le=1e6)]
     dyn_alpha: Annotated[float, Field(ge=1e-12, le=1e6)]
+    dynat_epochs: Positive
+    dynat_decay: PositiveFraction
+    dynat_every: Positive
     moon_mu: Annotated[float, Field(ge=0, le=1e6)]
     moon_temperature: Annotated[float, Field(ge=1e-6, le=1e6)]
     mix_share: PositiveFraction

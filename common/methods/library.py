@@ -3,6 +3,7 @@
 from common.errors import DeadEndError
 from common.methods.checks import explain_hooks
 from common.methods.feddyn import FedDyn
+from common.methods.feddynat import FedDynAT
 from common.methods.fedprox import FedProx
 from common.methods.method import Method, MethodContext
 from common.methods.mixfat import MixFAT
@@ -39,6 +40,7 @@ METHODS: dict[str, type[Method]] = {
     "fedprox": FedProx,
     "scaffold": Scaffold,
     "feddyn": FedDyn,
+    "feddynat": FedDynAT,
     "moon": MOON,
     "mixfat": MixFAT,
     "sfat": SFAT,

@@ -35,6 +35,9 @@ class MethodContext:
         mix_share: share of each batch that MixFAT attacks, in (0, 1].
         sfat_alpha: α of SFAT, in [0, 1).
         sfat_top: how many clients SFAT prefers, >= 1.
+        dynat_epochs: E_0 of FedDynAT, >= 1.
+        dynat_decay: γ of FedDynAT, in (0, 1].
+        dynat_every: F of FedDynAT, >= 1.
         moon_mu: μ of MOON, >= 0.
         moon_temperature: τ of MOON, > 0.
     """
@@ -46,6 +49,9 @@ class MethodContext:
     mix_share: float
     sfat_alpha: float
     sfat_top: int
+    dynat_epochs: int
+    dynat_decay: float
+    dynat_every: int
     moon_mu: float
     moon_temperature: float
 

@@ -1,6 +1,7 @@
 """Methods that change the local objective: their equations worked out by hand, and what they cost."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 from common.config.schema import parse_config
 from common.errors import FedShieldError
 from common.factory import make_federated_method, make_method, make_model
+from common.methods.feddyn import FedDyn
 from common.methods.method import Arrays, Method, Turn
 from common.methods.networks import OtherWeights
 from common.models.flops import FlopCounter, model_cost, trained_images, training_passes
 from common.training.losses import Loss
 from common.training.trainer import TrainingPlan
+from tests.helpers.runs import figures, run
 from tests.helpers.settings import tiny_config, tiny_flat
 
 PLAN = TrainingPlan(1, 10, 0.1, momentum=0.0, weight_decay=0.0, augment=False, precision="float32")
@@ -141,6 +144,20 @@ def test_moon_says_what_is_wrong_with_a_network() -> None:
         method_of("moon").loss(turn_of(model), local)(torch.rand(2, 3, 1, 1), torch.zeros(2, dtype=torch.int64))
 
 
+def test_feddynat_has_fewer_and_fewer_epochs_and_at_least_one() -> None:
+    method = method_of("feddynat", method__dynat_epochs=5, method__dynat_decay=0.6, method__dynat_every=2)
+    # 5, 5 × 0.6 = 3, 5 × 0.36 = 1.8, 5 × 0.216 = 1.08, 5 × 0.1296 = 0.648
+    expected = [5, 5, 3, 3, 2, 2, 1, 1, 1, 1]
+    for server_round, epochs in enumerate(expected, 1):
+        turn = turn_of(Turned(1, 0))
+        turn.server_round = server_round
+        method.before(turn)
+        assert turn.plan == replace(PLAN, epochs=epochs)
+    assert isinstance(method, FedDyn)
+    assert method.keeps
+    assert method.combines()
+
+
 def cost_of(method: Method, loss: Loss, model: nn.Module) -> float:
     """Count what a batch costs, in forward passes for each image."""
     images, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
@@ -166,9 +183,17 @@ def test_a_method_costs_as_many_passes_as_torch_counts(name: str, loss: str, exp
     assert cost_of(method, step, model) == pytest.approx(expected, rel=0.03)
 
 
-def test_a_run_tells_before_its_first_round_that_a_method_cannot_train_its_network(tmp_path: Path) -> None:
-    from tests.helpers.runs import run
+def test_feddynat_tells_its_epochs_and_trains_as_many(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    changes = {"method__dynat_epochs": 2, "method__dynat_every": 1, "federation__rounds": 2, "method__dyn_alpha": 1.0}
+    with caplog.at_level("INFO", logger="fedshield"):
+        path = run(tmp_path, "falling", method__name="feddynat", **changes)
+    assert "feddynat: 2 local epochs in round 1, 1 in round 2; train.local-epochs is not used" in caplog.text
+    first = {**changes, "federation__rounds": 1}
+    dyn = run(tmp_path, "dyn", method__name="feddyn", train__local_epochs=2, **first)
+    assert figures(path)[0] == figures(dyn)[0]
 
+
+def test_a_run_tells_before_its_first_round_that_a_method_cannot_train_its_network(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
         "from torch import nn\n"
         "def network(classes, width, activation):\n"
