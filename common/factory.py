@@ -185,6 +185,7 @@ def make_method(config: RunConfig, model: nn.Module, classes: int) -> TrainingMe
         noise_std=train.noise_std,
         beta=config.loss.beta,
         calibration=Calibration(config.loss.calfat_absent, config.loss.calfat_scale, config.loss.calfat_attack),
+        margin_tau=config.loss.margin_tau,
         class_counts=(0,) * classes,
         mixture=attack.mixture,
         mixture_rate=attack.mixture_rate,

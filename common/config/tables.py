@@ -163,6 +163,7 @@ class LossConfig(ConfigTable):
     calfat_absent: Annotated[float, Field(ge=0)]
     calfat_scale: Annotated[float, Field(gt=0)]
     calfat_attack: Literal["kl", "pgd"]
+    margin_tau: Annotated[float, Field(ge=0)]
 
 
 class MethodConfig(ConfigTable):

@@ -1,10 +1,11 @@
-"""What CalFAT adds to the logits: the log of the client's class prior."""
+"""What is added to the logits, by the classes that a client has: CalFAT's log of their prior, FedLC's margins."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+_NEARLY_NONE = 1e-8  # images of a class that a client lacks, for its margin, as in the code for FedLC
 _IN_LOG = 1e-7  # added to every count, as in the code of CalFAT's authors, so that a count of 0 has a logarithm
 
 
@@ -48,6 +49,17 @@ class Calibrated(nn.Module):
         """Return the calibrated logits [B,N] of pixels [B,3,H,W]."""
         logits: Tensor = self.scale * self.model(pixels) + self.strength * self.prior
         return logits
+
+
+def label_margins(class_counts: tuple[int, ...], tau: float) -> Tensor:
+    """Return −τ n^(−1/4) of each class, float32 [N].
+
+    Args:
+        class_counts: images n of each of the N classes, each >= 0.
+        tau: τ, >= 0.
+    """
+    counts = torch.tensor([count or _NEARLY_NONE for count in class_counts], dtype=torch.float64)
+    return (-tau * counts**-0.25).float()
 
 
 def log_prior(class_counts: tuple[int, ...], absent: float) -> Tensor:

@@ -13,7 +13,7 @@ from common.attacks.library import Attack
 from common.attacks.mixture import build_training_attack
 from common.attacks.threat import Threat
 from common.errors import DeadEndError
-from common.training.calibration import EQUATIONS, Calibrated, Calibration, log_prior
+from common.training.calibration import EQUATIONS, Calibrated, Calibration, label_margins, log_prior
 from common.user_code import explain_user_code, is_user_code, load_user_code
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -32,7 +32,9 @@ class LossContext:
         beta: weight of the KL term of TRADES and MART, >= 0.
         calibration: of CalFAT.
         class_counts: images of each class in the client's training data.
-        prior: log of the class prior, float32 [N], for CalFAT; made of ``class_counts`` if not given.
+        margin_tau: τ of the logit-calibrated loss, >= 0.
+        prior: what CalFAT (log of the class prior) or the logit-calibrated loss (margins) adds to the logits, float32
+            [N]; made of ``class_counts`` if not given.
         mixture: attacks and weights of the attack ``mixture``.
         mixture_rate: how fast those weights follow the attack that hurts most.
         fast: attack the network with batch normalization folded into its convolutions.
@@ -46,6 +48,7 @@ class LossContext:
     beta: float = 6.0
     calibration: Calibration = EQUATIONS
     class_counts: tuple[int, ...] = ()
+    margin_tau: float = 1.0
     prior: Tensor | None = None
     mixture: tuple[tuple[str, float], ...] = ()
     mixture_rate: float = 0.0
@@ -172,6 +175,24 @@ def calfat(model: nn.Module, context: LossContext) -> Loss:
     return loss
 
 
+def logit_calibrated(model: nn.Module, context: LossContext) -> Loss:
+    """Logit-calibrated adversarial training (Qiao et al. 2024, arXiv 2403.02803), with the margins of FedLC.
+
+    Loss: the cross-entropy of z − τ n^(−1/4) at x', with hard labels; z are the logits, n the client's images of each
+    class. So the fewer images a class has, the larger its logit has to be (FedLC: Zhang et al. 2022, arXiv 2209.00189).
+    A class that the client lacks has a margin of 100 τ: its logit is left alone. x' maximizes the cross-entropy of the
+    plain logits. The paper says that it weights classes with few images more; these margins are not checked against it.
+    """
+    margins = label_margins(context.class_counts, context.margin_tau) if context.prior is None else context.prior
+    calibrated = Calibrated(model, margins.to(next(model.parameters()).device))
+    attack = context.build_attack(model)
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(calibrated(attack(images, labels)), labels)
+
+    return loss
+
+
 def _divergence(natural: Tensor, attacked: Tensor) -> Tensor:
     """KL(softmax(natural) ‖ softmax(attacked)) of each example: [B,N], [B,N] -> [B]."""
     logs = F.log_softmax(natural, 1)
@@ -242,7 +263,10 @@ class TrainingMethod:
             FedShieldError: as in ``build_loss``.
         """
         class_counts = tuple(np.bincount(labels, minlength=len(self._prior)).tolist())
-        self._prior.copy_(log_prior(class_counts, self._context.calibration.absent))
+        if self._name == "logit-calibrated":
+            self._prior.copy_(label_margins(class_counts, self._context.margin_tau))
+        else:
+            self._prior.copy_(log_prior(class_counts, self._context.calibration.absent))
         if self._loss is None or not self.recordable:
             self._loss = build_loss(self._name, self._model, replace(self._context, class_counts=class_counts))
         return self._loss
@@ -261,4 +285,5 @@ LOSSES: dict[str, Callable[[nn.Module, LossContext], Loss]] = {
     "trades": trades,
     "mart": mart,
     "calfat": calfat,
+    "logit-calibrated": logit_calibrated,
 }

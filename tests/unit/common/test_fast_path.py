@@ -26,7 +26,7 @@ from tests.helpers.settings import tiny_config
 THREAT = Threat(8 / 255, 2 / 255, 5)
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(0, 256, (72, 3, 32, 32), np.uint8), RNG.integers(0, 10, 72)
-METHODS = ("pgd-at", "mixed-at", "trades", "mart", "calfat")
+METHODS = ("pgd-at", "mixed-at", "trades", "mart", "calfat", "logit-calibrated")
 
 
 def trained(name: str, activation: str, device: torch.device, width: int = 4) -> nn.Module:

@@ -4,10 +4,12 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from common.attacks.threat import Threat
 from common.config.schema import parse_config
 from common.errors import FedShieldError
 from common.factory import make_federated_method, make_method, make_model
@@ -15,7 +17,8 @@ from common.methods.feddyn import FedDyn
 from common.methods.method import Arrays, Method, Turn
 from common.methods.networks import OtherWeights
 from common.models.flops import FlopCounter, model_cost, trained_images, training_passes
-from common.training.losses import Loss
+from common.training.calibration import label_margins
+from common.training.losses import LOSSES, Loss, LossContext, TrainingMethod
 from common.training.trainer import TrainingPlan
 from tests.helpers.runs import figures, run
 from tests.helpers.settings import tiny_config, tiny_flat
@@ -201,3 +204,46 @@ def test_a_run_tells_before_its_first_round_that_a_method_cannot_train_its_netwo
     )
     with pytest.raises(FedShieldError, match="this network has none; take another"):
         run(tmp_path, "headless", model__name=f"{tmp_path / 'own.py'}:network", method__name="moon")
+
+
+class Fixed(nn.Module):
+    """Gives the same logits whatever the image."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.logits + 0 * pixels.sum((1, 2, 3))[:, None]
+
+
+def test_the_logit_calibrated_loss_by_hand() -> None:
+    # n = 16, 256 and none; τ = 2: margins 2 / 2 = 1, 2 / 4 = 0.5 and 2 × 100. Logits 0, 0.5 and 7 are then −1, 0, −193:
+    # the loss of class 0 is log(1 + e) and of class 1 log(1 + 1 / e).
+    context = LossContext("none", Threat(8 / 255, 2 / 255, 3), 0.3, 0.0, margin_tau=2.0, class_counts=(16, 256, 0))
+    model = Fixed(0.0, 0.5, 7.0)
+    loss = LOSSES["logit-calibrated"](model, context)
+    for label, expected in ((0, math.log(1 + math.e)), (1, math.log(1 + 1 / math.e))):
+        value = loss(torch.zeros(1, 3, 2, 2), torch.tensor([label]))
+        assert value.item() == pytest.approx(expected)
+        (gradient,) = torch.autograd.grad(value, [model.logits])
+        assert gradient[2] == 0
+
+
+def test_the_logit_calibrated_loss_follows_each_clients_classes() -> None:
+    context = LossContext("none", Threat(8 / 255, 2 / 255, 3), 0.0, 0.0, class_counts=(0, 0))
+    method = TrainingMethod("logit-calibrated", Fixed(0.0, 0.0), context)
+    images, labels = torch.zeros(1, 3, 2, 2), torch.tensor([0])
+    for counts, gap in (((1, 1), 0.0), ((1, 16), 0.5)):
+        loss = method.loss_for(np.repeat([0, 1], counts))
+        assert loss(images, labels).item() == pytest.approx(math.log(1 + math.exp(gap)))
+
+
+def test_the_margins_are_those_of_public_code_for_fedlc() -> None:
+    # FL-bench (github.com/KarhouTam/FL-bench, src/client/fedlc.py), written out.
+    torch.manual_seed(1)
+    logits, labels, counts = torch.randn(6, 3), torch.tensor([0, 1, 1, 0, 0, 1]), torch.tensor([5.0, 30.0, 1e-8])
+    calibrated = torch.exp(logits - 1.5 * torch.pow(counts, -1 / 4).unsqueeze(0).expand((6, -1)))
+    theirs = -torch.log(torch.gather(calibrated, -1, labels.unsqueeze(1)) / calibrated.sum(-1, keepdim=True))
+    ours = nn.functional.cross_entropy(logits + label_margins((5, 30, 0), 1.5), labels)
+    assert ours.item() == pytest.approx(theirs.mean().item(), rel=1e-5)
