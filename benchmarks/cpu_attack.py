@@ -21,7 +21,8 @@ from common.attacks.library import attack_mode, build_attack
 from common.attacks.threat import Threat
 from common.factory import prepare_torch
 from common.models.networks import build_model
-from common.training.losses import LOSSES, LossContext, in_bfloat16
+from common.training.context import in_bfloat16
+from common.training.losses import LOSSES, LossContext
 from common.training.trainer import Trainer, TrainingPlan
 
 STEPS = 7

@@ -86,11 +86,7 @@ class RunConfig(ConfigTable):
                     f"model.{key} = {getattr(self.model, key)}: model.name = {self.model.name} has its own; leave it "
                     f"at {str(value).lower()}"
                 )
-        if self.loss.name in {"trades", "calfat"} and self.attack.name != "pgd":
-            raise ValueError(
-                f"attack.name = {self.attack.name}: loss.name = {self.loss.name} has its own attack; set "
-                "attack.name=pgd"
-            )
+        self._check_attack()
         lengths = {
             "attack.epsilon-255": self.attack.epsilon_255,
             "attack.step-255": self.attack.step_255,
@@ -108,6 +104,19 @@ class RunConfig(ConfigTable):
                 "by robust accuracy; name an attack within epsilon, as in evaluate.attacks=pgd-10"
             )
         return self
+
+    def _check_attack(self) -> None:
+        """Check that the loss can be trained with the attack."""
+        if self.loss.name in {"trades", "calfat"} and self.attack.name != "pgd":
+            raise ValueError(
+                f"attack.name = {self.attack.name}: loss.name = {self.loss.name} has its own attack; set "
+                "attack.name=pgd"
+            )
+        if self.loss.name == "boundary-weighted" and self.attack.name not in {"bim", "pgd", "cw"}:
+            raise ValueError(
+                f"attack.name = {self.attack.name}: loss.name = boundary-weighted counts the steps of an attack; set "
+                "attack.name to pgd, bim or cw"
+            )
 
     @property
     def flips(self) -> bool:

@@ -163,7 +163,7 @@ class LossConfig(ConfigTable):
     calfat_absent: Annotated[float, Field(ge=0)]
     calfat_scale: Annotated[float, Field(gt=0)]
     calfat_attack: Literal["kl", "pgd"]
-    margin_tau: Annotated[float, Field(ge=0)]
+    margin_tau: Annotated[float, Field(ge=0, le=1e4)]
 
 
 class MethodConfig(ConfigTable):
@@ -178,6 +178,7 @@ class MethodConfig(ConfigTable):
     moon_mu: Annotated[float, Field(ge=0, le=1e6)]
     moon_temperature: Annotated[float, Field(ge=1e-6, le=1e6)]
     mix_share: PositiveFraction
+    dbfat_beta: Annotated[float, Field(ge=0, le=1e6)]
     sfat_alpha: Annotated[float, Field(ge=0, lt=1)]
     sfat_top: Positive
 

@@ -2,6 +2,7 @@
 
 from common.errors import DeadEndError
 from common.methods.checks import explain_hooks
+from common.methods.dbfat import DBFAT
 from common.methods.feddyn import FedDyn
 from common.methods.feddynat import FedDynAT
 from common.methods.fedprox import FedProx
@@ -43,5 +44,6 @@ METHODS: dict[str, type[Method]] = {
     "feddynat": FedDynAT,
     "moon": MOON,
     "mixfat": MixFAT,
+    "dbfat": DBFAT,
     "sfat": SFAT,
 }

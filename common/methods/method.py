@@ -33,6 +33,7 @@ class MethodContext:
         prox_mu: μ of FedProx, >= 0.
         dyn_alpha: α of FedDyn, > 0.
         mix_share: share of each batch that MixFAT attacks, in (0, 1].
+        dbfat_beta: β of DBFAT, >= 0.
         sfat_alpha: α of SFAT, in [0, 1).
         sfat_top: how many clients SFAT prefers, >= 1.
         dynat_epochs: E_0 of FedDynAT, >= 1.
@@ -47,6 +48,7 @@ class MethodContext:
     prox_mu: float
     dyn_alpha: float
     mix_share: float
+    dbfat_beta: float
     sfat_alpha: float
     sfat_top: int
     dynat_epochs: int

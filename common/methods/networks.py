@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.modules.module import register_module_forward_hook
 
 from common.errors import DeadEndError
 from common.methods.method import Arrays
@@ -61,34 +61,36 @@ def last_linear(model: nn.Module, method: str) -> nn.Linear:
 
 
 class Seen:
-    """What went into a network, and what of it into its last layer: a pair of tensors for each forward pass."""
+    """What went into a network, into its last layer, and what came out: a tensor each for every forward pass."""
 
     def __init__(self) -> None:
         self.pixels: list[Tensor] = []
         self.features: list[Tensor] = []
+        self.logits: list[Tensor] = []
 
 
 @contextmanager
-def watching(model: nn.Module, head: nn.Module, training: bool) -> Iterator[Seen]:
+def watching(model: nn.Module, head: nn.Module | None, training: bool) -> Iterator[Seen]:
     """See every forward pass while the block lasts.
 
     A hook on the network itself would keep ``attack.fast`` from folding it, so the hook is on all modules.
 
     Args:
         model: to watch.
-        head: its last layer.
+        head: its last layer; None if its features are not needed.
         training: the mode of the passes that count; attacks run in eval mode.
     """
     seen = Seen()
 
-    def see(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+    def see(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         if model.training is training and given:
             if module is model:
                 seen.pixels.append(given[0])
+                seen.logits.append(output.float())
             if module is head:
                 seen.features.append(given[0].flatten(1).float())
 
-    handle = register_module_forward_pre_hook(see)
+    handle = register_module_forward_hook(see)
     try:
         yield seen
     finally:

@@ -26,10 +26,11 @@ def try_out(config: RunConfig, federation: bool) -> None:
     check_settings(config, FEDERATION if federation else CENTRALIZED)
     if federation:
         check_liars(config)
-        make_federated_method(config)
     classes = count_classes(config)
     check_attacks(config, classes)
     model = make_model(config, classes)
+    if federation:
+        make_federated_method(config).check(model)
     images, targets = torch.rand(2, 3, config.data.side, config.data.side), torch.tensor([0, classes - 1])
     if is_user_code(config.loss.name) or is_user_code(config.attack.name):
         make_method(config, model.train(), classes).loss_for(np.arange(classes))(images, targets)

@@ -26,7 +26,7 @@ from tests.helpers.settings import tiny_config
 THREAT = Threat(8 / 255, 2 / 255, 5)
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(0, 256, (72, 3, 32, 32), np.uint8), RNG.integers(0, 10, 72)
-METHODS = ("pgd-at", "mixed-at", "trades", "mart", "calfat", "logit-calibrated")
+METHODS = ("pgd-at", "mixed-at", "trades", "mart", "calfat", "logit-calibrated", "boundary-weighted")
 
 
 def trained(name: str, activation: str, device: torch.device, width: int = 4) -> nn.Module:
@@ -180,7 +180,7 @@ def test_a_recorded_batch_gives_the_bits_of_an_eager_one(
     assert all(torch.equal(left[1][name], left[2][name]) for name in left[0])
 
 
-@pytest.mark.parametrize("name", ["fedprox", "scaffold", "feddyn", "mixfat"])
+@pytest.mark.parametrize("name", ["fedprox", "scaffold", "feddyn", "mixfat", "moon", "dbfat"])
 def test_a_recorded_batch_of_a_federated_method_gives_the_bits_of_an_eager_one(name: str, device: torch.device) -> None:
     left = []
     for record in (False, True):
@@ -189,7 +189,7 @@ def test_a_recorded_batch_of_a_federated_method_gives_the_bits_of_an_eager_one(n
         federated = make_federated_method(tiny_config(method__name=name, method__prox_mu=0.5, method__dyn_alpha=0.5))
         for client in (1, 2):  # each starts from weights of its own, and has kept other arrays
             received = {key: value.cpu() + client / 1000 for key, value in model.state_dict().items()}
-            kept = {key: received[key] * client for key in trainer.names}
+            kept = {key: value * client for key, value in received.items()}
             turn = Turn(client, 1, model, trainer.names, received, {}, plan(client), kept)
             loss, pull = federated.loss(turn, local.loss_for(LABELS)), federated.pull(turn)
             trainer.fit(IMAGES, LABELS, loss, turn.plan, client, pull=pull)

@@ -20,8 +20,8 @@ from common.models.flops import FlopCounter, model_cost, trained_images, trainin
 from common.training.calibration import label_margins
 from common.training.losses import LOSSES, Loss, LossContext, TrainingMethod
 from common.training.trainer import TrainingPlan
-from tests.helpers.runs import figures, run
-from tests.helpers.settings import tiny_config, tiny_flat
+from tests.helpers.runs import figures, run, same, weights
+from tests.helpers.settings import Threshold, tiny_config, tiny_flat
 
 PLAN = TrainingPlan(1, 10, 0.1, momentum=0.0, weight_decay=0.0, augment=False, precision="float32")
 
@@ -172,7 +172,7 @@ def cost_of(method: Method, loss: Loss, model: nn.Module) -> float:
 
 @pytest.mark.parametrize(
     ("name", "loss", "expected"),
-    [("moon", "mixed-at", 8 + 4), ("mixfat", "pgd-at", 0.5 * 5 + 0.5 * 3)],
+    [("moon", "mixed-at", 8 + 4), ("mixfat", "pgd-at", 0.5 * 5 + 0.5 * 3), ("dbfat", "boundary-weighted", 5 + 1)],
 )
 def test_a_method_costs_as_many_passes_as_torch_counts(name: str, loss: str, expected: float) -> None:
     changes = {"loss__name": loss, "attack__steps": 1, "model__name": "resnet18", "model__width": 8}
@@ -247,3 +247,46 @@ def test_the_margins_are_those_of_public_code_for_fedlc() -> None:
     theirs = -torch.log(torch.gather(calibrated, -1, labels.unsqueeze(1)) / calibrated.sum(-1, keepdim=True))
     ours = nn.functional.cross_entropy(logits + label_margins((5, 30, 0), 1.5), labels)
     assert ours.item() == pytest.approx(theirs.mean().item(), rel=1e-5)
+
+
+def test_images_near_the_boundary_count_more() -> None:
+    # The class changes where the first pixel is 128/255, and a step moves it by 2/255. At 1, 3, 10 and −1 (in 1/255)
+    # from there, 1, 2, 3 and 0 of three steps begin with a right answer: 4 − d is 3, 2, 1 and 4, with a mean of 2.5.
+    images = torch.zeros(4, 3, 4, 4)
+    images[:, 0, 0, 0] = (128 + torch.tensor([1.0, 3.0, 10.0, -1.0])) / 255
+    labels, model = torch.ones(4, dtype=torch.int64), Threshold()
+    context = LossContext("bim", Threat(8 / 255, 2 / 255, 3), label_smoothing=0.0, noise_std=0.0)
+    value = LOSSES["boundary-weighted"](model, context)(images, labels)
+    images[:, 0, 0, 0] -= 6 / 255
+    each = nn.functional.cross_entropy(model(images), labels, reduction="none")
+    assert value.item() == pytest.approx((torch.tensor([1.2, 0.8, 0.4, 1.6]) * each).mean().item(), rel=1e-5)
+
+
+def test_dbfat_by_hand() -> None:
+    # The client answers (1/4, 3/4), the global model (1/2, 1/2): KL = ½ log(½ / ¼) + ½ log(½ / ¾) = ½ log(4 / 3).
+    model = Fixed(0.0, math.log(3))
+    turn = turn_of(model, received={"logits": torch.zeros(2)})
+
+    def local(images: Tensor, labels: Tensor) -> Tensor:
+        return 0 * model(images).sum() + 2.0
+
+    loss = method_of("dbfat", method__dbfat_beta=3.0).loss(turn, local)
+    value = loss(torch.zeros(5, 3, 2, 2), torch.zeros(5, dtype=torch.int64))
+    assert value.item() == pytest.approx(2 + 1.5 * math.log(4 / 3))
+    # The gradient of KL(g ‖ f) by the logits is f − g.
+    (gradient,) = torch.autograd.grad(value, [model.logits])
+    assert gradient.tolist() == pytest.approx([-0.75, 0.75])
+
+
+def test_dbfat_begins_with_the_global_models_answers(tmp_path: Path) -> None:
+    whole = {"method__name": "dbfat", "loss__name": "boundary-weighted", "federation__rounds": 1}
+    path = run(tmp_path, "whole", **whole)
+    local = run(tmp_path, "local", **{**whole, "method__dbfat_beta": 0.0})
+    plain = run(tmp_path, "plain", **{**whole, "method__name": "fedavg"})
+    assert same(weights(local), weights(plain))
+    assert not same(weights(path), weights(plain))
+
+
+def test_a_loss_that_counts_steps_needs_an_attack_with_steps() -> None:
+    with pytest.raises(FedShieldError, match=r"attack\.name = fgsm: loss\.name = boundary-weighted counts the steps"):
+        tiny_config(loss__name="boundary-weighted", attack__name="fgsm")
