@@ -23,12 +23,14 @@ from common.factory import (
 from common.machine import hidden_gpu
 from common.messages.records import to_record, to_state
 from common.messages.shared_slice import Examples
-from common.methods.checks import check_prepared, check_pull, check_turn, own_copies
+from common.methods.checks import check_prepared, check_pull, check_turn, names_that_stay, own_copies
 from common.methods.method import Arrays, Turn
+from common.methods.personal import with_own, without_own
 from common.models.networks import load_state
 from common.seeding import seed_for
 from common.training.losses import TrainingMethod
-from common.training.trainer import FitResult, Trainer
+from common.training.pull import LinearPull, Pull
+from common.training.trainer import FitResult, Trainer, TrainingPlan
 
 log = logging.getLogger("fedshield")
 
@@ -101,28 +103,35 @@ class Session:
         """
         own, trainer, method = self.prepare(client)
         received = to_state(arrays)
-        load_state(trainer.model, received)
         plan = training_plan(self.config, self.config.train.local_epochs, server_round, self.config.federation.rounds)
         images, labels = own.images, own.labels
         if shared is not None:
             images, labels = np.concatenate([images, shared[0]]), np.concatenate([labels, shared[1]])
         seed = seed_for(self.config.seed, "train", server_round, client)
-        federated = self._federated
-        received, sent = own_copies(federated, received), own_copies(federated, sent)
-        turn = Turn(client, server_round, trainer.model, trainer.names, received, sent, plan)
+        federated, stays = self._federated, names_that_stay(self._federated, trainer.model)
+        own_received, sent = own_copies(federated, received), own_copies(federated, sent)
+        turn = Turn(client, server_round, trainer.model, trainer.names, own_received, sent, plan)
         if federated.keeps:
-            turn.kept = self._kept(state, turn, counted)
+            turn.kept, turn.own = without_own(self._kept(state, turn, counted))
+        own_arrays = {name: turn.own[name] for name in stays if name in turn.own}
+        load_state(trainer.model, {**received, **own_arrays})
         federated.before(turn)
         check_prepared(federated, turn, trainer.model)
         loss = federated.loss(turn, method.loss_for(labels))
-        pull = check_pull(federated, federated.pull(turn), turn)
-        result = trainer.fit(images, labels, loss, turn.plan, seed, pull=pull)
+
+        def fit(plan: TrainingPlan, pull: Pull | LinearPull | None = None, part: str = "") -> FitResult:
+            own_seed = seed_for(seed, part) if part else seed
+            return trainer.fit(images, labels, loss, plan, own_seed, pull=check_pull(federated, pull, turn))
+
+        result = federated.train(turn, fit)
         turn.steps = result.steps
         beside = federated.after(turn) or {}
+        turn.own |= turn.trained(stays)
         check_turn(federated, beside, turn)
         if federated.keeps:
-            write_kept(state, self.config.method.name, turn.kept, server_round, counted)
-        return to_record(trainer.model.state_dict()), beside, result
+            write_kept(state, self.config.method.name, with_own(turn.kept, turn.own), server_round, counted)
+        unsent = {name: received[name].to(self._device) for name in stays}
+        return to_record({**trainer.model.state_dict(), **unsent}), beside, result
 
     def _kept(self, state: RecordDict, turn: Turn, counted: int) -> Arrays:
         """Return what the client kept in its last turn that counted; it says so if it has lost that."""

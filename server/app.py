@@ -27,6 +27,7 @@ from server.aggregation.strategy import OPTIMIZER, Cohort, SharedDataFedAvg
 from server.monitoring.observers import watching
 from server.network.polling_grid import PollingGrid
 from server.network.roster import Roster
+from server.personal import tell_what_stays
 from server.preflight import (
     check_attacks,
     check_settings,
@@ -87,6 +88,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         make_federated_method(config).check(model)
         tell_what_is_folded(config, model)
         tell_randomized(config, model)
+        tell_what_stays(make_federated_method(config), model)
         recorder = Recorder(config, run, data, model, watchers)
         precision = {} if kind == DEPLOYED else tell_precision(config)
         run.write_environment({**describe_environment(device, model, data.test.images.shape[-1]), **precision})

@@ -22,6 +22,7 @@ from common.seeding import rng_for
 from common.user_code import is_user_code
 from server.aggregation.robust import RULES, check_strategy
 from server.aggregation.strategy import Cohort
+from server.personal import check_personal
 from server.run_directory.reader import CENTRALIZED, DEPLOYED, Kind
 from server.run_directory.restored import with_first_precision
 
@@ -67,6 +68,7 @@ def _check_method(config: RunConfig) -> None:
             "method.name = feddynat: %d local epochs in round 1, %d in round %d; train.local-epochs is not used",
             *(method.epochs(1), method.epochs(config.federation.rounds), config.federation.rounds),
         )
+    check_personal(config, method)
     if method.keeps and (missed := _never_asked(config)):
         log.warning(
             "method.name = %s: %d of %d clients are never asked, in %d rounds with federation.fraction = %g",

@@ -99,7 +99,20 @@ MixtureWeights = Annotated[
 
 _MODELS = ("cnn", "cnn2", "resnet18", _TORCHVISION, _OWN)
 _ATTACKS = ("none", "fgsm", "bim", "pgd", "cw", "deepfool", "mixture", _OWN)
-_METHODS = ("fedavg", "fedprox", "scaffold", "feddyn", "feddynat", "moon", "mixfat", "dbfat", "sfat", _OWN)
+_METHODS = (
+    "fedavg",
+    "fedprox",
+    "scaffold",
+    "feddyn",
+    "feddynat",
+    "moon",
+    "mixfat",
+    "dbfat",
+    "sfat",
+    "fedbn",
+    "fedper",
+    _OWN,
+)
 _LOSSES = ("pgd-at", "mixed-at", "trades", "mart", "calfat", "logit-calibrated", "boundary-weighted", _OWN)
 ModelName = Annotated[str, AfterValidator(partial(_check_name, _MODELS)), WithJsonSchema({"enum": _MODELS})]
 AttackName = Annotated[str, AfterValidator(partial(_check_name, _ATTACKS)), WithJsonSchema({"enum": _ATTACKS})]

@@ -12,7 +12,7 @@ from common.training.pull import LinearPull, Pull
 from common.training.trainer import TrainingPlan
 from common.user_code import explain_user_code, is_user_code
 
-HOOKS = ("check", "before", "loss", "pull", "after", "sends", "shares", "combine")
+HOOKS = ("check", "stays", "before", "loss", "pull", "train", "after", "sends", "shares", "combine")
 
 
 def explain_hooks(key: str, method: Method) -> None:
@@ -63,11 +63,10 @@ def check_pull(method: Method, pull: object, turn: Turn) -> Pull | LinearPull | 
     Raises:
         FedShieldError: one line that says what is wrong with it.
     """
-    shapes = [turn.received[name].shape for name in turn.weights]
     if isinstance(pull, LinearPull):
         for part in (pull.anchor, pull.offset):
-            for name, shape in zip(turn.weights, shapes, strict=True):
-                if name in part and part[name].shape != shape:
+            for name in turn.weights:
+                if name in part and part[name].shape != (shape := turn.received[name].shape):
                     raise _wrong(
                         method.name, f"pull gives {name} as {tuple(part[name].shape)}, expected {tuple(shape)}"
                     )
@@ -80,11 +79,29 @@ def check_pull(method: Method, pull: object, turn: Turn) -> Pull | LinearPull | 
     def checked(names: Sequence[str], weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
         given = list(pull(names, weights, gradients))
         found = [getattr(gradient, "shape", None) for gradient in given]
-        if found != shapes:
+        if found != [turn.received[name].shape for name in names]:
             raise _wrong(method.name, "the function of pull gives other gradients than one of each weight's shape")
         return given
 
     return checked
+
+
+def names_that_stay(method: Method, model: nn.Module) -> frozenset[str]:
+    """Return the names of the arrays that never leave a client.
+
+    Args:
+        method: of the federation.
+        model: its network.
+
+    Raises:
+        FedShieldError: the network has no such array, or the method does not say that it has personal models.
+    """
+    names, known = frozenset(method.stays(model) or ()), model.state_dict().keys()
+    if odd := sorted(names - known):
+        raise _wrong(method.name, f"stays names {odd[0]}, which the network does not have")
+    if names and not (method.personal and method.keeps):
+        raise _wrong(method.name, "stays names arrays; set keeps = True and personal = True")
+    return names
 
 
 def check_turn(method: Method, beside: Arrays, turn: Turn) -> None:
@@ -106,6 +123,8 @@ def check_turn(method: Method, beside: Arrays, turn: Turn) -> None:
         check_arrays(method.name, "turn.kept", turn.kept)
     elif turn.kept:
         raise _wrong(method.name, "turn.kept is filled, but keeps is False; set it to True")
+    if method.personal:
+        check_arrays(method.name, "turn.own", turn.own, {name: turn.received[name] for name in turn.own})
 
 
 def check_shares(name: str, shares: Sequence[float], replies: int) -> list[float]:

@@ -3,8 +3,10 @@
 from common.errors import DeadEndError
 from common.methods.checks import explain_hooks
 from common.methods.dbfat import DBFAT
+from common.methods.fedbn import FedBN
 from common.methods.feddyn import FedDyn
 from common.methods.feddynat import FedDynAT
+from common.methods.fedper import FedPer
 from common.methods.fedprox import FedProx
 from common.methods.method import Method, MethodContext
 from common.methods.mixfat import MixFAT
@@ -46,4 +48,6 @@ METHODS: dict[str, type[Method]] = {
     "mixfat": MixFAT,
     "dbfat": DBFAT,
     "sfat": SFAT,
+    "fedbn": FedBN,
+    "fedper": FedPer,
 }

@@ -6,19 +6,21 @@ object is made in each process, from the configuration alone; what has to live l
 - what a client keeps from its last turn to its next one is in ``Turn.kept``;
 - what the server keeps is in the ``server`` arrays. Both are in the checkpoint of a simulation;
 - what the server sends to all clients, beside the model, is what ``sends`` returns;
-- what a client sends back, beside its weights, is what ``after`` returns.
+- what a client sends back, beside its weights, is what ``after`` returns;
+- arrays of a client's own model, which never leave it, are in ``Turn.own``; see ``stays``.
 
 Arrays are named as in the state dict of the model; what a client sends beside has the names and shapes of the weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from common.training.losses import Loss
 from common.training.pull import LinearPull, Pull
-from common.training.trainer import TrainingPlan
+from common.training.trainer import FitResult, TrainingPlan
 
 Arrays = dict[str, Tensor]
 
@@ -73,6 +75,8 @@ class Turn:
         plan: how the client is going to train; ``before`` may replace it.
         kept: what the client has kept from its last turn that counted; empty in its first one. ``after`` may change it.
         steps: of SGD that were made; 0 before training.
+        own: arrays of the client's own model, as they were after its last turn that counted: with them in the place of
+            the global ones, the global model is the client's. Those that stay are put there; a method may put others.
     """
 
     client: int
@@ -84,11 +88,26 @@ class Turn:
     plan: TrainingPlan
     kept: Arrays = field(default_factory=dict)
     steps: int = 0
+    own: Arrays = field(default_factory=dict)
 
-    def trained(self) -> Arrays:
-        """Return copies of the model's weights, on the CPU."""
-        own = self.model.state_dict()
-        return {name: own[name].detach().cpu().clone() for name in self.weights}
+    def trained(self, names: Collection[str] | None = None) -> Arrays:
+        """Return copies of the model's weights, or of the arrays with these names, on the CPU."""
+        state = self.model.state_dict()
+        return {name: state[name].detach().cpu().clone() for name in (self.weights if names is None else names)}
+
+
+class Fit(Protocol):
+    """Trains the turn's model in place, on the client's images and with the loss of its turn."""
+
+    def __call__(self, plan: TrainingPlan, pull: Pull | LinearPull | None = None, part: str = "") -> FitResult:
+        """Return what was done.
+
+        Args:
+            plan: epochs, batches, rates, and what is not trained.
+            pull: corrects the gradients of each step.
+            part: of the turn, if it has several: each has random numbers of its own.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -112,6 +131,7 @@ class Method:
     Attributes:
         name: as the configuration has it.
         keeps: whether clients keep something between rounds.
+        personal: whether each client gets a model of its own, from ``Turn.own``; it must also keep.
         replies_beside: whether a client sends an array for each weight beside its weights.
         records: whether what ``loss`` returns decides nothing on the CPU, and equals (==) what it has returned before
             for an equal local loss; a GPU then records a batch and launches it as a whole.
@@ -122,6 +142,7 @@ class Method:
 
     name = ""
     keeps = False
+    personal = False
     replies_beside = False
     records = True
 
@@ -146,6 +167,13 @@ class Method:
 
     # At the client, in this order.
 
+    def stays(self, model: nn.Module) -> Collection[str]:
+        """Return the names of the arrays that never leave the client.
+
+        It trains its own ones, and sends in their place the values that it has received.
+        """
+        return ()
+
     def before(self, turn: Turn) -> None:
         """Prepare: change the model that the client starts from, or its plan."""
 
@@ -156,6 +184,10 @@ class Method:
     def pull(self, turn: Turn) -> Pull | LinearPull | None:
         """Return what corrects the gradients of each step; a GPU can record it only if it is a ``LinearPull``."""
         return None
+
+    def train(self, turn: Turn, fit: Fit) -> FitResult:
+        """Train the model, once by the plan of the turn, or in parts; what the last of them did is returned."""
+        return fit(turn.plan, self.pull(turn))
 
     def after(self, turn: Turn) -> Arrays:
         """Return what to send beside the weights; change what is kept, or what is sent as the client's model."""
