@@ -88,7 +88,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         make_federated_method(config).check(model)
         tell_what_is_folded(config, model)
         tell_randomized(config, model)
-        tell_what_stays(make_federated_method(config), model)
+        tell_what_stays(make_federated_method(config), model, far=kind == DEPLOYED)
         recorder = Recorder(config, run, data, model, watchers)
         precision = {} if kind == DEPLOYED else tell_precision(config)
         run.write_environment({**describe_environment(device, model, data.test.images.shape[-1]), **precision})

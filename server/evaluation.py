@@ -37,6 +37,7 @@ from server.measures import (
     subset_of,
     transferred,
 )
+from server.personal import evaluate_personal, require_personal
 from server.preflight import check_reach, tell_idle_cores, tell_small_radius
 from server.run_directory.checkpoint import fit_state, selected_model
 from server.run_directory.reader import FEDERATION, read_described_partition, read_kind
@@ -158,6 +159,7 @@ def evaluate_run(
     trust_code: bool = False,
     corruptions: Sequence[str] = (),
     made_on: Sequence[Path] = (),
+    personal: bool = False,
 ) -> RunEvaluation:
     """Evaluate a run's model with its final attacks, and append the result to its ``evaluations.jsonl``.
 
@@ -170,11 +172,14 @@ def evaluate_run(
         trust_code: run code of the run's that has not been run on this machine before.
         corruptions: kinds of ``common.evaluation.corruptions`` under which accuracy is measured too; none for none.
         made_on: directories of other runs, absolute; the examples of the attacks are made on their models too.
+        personal: measure the clients' own models too.
 
     Raises:
         FedShieldError: the run is damaged or has no finished round, its data is not there, or its code is not trusted;
-            the same of ``made_on``, or these do not fit.
+            the same of ``made_on``, or these do not fit; or the clients have no models of their own.
     """
+    if personal:
+        require_personal(run_dir)
     prepared = prepare_evaluation(run_dir, changes, trust_code, epsilons)
     config, model, test = prepared.config, prepared.model, prepared.test
     kept_dir = run_dir / "evaluations"
@@ -183,6 +188,8 @@ def evaluate_run(
     if epsilons:
         figures["curve"], warnings = curve_over_epsilon(model, test, config, epsilons, kept_dir)
         figures["warnings"] += _tell(warnings)
+    if personal:
+        figures["personal"] = evaluate_personal(run_dir, model, test, config, prepared.counts, evaluation)
     if corruptions:
         figures["corruptions"] = corrupted(model, test, config, corruptions, kept_dir)
     record = {

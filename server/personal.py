@@ -1,15 +1,140 @@
-"""Models of the clients' own: what must be known before the first round."""
+"""Models of the clients' own: what must be known before the first round, and how good they are after the last."""
 
 import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from common.config.schema import RunConfig
+from common.data.datasets import Dataset
 from common.errors import FedShieldError
+from common.evaluation.evaluate import Evaluation, evaluate
+from common.evaluation.personal import put_together
+from common.factory import evaluation_threat
+from common.messages.records import State
 from common.methods.checks import names_that_stay
 from common.methods.method import Method
+from common.methods.personal import without_own
+from common.models.networks import copies_on_cpu
+from server.measures import BATCH, kept_for, passes_to_average, seed_of, subset_of
+from server.run_directory.checkpoint import fit_state, load_kept, load_model, read_checkpoint
 
 log = logging.getLogger("fedshield")
+
+
+@dataclass(frozen=True, eq=False)
+class PersonalModels:
+    """The models of a run's clients after its last round.
+
+    Attributes:
+        round: the last one.
+        shared: the global model.
+        own: by client, the arrays of its own that take the place of those.
+    """
+
+    round: int
+    shared: State
+    own: Mapping[int, State]
+
+    def state(self, client: int) -> State:
+        """Return a client's model; one that has nothing of its own, such as a client never asked, has the global."""
+        return {**self.shared, **self.own.get(client, {})}
+
+
+def read_personal(run_dir: Path) -> PersonalModels | None:
+    """Return the models of a run's clients; None where they have none, or these are at real clients.
+
+    Raises:
+        FedShieldError: a file is damaged or missing.
+    """
+    checkpoint = read_checkpoint(run_dir)
+    if checkpoint is None:
+        return None
+    kept: dict[int, State] = {}
+    for place, array in load_kept(run_dir, checkpoint, "clients").items():
+        client, _, name = place.partition("/")
+        kept.setdefault(int(client), {})[name] = array
+    own = {client: found for client, arrays in kept.items() if (found := without_own(arrays)[1])}
+    return PersonalModels(int(checkpoint["round"]), load_model(run_dir, checkpoint), own) if own else None
+
+
+def require_personal(run_dir: Path) -> PersonalModels:
+    """Return the models of a run's clients.
+
+    Raises:
+        FedShieldError: they have none, or these are at real clients.
+    """
+    if (found := read_personal(run_dir)) is None:
+        raise FedShieldError(
+            f"{run_dir}: has no models of its clients' own; a simulation with a method that makes them has, such as "
+            "method.name=fedbn"
+        )
+    return found
+
+
+def evaluate_personal(
+    run_dir: Path,
+    model: nn.Module,
+    test: Dataset,
+    config: RunConfig,
+    counts: NDArray[np.int64] | None,
+    whole: Evaluation,
+) -> dict[str, Any] | None:
+    """Return how good each client's own model is on test images of its classes, and the global one on the same images.
+
+    Args:
+        run_dir: absolute.
+        model: the run's network, with the global weights; it has them again afterwards.
+        test: the test set.
+        config: of the run; with its final attacks, on those of its final examples that are of a client's classes.
+        counts: training images of each class at each client, [clients, classes]; None where there are no clients.
+        whole: the evaluation of the global model, with these attacks and on all final examples.
+
+    Returns:
+        What ``put_together`` returns; None where there are no such models.
+
+    Raises:
+        FedShieldError: a file of the run is damaged.
+    """
+    personal = read_personal(run_dir) if counts is not None else None
+    if personal is None or counts is None:
+        return None
+    subset, attacks = subset_of(test, config.evaluate.final_examples), config.final_attacks(len(test.classes))
+    threat, before = evaluation_threat(config), model.state_dict()
+    before = dict(zip(before, copies_on_cpu(before.values()), strict=True))
+    rows = []
+    log.info("evaluating the own models of %d clients", len(counts))
+    for client, held in _held(subset, counts):
+        fit_state(model, personal.state(client), run_dir)
+        own = subset.take(held)
+        eot = passes_to_average(model, own.images, config)
+        store = kept_for(run_dir / "evaluations", model, own, config, threat, eot)
+        found = evaluate(model, own.images, own.labels, attacks, threat, seed_of(config), BATCH, store, eot)
+        worst = found.worst and found.worst.value
+        figures = {"client": client, "n": found.n, "natural": found.natural.value, "robust": worst}
+        rows.append({**figures, "global": _on(whole, held, list(found.robust))})
+    fit_state(model, before, run_dir)
+    return put_together(rows) if rows else None
+
+
+def _held(subset: Dataset, counts: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield each client with the rows of the test images that are of its classes, if there are any."""
+    for client, own in enumerate(counts):
+        rows = np.flatnonzero(own[subset.labels] > 0)
+        if len(rows):
+            yield client, rows
+
+
+def _on(whole: Evaluation, rows: NDArray[np.int64], attacks: list[str]) -> dict[str, float | None]:
+    """Return natural accuracy and the worst case of some attacks, on some of the images of an evaluation."""
+    masks = whole.masks()
+    worst = np.logical_and.reduce([masks["natural"], *(masks[label] for label in attacks)])
+    return {"natural": float(masks["natural"][rows].mean()), "robust": float(worst[rows].mean()) if attacks else None}
 
 
 def check_personal(config: RunConfig, method: Method) -> None:
@@ -29,19 +154,26 @@ def check_personal(config: RunConfig, method: Method) -> None:
         )
 
 
-def tell_what_stays(method: Method, model: nn.Module) -> None:
-    """Tell what the global model lacks.
+def tell_what_stays(method: Method, model: nn.Module, far: bool) -> None:
+    """Tell what the global model lacks, and where the clients' own models are.
 
     Args:
         method: of the federation.
         model: its network.
+        far: the clients are real ones, on a network.
 
     Raises:
         FedShieldError: the network has no such arrays.
     """
     if stays := names_that_stay(method, model):
         log.info(
-            "method.name = %s: %d of %d arrays stay with the clients; the global model keeps their initial values, so "
-            "look at the clients' own models, which are measured after the last round",
+            "method.name = %s: %d of %d arrays stay with the clients; the global model keeps their initial values, and "
+            "its accuracy says little",
             *(method.name, len(stays), len(model.state_dict())),
+        )
+    if method.personal and far:
+        log.warning(
+            "method.name = %s: the clients' own models stay in the memory of their SuperNodes and are not measured, "
+            "since real clients have no test images",
+            method.name,
         )

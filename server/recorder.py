@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from common.config.schema import RunConfig
 from common.data.server_data import ServerData
 from common.evaluation.evaluate import Evaluation
+from common.evaluation.personal import tell_personal
 from common.messages.records import State
 from common.models.networks import load_state
 from server.evaluation import evaluate_finally, evaluate_on
 from server.monitoring.observers import Watchers
+from server.personal import evaluate_personal
 from server.run_directory.checkpoint import read_checkpoint, selected_model
 from server.run_directory.reader import DEPLOYED, FEDERATION
 from server.run_directory.writer import RunDir
@@ -120,6 +122,8 @@ class Recorder:
         if self.config.evaluate.final_attacks:
             kept_dir = self.run.path / "evaluations"
             final, figures = evaluate_finally(self.model, self.test, self.config, self.counts, kept_dir)
+            if own := evaluate_personal(self.run.path, self.model, self.test, self.config, self.counts, final):
+                figures["personal"] = own
         summary = {
             "rounds": self.run.completed_rounds,
             "seconds": sum(record["seconds"] for record in self.run.metrics()),
@@ -133,6 +137,8 @@ class Recorder:
             of = f"of {self.run.kind.unit} {round_or_epoch}  " if self._best else ""
             ece = f"  ECE {100 * found['ece']:.1f} %" if figures and (found := figures["calibration"]) else ""
             log.info("final  %s%s%s", of, final.line(), ece, extra={"event": {"event": "final", **summary}})
+            for line in tell_personal((figures or {}).get("personal", {})):
+                log.info("%s", line)
 
 
 def _turnout(report: dict[str, Any]) -> str:

@@ -71,6 +71,27 @@ class StoredCorruptions(FileFormat):
     ece: Share | None
 
 
+class OnTheSame(FileFormat):
+    """Accuracy of a model, without and under attack."""
+
+    natural: Share
+    robust: Share | None
+
+
+class StoredOwn(OnTheSame):
+    """Accuracy of a client's own model, and of the global one on the same images."""
+
+    client: Count
+    n: Annotated[Count, Field(ge=1)]
+    beside: OnTheSame = Field(alias="global")
+
+
+class StoredPersonal(FileFormat):
+    """Accuracy of the clients' own models."""
+
+    clients: Annotated[list[StoredOwn], Field(min_length=1)]
+
+
 class StoredSource(FileFormat):
     """A run on whose model examples were made."""
 
@@ -94,6 +115,7 @@ class Figures(FileFormat):
     curve: list[CurvePoint] = []
     calibration: StoredCalibration | None = None
     corruptions: StoredCorruptions | None = None
+    personal: StoredPersonal | None = None
     classes: list[str] = []
     examples: list[Count] = Field([], alias="class-examples")
     per_class: dict[str, list[StoredRate | None]] = Field({}, alias="per-class")

@@ -147,6 +147,10 @@ def evaluate(
             help="Make the attacks' examples also on this run's model, and try them here; can be repeated.",
         ),
     ] = None,
+    personal: Annotated[
+        bool,
+        typer.Option("--personal", help="Measure the clients' own models too, if the run's method has made such."),
+    ] = False,
     set_: SetOption = None,
     trust_code: TrustOption = False,
 ) -> None:
@@ -160,6 +164,7 @@ def evaluate(
     fedshield evaluate runs/NAME --epsilons 0,2,4,8,16
     fedshield evaluate runs/NAME --corruptions all
     fedshield evaluate runs/NAME --attacks pgd-20 --from runs/OTHER
+    fedshield evaluate runs/NAME --personal
     """
     log_to(console)
     changes = measuring(set_ or [])
@@ -172,6 +177,7 @@ def evaluate(
     for place in (path, *others):
         read_config(place)  # what follows takes seconds to import
     from common.data.cuts import out_of
+    from common.evaluation.personal import tell_personal
     from server.evaluation import evaluate_run
     from server.run_directory.reader import read_kind
     from simulations.cli.tables import evaluation_tables, headline_lines
@@ -179,7 +185,7 @@ def evaluate(
     from simulations.reports.headline import read_figures
     from simulations.reports.sheets import whole
 
-    found = evaluate_run(path, changes, radii, trust_code, kinds, others)
+    found = evaluate_run(path, changes, radii, trust_code, kinds, others, personal)
     attack = found.config.attack
     which = f"after {read_kind(path).unit} {found.round}, epsilon {radius(attack.epsilon_255, attack.norm)}"
     which += f", {out_of(found.evaluation.n, found.tests)} test images"
@@ -188,7 +194,7 @@ def evaluate(
         console.print(whole(table, console.width))
     if sheet := corruption_sheet(found.record):
         console.print(sheet.rich(console.width))
-    for line in headline_lines(read_figures(path)):
+    for line in (*tell_personal(found.record.get("personal", {})), *headline_lines(read_figures(path))):
         console.print(line)
     if found.config.evaluate.final_attacks or "curve" in found.record:
         with figures_may_fail("the same command"):

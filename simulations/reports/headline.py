@@ -161,7 +161,7 @@ def _with_parts(figures: Record, records: Sequence[Record], every: Sequence[Reco
     sources = [source for record in records for source in record.get("from", ())]
     if sources:
         found["from"] = list({(source["name"], source["sha256"]): source for source in sources}.values())
-    for part in ("curve", "distortions", *BESIDE):
+    for part in ("curve", "distortions", "personal", *BESIDE):
         if having := [record for record in (every if part in BESIDE else records) if record.get(part)]:
             if part == "corruptions":  # one kind, looked at later, does not take the place of all
                 source = max(reversed(having), key=lambda record: (len(record["corruptions"]["kinds"]), record["n"]))

@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import MessageType
+from numpy.typing import NDArray
 from torch import Tensor
 
 from common.config.schema import RunConfig
+from common.data.datasets import balanced_subset
 from common.errors import FedShieldError
+from common.evaluation.evaluate import evaluate
+from common.evaluation.personal import tell_personal
 from common.factory import (
     client_data,
+    evaluation_threat,
     make_federated_method,
     make_method,
     make_model,
@@ -27,13 +32,20 @@ from common.methods.personal import without_own
 from common.models.networks import load_state
 from common.seeding import seed_for
 from server.app import run_federation
+from server.evaluation import evaluate_run
+from server.personal import tell_what_stays
 from server.run_directory.checkpoint import load_kept, read_checkpoint
+from server.run_directory.reader import read_summary
 from simulations.engine.executor import Executor, InProcess, Job, Outcome
 from simulations.engine.local_grid import LocalGrid, Reply
 from simulations.engine.process_executor import Processes
 from simulations.engine.ray_executor import RayActors
+from simulations.reports.html.write import write_report
+from tests.helpers.program import fedshield
 from tests.helpers.runs import figures, run, same, weights
 from tests.helpers.settings import tiny_config
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PERSONAL = {"method__name": "fedbn", "federation__rounds": 3, "federation__fraction": 0.5}
 
@@ -132,6 +144,59 @@ def trained_alone(config: RunConfig, start: State, client: int, server_round: in
     seed = seed_for(config.seed, "train", server_round, client)
     make_trainer(model, config, False).fit(images, labels, loss, plan, seed)
     return model.state_dict()
+
+
+def test_each_clients_own_model_is_measured_on_its_own_classes(tmp_path: Path) -> None:
+    changes = {"partition__scheme": "dirichlet", "evaluate__final_attacks": "fgsm,pgd-3"}
+    path = run(tmp_path, "run", method__name="fedper", **changes)
+    config = tiny_config(**changes)
+    final, test, model = read_summary(path)["final"], server_data(config).test, make_model(config, 10)
+    subset = test.take(balanced_subset(test.labels, 40, 0, "evaluation"))
+
+    def masks(state: State, rows: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+        load_state(model, state)
+        part, threat = subset.take(np.flatnonzero(rows)), evaluation_threat(config)
+        seed = seed_for(config.seed, "evaluate")
+        return evaluate(model, part.images, part.labels, ["fgsm", "pgd-3"], threat, seed).masks()
+
+    # The global model is attacked with all images together, where the random starts are others.
+    whole, sizes = masks(weights(path), np.ones(40, bool)), []
+    for told in final["personal"]["clients"]:
+        rows = np.isin(subset.labels, client_data(config, told["client"]).labels)
+        found = masks({**weights(path), **own(path, told["client"])}, rows)
+        assert (told["natural"], told["robust"]) == (found["natural"].mean(), found["worst"].mean())
+        assert told["global"] == {"natural": whole["natural"][rows].mean(), "robust": whole["worst"][rows].mean()}
+        sizes.append(int(rows.sum()))
+        assert told["n"] == sizes[-1]
+    assert len({*sizes}) > 1
+    values = [told["natural"] for told in final["personal"]["clients"]]
+    over = final["personal"]["natural"]
+    assert (over["mean"], over["worst"], over["spread"]) == pytest.approx(
+        (np.mean(values), min(values), np.std(values))
+    )
+    assert len({*values}) > 1
+
+
+def test_personal_figures_are_shown(tmp_path: Path, reference: Path) -> None:
+    lines = tell_personal(read_summary(reference)["final"]["personal"])
+    assert lines[0].startswith("own models of 10 clients, each on the test images of its own classes (n = 8): natural ")
+    assert lines[1].startswith("the global model on the same images: natural ")
+    shown = fedshield("evaluate", str(reference), "--personal")
+    assert shown.returncode == 0
+    assert all(line in shown.stdout for line in lines)
+    assert "own models of 10 clients" in write_report(reference, tmp_path / "report.html").read_text()
+
+
+def test_where_there_are_none_one_line_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = run(tmp_path, "plain", federation__rounds=1)
+    assert "personal" not in read_summary(plain)["final"]
+    with pytest.raises(FedShieldError, match="has no models of its clients' own"):
+        evaluate_run(plain, {}, personal=True)
+    config = tiny_config(method__name="fedbn")
+    with caplog.at_level("INFO", "fedshield"):
+        tell_what_stays(make_federated_method(config), make_model(config, 10), far=True)
+    assert "15 of 20 arrays stay with the clients" in caplog.text
+    assert "are not measured, since real clients have no test images" in caplog.text
 
 
 def test_settings_that_make_no_sense_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
+from common.evaluation.personal import tell_personal
 from simulations.reports.accuracy import Record, share
 from simulations.reports.figures.run_figures import partition_figure
 from simulations.reports.html.evaluation_blocks import measure
@@ -47,6 +48,22 @@ def clients(metrics: Sequence[Record], partition: Record, final: Record) -> list
         "frequent of them gives the share of that class in its own images"
     ]
     return [Table(header, rows, 2, notes if accuracies else [])]
+
+
+def own_models(final: Record) -> list[Block]:
+    """Return the accuracy of each client's own model, and of the global one beside it; nothing where there is none."""
+    if not (found := final.get("personal")):
+        return []
+    rows = [
+        [
+            str(own["client"]),
+            f"{own['n']:,}",
+            *(share(each[key]) for key in ("natural", "robust") for each in (own, own["global"])),
+        ]
+        for own in found["clients"]
+    ]
+    header = ["client", "n", "natural, own", "natural, global", "robust, own", "robust, global"]
+    return [Table(header, rows, 1, tell_personal(found), title="Models of the clients' own, accuracy in %")]
 
 
 def refusals(metrics: Sequence[Record]) -> list[Block]:

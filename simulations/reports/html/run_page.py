@@ -27,7 +27,7 @@ from simulations.reports.headline import (
     threat_label,
     training,
 )
-from simulations.reports.html.client_blocks import clients, labels, refusals
+from simulations.reports.html.client_blocks import clients, labels, own_models, refusals
 from simulations.reports.html.evaluation_blocks import attacks, classes, corrupted, curve, percent
 from simulations.reports.html.page import Block, Code, Fact, Page, Section, Table, Text, charts
 from simulations.reports.html.picture_blocks import gallery, predictions
@@ -79,7 +79,7 @@ def run_page(run_dir: Path) -> Page:
             Section("Accuracy under common corruptions", corrupted(final)),
             Section("Predictions under attack", predictions(arrays)),
             Section("Adversarial examples", gallery(arrays)),
-            Section("Clients", [*clients(metrics, partition, final), *refusals(metrics)]),
+            Section("Clients", [*clients(metrics, partition, final), *own_models(final), *refusals(metrics)]),
             Section("Who has which classes", labels(partition)),
             Section("What differs from the defaults", [difference_table(config)]),
             Section("Environment, and the command that repeats it", _environment(environment, metrics, kind, config)),
