@@ -1,6 +1,7 @@
 """What a process needs to train the clients of one run: built once, used for every message."""
 
 import logging
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -117,13 +118,15 @@ class Session:
         load_state(trainer.model, {**received, **own_arrays})
         federated.before(turn)
         check_prepared(federated, turn, trainer.model)
-        loss = federated.loss(turn, method.loss_for(labels))
+        loss, seconds = federated.loss(turn, method.loss_for(labels)), list[float]()
 
         def fit(plan: TrainingPlan, pull: Pull | LinearPull | None = None, part: str = "") -> FitResult:
-            own_seed = seed_for(seed, part) if part else seed
-            return trainer.fit(images, labels, loss, plan, own_seed, pull=check_pull(federated, pull, turn))
+            own_seed, pull = seed_for(seed, part) if part else seed, check_pull(federated, pull, turn)
+            done = trainer.fit(images, labels, loss, plan, own_seed, pull=pull)
+            seconds.append(done.seconds)
+            return done
 
-        result = federated.train(turn, fit)
+        result = replace(federated.train(turn, fit), seconds=sum(seconds))
         turn.steps = result.steps
         beside = federated.after(turn) or {}
         turn.own |= turn.trained(stays)

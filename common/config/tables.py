@@ -181,6 +181,8 @@ class MethodConfig(ConfigTable):
     dbfat_beta: Annotated[float, Field(ge=0, le=1e6)]
     sfat_alpha: Annotated[float, Field(ge=0, lt=1)]
     sfat_top: Positive
+    head_epochs: Positive
+    ditto_lambda: Annotated[float, Field(ge=0)]
 
 
 class TrainConfig(ConfigTable):

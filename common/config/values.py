@@ -111,6 +111,8 @@ _METHODS = (
     "sfat",
     "fedbn",
     "fedper",
+    "fedrep",
+    "ditto",
     _OWN,
 )
 _LOSSES = ("pgd-at", "mixed-at", "trades", "mart", "calfat", "logit-calibrated", "boundary-weighted", _OWN)

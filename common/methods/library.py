@@ -3,11 +3,13 @@
 from common.errors import DeadEndError
 from common.methods.checks import explain_hooks
 from common.methods.dbfat import DBFAT
+from common.methods.ditto import Ditto
 from common.methods.fedbn import FedBN
 from common.methods.feddyn import FedDyn
 from common.methods.feddynat import FedDynAT
 from common.methods.fedper import FedPer
 from common.methods.fedprox import FedProx
+from common.methods.fedrep import FedRep
 from common.methods.method import Method, MethodContext
 from common.methods.mixfat import MixFAT
 from common.methods.moon import MOON
@@ -50,4 +52,6 @@ METHODS: dict[str, type[Method]] = {
     "sfat": SFAT,
     "fedbn": FedBN,
     "fedper": FedPer,
+    "fedrep": FedRep,
+    "ditto": Ditto,
 }

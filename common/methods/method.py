@@ -43,6 +43,8 @@ class MethodContext:
         dynat_every: F of FedDynAT, >= 1.
         moon_mu: μ of MOON, >= 0.
         moon_temperature: τ of MOON, > 0.
+        head_epochs: of the head in FedRep, >= 1.
+        ditto_lambda: λ of Ditto, >= 0.
     """
 
     clients: int
@@ -58,6 +60,8 @@ class MethodContext:
     dynat_every: int
     moon_mu: float
     moon_temperature: float
+    head_epochs: int
+    ditto_lambda: float
 
 
 @dataclass

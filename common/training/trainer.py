@@ -38,6 +38,7 @@ class TrainingPlan:
         augment: random crop with padding 4, and horizontal flip.
         precision: ``bfloat16`` runs the forward passes under autocast; weights stay float32.
         flip: whether ``augment`` flips; the crops are the same without.
+        frozen: names of weights that are not trained; statistics still are.
     """
 
     epochs: int
@@ -48,6 +49,7 @@ class TrainingPlan:
     augment: bool
     precision: Literal["float32", "bfloat16"]
     flip: bool = True
+    frozen: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,7 @@ class Trainer:
         step = partial(self._train_on, loss=loss, plan=plan, pull=pull)
         if self._recordings is None or not (pull is None or isinstance(pull, PlacedPull)):
             return step(*batch)
-        how = plan.precision, plan.momentum, plan.weight_decay, pull and pull.kind
+        how = plan.precision, plan.momentum, plan.weight_decay, plan.frozen, pull and pull.kind
         kind = batch[0].shape, batch[2] is None, *how
         return self._recordings.run(step, batch, loss, kind)
 
@@ -258,28 +260,32 @@ class Trainer:
         chosen = chosen.contiguous(memory_format=self._layout)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
             value = loss(pixels(chosen, self._device), labels.to(self._device))
-        gradients = torch.autograd.grad(value, self._weights, allow_unused=True)
-        if unused := [name for name, gradient in zip(self.names, gradients, strict=True) if gradient is None]:
+        every = zip(self.names, self._weights, self.momenta, strict=True)
+        names, weights, momenta = zip(*(each for each in every if each[0] not in plan.frozen), strict=True)
+        gradients = torch.autograd.grad(value, weights, allow_unused=True)
+        if unused := [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]:
             raise DeadEndError(
                 f"{unused[0]}: the loss does not depend on this weight of the network; let network and loss use it, or "
                 "set its requires_grad to False"
             )
-        self._descend(pull(self.names, self._weights, gradients) if pull is not None else gradients, plan)
+        self._descend(weights, pull(names, weights, gradients) if pull is not None else gradients, momenta, plan)
         return value.detach()
 
-    def _descend(self, gradients: Sequence[Tensor], plan: TrainingPlan) -> None:
+    def _descend(
+        self, weights: Sequence[Tensor], gradients: Sequence[Tensor], momenta: Sequence[Tensor], plan: TrainingPlan
+    ) -> None:
         """Take a step of SGD by what torch.optim.SGD calls; the class would import torch's compiler, for seconds."""
         fused = self._device.type == "cuda"
         if fused:  # its kernel needs a gradient with the memory layout of its weight
             gradients = [
                 given if given.stride() == weight.stride() else torch.empty_like(weight).copy_(given)
-                for given, weight in zip(gradients, self._weights, strict=True)
+                for given, weight in zip(gradients, weights, strict=True)
             ]
         with torch.no_grad():
             sgd(
-                self._weights,
+                list(weights),
                 list(gradients),
-                list(self.momenta),
+                list(momenta),
                 lr=self._rate if fused else plan.learning_rate,
                 momentum=plan.momentum,
                 weight_decay=plan.weight_decay,

@@ -105,7 +105,7 @@ class Watched(InProcess):
             yield outcome
 
 
-@pytest.mark.parametrize("name", ["fedbn", "fedper"])
+@pytest.mark.parametrize("name", ["fedbn", "fedper", "fedrep"])
 def test_what_stays_is_never_sent_and_what_goes_is_trained(tmp_path: Path, name: str) -> None:
     watched = Watched()
     path = run(tmp_path, name, watched, method__name=name)
@@ -131,6 +131,16 @@ def test_a_client_goes_on_from_the_global_model_with_its_own_arrays(tmp_path: Pa
     config = tiny_config(**changes)
     trained = trained_alone(config, {**weights(first), **own(first, 3)}, client=3, server_round=2)
     assert same(own(second, 3), {each: trained[each] for each in own(second, 3)})
+
+
+def test_ditto_keeps_whole_models_beside_fedavg(tmp_path: Path) -> None:
+    fedavg, ditto = (run(tmp_path, name, method__name=name) for name in ("fedavg", "ditto"))
+    assert same(weights(ditto), weights(fedavg))
+    assert figures(ditto) == figures(fedavg)
+    assert own(ditto, 0).keys() == weights(ditto).keys()
+    assert len(read_summary(ditto)["final"]["personal"]["clients"]) == 10
+    median = run(tmp_path, "median", method__name="ditto", strategy__name="median", federation__rounds=1)
+    assert len(read_summary(median)["final"]["personal"]["clients"]) == 10
 
 
 def trained_alone(config: RunConfig, start: State, client: int, server_round: int) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
-"""Which arrays stay with a client."""
+"""Personal models: which arrays stay with a client, and how they are trained, worked out by hand."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -7,8 +8,11 @@ from torch import nn
 from common.errors import FedShieldError
 from common.factory import make_federated_method
 from common.methods.checks import names_that_stay
-from common.methods.method import Method
+from common.methods.method import Arrays, Method, Turn
 from common.models.networks import build_model
+from common.training.losses import Loss
+from common.training.pull import LinearPull, Pull
+from common.training.trainer import FitResult, Trainer, TrainingPlan
 from tests.helpers.settings import tiny_config
 
 
@@ -60,3 +64,51 @@ def test_a_users_method_that_names_other_arrays_is_refused_in_one_line() -> None
     with pytest.raises(FedShieldError, match=r"set keeps = True and personal = True"):
         names_that_stay(own, model)
     assert torch.is_tensor(model.state_dict()["0.weight"])
+
+
+IMAGES, LABELS = np.zeros((4, 3, 2, 2), np.uint8), np.zeros(4, np.int64)
+PLAN = TrainingPlan(1, 4, 0.1, momentum=0.0, weight_decay=0.0, augment=False, precision="float32")
+
+
+def trained(method: Method, model: nn.Module, loss: Loss, own: Arrays | None = None, plan: TrainingPlan = PLAN) -> Turn:
+    """Let a client with the model as the global one do its turn."""
+    received = {name: array.clone() for name, array in model.state_dict().items()}
+    trainer = Trainer(model)
+    turn = Turn(0, 1, model, trainer.names, received, {}, plan, own=own or {})
+
+    def fit(plan: TrainingPlan, pull: Pull | LinearPull | None = None, part: str = "") -> FitResult:
+        return trainer.fit(IMAGES, LABELS, loss, plan, 1, pull=pull)
+
+    method.train(turn, fit)
+    return turn
+
+
+def test_fedrep_trains_the_head_and_then_the_body() -> None:
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    body, head = model.parameters()
+    with torch.no_grad():
+        body.fill_(2.0)
+        head.fill_(1.0)
+    method = make_federated_method(tiny_config(method__name="fedrep", method__head_epochs=2))
+    # (h b - 1)² / 2 has the gradients (h b - 1) b and (h b - 1) h. Head: 1 - 0.1 × 1 × 2 = 0.8, and then
+    # 0.8 - 0.1 × 0.6 × 2 = 0.68. Body: 2 - 0.1 × (0.68 × 2 - 1) × 0.68. What is frozen has no weight decay either.
+    trained(method, model, lambda images, labels: ((head * body - 1) ** 2 / 2).sum())
+    assert head.item() == pytest.approx(0.68)
+    assert body.item() == pytest.approx(1.97552)
+    still = TrainingPlan(**{**vars(PLAN), "weight_decay": 0.5, "momentum": 0.9, "frozen": frozenset({"0.weight"})})
+    Trainer(model).fit(IMAGES, LABELS, lambda images, labels: (head + body).sum(), still, 1)
+    assert body.item() == pytest.approx(1.97552)
+    assert head.item() == pytest.approx(0.68 - 0.1 * (1 + 0.5 * 0.68))
+
+
+def test_ditto_pulls_a_model_of_its_own_towards_the_global_one() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    method = make_federated_method(tiny_config(method__name="ditto", method__ditto_lambda=0.5))
+    turn = trained(method, model, lambda images, labels: (model.weight**2 / 2).sum(), {"weight": torch.tensor([[3.0]])})
+    # v: 3 - 0.1 × (3 + 0.5 × (3 - 1)); w: 1 - 0.1 × 1
+    assert float(turn.own["weight"]) == pytest.approx(2.6)
+    assert model.weight.item() == pytest.approx(0.9)
+    fresh = trained(method, model, lambda images, labels: (model.weight**2 / 2).sum())
+    assert float(fresh.own["weight"]) == pytest.approx(0.81)  # from the global model, where nothing pulls
