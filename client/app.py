@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from client.supernode import worker
 from common.errors import FedShieldError, explain_os_errors
 from common.messages.packing import is_packed, pack, unpack
-from common.messages.protocol import DATA_PATH, IDENTIFY, TRAIN
+from common.messages.protocol import DATA_PATH, FINE_TUNE, IDENTIFY, TRAIN
 from common.words import visible, without_folders
 
 log = logging.getLogger("fedshield")
@@ -64,6 +64,12 @@ def identify(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train the received model; see ``client.tasks``."""
     return Message(_do(TRAIN, message, context), reply_to=message)
+
+
+@app.evaluate()
+def fine_tune(message: Message, context: Context) -> Message:
+    """Train the last model further, for this client alone; see ``client.tasks``."""
+    return Message(_do(FINE_TUNE, message, context), reply_to=message)
 
 
 def _do(task: str, message: Message, context: Context) -> RecordDict:

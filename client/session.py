@@ -22,11 +22,12 @@ from common.factory import (
     training_plan,
 )
 from common.machine import hidden_gpu
+from common.messages.protocol import FINE_TUNE
 from common.messages.records import to_record, to_state
 from common.messages.shared_slice import Examples
 from common.methods.checks import check_prepared, check_pull, check_turn, names_that_stay, own_copies
 from common.methods.method import Arrays, Turn
-from common.methods.personal import with_own, without_own
+from common.methods.personal import Kept
 from common.models.networks import load_state
 from common.seeding import seed_for
 from common.training.losses import TrainingMethod
@@ -109,13 +110,10 @@ class Session:
         if shared is not None:
             images, labels = np.concatenate([images, shared[0]]), np.concatenate([labels, shared[1]])
         seed = seed_for(self.config.seed, "train", server_round, client)
-        federated, stays = self._federated, names_that_stay(self._federated, trainer.model)
+        federated = self._federated
         own_received, sent = own_copies(federated, received), own_copies(federated, sent)
         turn = Turn(client, server_round, trainer.model, trainer.names, own_received, sent, plan)
-        if federated.keeps:
-            turn.kept, turn.own = without_own(self._kept(state, turn, counted))
-        own_arrays = {name: turn.own[name] for name in stays if name in turn.own}
-        load_state(trainer.model, {**received, **own_arrays})
+        stays = self._begin(turn, state, counted)
         federated.before(turn)
         check_prepared(federated, turn, trainer.model)
         loss, seconds = federated.loss(turn, method.loss_for(labels)), list[float]()
@@ -132,9 +130,41 @@ class Session:
         turn.own |= turn.trained(stays)
         check_turn(federated, beside, turn)
         if federated.keeps:
-            write_kept(state, self.config.method.name, with_own(turn.kept, turn.own), server_round, counted)
+            write_kept(state, self.config.method.name, Kept(turn.kept, turn.own).together(), server_round, counted)
         unsent = {name: received[name].to(self._device) for name in stays}
         return to_record({**trainer.model.state_dict(), **unsent}), beside, result
+
+    def _begin(self, turn: Turn, state: RecordDict, counted: int) -> frozenset[str]:
+        """Give a turn what the client has kept, and the model its weights; return the names of the arrays that stay."""
+        stays = names_that_stay(self._federated, turn.model)
+        if self._federated.keeps:
+            kept = Kept.of(self._kept(state, turn, counted))
+            turn.kept, turn.own = kept.method, kept.own
+        load_state(turn.model, {**turn.received, **{name: turn.own[name] for name in stays if name in turn.own}})
+        return stays
+
+    def fine_tune(
+        self, client: int, server_round: int, arrays: ArrayRecord, state: RecordDict, counted: int
+    ) -> FitResult:
+        """Train a client's model on its own images alone, by the local loss; it stays with the client.
+
+        Args:
+            client: its number.
+            server_round: the last one.
+            arrays: the global model after it.
+            state: what Flower keeps for the client; changed.
+            counted: as in ``train``.
+        """
+        own, trainer, method = self.prepare(client)
+        config = self.config
+        plan = training_plan(config, config.method.fine_tune_epochs, server_round, config.federation.rounds)
+        turn = Turn(client, server_round, trainer.model, trainer.names, to_state(arrays), {}, plan)
+        self._begin(turn, state, counted)
+        seed = seed_for(config.seed, FINE_TUNE, client)
+        result = trainer.fit(own.images, own.labels, method.loss_for(own.labels), plan, seed)
+        kept = Kept(turn.kept, turn.own, turn.trained(turn.received))
+        write_kept(state, config.method.name, kept.together(), server_round, counted if self._federated.keeps else 0)
+        return result
 
     def _kept(self, state: RecordDict, turn: Turn, counted: int) -> Arrays:
         """Return what the client kept in its last turn that counted; it says so if it has lost that."""

@@ -16,6 +16,7 @@ from common.messages.protocol import (
     CONFIG,
     COUNTED,
     DATA_PATH,
+    FINE_TUNE,
     IDENTIFY,
     LOSS,
     METRICS,
@@ -29,6 +30,7 @@ from common.messages.protocol import (
 )
 from common.messages.records import to_record, to_state
 from common.messages.shared_slice import Examples, find_shared, keep_shared
+from common.training.trainer import FitResult
 
 NodeConfig = Mapping[str, Any]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -80,11 +82,32 @@ def train(content: RecordDict, run_config: Flat, node_config: NodeConfig, state:
         state,
         _counted(order, client),
     )
-    metrics = MetricRecord({NUM_EXAMPLES: result.examples, LOSS: result.loss, SECONDS: result.seconds})
-    reply = RecordDict({ARRAYS: arrays, METRICS: metrics})
+    reply = RecordDict({ARRAYS: arrays, METRICS: _metrics(result)})
     if beside:
         reply[BESIDE] = to_record(beside)
     return reply
+
+
+def fine_tune(content: RecordDict, run_config: Flat, node_config: NodeConfig, state: RecordDict) -> RecordDict:
+    """Let this client have a model of its own: the received one, trained further on its images.
+
+    Args:
+        content: of the message; see ``common.messages.protocol``.
+        run_config: flat, of the run.
+        node_config: which client this is, and where its images are.
+        state: what Flower keeps for the client; changed.
+
+    Raises:
+        FedShieldError: the images are not there.
+    """
+    order, client = content.config_records[CONFIG], client_number(node_config)
+    session, server_round = session_for(run_config, _place(node_config)), int(order[SERVER_ROUND])  # type: ignore[arg-type]
+    result = session.fine_tune(client, server_round, content.array_records[ARRAYS], state, _counted(order, client))
+    return RecordDict({METRICS: _metrics(result)})
+
+
+def _metrics(result: FitResult) -> MetricRecord:
+    return MetricRecord({NUM_EXAMPLES: result.examples, LOSS: result.loss, SECONDS: result.seconds})
 
 
 def _counted(order: ConfigRecord, client: int) -> int:
@@ -109,4 +132,5 @@ def _shared_data(received: ArrayRecord | None, digest: str) -> Examples:
     return kept
 
 
-TASKS: dict[str, Callable[[RecordDict, Flat, NodeConfig, RecordDict], RecordDict]] = {IDENTIFY: identify, TRAIN: train}
+Task = Callable[[RecordDict, Flat, NodeConfig, RecordDict], RecordDict]
+TASKS: dict[str, Task] = {IDENTIFY: identify, TRAIN: train, FINE_TUNE: fine_tune}

@@ -201,7 +201,7 @@ def make_federated_method(config: RunConfig) -> Method:
     Raises:
         FedShieldError: as in ``build_method``.
     """
-    numbers = config.method.model_dump(exclude={"name"})
+    numbers = config.method.model_dump(exclude={"name", "fine_tune_epochs"})
     context = MethodContext(config.federation.clients, config.train.label_smoothing, **numbers)
     return build_method(config.method.name, context)
 

@@ -88,7 +88,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         make_federated_method(config).check(model)
         tell_what_is_folded(config, model)
         tell_randomized(config, model)
-        tell_what_stays(make_federated_method(config), model, far=kind == DEPLOYED)
+        tell_what_stays(make_federated_method(config), model, config.method.fine_tune_epochs > 0, far=kind == DEPLOYED)
         recorder = Recorder(config, run, data, model, watchers)
         precision = {} if kind == DEPLOYED else tell_precision(config)
         run.write_environment({**describe_environment(device, model, data.test.images.shape[-1]), **precision})
@@ -177,6 +177,7 @@ def _strategy(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData
         kept=_kept(run, method),
         weights=weights,
         engine=run.kind != DEPLOYED,
+        fine_tune_after=config.federation.rounds if config.method.fine_tune_epochs else 0,
     )
 
 

@@ -19,12 +19,14 @@ from common.factory import evaluation_threat
 from common.messages.records import State
 from common.methods.checks import names_that_stay
 from common.methods.method import Method
-from common.methods.personal import without_own
+from common.methods.personal import Kept
 from common.models.networks import copies_on_cpu
 from server.measures import BATCH, kept_for, passes_to_average, seed_of, subset_of
 from server.run_directory.checkpoint import fit_state, load_kept, load_model, read_checkpoint
 
 log = logging.getLogger("fedshield")
+
+_TRAINED_ALREADY = ("ditto",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,8 @@ def read_personal(run_dir: Path) -> PersonalModels | None:
     for place, array in load_kept(run_dir, checkpoint, "clients").items():
         client, _, name = place.partition("/")
         kept.setdefault(int(client), {})[name] = array
-    own = {client: found for client, arrays in kept.items() if (found := without_own(arrays)[1])}
+    parts = {client: Kept.of(arrays) for client, arrays in kept.items()}
+    own = {client: found for client, part in parts.items() if (found := {**part.own, **part.tuned})}
     return PersonalModels(int(checkpoint["round"]), load_model(run_dir, checkpoint), own) if own else None
 
 
@@ -147,19 +150,28 @@ def check_personal(config: RunConfig, method: Method) -> None:
     Raises:
         FedShieldError: one line with the key, what was found and what to do.
     """
-    if method.personal and config.data.validation_fraction > 0:
+    if not method.personal and not config.method.fine_tune_epochs:
+        return
+    by = f"method.fine-tune-epochs = {config.method.fine_tune_epochs}"
+    if config.method.name in _TRAINED_ALREADY and config.method.fine_tune_epochs:
+        raise FedShieldError(
+            f"{by}: method.name = {config.method.name} trains the clients' own models already; set it to 0"
+        )
+    by = f"method.name = {config.method.name}" if method.personal else by
+    if config.data.validation_fraction > 0:
         raise FedShieldError(
             f"data.validation-fraction = {config.data.validation_fraction:g}: it chooses a round by the global model, "
-            f"but the clients' own models (method.name = {config.method.name}) are those of the last round; set it to 0"
+            f"but the clients' own models ({by}) are those of the last round; set it to 0"
         )
 
 
-def tell_what_stays(method: Method, model: nn.Module, far: bool) -> None:
+def tell_what_stays(method: Method, model: nn.Module, tuned: bool, far: bool) -> None:
     """Tell what the global model lacks, and where the clients' own models are.
 
     Args:
         method: of the federation.
         model: its network.
+        tuned: the clients fine-tune it after the last round.
         far: the clients are real ones, on a network.
 
     Raises:
@@ -171,9 +183,8 @@ def tell_what_stays(method: Method, model: nn.Module, far: bool) -> None:
             "its accuracy says little",
             *(method.name, len(stays), len(model.state_dict())),
         )
-    if method.personal and far:
+    if far and (method.personal or tuned):
         log.warning(
-            "method.name = %s: the clients' own models stay in the memory of their SuperNodes and are not measured, "
-            "since real clients have no test images",
-            method.name,
+            "the clients' own models stay in the memory of their SuperNodes and are not measured: real clients have no "
+            "test images"
         )

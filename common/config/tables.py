@@ -183,6 +183,7 @@ class MethodConfig(ConfigTable):
     sfat_top: Positive
     head_epochs: Positive
     ditto_lambda: Annotated[float, Field(ge=0)]
+    fine_tune_epochs: Natural
 
 
 class TrainConfig(ConfigTable):

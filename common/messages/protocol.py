@@ -20,6 +20,13 @@
                                 SECONDS float: wall time of the training
                        ENGINE   FIRST_FAILURE str; from the simulation engine, where a client ran a second time
 
+``fine-tune``, once after the last round to every client, if ``method.fine-tune-epochs`` is not 0; as Flower's
+``evaluate``:
+
+    server -> client   ARRAYS   the global model
+                       CONFIG   SERVER_ROUND, COUNTED as above
+    client -> server   METRICS  NUM_EXAMPLES, LOSS, SECONDS as above; the model stays with the client
+
 A client's own node configuration, which Flower calls ``node_config``: PARTITION_ID, NUM_PARTITIONS, DATA_PATH.
 """
 
@@ -27,6 +34,7 @@ from typing import Final
 
 IDENTIFY: Final = "identify"
 TRAIN: Final = "train"
+FINE_TUNE: Final = "fine-tune"
 
 ARRAYS: Final = "arrays"
 CONFIG: Final = "config"

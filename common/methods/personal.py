@@ -1,6 +1,8 @@
 """What personal models are made of: which arrays of a network stay with a client, and how they are kept."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -8,24 +10,42 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from common.errors import FedShieldError
 from common.methods.method import Arrays
 
-_OWN = "own/"
+_OWN, _TUNED = "own/", "tuned/"
 
 
-def with_own(kept: Arrays, own: Arrays) -> Arrays:
-    """Return what a client keeps for its method together with the arrays of its own model."""
-    return {**kept, **{f"{_OWN}{name}": array for name, array in own.items()}}
+@dataclass(frozen=True)
+class Kept:
+    """What a client keeps from round to round, and after the last.
 
-
-def without_own(together: Mapping[str, Tensor]) -> tuple[Arrays, Arrays]:
-    """Return what ``with_own`` has put together.
-
-    >>> import torch
-    >>> kept, own = without_own(with_own({"c": torch.ones(1)}, {"0.bias": torch.zeros(1)}))
-    >>> list(kept), list(own)
-    (['c'], ['0.bias'])
+    Attributes:
+        method: whatever its method keeps.
+        own: arrays of its own model, which take the place of those of the global one.
+        tuned: its own model after fine-tuning, which the next round does not go on from.
     """
-    own = {name.removeprefix(_OWN): array for name, array in together.items() if name.startswith(_OWN)}
-    return {name: array for name, array in together.items() if not name.startswith(_OWN)}, own
+
+    method: Arrays = field(default_factory=dict)
+    own: Arrays = field(default_factory=dict)
+    tuned: Arrays = field(default_factory=dict)
+
+    def together(self) -> Arrays:
+        """Return all in one dictionary.
+
+        >>> import torch
+        >>> kept = Kept({"c": torch.ones(1)}, own={"0.bias": torch.zeros(1)})
+        >>> list(kept.together()), Kept.of(kept.together()) == kept
+        (['c', 'own/0.bias'], True)
+        """
+        prefixed = [("", self.method), (_OWN, self.own), (_TUNED, self.tuned)]
+        return {f"{prefix}{name}": array for prefix, arrays in prefixed for name, array in arrays.items()}
+
+    @classmethod
+    def of(cls, together: Mapping[str, Tensor]) -> Self:
+        """Return what ``together`` has put into one dictionary."""
+        method, own, tuned = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
+        for name, array in together.items():
+            prefix = next((prefix for prefix in (_OWN, _TUNED) if name.startswith(prefix)), "")
+            {"": method, _OWN: own, _TUNED: tuned}[prefix][name.removeprefix(prefix)] = array
+        return cls(method, own, tuned)
 
 
 def norm_names(model: nn.Module) -> list[str]:

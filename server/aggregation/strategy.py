@@ -18,6 +18,7 @@ from common.methods.checks import check_arrays
 from common.methods.method import Arrays, Method
 from common.seeding import rng_for
 from server.aggregation.combining import Combined
+from server.aggregation.fine_tuning import FineTuning
 from server.aggregation.mean import RunningMean
 from server.aggregation.outliers import LastRound, judge
 from server.aggregation.reply_checks import Checked, RefusedError, ReplyChecks
@@ -102,6 +103,7 @@ class SharedDataFedAvg(FedAvg):
             server's optimizer, by ``optimizer/NAME``.
         weights: names of the arrays that are trained.
         engine: the clients run in FedShield's own engine, and not on a network.
+        fine_tune_after: the round after which the clients fine-tune the model; 0 for none.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class SharedDataFedAvg(FedAvg):
         kept: Arrays | None = None,
         weights: Collection[str],
         engine: bool,
+        fine_tune_after: int = 0,
     ) -> None:
         super().__init__(min_train_nodes=1, min_available_nodes=1)
         self.cohort = cohort
@@ -140,6 +143,7 @@ class SharedDataFedAvg(FedAvg):
         self._last_round = last_round
         self._checks = ReplyChecks(ArrayRecord(), frozenset(weights), engine, method.replies_beside)
         self._asked_at = 0.0
+        self._fine_tune_after, self._fine_tuning = fine_tune_after, FineTuning(roster, len(cohort.examples))
 
     def kept(self) -> Arrays:
         """Return what the server keeps for the rounds to come; see ``kept`` above."""
@@ -265,7 +269,7 @@ class SharedDataFedAvg(FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return no messages: the server evaluates, not the clients.
+        """Let the clients fine-tune the model after the last round; evaluations are the server's.
 
         Args:
             server_round: as in ``configure_train``, and so are the others.
@@ -273,4 +277,13 @@ class SharedDataFedAvg(FedAvg):
             config: for the clients.
             grid: where they are.
         """
-        return []
+        if server_round + self.completed_rounds != self._fine_tune_after:
+            return []
+        config[SERVER_ROUND], config[COUNTED] = server_round + self.completed_rounds, self.counted
+        return self._fine_tuning.messages(RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config}))
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> None:
+        """Note which clients have a model of their own now."""
+        if server_round + self.completed_rounds == self._fine_tune_after:
+            for client in self._fine_tuning.done(replies):
+                self.counted[client] = self._fine_tune_after

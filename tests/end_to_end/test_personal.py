@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import MessageType
+from flwr.app import MessageType, RecordDict
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,7 +28,7 @@ from common.factory import (
 from common.messages.protocol import ARRAYS
 from common.messages.records import State, to_state
 from common.methods.checks import names_that_stay
-from common.methods.personal import without_own
+from common.methods.personal import Kept
 from common.models.networks import load_state
 from common.seeding import seed_for
 from server.app import run_federation
@@ -36,7 +36,7 @@ from server.evaluation import evaluate_run
 from server.personal import tell_what_stays
 from server.run_directory.checkpoint import load_kept, read_checkpoint
 from server.run_directory.reader import read_summary
-from simulations.engine.executor import Executor, InProcess, Job, Outcome
+from simulations.engine.executor import Executor, InProcess, Job, Outcome, failure
 from simulations.engine.local_grid import LocalGrid, Reply
 from simulations.engine.process_executor import Processes
 from simulations.engine.ray_executor import RayActors
@@ -57,7 +57,8 @@ def kept(run_dir: Path) -> State:
 def own(run_dir: Path, client: int) -> State:
     """Return the arrays of a client's own model."""
     prefix = f"{client}/"
-    return without_own({n.removeprefix(prefix): v for n, v in kept(run_dir).items() if n.startswith(prefix)})[1]
+    arrays = Kept.of({n.removeprefix(prefix): v for n, v in kept(run_dir).items() if n.startswith(prefix)})
+    return {**arrays.own, **arrays.tuned}
 
 
 @pytest.fixture(scope="module")
@@ -204,13 +205,89 @@ def test_where_there_are_none_one_line_says_so(tmp_path: Path, caplog: pytest.Lo
         evaluate_run(plain, {}, personal=True)
     config = tiny_config(method__name="fedbn")
     with caplog.at_level("INFO", "fedshield"):
-        tell_what_stays(make_federated_method(config), make_model(config, 10), far=True)
+        tell_what_stays(make_federated_method(config), make_model(config, 10), tuned=False, far=True)
     assert "15 of 20 arrays stay with the clients" in caplog.text
-    assert "are not measured, since real clients have no test images" in caplog.text
+    assert "are not measured: real clients have no test images" in caplog.text
+
+
+TUNED = {**PERSONAL, "method__fine_tune_epochs": 2}
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedbn"])
+def test_each_client_fine_tunes_the_last_model(tmp_path: Path, name: str) -> None:
+    changes = {**TUNED, "method__name": name}
+    path = run(tmp_path, "tuned", **changes)
+    before = run(tmp_path, "before", **{**changes, "method__fine_tune_epochs": 0})
+    assert same(weights(path), weights(before))  # the global model is not touched
+    assert figures(path) == figures(before)
+    config, model = tiny_config(**changes), make_model(tiny_config(), 10)
+    for client in (0, 9):
+        data = client_data(config, client)
+        load_state(model, {**weights(before), **own(before, client)})
+        loss = make_method(config, model, 10).loss_for(data.labels)
+        plan = training_plan(config, 2, 3, 3)
+        make_trainer(model, config, False).fit(data.images, data.labels, loss, plan, seed_for(1, "fine-tune", client))
+        assert same(own(path, client), dict(model.state_dict()))
+    personal = read_summary(path)["final"]["personal"]
+    assert [told["client"] for told in personal["clients"]] == list(range(10))
+
+
+def test_fine_tuning_has_the_same_bits_on_processes_and_after_an_interruption(tmp_path: Path) -> None:
+    whole, far = run(tmp_path, "whole", **TUNED), tiny_config(results__dir=str(tmp_path), results__name="far", **TUNED)
+    executor = Processes(tiny_config(), 2)
+    try:
+        path = run_federation(LocalGrid(far, executor), far)
+    finally:
+        executor.close()
+    assert same(kept(path), kept(whole))
+
+    def interrupt(reply: Reply) -> None:
+        if reply.message.metadata.message_type == MessageType.EVALUATE and reply.answered == 3:
+            raise KeyboardInterrupt
+
+    part = tiny_config(results__dir=str(tmp_path), results__name="part", **TUNED)
+    with pytest.raises(KeyboardInterrupt):
+        run_federation(LocalGrid(part, InProcess(), interrupt), part)
+    resumed = run(tmp_path, "ignored", results__resume=str(tmp_path / "part"), **TUNED)
+    assert same(kept(resumed), kept(whole))
+
+
+def test_a_longer_run_does_not_go_on_from_fine_tuned_models(tmp_path: Path) -> None:
+    longer = {**TUNED, "federation__rounds": 4}
+    whole, short = run(tmp_path, "whole", **longer), run(tmp_path, "short", **TUNED)
+    assert same(weights(run(tmp_path, "ignored", results__resume=str(short), **longer)), weights(whole))
+    assert same(kept(short), kept(whole))
+
+
+class Failing(InProcess):
+    """One client fails to fine-tune."""
+
+    def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
+        for job, outcome in zip(jobs, super().run(jobs, timeout), strict=True):
+            if (
+                job.message.metadata.message_type == MessageType.EVALUATE
+                and job.context.node_config["partition-id"] == 4
+            ):
+                yield failure(job.message, "no memory"), RecordDict()
+            else:
+                yield outcome
+
+
+def test_a_client_that_could_not_fine_tune_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = run(tmp_path, "run", Failing(), method__fine_tune_epochs=1, federation__rounds=1)
+    assert "client 4 has not fine-tuned the model: no memory" in caplog.text
+    assert own(path, 4) == {}
+    assert own(path, 5).keys() == weights(path).keys()
 
 
 def test_settings_that_make_no_sense_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(FedShieldError, match=r"data.validation-fraction = 0.1: it chooses a round by the global model"):
         run(tmp_path, "refused", method__name="fedper", data__validation_fraction=0.1)
+    with pytest.raises(
+        FedShieldError, match=r"the clients' own models \(method.fine-tune-epochs = 1\) are those of the"
+    ):
+        run(tmp_path, "refused", method__fine_tune_epochs=1, data__validation_fraction=0.1)
+    with pytest.raises(FedShieldError, match=r"method.name = ditto trains the clients' own models already"):
+        run(tmp_path, "refused", method__name="ditto", method__fine_tune_epochs=1)
     with pytest.raises(FedShieldError, match=r"no batch normalization that could stay"):
         run(tmp_path, "refused", method__name="fedbn", model__name="cnn2")
