@@ -99,7 +99,7 @@ def evaluate_personal(
         whole: the evaluation of the global model, with these attacks and on all final examples.
 
     Returns:
-        What ``put_together`` returns; None where there are no such models.
+        What ``put_together`` returns, and ``attacks``; None where there are no such models.
 
     Raises:
         FedShieldError: a file of the run is damaged.
@@ -122,7 +122,7 @@ def evaluate_personal(
         figures = {"client": client, "n": found.n, "natural": found.natural.value, "robust": worst}
         rows.append({**figures, "global": _on(whole, held, list(found.robust))})
     fit_state(model, before, run_dir)
-    return put_together(rows) if rows else None
+    return {"attacks": list(attacks), **put_together(rows)} if rows else None
 
 
 def _held(subset: Dataset, counts: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:

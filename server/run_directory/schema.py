@@ -90,6 +90,7 @@ class StoredPersonal(FileFormat):
     """Accuracy of the clients' own models."""
 
     clients: Annotated[list[StoredOwn], Field(min_length=1)]
+    attacks: list[str] = []
 
 
 class StoredSource(FileFormat):

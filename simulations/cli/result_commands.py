@@ -138,18 +138,25 @@ def export(
         ),
     ] = Format.SAFETENSORS,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: RUN_DIR/export.")] = None,
+    client: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|global", help="Whose model, where clients have their own: of client N, or the global one."
+        ),
+    ] = None,
     trust_code: TrustOption = False,
 ) -> None:
     """Export a run's model to a file that other programs can read, with a model card.
 
     fedshield export runs/NAME
     fedshield export runs/NAME --format onnx --out model
+    fedshield export runs/NAME --client 3
     """
     log_to(console)
     read_config(found := find_results(run_dir))  # what follows takes seconds to import
     from simulations.export.formats import export_run
 
-    for path in export_run(found, format_.value, out, trust_code):
+    for path in export_run(found, format_.value, out, trust_code, client):
         console.print(path)
 
 

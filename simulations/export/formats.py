@@ -22,22 +22,26 @@ from common.models.external import TORCHVISION
 from common.models.networks import BasicBlock
 from common.paths import whole_path
 from common.user_code import is_user_code, read_user_code
-from server.run_directory.checkpoint import fit_state, selected_checkpoint, selected_model
+from server.run_directory.checkpoint import fit_state
 from server.run_directory.reader import read_classes
 from server.run_directory.restored import stored_config
+from simulations.export.chosen import choose
 from simulations.export.model_card import model_card
 
 _OPSET = 18
 
 
-def export_run(run_dir: Path, kind: str, out: Path | None = None, trust_code: bool = False) -> list[Path]:
+def export_run(
+    run_dir: Path, kind: str, out: Path | None = None, trust_code: bool = False, whose: str | None = None
+) -> list[Path]:
     """Write a run's final model, and its card.
 
     Args:
         run_dir: absolute.
         kind: a key of ``FORMATS``.
-        out: folder; ``export`` in the run directory if not given.
+        out: folder; ``export`` in the run directory if not given, and in it ``client-N`` for a client's own model.
         trust_code: run code of the run's that has not been run on this machine before.
+        whose: as in ``choose``.
 
     Returns:
         The model's file, and the card ``README.md``.
@@ -48,16 +52,17 @@ def export_run(run_dir: Path, kind: str, out: Path | None = None, trust_code: bo
     """
     config = stored_config(run_dir, {}, "options", trust_code)
     classes = list(read_classes(run_dir))
-    number, state = selected_model(run_dir)
+    chosen = choose(run_dir, whose, config.federation.clients)
     model = make_model(config, len(classes)).eval()
-    fit_state(model, state, run_dir)
-    folder = whole_path(run_dir / "export" if out is None else out)
+    fit_state(model, chosen.state, run_dir)
+    own_place = run_dir / "export" / ("" if chosen.client is None else f"client-{chosen.client}")
+    folder = whole_path(own_place if out is None else out)
     name, write = FORMATS[kind]
     others = [file for file, _ in FORMATS.values() if file != name and (folder / file).exists()]
     # Now, before the model is written: it may find a file of the run damaged.
-    text = model_card(run_dir, config, classes, number, [name, *others])
+    text = model_card(run_dir, config, classes, chosen, [name, *others])
     card = folder / "README.md"
-    _check_same_model(run_dir, folder, others)
+    _check_same_model(run_dir, folder, others, chosen.sha256)
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write(model, folder / name, config, classes)
@@ -65,9 +70,9 @@ def export_run(run_dir: Path, kind: str, out: Path | None = None, trust_code: bo
     return [folder / name, card]
 
 
-def _check_same_model(run_dir: Path, folder: Path, others: Sequence[str]) -> None:
+def _check_same_model(run_dir: Path, folder: Path, others: Sequence[str], digest: str) -> None:
     """Refuse a folder with files that are not of the model in question, which the card next to them names."""
-    digest, card = str((selected_checkpoint(run_dir) or {}).get("sha256")), folder / "README.md"
+    card = folder / "README.md"
     with explain_os_errors(card):
         told = card.read_text("utf-8", "replace") if others and card.exists() else ""
     if others and digest not in told:

@@ -11,8 +11,8 @@ from common.models.external import TORCHVISION, is_borrowed, torchvision_options
 from common.models.networks import MEAN, STD
 from common.user_code import is_user_code
 from common.words import markdown, visible
-from server.run_directory.checkpoint import selected_checkpoint
 from server.run_directory.reader import DEPLOYED, read_config, read_described_partition, read_environment, read_kind
+from simulations.export.chosen import Chosen
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, bracket, share, tell_chance
 from simulations.reports.beside import corruption_sheet, tell_calibration
 from simulations.reports.headline import dataset_name, read_figures, tell_others, threat_label, training
@@ -34,14 +34,14 @@ _USE = {
 }
 
 
-def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number: int, names: Sequence[str]) -> str:
+def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], chosen: Chosen, names: Sequence[str]) -> str:
     """Return the card, as Markdown.
 
     Args:
         run_dir: absolute.
         config: of the run.
         classes: in the order of the logits.
-        number: round, or epoch, of the model.
+        chosen: the model.
         names: of the files that hold it.
     """
     kind, environment = read_kind(run_dir), read_environment(run_dir)
@@ -52,7 +52,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
     data, how = markdown(dataset_name(config.flat())), markdown(training(config.flat()))
     if used := training_images(described := read_described_partition(run_dir)):
         data += f" ({used} training images)"
-    digest = str((selected_checkpoint(run_dir) or {}).get("sha256"))
+    whose = "the model" if chosen.client is None else f"the own model of client {chosen.client}"
     return "\n".join(
         [
             "---",
@@ -62,10 +62,10 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
             "---",
             f"# {markdown(run_dir.name)}",
             "",
-            f"`{network}`{activation}: {how}, by {who}, on {data}, seed {config.seed}; the model after {kind.unit} "
-            f"{number}.",
+            f"`{network}`{activation}: {how}, by {who}, on {data}, seed {config.seed}; {whose} after {kind.unit} "
+            f"{chosen.round}.",
             "",
-            *_figures(run_dir, config, described),
+            *(_figures(run_dir, config, described) if chosen.client is None else _own_figures(run_dir, chosen.client)),
             "## Use",
             "",
             f"`pixels`: [B, 3, {side}, {side}], in [0, 1]. Logits: [B, {len(classes)}], of "
@@ -77,7 +77,8 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], number:
             *([ABOUT_REAL_CLIENTS, ""] if kind == DEPLOYED else []),
             *(f"    {visible(line)}" for line in repeat(kind, read_config(run_dir), environment)),
             "",
-            f"SHA-256 of the weights in the run directory: {markdown(digest)}.",
+            f"SHA-256 of {'the weights in the run directory' if chosen.client is None else 'these weights'}: "
+            f"{markdown(chosen.sha256)}.",
             "The whole configuration and the figures of every round are in the run directory.",
             "",
         ]
@@ -109,6 +110,22 @@ def _figures(run_dir: Path, config: RunConfig, described: Mapping[str, Any]) -> 
         *(f"- {markdown(line)}" for line in told),
         *([""] if told else []),
         *([corrupted.markdown(2)] if corrupted else []),
+    ]
+
+
+def _own_figures(run_dir: Path, client: int) -> list[str]:
+    """Return how good a client's own model is on the test images of its classes."""
+    personal = read_figures(run_dir).get("personal") or {}
+    told = next((own for own in personal.get("clients", ()) if own["client"] == client), None)
+    if told is None:
+        return ["It was not evaluated alone.", ""]
+    against = f"the worst case of {', '.join(map(markdown, personal.get('attacks', ())))}"
+    return [
+        f"## Accuracy on n = {told['n']} test images of the classes of client {client}",
+        "",
+        f"Natural {share(told['natural'])} %, under attack {share(told['robust'])} % ({against}). The global model on "
+        f"the same images: {share(told['global']['natural'])} % and {share(told['global']['robust'])} %.",
+        "",
     ]
 
 

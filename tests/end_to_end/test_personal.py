@@ -15,6 +15,7 @@ from common.data.datasets import balanced_subset
 from common.errors import FedShieldError
 from common.evaluation.evaluate import evaluate
 from common.evaluation.personal import tell_personal
+from common.exported import load_exported
 from common.factory import (
     client_data,
     evaluation_threat,
@@ -40,6 +41,7 @@ from simulations.engine.executor import Executor, InProcess, Job, Outcome, failu
 from simulations.engine.local_grid import LocalGrid, Reply
 from simulations.engine.process_executor import Processes
 from simulations.engine.ray_executor import RayActors
+from simulations.export.formats import export_run
 from simulations.reports.html.write import write_report
 from tests.helpers.program import fedshield
 from tests.helpers.runs import figures, run, same, weights
@@ -196,6 +198,29 @@ def test_personal_figures_are_shown(tmp_path: Path, reference: Path) -> None:
     assert shown.returncode == 0
     assert all(line in shown.stdout for line in lines)
     assert "own models of 10 clients" in write_report(reference, tmp_path / "report.html").read_text()
+
+
+def test_an_export_says_whose_model_it_is(tmp_path: Path, reference: Path) -> None:
+    with pytest.raises(FedShieldError, match=r"say whose to take: --client 0 to 9, or --client global"):
+        export_run(reference, "safetensors")
+    with pytest.raises(FedShieldError, match=r"--client 10: give a number from 0 to 9, or global"):
+        export_run(reference, "safetensors", whose="10")
+    client = next(client for client in range(10) if own(reference, client))
+    file, card = export_run(reference, "safetensors", whose=str(client))
+    assert file.parent == reference / "export" / f"client-{client}"
+    exported = load_exported(file).state_dict()
+    assert same(dict(exported), {**weights(reference), **own(reference, client)})
+    assert f"the own model of client {client} after round 3" in card.read_text()
+    assert f"Accuracy on n = 8 test images of the classes of client {client}" in card.read_text()
+    whole = load_exported(export_run(reference, "safetensors", whose="global")[0]).state_dict()
+    assert same(dict(whole), weights(reference))
+    other = next(other for other in range(10) if own(reference, other) and other != client)
+    with pytest.raises(FedShieldError, match="belongs to another model"):
+        export_run(reference, "torch", file.parent, whose=str(other))
+    missing = [client for client in range(10) if not own(reference, client)]
+    for never in missing:
+        with pytest.raises(FedShieldError, match="has nothing of its own, as it was never asked"):
+            export_run(reference, "safetensors", whose=str(never))
 
 
 def test_where_there_are_none_one_line_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
