@@ -12,11 +12,13 @@ from common.config.flat import Flat
 from common.config.schema import RunConfig, parse_config
 from common.data.datasets import Dataset
 from common.factory import (
+    adversarial_clients,
     check_batches,
     client_data,
     make_federated_method,
     make_method,
     make_model,
+    make_natural_method,
     make_trainer,
     prepare_torch,
     training_plan,
@@ -59,7 +61,8 @@ class Session:
         self._device = prepare_torch(config.threads)
         if hidden_gpu():
             log.warning("%s", _HIDDEN)
-        self._made: tuple[Trainer, TrainingMethod] | None = None
+        self._made: tuple[Trainer, TrainingMethod, TrainingMethod] | None = None
+        self._able = adversarial_clients(config)
         self._federated = make_federated_method(config)
 
     def prepare(self, client: int) -> tuple[Dataset, Trainer, TrainingMethod]:
@@ -69,8 +72,10 @@ class Session:
             model = make_model(self.config, len(own.classes)).to(self._device)
             method = make_method(self.config, model, len(own.classes))
             recordable = method.recordable and self._federated.recordable()
-            self._made = make_trainer(model, self.config, recordable), method
-        return own, *self._made
+            natural = make_natural_method(self.config, model, len(own.classes))
+            self._made = make_trainer(model, self.config, recordable), method, natural
+        trainer, method, natural = self._made
+        return own, trainer, method if client in self._able else natural
 
     def identify(self, client: int) -> int:
         """Return how many images a client has, once they are ready and can be trained on."""
@@ -126,8 +131,8 @@ class Session:
 
         result = replace(federated.train(turn, fit), seconds=sum(seconds))
         turn.steps = result.steps
-        beside = federated.after(turn) or {}
         turn.own |= turn.trained(stays)
+        beside = federated.after(turn) or {}
         check_turn(federated, beside, turn)
         if federated.keeps:
             write_kept(state, self.config.method.name, Kept(turn.kept, turn.own).together(), server_round, counted)

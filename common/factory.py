@@ -23,6 +23,7 @@ from common.methods.method import Method, MethodContext
 from common.models.fast_network import why_not_folded
 from common.models.networks import MODELS, build_model, trains_on_one
 from common.paths import whole_path
+from common.seeding import rng_for
 from common.training.calibration import Calibration
 from common.training.losses import LossContext, TrainingMethod
 from common.training.schedule import learning_rate
@@ -202,8 +203,21 @@ def make_federated_method(config: RunConfig) -> Method:
         FedShieldError: as in ``build_method``.
     """
     numbers = config.method.model_dump(exclude={"name", "fine_tune_epochs"})
-    context = MethodContext(config.federation.clients, config.train.label_smoothing, **numbers)
+    able = adversarial_clients(config)
+    context = MethodContext(config.federation.clients, able, config.train.label_smoothing, **numbers)
     return build_method(config.method.name, context)
+
+
+def adversarial_clients(config: RunConfig) -> frozenset[int]:
+    """Draw the clients that can afford adversarial training: the same in all rounds."""
+    clients, share = config.federation.clients, config.federation.adversarial_clients
+    return frozenset(rng_for(config.seed, "able").permutation(clients)[: round(share * clients)].tolist())
+
+
+def make_natural_method(config: RunConfig, model: nn.Module, classes: int) -> TrainingMethod:
+    """Build on ``model`` what clients train by that cannot afford adversarial training: the natural cross-entropy."""
+    context = LossContext("none", threat_of(config), config.train.label_smoothing, 0.0, class_counts=(0,) * classes)
+    return TrainingMethod("pgd-at", model, context)
 
 
 def make_trainer(model: nn.Module, config: RunConfig, recordable: bool) -> Trainer:

@@ -37,6 +37,7 @@ from server.preflight import (
     tell_rare_classes,
     tell_small_radius,
     tell_what_is_folded,
+    tell_who_is_able,
 )
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
@@ -80,6 +81,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     tell_rare_classes(data.described_partition, config)
     tell_mirroring(config)
     tell_small_radius(config)
+    tell_who_is_able(config)
     roster = Roster(grid, config.federation, _own_images(data))
     roster.gather()
     with RunDir.open(config, kind) as run, watching(config, run) as watchers:

@@ -15,7 +15,7 @@ from common.data.datasets import Dataset
 from common.errors import FedShieldError
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.evaluation.personal import put_together
-from common.factory import evaluation_threat
+from common.factory import adversarial_clients, evaluation_threat
 from common.messages.records import State
 from common.methods.checks import names_that_stay
 from common.methods.method import Method
@@ -26,7 +26,7 @@ from server.run_directory.checkpoint import fit_state, load_kept, load_model, re
 
 log = logging.getLogger("fedshield")
 
-_TRAINED_ALREADY = ("ditto",)
+_TRAINED_ALREADY = ("ditto", "fedrbn")
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,12 +150,18 @@ def check_personal(config: RunConfig, method: Method) -> None:
     Raises:
         FedShieldError: one line with the key, what was found and what to do.
     """
+    share = config.federation.adversarial_clients
+    if config.method.name == "fedrbn" and not 0 < len(adversarial_clients(config)) < config.federation.clients:
+        raise FedShieldError(
+            f"federation.adversarial-clients = {share:g}: method.name = fedrbn passes robustness on from clients that "
+            "train adversarially to clients that do not, so it needs both; set it to a share such as 0.5"
+        )
     if not method.personal and not config.method.fine_tune_epochs:
         return
     by = f"method.fine-tune-epochs = {config.method.fine_tune_epochs}"
     if config.method.name in _TRAINED_ALREADY and config.method.fine_tune_epochs:
         raise FedShieldError(
-            f"{by}: method.name = {config.method.name} trains the clients' own models already; set it to 0"
+            f"{by}: method.name = {config.method.name} has trained the clients' own models already; set it to 0"
         )
     by = f"method.name = {config.method.name}" if method.personal else by
     if config.data.validation_fraction > 0:

@@ -13,13 +13,14 @@ from common.config.schema import RunConfig
 from common.data.rare_classes import few_images, told_rare_classes
 from common.errors import FedShieldError
 from common.evaluation.model_checks import EOT, is_randomized
-from common.factory import check_user_code, make_federated_method
+from common.factory import adversarial_clients, check_user_code, make_federated_method
 from common.machine import available_cores, fitting_precision, may_have_gpu
 from common.methods.feddynat import FedDynAT
 from common.models.fast_network import why_not_folded
 from common.models.folding import Folded
 from common.seeding import rng_for
 from common.user_code import is_user_code
+from common.words import some
 from server.aggregation.robust import RULES, check_strategy
 from server.aggregation.strategy import Cohort
 from server.personal import check_personal
@@ -157,6 +158,16 @@ def tell_rare_classes(described: Mapping[str, Any], config: RunConfig, federated
         log.info("%s", line)
     if line := few_images(described, federated):
         log.warning("warning: %s", line)
+
+
+def tell_who_is_able(config: RunConfig) -> None:
+    """Tell which clients train adversarially, where not all of them can afford it."""
+    able = sorted(adversarial_clients(config))
+    if len(able) < config.federation.clients:
+        log.info(
+            "federation.adversarial-clients = %g: %d of %d clients train adversarially (%s), the others naturally",
+            *(config.federation.adversarial_clients, len(able), config.federation.clients, some([*map(str, able)], 20)),
+        )
 
 
 def tell_mirroring(config: RunConfig) -> None:

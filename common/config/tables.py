@@ -73,6 +73,7 @@ class FederationConfig(ConfigTable):
     rounds: Positive
     fraction: PositiveFraction
     min_fraction: PositiveFraction
+    adversarial_clients: Fraction
     node_wait_seconds: Natural
     client_timeout_seconds: Positive
 

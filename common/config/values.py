@@ -99,22 +99,8 @@ MixtureWeights = Annotated[
 
 _MODELS = ("cnn", "cnn2", "resnet18", _TORCHVISION, _OWN)
 _ATTACKS = ("none", "fgsm", "bim", "pgd", "cw", "deepfool", "mixture", _OWN)
-_METHODS = (
-    "fedavg",
-    "fedprox",
-    "scaffold",
-    "feddyn",
-    "feddynat",
-    "moon",
-    "mixfat",
-    "dbfat",
-    "sfat",
-    "fedbn",
-    "fedper",
-    "fedrep",
-    "ditto",
-    _OWN,
-)
+_PERSONAL = ("fedbn", "fedper", "fedrep", "ditto", "fedrbn")
+_METHODS = ("fedavg", "fedprox", "scaffold", "feddyn", "feddynat", "moon", "mixfat", "dbfat", "sfat", *_PERSONAL, _OWN)
 _LOSSES = ("pgd-at", "mixed-at", "trades", "mart", "calfat", "logit-calibrated", "boundary-weighted", _OWN)
 ModelName = Annotated[str, AfterValidator(partial(_check_name, _MODELS)), WithJsonSchema({"enum": _MODELS})]
 AttackName = Annotated[str, AfterValidator(partial(_check_name, _ATTACKS)), WithJsonSchema({"enum": _ATTACKS})]

@@ -116,7 +116,8 @@ def check_turn(method: Method, beside: Arrays, turn: Turn) -> None:
         FedShieldError: one line that says what is wrong with it.
     """
     if method.replies_beside:
-        check_arrays(method.name, "after", beside, {name: turn.received[name] for name in turn.weights})
+        names = method.beside_names(turn.received, turn.weights)
+        check_arrays(method.name, "after", beside, {name: turn.received[name] for name in names})
     elif beside:
         raise _wrong(method.name, "after returns arrays, but replies_beside is False; set it to True, or return {}")
     if method.keeps:

@@ -9,6 +9,7 @@ from common.methods.feddyn import FedDyn
 from common.methods.feddynat import FedDynAT
 from common.methods.fedper import FedPer
 from common.methods.fedprox import FedProx
+from common.methods.fedrbn import FedRBN
 from common.methods.fedrep import FedRep
 from common.methods.method import Method, MethodContext
 from common.methods.mixfat import MixFAT
@@ -54,4 +55,5 @@ METHODS: dict[str, type[Method]] = {
     "fedper": FedPer,
     "fedrep": FedRep,
     "ditto": Ditto,
+    "fedrbn": FedRBN,
 }

@@ -31,6 +31,7 @@ class MethodContext:
 
     Attributes:
         clients: in the whole federation.
+        adversarial: the clients that can afford adversarial training; the others train naturally.
         label_smoothing: alpha of the soft labels, in [0, 1).
         prox_mu: μ of FedProx, >= 0.
         dyn_alpha: α of FedDyn, > 0.
@@ -48,6 +49,7 @@ class MethodContext:
     """
 
     clients: int
+    adversarial: frozenset[int]
     label_smoothing: float
     prox_mu: float
     dyn_alpha: float
@@ -136,7 +138,8 @@ class Method:
         name: as the configuration has it.
         keeps: whether clients keep something between rounds.
         personal: whether each client gets a model of its own, from ``Turn.own``; it must also keep.
-        replies_beside: whether a client sends an array for each weight beside its weights.
+        replies_beside: whether a client sends an array for each weight beside its weights; or other ones, see
+            ``beside_names``.
         records: whether what ``loss`` returns decides nothing on the CPU, and equals (==) what it has returned before
             for an equal local loss; a GPU then records a batch and launches it as a whole.
 
@@ -198,6 +201,15 @@ class Method:
         return {}
 
     # At the server.
+
+    def beside_names(self, names: Collection[str], weights: Collection[str]) -> Collection[str]:
+        """Return the names of what ``after`` returns, if ``replies_beside``; its shapes are those of the model.
+
+        Args:
+            names: of all arrays of the model.
+            weights: of those that are trained.
+        """
+        return weights
 
     def sends(self, server: Arrays) -> Arrays:
         """Return what all clients of the next round receive beside the model.

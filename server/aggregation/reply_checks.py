@@ -56,13 +56,15 @@ class ReplyChecks:
         weights: names of the arrays that are trained; the others are statistics and counters.
         engine: the replies have come through FedShield's own engine, which may have left a note in them; over a
             network such a note would be the client's own words.
-        beside: the method asks for an array for each weight beside the model.
+        beside: the method asks for arrays beside the model.
+        named: names of these, if they are not those of the weights.
     """
 
     reference: ArrayRecord
     weights: Collection[str]
     engine: bool = False
     beside: bool = False
+    named: Collection[str] | None = None
 
     def check(self, reply: Message, examples: int, patience: float = math.inf) -> Checked:
         """Return what a reply holds, once it is what it should be.
@@ -116,10 +118,12 @@ class ReplyChecks:
         """Return the L2 norm of what a client sends beside its model, once that is what it should be."""
         if not self.beside:
             return 0.0
-        if odd := sorted(set(beside) ^ set(self.weights)):
-            raise RefusedError(f"the arrays beside the model are not those of its weights, first at {odd[0]}")
+        names = self.weights if self.named is None else self.named
+        if odd := sorted(set(beside) ^ set(names)):
+            what = "those of its weights" if set(names) == set(self.weights) else "those that the method asks for"
+            raise RefusedError(f"the arrays beside the model are not {what}, first at {odd[0]}")
         squares = 0.0
-        for name in self.weights:
+        for name in names:
             try:
                 squares += _squared_change(_read(beside[name], self.reference[name]), np.zeros((), np.float32))
             except RefusedError as error:

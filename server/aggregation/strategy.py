@@ -164,7 +164,8 @@ class SharedDataFedAvg(FedAvg):
         """
         server_round += self.completed_rounds
         self.roster.meet()
-        self._checks = replace(self._checks, reference=arrays)
+        named = self.method.beside_names(arrays.keys(), self._checks.weights)
+        self._checks = replace(self._checks, reference=arrays, named=named)
         config[SERVER_ROUND] = server_round
         if self._digest is not None:
             config[SHARED_DIGEST] = self._digest

@@ -17,6 +17,7 @@ from common.evaluation.evaluate import evaluate
 from common.evaluation.personal import tell_personal
 from common.exported import load_exported
 from common.factory import (
+    adversarial_clients,
     client_data,
     evaluation_threat,
     make_federated_method,
@@ -36,7 +37,7 @@ from server.app import run_federation
 from server.evaluation import evaluate_run
 from server.personal import tell_what_stays
 from server.run_directory.checkpoint import load_kept, read_checkpoint
-from server.run_directory.reader import read_summary
+from server.run_directory.reader import read_metrics, read_summary
 from simulations.engine.executor import Executor, InProcess, Job, Outcome, failure
 from simulations.engine.local_grid import LocalGrid, Reply
 from simulations.engine.process_executor import Processes
@@ -134,6 +135,31 @@ def test_a_client_goes_on_from_the_global_model_with_its_own_arrays(tmp_path: Pa
     config = tiny_config(**changes)
     trained = trained_alone(config, {**weights(first), **own(first, 3)}, client=3, server_round=2)
     assert same(own(second, 3), {each: trained[each] for each in own(second, 3)})
+
+
+def test_clients_that_cannot_afford_adversarial_training_train_naturally(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"federation__adversarial_clients": 0.3, "federation__rounds": 1, "attack__steps": 2}
+    watched, config = Watched(), tiny_config(**changes)
+    with caplog.at_level("INFO", "fedshield"):
+        run(tmp_path, "run", watched, **changes)
+    able = sorted(adversarial_clients(config))
+    assert f"3 of 10 clients train adversarially ({', '.join(map(str, able))}), the others naturally" in caplog.text
+    natural = tiny_config(**changes, loss__name="pgd-at", attack__name="none")
+    for client, (start, trained) in enumerate(watched.turns):
+        as_it = config if client in able else natural
+        assert same(trained, trained_alone(as_it, start, client, server_round=1))
+
+
+def test_fedrbn_gives_robust_statistics_to_the_others(tmp_path: Path) -> None:
+    path = run(tmp_path, "run", method__name="fedrbn", federation__adversarial_clients=0.3, federation__rounds=1)
+    able = adversarial_clients(tiny_config(federation__adversarial_clients=0.3))
+    for name in (name for name in weights(path) if name.endswith(("running_mean", "running_var"))):
+        given = torch.stack([own(path, client)[name] for client in sorted(able)]).mean(0)
+        torch.testing.assert_close(weights(path)[name], given)
+        assert not any(name in own(path, client) for client in range(10) if client not in able)
+    assert {int(client) for client in read_metrics(path)[0]["clients"]} == set(range(10))  # the guard refused nobody
 
 
 def test_ditto_keeps_whole_models_beside_fedavg(tmp_path: Path) -> None:
@@ -312,7 +338,11 @@ def test_settings_that_make_no_sense_are_refused_in_one_line(tmp_path: Path) -> 
         FedShieldError, match=r"the clients' own models \(method.fine-tune-epochs = 1\) are those of the"
     ):
         run(tmp_path, "refused", method__fine_tune_epochs=1, data__validation_fraction=0.1)
-    with pytest.raises(FedShieldError, match=r"method.name = ditto trains the clients' own models already"):
+    with pytest.raises(FedShieldError, match=r"method.name = ditto has trained the clients' own models already"):
         run(tmp_path, "refused", method__name="ditto", method__fine_tune_epochs=1)
+    with pytest.raises(
+        FedShieldError, match=r"federation.adversarial-clients = 1: method.name = fedrbn passes .* both"
+    ):
+        run(tmp_path, "refused", method__name="fedrbn")
     with pytest.raises(FedShieldError, match=r"no batch normalization that could stay"):
         run(tmp_path, "refused", method__name="fedbn", model__name="cnn2")

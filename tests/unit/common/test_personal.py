@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.errors import FedShieldError
 from common.factory import make_federated_method
 from common.methods.checks import names_that_stay
-from common.methods.method import Arrays, Method, Turn
+from common.methods.method import Arrays, Method, Reply, Turn
 from common.models.networks import build_model
 from common.training.losses import Loss
 from common.training.pull import LinearPull, Pull
@@ -112,3 +112,47 @@ def test_ditto_pulls_a_model_of_its_own_towards_the_global_one() -> None:
     assert model.weight.item() == pytest.approx(0.9)
     fresh = trained(method, model, lambda images, labels: (model.weight**2 / 2).sum())
     assert float(fresh.own["weight"]) == pytest.approx(0.81)  # from the global model, where nothing pulls
+
+
+def test_fedrbn_passes_on_the_statistics_of_clients_that_train_adversarially() -> None:
+    changes = {"method__name": "fedrbn", "federation__adversarial_clients": 0.5, "train__label_smoothing": 0.0}
+    method = make_federated_method(tiny_config(**changes))
+    able = sorted(method.context.adversarial)
+    assert len(able) == 5
+    replies = [Reply(client, 100, 1.0) for client in (able[0], next(c for c in range(10) if c not in able), able[1])]
+    assert list(method.shares(replies, 1)) == [100, 100, 100]
+    beside = [{"1.running_mean": torch.tensor([value])} for value in (1.0, 50.0, 4.0)]
+    mean = {"0.weight": torch.tensor(7.0), "1.running_mean": torch.tensor([0.0])}
+    model = method.combine({}, mean, beside, {})
+    assert (float(model["0.weight"]), float(model["1.running_mean"])) == (7.0, 2.5)  # of the first and the third
+    method.shares(replies[1:2], 2)
+    assert method.combine({}, mean, beside[1:2], {}) == mean  # nobody of this round can give
+
+
+def test_fedrbn_trains_on_both_kinds_of_images_and_only_attacked_ones_move_the_statistics() -> None:
+    changes = {"method__name": "fedrbn", "federation__adversarial_clients": 0.5, "train__label_smoothing": 0.0}
+    method = make_federated_method(tiny_config(**changes))
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2))
+    images, labels = torch.rand(8, 3, 2, 2), torch.tensor([0, 1] * 4)
+    seen: list[float] = []
+
+    def local(images: Tensor, labels: Tensor) -> Tensor:
+        seen.append(float(model[0].get_buffer("running_mean").abs().sum()))
+        return 3 * model(images + 10).square().mean()
+
+    able, other = (
+        next(client for client in range(10) if (client in method.context.adversarial) is wanted)
+        for wanted in (True, False)
+    )
+    turns = [Turn(client, 1, model, ["2.weight"], dict(model.state_dict()), {}, PLAN) for client in (able, other)]
+    assert method.loss(turns[1], local) is local
+    value = method.loss(turns[0], local)(images, labels).detach()
+    assert seen == [0.0]  # the natural images, which came first, have not moved them
+    moved = model[0].get_buffer("running_mean")
+    assert torch.allclose(moved, 0.1 * (images + 10).mean((0, 2, 3)))
+    natural = nn.functional.cross_entropy(model(images), labels)
+    assert value.item() == pytest.approx(((natural + 3 * model(images + 10).square().mean()) / 2).item(), rel=1e-5)
+    for turn in turns:
+        turn.own = turn.trained([name for name in model.state_dict() if name.startswith("0.")])
+        assert method.after(turn).keys() == {"0.running_mean", "0.running_var"}
+    assert turns[0].own.keys() - turns[1].own.keys() == {"0.running_mean", "0.running_var"}
