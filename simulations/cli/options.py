@@ -177,3 +177,17 @@ def parse_radii(text: str) -> tuple[float, ...]:
             f"--epsilons {text}: write numbers from 0 to 255 (more in l2), in 1/255 of the pixel range: 0,2,4,8,16"
         )
     return radii
+
+
+def parse_clients(text: str) -> list[int]:
+    """Return the numbers of ``--clients``; none for all of them.
+
+    Raises:
+        FedShieldError: it is neither a list of numbers nor ``all``.
+    """
+    if text == "all":
+        return []
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise FedShieldError(f"--clients {text}: give all, or numbers of clients as in 0,3,5")
+    return [int(part) for part in parts]

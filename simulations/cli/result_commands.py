@@ -10,7 +10,7 @@ import typer
 from common.errors import FedShieldError
 from common.paths import whole_path
 from server.run_directory.reader import find_results, read_config
-from simulations.cli.options import RunArgument, SetOption, TrustOption, finite, measuring, parse_attacks
+from simulations.cli.options import RunArgument, SetOption, TrustOption, finite, measuring, parse_attacks, parse_clients
 from simulations.terminal.console import console, log_to
 
 results = typer.Typer()
@@ -75,22 +75,37 @@ def transfer(
     examples: Annotated[
         int, typer.Option(min=0, help="Number of test images, balanced over the classes; 0 = all.")
     ] = 1000,
+    clients: Annotated[
+        str | None,
+        typer.Option(metavar="all|N,N,...", help="Of one run: between these clients' own models, if it has such."),
+    ] = None,
     set_: SetOption = None,
     trust_code: TrustOption = False,
 ) -> None:
     """Try the adversarial examples of each run's model on the models of all the runs.
 
     The result is a table: in each row, examples made on one model; in each column, the accuracy of one model. Each
-    column is kept with its run, as by `fedshield evaluate --from`.
+    column is kept with its run, as by `fedshield evaluate --from`. With --clients, the models are those of a run's
+    clients, and a CSV file in its directory has a line for each pair.
 
     fedshield transfer runs/share0 runs/share40
     fedshield transfer runs/ONE runs/OTHER runs/THIRD --attack cw-30 --examples 200
+    fedshield transfer runs/NAME --clients all
     """
     log_to(console)
     changes = {**measuring(set_ or []), "evaluate.final-examples": examples}
     name = _one_attack(attack_)
     for path in (paths := [find_results(run) for run in runs]):
         read_config(path)  # what follows takes seconds to import
+    if clients is not None:
+        from simulations.client_transfer import between_clients
+
+        if len(paths) != 1:
+            raise FedShieldError(f"--clients {clients}: {len(paths)} runs given; name the one whose clients are meant")
+        sheet, file = between_clients(paths[0], name, changes, parse_clients(clients), trust_code)
+        console.print(sheet.rich(console.width))
+        console.print(file)
+        return
     from simulations import transfer as transfers
 
     console.print(transfers.transfer(paths, name, changes, trust_code).rich(console.width))

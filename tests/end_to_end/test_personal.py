@@ -1,5 +1,6 @@
 """Models of the clients' own: what stays with a client, on every engine, and after an interruption."""
 
+import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -38,6 +39,8 @@ from server.evaluation import evaluate_run
 from server.personal import tell_what_stays
 from server.run_directory.checkpoint import load_kept, read_checkpoint
 from server.run_directory.reader import read_metrics, read_summary
+from simulations.cli.options import parse_clients
+from simulations.client_transfer import between_clients
 from simulations.engine.executor import Executor, InProcess, Job, Outcome, failure
 from simulations.engine.local_grid import LocalGrid, Reply
 from simulations.engine.process_executor import Processes
@@ -247,6 +250,43 @@ def test_an_export_says_whose_model_it_is(tmp_path: Path, reference: Path) -> No
     for never in missing:
         with pytest.raises(FedShieldError, match="has nothing of its own, as it was never asked"):
             export_run(reference, "safetensors", whose=str(never))
+
+
+def test_examples_of_one_client_are_tried_on_another(tmp_path: Path) -> None:
+    path = run(tmp_path, "run", method__name="ditto", partition__scheme="dirichlet", train__learning_rate=0.1)
+    sheet, file = between_clients(path, "fgsm", {"evaluate.final-examples": 100}, [2, 7, 9])
+    with file.open() as lines:
+        rows = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(lines)]
+    assert file.name == "clients-fgsm.csv"
+    assert [(row["made_on"], row["tried_on"]) for row in rows] == [(i, j) for j in (2, 7, 9) for i in (2, 7, 9)]
+    config = tiny_config(partition__scheme="dirichlet")
+    subset = server_data(config).test
+    subset = subset.take(balanced_subset(subset.labels, 100, 0, "evaluation"))
+    made, tried = make_model(config, 10).eval(), make_model(config, 10).eval()
+    for row in rows:  # FGSM by hand
+        load_state(made, own(path, int(row["made_on"])))
+        load_state(tried, own(path, int(row["tried_on"])))
+        mine = subset.take(np.flatnonzero(np.isin(subset.labels, client_data(config, int(row["tried_on"])).labels)))
+        images, labels = torch.from_numpy(mine.images).float() / 255, torch.from_numpy(mine.labels)
+        right = tried(images).argmax(1) == labels
+        moving = images.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(made(moving), labels), moving)
+        left = tried((images + 8 / 255 * gradient.sign()).clamp(0, 1)).argmax(1) == labels
+        assert row["n"] == len(labels)
+        assert row["natural"] == pytest.approx(right.double().mean().item())
+        assert row["robust"] == pytest.approx((right & left).double().mean().item())
+    assert [line[0] for line in sheet.rows] == ["no attack", "2", "7", "9"]
+    assert sheet.rows[2][2] == f"{100 * next(r['robust'] for r in rows if r['made_on'] == r['tried_on'] == 7):.1f}"
+    shown = fedshield("transfer", str(path), "--clients", "2,7", "--attack", "fgsm", "--examples", "100")
+    assert shown.returncode == 0
+    assert "Accuracy in % of the clients' own models under fgsm" in shown.stdout
+    for asked, told in (([2], "one client given"), ([2, 10], "the clients of this run are 0 to 9")):
+        with pytest.raises(FedShieldError, match=told):
+            between_clients(path, "fgsm", {}, asked)
+    with pytest.raises(FedShieldError, match="--attack deepfool: has no budget"):
+        between_clients(path, "deepfool", {}, [])
+    with pytest.raises(FedShieldError, match="--clients two: give all, or numbers"):
+        parse_clients("two")
 
 
 def test_where_there_are_none_one_line_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
