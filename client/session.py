@@ -27,7 +27,7 @@ from common.machine import hidden_gpu
 from common.messages.protocol import FINE_TUNE
 from common.messages.records import to_record, to_state
 from common.messages.shared_slice import Examples
-from common.methods.checks import check_prepared, check_pull, check_turn, names_that_stay, own_copies
+from common.methods.checks import check_prepared, check_pull, check_trained, check_turn, names_that_stay, own_copies
 from common.methods.method import Arrays, Turn
 from common.methods.personal import Kept
 from common.models.networks import load_state
@@ -129,7 +129,7 @@ class Session:
             seconds.append(done.seconds)
             return done
 
-        result = replace(federated.train(turn, fit), seconds=sum(seconds))
+        result = replace(check_trained(federated, federated.train(turn, fit)), seconds=sum(seconds))
         turn.steps = result.steps
         turn.own |= turn.trained(stays)
         beside = federated.after(turn) or {}

@@ -19,21 +19,18 @@ from common.data.datasets import Dataset
 from common.errors import FedShieldError
 from common.evaluation.evaluate import evaluate
 from common.evaluation.transfer import can_transfer
-from common.factory import check_user_code, evaluation_threat, make_model, prepare_torch, test_data
+from common.factory import evaluation_threat, make_model
 from common.files import replace_file
 from common.user_code import user_code_digest
+from server.evaluation import prepare_evaluation
 from server.measures import BATCH, kept_for, passes_to_average, seed_of, subset_of
 from server.personal import require_personal
 from server.run_directory.checkpoint import fit_state
-from server.run_directory.reader import read_described_partition
-from server.run_directory.restored import stored_config
 from server.sources import Source
 from simulations.reports.accuracy import share
 from simulations.reports.sheets import Sheet
 
 log = logging.getLogger("fedshield")
-
-_RUNS = ("model.name", "evaluate.final-attacks")
 
 
 @dataclass(frozen=True)
@@ -71,20 +68,20 @@ def between_clients(
         The table, and the CSV file in the run directory: a line for each pair.
 
     Raises:
-        FedShieldError: the clients have no models of their own, there are fewer than two, or the attack has no budget.
+        FedShieldError: the clients have no models of their own, there are fewer than two, or the attack has no budget;
+            or as in ``evaluate_run``.
     """
-    config = stored_config(run_dir, {**changes, "evaluate.final-attacks": attack}, "options", trust_code, _RUNS)
-    personal, clients = require_personal(run_dir), _checked(asked, config.federation.clients)
+    personal = require_personal(run_dir)
     if not can_transfer([attack]):
         raise FedShieldError(f"--attack {attack}: has no budget, so its examples cannot be tried on another model")
-    check_user_code(config, _RUNS)
-    device, test = prepare_torch(config.threads), test_data(config)
+    prepared = prepare_evaluation(run_dir, {**changes, "evaluate.final-attacks": attack}, trust_code)
+    config, test, counts, tried = prepared.config, prepared.test, prepared.counts, prepared.model
+    clients = _checked(asked, config.federation.clients)
     subset = subset_of(test, config.evaluate.final_examples)
-    counts = np.array(read_described_partition(run_dir)["clients"], np.int64)
-    made, tried = (make_model(config, len(test.classes)).to(device) for _ in range(2))
+    made = make_model(config, len(test.classes)).to(prepared.device)
     cells = []
     for place in clients:
-        rows = np.flatnonzero(counts[place][subset.labels] > 0)
+        rows = np.flatnonzero(counts[place][subset.labels] > 0) if counts is not None else np.empty(0, np.int64)
         if not len(rows):
             raise FedShieldError(f"client {place}: none of the test images is of its classes; raise --examples")
         log.info("attacking the model of client %d", place)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from common.errors import DeadEndError
 from common.methods.method import Arrays, Method, Turn
 from common.training.pull import LinearPull, Pull
-from common.training.trainer import TrainingPlan
+from common.training.trainer import FitResult, TrainingPlan
 from common.user_code import explain_user_code, is_user_code
 
 HOOKS = ("check", "stays", "before", "loss", "pull", "train", "after", "sends", "shares", "combine")
@@ -102,6 +102,21 @@ def names_that_stay(method: Method, model: nn.Module) -> frozenset[str]:
     if names and not (method.personal and method.keeps):
         raise _wrong(method.name, "stays names arrays; set keeps = True and personal = True")
     return names
+
+
+def check_trained(method: Method, done: object) -> FitResult:
+    """Return what ``train`` has returned, once it is what ``fit`` returns.
+
+    Args:
+        method: of the federation.
+        done: what it has returned.
+
+    Raises:
+        FedShieldError: it is something else.
+    """
+    if not isinstance(done, FitResult):
+        raise _wrong(method.name, f"train returns {type(done).__name__}; return what fit returns")
+    return done
 
 
 def check_turn(method: Method, beside: Arrays, turn: Turn) -> None:

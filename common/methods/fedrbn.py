@@ -32,7 +32,7 @@ class FedRBN(FedBN):
     guard can compare them; the server uses those of the first kind alone.
     """
 
-    replies_beside = True
+    replies_beside = records = True
 
     def beside_names(self, names: Collection[str], weights: Collection[str]) -> Collection[str]:
         """Return the statistics."""

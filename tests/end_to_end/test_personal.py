@@ -112,6 +112,30 @@ class Watched(InProcess):
             yield outcome
 
 
+OWN = """
+from dataclasses import replace
+from common.methods.method import Method
+class Bias(Method):
+    keeps = personal = True
+    def stays(self, model):
+        return [name for name in model.state_dict() if name.endswith("11.bias")]
+    def train(self, turn, fit):
+        fit(replace(turn.plan, frozen=frozenset(turn.weights) - {"11.bias"}), part="bias")
+        return fit(turn.plan, self.pull(turn))
+class Forgetful(Bias):
+    def train(self, turn, fit):
+        fit(turn.plan)
+"""
+
+
+def test_a_users_method_keeps_arrays_at_the_client_and_trains_in_parts(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    path = run(tmp_path, "run", method__name=f"{tmp_path / 'own.py'}:Bias", federation__rounds=1)
+    assert own(path, 3).keys() == {"11.bias"}
+    with pytest.raises(FedShieldError, match="train returns NoneType; return what fit returns"):
+        run(tmp_path, "other", method__name=f"{tmp_path / 'own.py'}:Forgetful", federation__rounds=1)
+
+
 @pytest.mark.parametrize("name", ["fedbn", "fedper", "fedrep"])
 def test_what_stays_is_never_sent_and_what_goes_is_trained(tmp_path: Path, name: str) -> None:
     watched = Watched()
