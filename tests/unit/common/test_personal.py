@@ -156,3 +156,11 @@ def test_fedrbn_trains_on_both_kinds_of_images_and_only_attacked_ones_move_the_s
         turn.own = turn.trained([name for name in model.state_dict() if name.startswith("0.")])
         assert method.after(turn).keys() == {"0.running_mean", "0.running_var"}
     assert turns[0].own.keys() - turns[1].own.keys() == {"0.running_mean", "0.running_var"}
+
+
+def test_what_an_image_costs() -> None:
+    half = {"federation__adversarial_clients": 0.5}
+    costs = [
+        make_federated_method(tiny_config(method__name=name, **half)).passes(11, 1) for name in ("ditto", "fedrbn")
+    ]
+    assert costs == [22, 8.5]  # fedrbn: half of the clients 3 + 11, the others 3
