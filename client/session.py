@@ -71,9 +71,8 @@ class Session:
         if self._made is None:
             model = make_model(self.config, len(own.classes)).to(self._device)
             method = make_method(self.config, model, len(own.classes))
-            recordable = method.recordable and self._federated.recordable()
             natural = make_natural_method(self.config, model, len(own.classes))
-            self._made = make_trainer(model, self.config, recordable), method, natural
+            self._made = make_trainer(model, self.config, method, self._federated.recordable()), method, natural
         trainer, method, natural = self._made
         return own, trainer, method if client in self._able else natural
 

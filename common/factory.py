@@ -24,6 +24,7 @@ from common.models.fast_network import why_not_folded
 from common.models.networks import MODELS, build_model, trains_on_one
 from common.paths import whole_path
 from common.seeding import rng_for
+from common.training.awp import WeightPerturbation
 from common.training.calibration import Calibration
 from common.training.losses import LossContext, TrainingMethod
 from common.training.schedule import learning_rate
@@ -192,6 +193,7 @@ def make_method(config: RunConfig, model: nn.Module, classes: int) -> TrainingMe
         mixture_rate=attack.mixture_rate,
         fast=attack.fast,
         half=(fitting_precision() if train.attack_precision == "auto" else train.attack_precision) == "bfloat16",
+        awp=WeightPerturbation(model, train.awp_gamma) if train.awp_gamma else None,
     )
     return TrainingMethod(config.loss.name, model, context)
 
@@ -220,15 +222,17 @@ def make_natural_method(config: RunConfig, model: nn.Module, classes: int) -> Tr
     return TrainingMethod("pgd-at", model, context)
 
 
-def make_trainer(model: nn.Module, config: RunConfig, recordable: bool) -> Trainer:
+def make_trainer(model: nn.Module, config: RunConfig, method: TrainingMethod, recordable: bool = True) -> Trainer:
     """Return the trainer of ``model``; on a GPU it records a batch once, if network and methods allow it.
 
     Args:
         model: on the device on which to train.
         config: of the run.
-        recordable: whether the methods of training and federation decide nothing on the CPU.
+        method: of training on this model.
+        recordable: whether the method of the federation decides nothing on the CPU.
     """
-    return Trainer(model, record=config.train.cuda_graphs and recordable and config.model.name in MODELS)
+    record = config.train.cuda_graphs and method.recordable and recordable and config.model.name in MODELS
+    return Trainer(model, record, method.awp)
 
 
 def training_plan(config: RunConfig, epochs: int, round_or_epoch: int, total: int) -> TrainingPlan:

@@ -115,7 +115,7 @@ def _train(
     model = make_model(config, len(data.classes)).to(device)
     check_batches(config, model, len(data.labels) == 1)
     method = make_method(with_first_precision(config), model, len(data.classes))
-    trainer = make_trainer(model, config, method.recordable)
+    trainer = make_trainer(model, config, method)
     momenta = trainer.momenta
     if (state := run.load_checkpoint()) is not None:
         fit_state(model, state, run.path)

@@ -205,6 +205,7 @@ class TrainConfig(ConfigTable):
     precision: Literal["float32", "bfloat16"]
     attack_precision: Literal["train", "bfloat16", "auto"]
     cuda_graphs: bool
+    awp_gamma: Annotated[float, Field(ge=0, lt=1)]
 
 
 class CentralizedConfig(ConfigTable):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from common.attacks.library import Attack
 from common.attacks.mixture import build_training_attack
 from common.attacks.threat import Threat
+from common.training.awp import WeightPerturbation
 from common.training.calibration import EQUATIONS, Calibration
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -34,6 +35,7 @@ class LossContext:
         mixture_rate: how fast those weights follow the attack that hurts most.
         fast: attack the network with batch normalization folded into its convolutions.
         half: attack in bfloat16, whatever the precision of training.
+        awp: perturbs the weights in each step, and so needs to know the adversarial examples; None: it is off.
     """
 
     attack: str
@@ -49,6 +51,7 @@ class LossContext:
     mixture_rate: float = 0.0
     fast: bool = False
     half: bool = False
+    awp: WeightPerturbation | None = None
 
     def build_attack(self, model: nn.Module, name: str = "") -> Attack:
         """Return the training attack on a model, or the attack of this name.
@@ -59,7 +62,8 @@ class LossContext:
         classes = len(self.class_counts)
         name = name or self.attack
         attack = build_training_attack(name, model, self.threat, self.mixture, self.mixture_rate, classes, self.fast)
-        return in_bfloat16(attack) if self.half else attack
+        attack = in_bfloat16(attack) if self.half else attack
+        return self.awp.remember(attack) if self.awp is not None else attack
 
 
 def in_bfloat16(attack: Attack) -> Attack:

@@ -143,9 +143,8 @@ def boundary_weighted(model: nn.Module, context: LossContext) -> Loss:
     attack = context.build_attack(asked)
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
-        asked.answers.clear()
         adversarial = attack(images, labels)
-        weights = boundary_weights(asked.answers, labels)
+        weights = boundary_weights(asked.take(), labels)
         each = F.cross_entropy(model(adversarial), labels, label_smoothing=context.label_smoothing, reduction="none")
         return (weights * each).mean()
 
@@ -209,6 +208,7 @@ class TrainingMethod:
         self._name, self._model = name, model
         self._prior = torch.zeros(len(context.class_counts), device=next(model.parameters()).device)
         self._context = replace(context, prior=self._prior)
+        self.awp = context.awp
         self.recordable = name in LOSSES and context.attack in _RECORDABLE
         self._loss: Loss | None = None
 

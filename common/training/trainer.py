@@ -14,6 +14,7 @@ from torch.optim.sgd import sgd
 
 from common.errors import DeadEndError
 from common.seeding import seed_for
+from common.training.awp import Found, WeightPerturbation
 from common.training.losses import Loss
 from common.training.pull import LinearPull, PlacedPull, Pull
 from common.training.recorded_step import Recordings
@@ -134,10 +135,11 @@ class Trainer:
         model: on the device on which to train.
         record: on a GPU, record a batch of each size once and launch it as a whole. For networks and losses that decide
             nothing on the CPU. Call ``fit`` with the same loss each time: another one has to be recorded again.
+        awp: perturbs the weights in each step; the same as that of the losses.
     """
 
-    def __init__(self, model: nn.Module, record: bool = False) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, record: bool = False, awp: WeightPerturbation | None = None) -> None:
+        self.model, self._awp = model, awp
         self._device = next(model.parameters()).device
         # A GPU's convolutions are made for channels last; on a CPU this would change the last bits of every figure.
         self._layout = torch.channels_last if self._device.type == "cuda" else torch.contiguous_format
@@ -258,11 +260,16 @@ class Trainer:
     ) -> Tensor:
         chosen = images if crops is None else augment(images, crops)
         chosen = chosen.contiguous(memory_format=self._layout)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
-            value = loss(pixels(chosen, self._device), labels.to(self._device))
+        images, labels = pixels(chosen, self._device), labels.to(self._device)
         every = zip(self.names, self._weights, self.momenta, strict=True)
         names, weights, momenta = zip(*(each for each in every if each[0] not in plan.frozen), strict=True)
-        gradients = torch.autograd.grad(value, weights, allow_unused=True)
+
+        def find() -> Found:
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
+                value = loss(images, labels)
+            return value, torch.autograd.grad(value, weights, allow_unused=True)
+
+        value, gradients = find() if self._awp is None else self._awp.at_worst(weights, find)
         if unused := [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]:
             raise DeadEndError(
                 f"{unused[0]}: the loss does not depend on this weight of the network; let network and loss use it, or "
