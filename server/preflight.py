@@ -44,12 +44,22 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
     """
     if kind != CENTRALIZED:
         check_strategy(config.strategy, config.federation.cohort)
+    _check_average(config, kind)
     check_user_code(config)
     if kind == DEPLOYED:
         _check_deployed(config)
     if kind != CENTRALIZED:
         _check_method(config)
         config.check_division()
+
+
+def _check_average(config: RunConfig, kind: Kind) -> None:
+    train, total = config.train, int(config.flat()[kind.length])
+    if train.average != "none" and train.average_start > total:
+        raise FedShieldError(
+            f"train.average-start = {train.average_start}: train.average = {train.average} would have no model to "
+            f"average in {total} {kind.unit}s; lower it, or set train.average=none"
+        )
 
 
 def _check_method(config: RunConfig) -> None:

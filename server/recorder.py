@@ -13,10 +13,11 @@ from common.evaluation.evaluate import Evaluation
 from common.evaluation.personal import tell_personal
 from common.messages.records import State
 from common.models.networks import load_state
+from server.average import ModelAverage
 from server.evaluation import evaluate_finally, evaluate_on
 from server.monitoring.observers import Watchers
 from server.personal import evaluate_personal
-from server.run_directory.checkpoint import read_checkpoint, selected_model
+from server.run_directory.checkpoint import UNAVERAGED, load_model, read_checkpoint, selected_model
 from server.run_directory.reader import DEPLOYED, FEDERATION
 from server.run_directory.writer import RunDir
 
@@ -25,6 +26,8 @@ log = logging.getLogger("fedshield")
 
 class Recorder:
     """Evaluates and stores every model of a run: the global one after each round, or the only one after each epoch.
+
+    With ``train.average``, this is the average of those models; the model itself is kept to go on from.
 
     Args:
         config: of the run.
@@ -50,6 +53,9 @@ class Recorder:
         self.counts = data.counts if run.kind == FEDERATION else None
         self.model = model
         checkpoint = read_checkpoint(run.path) or {}
+        self._average = ModelAverage(
+            config.train, run.completed_rounds, load_model(run.path, checkpoint) if checkpoint else None
+        )
         self._best: dict[str, Any] | None = checkpoint.get("best", {}).get("validation")
         self._round_started = time.perf_counter()
 
@@ -74,6 +80,8 @@ class Recorder:
             The figures on the test set, in rounds with an evaluation. They are only for the reader: nothing is chosen
             by them.
         """
+        if (average := self._average.after(round_or_epoch, state)) is not None:
+            state, kept = average, {**(kept or {}), UNAVERAGED: state}
         load_state(self.model, state)
         evaluation = validation = None
         if round_or_epoch % self.config.evaluate.every == 0 or round_or_epoch == self.run.total:
@@ -135,6 +143,7 @@ class Recorder:
         self._watchers.after_run(summary)
         if final is not None:
             of = f"of {self.run.kind.unit} {round_or_epoch}  " if self._best else ""
+            of += f"of the average ({train.average})  " if (train := self.config.train).average != "none" else ""
             ece = f"  ECE {100 * found['ece']:.1f} %" if figures and (found := figures["calibration"]) else ""
             log.info("final  %s%s%s", of, final.line(), ece, extra={"event": {"event": "final", **summary}})
             for line in tell_personal((figures or {}).get("personal", {})):

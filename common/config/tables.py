@@ -206,6 +206,9 @@ class TrainConfig(ConfigTable):
     attack_precision: Literal["train", "bfloat16", "auto"]
     cuda_graphs: bool
     awp_gamma: Annotated[float, Field(ge=0, lt=1)]
+    average: Literal["none", "ema", "swa"]
+    average_decay: Annotated[float, Field(ge=0, lt=1)]
+    average_start: Positive
 
 
 class CentralizedConfig(ConfigTable):

@@ -5,6 +5,7 @@ before it, whose files stay too, in case the disk damages the last:
 
     {"round": 3, "model": "model-0003.safetensors", "sha256": "...",
      "optimizer": {"file": "optimizer-0003.safetensors", "sha256": "..."},      centralized training only
+     "unaveraged": {"file": "unaveraged-0003.safetensors", "sha256": "..."},    where "model" is an average over rounds
      "server": {"file": "server-0003.safetensors", "sha256": "..."},            what the federated method keeps there
      "clients": {"file": "clients-0003.safetensors", "sha256": "..."},          and at the clients of a simulation
      "best": {"round": 2, "model": "model-0002.safetensors", "sha256": "...",   only with a validation split
@@ -29,7 +30,8 @@ from server.run_directory.schema import Checkpoint, check_format
 
 log = logging.getLogger("fedshield")
 
-_KEPT = ("optimizer", "server", "clients")  # beside the models
+UNAVERAGED = "unaveraged"  # from which training goes on
+_KEPT = ("optimizer", UNAVERAGED, "server", "clients")  # beside the models
 _LAST, _PREVIOUS = "checkpoint.json", "previous.json"
 
 
@@ -50,7 +52,7 @@ def write_checkpoint(
         validation: figures of this model on the validation images, if it is the best so far; otherwise the best one
             before it stays.
         momenta: of SGD; empty in a federation, where they start at zero in each round.
-        kept: by ``server`` and by ``clients``; an empty one is not stored.
+        kept: by ``server`` and by ``clients``, and the model itself by ``UNAVERAGED``; an empty one is not stored.
 
     Raises:
         FedShieldError: a file cannot be written; the checkpoint before is still whole.
@@ -181,7 +183,7 @@ def load_momenta(run_dir: Path, checkpoint: dict[str, Any]) -> list[Tensor]:
 
 
 def load_kept(run_dir: Path, checkpoint: dict[str, Any], whose: str) -> State:
-    """Return what a federated method has kept at the ``server`` or at the ``clients``; empty where nothing was stored.
+    """Return what was kept at the ``server`` or at the ``clients``, or ``UNAVERAGED``; empty where nothing was stored.
 
     Raises:
         FedShieldError: its file is damaged or missing.

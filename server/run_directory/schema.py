@@ -242,6 +242,7 @@ class Checkpoint(Named):
 
     best: Best | None = None
     optimizer: Stored | None = None
+    unaveraged: Stored | None = None
     server: Stored | None = None
     clients: Stored | None = None
 

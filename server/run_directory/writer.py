@@ -22,6 +22,7 @@ from common.links import refuse_links
 from common.messages.records import State
 from common.paths import whole_path
 from server.run_directory.checkpoint import (
+    UNAVERAGED,
     count_completed,
     load_kept,
     load_model,
@@ -249,9 +250,10 @@ class RunDir:
         self.completed_rounds = round_or_epoch
 
     def load_checkpoint(self) -> State | None:
-        """Return the weights after round ``completed_rounds``, or None when no round is finished."""
-        checkpoint = read_checkpoint(self.path)
-        return load_model(self.path, checkpoint) if checkpoint else None
+        """Return the weights to go on from after round ``completed_rounds``, or None when no round is finished."""
+        if (checkpoint := read_checkpoint(self.path)) is None:
+            return None
+        return load_kept(self.path, checkpoint, UNAVERAGED) or load_model(self.path, checkpoint)
 
     def load_kept(self, whose: str) -> State:
         """Return what the method has kept at the ``server`` or at the ``clients`` after ``completed_rounds``."""
