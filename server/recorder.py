@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from common.config.schema import RunConfig
 from common.data.server_data import ServerData
 from common.evaluation.evaluate import Evaluation
+from common.evaluation.overfitting import told_overfitting
 from common.evaluation.personal import tell_personal
 from common.messages.records import State
 from common.models.networks import load_state
@@ -57,6 +58,7 @@ class Recorder:
             config.train, run.completed_rounds, load_model(run.path, checkpoint) if checkpoint else None
         )
         self._best: dict[str, Any] | None = checkpoint.get("best", {}).get("validation")
+        self._overfits = False
         self._round_started = time.perf_counter()
 
     def after_round(
@@ -104,6 +106,8 @@ class Recorder:
         log.info("%s %d/%d  %s", self.run.kind.unit, round_or_epoch, self.run.total, line, extra={"event": event})
         if self.run.kind == DEPLOYED:
             log.info("%s", _seconds(report))
+        if evaluation is not None:
+            self._watch(round_or_epoch, evaluation)
         self._watchers.after_round(record)
         return evaluation
 
@@ -112,6 +116,13 @@ class Recorder:
         arguments = self.config, settings.attacks, settings.examples
         evaluation = evaluate_on(self.model, self.test, *arguments)
         return evaluation, evaluate_on(self.model, self.validation, *arguments) if self.validation is not None else None
+
+    def _watch(self, round_or_epoch: int, evaluation: Evaluation) -> None:
+        """Warn when catastrophic overfitting begins; without adversarial training, the same figures mean nothing."""
+        line = told_overfitting(evaluation.values()) if self.config.attack.name != "none" else ""
+        if line and not self._overfits:
+            log.warning("warning: %s %d: %s", self.run.kind.unit, round_or_epoch, line)
+        self._overfits = bool(line)
 
     def _is_best(self, validation: Evaluation) -> bool:
         """Compare worst-case robust accuracy, then natural; if both are equal, keep the earlier round."""
