@@ -24,6 +24,7 @@ from common.methods.method import Method
 from common.words import visible
 from server.aggregation.outliers import LastRound
 from server.aggregation.strategy import OPTIMIZER, Cohort, SharedDataFedAvg
+from server.aggregation.whole_round import find_rule
 from server.monitoring.observers import watching
 from server.network.polling_grid import PollingGrid
 from server.network.roster import Roster
@@ -175,6 +176,7 @@ def _strategy(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData
         run.completed_rounds,
         _last_round(run.metrics()),
         method=method,
+        rule=find_rule(config.strategy, config.train.learning_rate),
         counted=_counted(run, config.federation.clients),
         kept=_kept(run, method),
         weights=weights,

@@ -64,7 +64,8 @@ def _check_average(config: RunConfig, kind: Kind) -> None:
 
 def _check_method(config: RunConfig) -> None:
     name, method = config.method.name, make_federated_method(config)
-    if config.strategy.name in RULES and (method.weighs() or method.combines()):
+    ruled = config.strategy.name in {*RULES, "qfedavg"} or is_user_code(config.strategy.name)
+    if ruled and (method.weighs() or method.combines()):
         raise FedShieldError(
             f"strategy.name = {config.strategy.name}: method.name = {name} averages the replies in its own way; set "
             "strategy.name=fedavg, or another method"

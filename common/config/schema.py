@@ -37,10 +37,12 @@ USER_CODE_KEYS = (
     "model.name",
     "loss.name",
     "method.name",
+    "strategy.name",
     "attack.name",
     "evaluate.attacks",
     "evaluate.final-attacks",
 )  # FILE.py:NAME
+OWN_TABLES = ("model", "loss", "method", "strategy", "attack")  # whose ``name`` a run keeps a copy of
 _QUICK_ATTACKS = ("fgsm", "pgd-20")
 
 
@@ -159,7 +161,7 @@ class RunConfig(ConfigTable):
 
     def user_code_references(self) -> list[tuple[str, str]]:
         """Return the user's code that is named here: key and ``FILE.py:NAME``, without an attack's steps."""
-        named = [(f"{table}.name", getattr(self, table).name) for table in ("model", "loss", "method", "attack")]
+        named = [(f"{table}.name", getattr(self, table).name) for table in OWN_TABLES]
         measured = {"evaluate.attacks": self.evaluate.attacks, "evaluate.final-attacks": self.final_attacks()}
         for key, labels in measured.items():
             named += [(key, AttackSpec.parse(label).name) for label in labels]

@@ -21,6 +21,7 @@ from common.config.values import (
     Natural,
     Positive,
     PositiveFraction,
+    StrategyName,
     Trackers,
     UpdateLimit,
 )
@@ -99,23 +100,13 @@ class PartitionConfig(ConfigTable):
 class StrategyConfig(ConfigTable):
     """How the server combines the clients' replies into one model; see ``server.aggregation``."""
 
-    name: Literal[
-        "fedavg",
-        "fedavgm",
-        "fedadagrad",
-        "fedadam",
-        "fedyogi",
-        "krum",
-        "multi-krum",
-        "bulyan",
-        "trimmed-mean",
-        "median",
-    ]
+    name: StrategyName
     malicious: Natural
     update_limit: UpdateLimit
     server_rate: Annotated[float, Field(gt=0, le=1e6)]
     server_momentum: Annotated[float, Field(ge=0, lt=1)]
     server_tau: Annotated[float, Field(ge=1e-12, le=1e6)]
+    q: Annotated[float, Field(ge=0, le=100)]
 
 
 class ByzantineConfig(ConfigTable):

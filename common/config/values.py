@@ -101,10 +101,15 @@ _MODELS = ("cnn", "cnn2", "resnet18", _TORCHVISION, _OWN)
 _ATTACKS = ("none", "fgsm", "bim", "pgd", "cw", "deepfool", "mixture", _OWN)
 _PERSONAL = ("fedbn", "fedper", "fedrep", "ditto", "fedrbn")
 _METHODS = ("fedavg", "fedprox", "scaffold", "feddyn", "feddynat", "moon", "mixfat", "dbfat", "sfat", *_PERSONAL, _OWN)
+_STRATEGIES = (
+    *("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "qfedavg"),
+    *("krum", "multi-krum", "bulyan", "trimmed-mean", "median", _OWN),
+)
 _LOSSES = ("pgd-at", "mixed-at", "trades", "mart", "calfat", "logit-calibrated", "boundary-weighted", _OWN)
 ModelName = Annotated[str, AfterValidator(partial(_check_name, _MODELS)), WithJsonSchema({"enum": _MODELS})]
 AttackName = Annotated[str, AfterValidator(partial(_check_name, _ATTACKS)), WithJsonSchema({"enum": _ATTACKS})]
 MethodName = Annotated[str, AfterValidator(partial(_check_name, _METHODS)), WithJsonSchema({"enum": _METHODS})]
+StrategyName = Annotated[str, AfterValidator(partial(_check_name, _STRATEGIES)), WithJsonSchema({"enum": _STRATEGIES})]
 LossName = Annotated[str, AfterValidator(partial(_check_name, _LOSSES)), WithJsonSchema({"enum": _LOSSES})]
 
 FolderName = Annotated[str, AfterValidator(_check_folder_name)]

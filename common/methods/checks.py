@@ -160,7 +160,9 @@ def check_shares(name: str, shares: Sequence[float], replies: int) -> list[float
     return found
 
 
-def check_arrays(name: str, hook: str, arrays: object, like: Mapping[str, Tensor] | None = None) -> None:
+def check_arrays(
+    name: str, hook: str, arrays: object, like: Mapping[str, Tensor] | None = None, key: str = "method.name"
+) -> None:
     """Check what a hook gives: finite tensors, with these names, shapes and types.
 
     Args:
@@ -168,14 +170,15 @@ def check_arrays(name: str, hook: str, arrays: object, like: Mapping[str, Tensor
         hook: of it.
         arrays: what it has returned.
         like: arrays of the names, shapes and types; None if any will do.
+        key: of the configuration that names it.
 
     Raises:
         FedShieldError: one line that says what is wrong with them.
     """
     if not isinstance(arrays, Mapping) or not all(isinstance(array, Tensor) for array in arrays.values()):
-        raise _wrong(name, f"{hook} gives no dictionary of tensors")
+        raise _wrong(name, f"{hook} gives no dictionary of tensors", key)
     if like is not None and (odd := sorted(set(map(str, arrays)) ^ set(like))):
-        raise _wrong(name, f"{hook} gives other arrays than it must, first at {odd[0]}")
+        raise _wrong(name, f"{hook} gives other arrays than it must, first at {odd[0]}", key)
     for place, array in arrays.items():
         expected = array if like is None else like[place]
         if array.shape != expected.shape or array.dtype != expected.dtype:
@@ -183,10 +186,11 @@ def check_arrays(name: str, hook: str, arrays: object, like: Mapping[str, Tensor
                 name,
                 f"{hook} gives {place} as {array.dtype} {tuple(array.shape)}, expected {expected.dtype} "
                 f"{tuple(expected.shape)}",
+                key,
             )
         if not array.isfinite().all():
-            raise _wrong(name, f"{hook} gives {place} with values that are not finite")
+            raise _wrong(name, f"{hook} gives {place} with values that are not finite", key)
 
 
-def _wrong(name: str, what: str) -> DeadEndError:
-    return DeadEndError(f"method.name = {name}: {what}")
+def _wrong(name: str, what: str, key: str = "method.name") -> DeadEndError:
+    return DeadEndError(f"{key} = {name}: {what}")

@@ -1,5 +1,7 @@
 """From the valid replies of a round to the new model, as the federation's method wants it."""
 
+from collections.abc import Collection
+
 from flwr.app import ArrayRecord
 
 from common.messages.records import to_record, to_state
@@ -9,6 +11,7 @@ from server.aggregation.mean import RunningMean
 from server.aggregation.reply_checks import Checked
 from server.aggregation.robust import RobustMean
 from server.aggregation.server_optimizer import ServerOptimizer
+from server.aggregation.whole_round import Received, Rule
 
 
 class Combined:
@@ -19,6 +22,7 @@ class Combined:
         mean: of the strategy; where the method weighs replies by more than their images, it is replaced.
         before: the global model of this round.
         optimizer: of the server, if it has one.
+        rule: that sees all replies, in place of the mean.
     """
 
     def __init__(
@@ -27,9 +31,10 @@ class Combined:
         mean: RunningMean | RobustMean,
         before: ArrayRecord,
         optimizer: ServerOptimizer | None = None,
+        rule: Rule | None = None,
     ) -> None:
         self._method, self._mean, self._before, self._optimizer = method, mean, before, optimizer
-        self._weighs = method.weighs()
+        self._rule, self._weighs = rule, method.weighs()
         self._held: list[tuple[Reply, ArrayRecord]] = []
         self._beside: list[Arrays] = []
 
@@ -37,10 +42,24 @@ class Combined:
         """Add the valid reply of a client with so many images."""
         if self._method.replies_beside:
             self._beside.append(to_state(reply.beside))
-        if self._weighs:
+        if self._weighs or self._rule is not None:
             self._held.append((Reply(client, examples, reply.loss), reply.arrays))
         else:
             self._mean.add(reply.arrays, examples)
+
+    def ruled(self, server_round: int, weights: Collection[str], kept: Arrays) -> ArrayRecord | None:
+        """Return the new global model of a rule that sees all replies; None where there is no such rule.
+
+        Args:
+            server_round: from 1.
+            weights: names of the arrays that are trained.
+            kept: what the rule keeps; changed.
+        """
+        if self._rule is None:
+            return None
+        models = [to_state(arrays) for _, arrays in self._held]
+        replies = [reply for reply, _ in self._held]
+        return to_record(self._rule(Received(server_round, replies, models, to_state(self._before), weights, kept)))
 
     def result(self, server_round: int, server: Arrays) -> ArrayRecord:
         """Return the new global model.

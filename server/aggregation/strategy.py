@@ -25,6 +25,7 @@ from server.aggregation.reply_checks import Checked, RefusedError, ReplyChecks
 from server.aggregation.robust import RULES, RobustMean
 from server.aggregation.round_report import RoundReport
 from server.aggregation.server_optimizer import OPTIMIZERS, ServerOptimizer
+from server.aggregation.whole_round import Rule
 from server.network.roster import Roster
 
 _FAR_APART = (
@@ -98,9 +99,10 @@ class SharedDataFedAvg(FedAvg):
         completed_rounds: in an earlier part of the run; Flower counts from 1 again, this strategy goes on from there.
         last_round: of an earlier part of the run, if there was one.
         method: of the federation.
+        rule: that sees all replies of a round, in place of the mean.
         counted: the last round of an earlier part of the run in which each client's reply was taken; 0 for none.
         kept: what the server has kept in an earlier part of the run: of the method, by ``method/NAME``, and of the
-            server's optimizer, by ``optimizer/NAME``.
+            server's optimizer or rule, by ``optimizer/NAME``.
         weights: names of the arrays that are trained.
         engine: the clients run in FedShield's own engine, and not on a network.
         fine_tune_after: the round after which the clients fine-tune the model; 0 for none.
@@ -116,6 +118,7 @@ class SharedDataFedAvg(FedAvg):
         last_round: LastRound | None = None,
         *,
         method: Method,
+        rule: Rule | None = None,
         counted: Sequence[int] = (),
         kept: Arrays | None = None,
         weights: Collection[str],
@@ -129,7 +132,7 @@ class SharedDataFedAvg(FedAvg):
         self.shared = shared
         self.completed_rounds = completed_rounds
         self.report: dict[str, Any] = {}
-        self.method = method
+        self.method, self._rule = method, rule
         self.counted = [*counted] or [0] * len(cohort.examples)
         self._server, self._moments = (
             {name.removeprefix(whose): array for name, array in (kept or {}).items() if name.startswith(whose)}
@@ -194,7 +197,7 @@ class SharedDataFedAvg(FedAvg):
         server_round += self.completed_rounds
         asked = self.cohort.sample(server_round)
         report = RoundReport(server_round)
-        combined = Combined(self.method, self._new_mean(asked), self._checks.reference, self._optimizer)
+        combined = Combined(self.method, self._new_mean(asked), self._checks.reference, self._optimizer, self._rule)
         for client, reply in self._believed(self._checked(asked, replies, report), report):
             report.take(client, reply.metrics, reply.update_norm)
             combined.add(client, reply, self.cohort.examples[client])
@@ -207,7 +210,8 @@ class SharedDataFedAvg(FedAvg):
         )
         self._last_round = LastRound(report.median_norm(), float(together[LOSS]))  # type: ignore[arg-type]
         self.report = report.report(together[LOSS])
-        return combined.result(server_round, self._server), together
+        ruled = combined.ruled(server_round, self._checks.weights, self._moments)
+        return ruled or combined.result(server_round, self._server), together
 
     def _checked(
         self, asked: list[int], replies: Iterable[Message], report: RoundReport

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.config.flat import Flat, merge
-from common.config.schema import RunConfig, parse_config
+from common.config.schema import OWN_TABLES, RunConfig, parse_config
 from common.errors import FedShieldError
 from common.machine import fitting_precision
 from common.paths import whole_path
@@ -186,4 +186,4 @@ def _copy(run_dir: Path, key: str) -> Path | None:
 
 def user_code_copies(run_dir: Path) -> dict[str, Path]:
     """Return where a run keeps the code that the user gave for a key."""
-    return {f"{name}.name": run_dir / "own" / f"{name}.py" for name in ("model", "loss", "method", "attack")}
+    return {f"{name}.name": run_dir / "own" / f"{name}.py" for name in OWN_TABLES}

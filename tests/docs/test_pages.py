@@ -82,6 +82,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (desk / "own.py").write_text(code)
     (method,) = (block for block in blocks("own.md") if "class FedExP" in block)
     (desk / "fedexp.py").write_text(method)
+    (rule,) = (block for block in blocks("own.md") if "def clipped" in block)
+    (desk / "clipped.py").write_text(rule)
     return desk
 
 
