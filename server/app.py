@@ -23,6 +23,7 @@ from common.messages.shared_slice import shared_record
 from common.methods.method import Method
 from common.words import visible
 from server.aggregation.outliers import LastRound
+from server.aggregation.selection import find_selection
 from server.aggregation.strategy import OPTIMIZER, Cohort, SharedDataFedAvg
 from server.aggregation.whole_round import find_rule
 from server.monitoring.observers import watching
@@ -164,6 +165,7 @@ def _strategy(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData
         min_replies=config.federation.min_replies,
         examples=tuple(images + len(data.shared.labels) for images in _own_images(data)),
         seed=config.seed,
+        select=find_selection(config.federation),
     )
     method = make_federated_method(config)
     shared = shared_record(data.shared) if len(data.shared.labels) else None
@@ -178,6 +180,7 @@ def _strategy(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData
         method=method,
         rule=find_rule(config.strategy, config.train.learning_rate),
         counted=_counted(run, config.federation.clients),
+        losses=_losses(run, config.federation.clients),
         kept=_kept(run, method),
         weights=weights,
         engine=run.kind != DEPLOYED,
@@ -193,6 +196,15 @@ def _counted(run: RunDir, clients: int) -> list[int]:
             for client in line.get("clients", {}):
                 counted[int(client)] = int(line["round"])
     return counted
+
+
+def _losses(run: RunDir, clients: int) -> list[float | None]:
+    """Return the loss of each client in the last round in which its reply was taken; None where there is none."""
+    losses: list[float | None] = [None] * clients
+    for line in run.metrics():
+        for client, told in line.get("clients", {}).items():
+            losses[int(client)] = float(told["loss"])
+    return losses
 
 
 def _kept(run: RunDir, method: Method) -> State:

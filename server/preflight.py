@@ -22,6 +22,7 @@ from common.seeding import rng_for
 from common.user_code import is_user_code
 from common.words import some
 from server.aggregation.robust import RULES, check_strategy
+from server.aggregation.selection import check_selection
 from server.aggregation.strategy import Cohort
 from server.personal import check_personal
 from server.run_directory.reader import CENTRALIZED, DEPLOYED, Kind
@@ -49,6 +50,7 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
     if kind == DEPLOYED:
         _check_deployed(config)
     if kind != CENTRALIZED:
+        check_selection(config.federation)
         _check_method(config)
         config.check_division()
 
@@ -81,7 +83,7 @@ def _check_method(config: RunConfig) -> None:
             *(method.epochs(1), method.epochs(config.federation.rounds), config.federation.rounds),
         )
     check_personal(config, method)
-    if method.keeps and (missed := _never_asked(config)):
+    if config.federation.selection == "uniform" and method.keeps and (missed := _never_asked(config)):
         log.warning(
             "method.name = %s: %d of %d clients are never asked, in %d rounds with federation.fraction = %g",
             *(name, missed, config.federation.clients, config.federation.rounds, config.federation.fraction),

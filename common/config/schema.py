@@ -38,6 +38,7 @@ USER_CODE_KEYS = (
     "loss.name",
     "method.name",
     "strategy.name",
+    "federation.selection",
     "attack.name",
     "evaluate.attacks",
     "evaluate.final-attacks",
@@ -162,6 +163,7 @@ class RunConfig(ConfigTable):
     def user_code_references(self) -> list[tuple[str, str]]:
         """Return the user's code that is named here: key and ``FILE.py:NAME``, without an attack's steps."""
         named = [(f"{table}.name", getattr(self, table).name) for table in OWN_TABLES]
+        named.append(("federation.selection", self.federation.selection))
         measured = {"evaluate.attacks": self.evaluate.attacks, "evaluate.final-attacks": self.final_attacks()}
         for key, labels in measured.items():
             named += [(key, AttackSpec.parse(label).name) for label in labels]

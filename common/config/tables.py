@@ -21,6 +21,7 @@ from common.config.values import (
     Natural,
     Positive,
     PositiveFraction,
+    SelectionName,
     StrategyName,
     Trackers,
     UpdateLimit,
@@ -74,6 +75,8 @@ class FederationConfig(ConfigTable):
     rounds: Positive
     fraction: PositiveFraction
     min_fraction: PositiveFraction
+    selection: SelectionName
+    selection_among: Natural
     adversarial_clients: Fraction
     node_wait_seconds: Natural
     client_timeout_seconds: Positive

@@ -105,10 +105,12 @@ _STRATEGIES = (
     *("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "qfedavg"),
     *("krum", "multi-krum", "bulyan", "trimmed-mean", "median", _OWN),
 )
+_SELECTIONS = ("uniform", "size", "power-of-choice", _OWN)
 _LOSSES = ("pgd-at", "mixed-at", "trades", "mart", "calfat", "logit-calibrated", "boundary-weighted", _OWN)
 ModelName = Annotated[str, AfterValidator(partial(_check_name, _MODELS)), WithJsonSchema({"enum": _MODELS})]
 AttackName = Annotated[str, AfterValidator(partial(_check_name, _ATTACKS)), WithJsonSchema({"enum": _ATTACKS})]
 MethodName = Annotated[str, AfterValidator(partial(_check_name, _METHODS)), WithJsonSchema({"enum": _METHODS})]
+SelectionName = Annotated[str, AfterValidator(partial(_check_name, _SELECTIONS)), WithJsonSchema({"enum": _SELECTIONS})]
 StrategyName = Annotated[str, AfterValidator(partial(_check_name, _STRATEGIES)), WithJsonSchema({"enum": _STRATEGIES})]
 LossName = Annotated[str, AfterValidator(partial(_check_name, _LOSSES)), WithJsonSchema({"enum": _LOSSES})]
 

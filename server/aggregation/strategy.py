@@ -24,6 +24,7 @@ from server.aggregation.outliers import LastRound, judge
 from server.aggregation.reply_checks import Checked, RefusedError, ReplyChecks
 from server.aggregation.robust import RULES, RobustMean
 from server.aggregation.round_report import RoundReport
+from server.aggregation.selection import Candidates, Select, uniform
 from server.aggregation.server_optimizer import OPTIMIZERS, ServerOptimizer
 from server.aggregation.whole_round import Rule
 from server.network.roster import Roster
@@ -45,17 +46,24 @@ class Cohort:
         min_replies: valid replies below which a round ends the run.
         examples: images that each client trains on, shared ones included, by client number.
         seed: the run's seed.
+        select: the rule by which they are chosen.
     """
 
     size: int
     min_replies: int
     examples: tuple[int, ...]
     seed: int
+    select: Select = uniform
 
-    def sample(self, server_round: int) -> list[int]:
-        """Return the sorted clients of a round: a function of the seed and the round, so that a resumed run agrees."""
-        rng = rng_for(self.seed, "cohort", server_round)
-        return sorted(rng.permutation(len(self.examples))[: self.size].tolist())
+    def sample(self, server_round: int, losses: Sequence[float | None] = ()) -> list[int]:
+        """Return the sorted clients of a round: a function of the seed, the round and the losses.
+
+        Args:
+            server_round: from 1.
+            losses: of each client in its last round that counted, which a resumed run knows too; None for none.
+        """
+        rng, known = rng_for(self.seed, "cohort", server_round), losses or [None] * len(self.examples)
+        return sorted(self.select(Candidates(self.size, server_round, self.examples, known), rng))
 
 
 class SharedDataFedAvg(FedAvg):
@@ -101,6 +109,7 @@ class SharedDataFedAvg(FedAvg):
         method: of the federation.
         rule: that sees all replies of a round, in place of the mean.
         counted: the last round of an earlier part of the run in which each client's reply was taken; 0 for none.
+        losses: of each client in that round; None for none.
         kept: what the server has kept in an earlier part of the run: of the method, by ``method/NAME``, and of the
             server's optimizer or rule, by ``optimizer/NAME``.
         weights: names of the arrays that are trained.
@@ -120,6 +129,7 @@ class SharedDataFedAvg(FedAvg):
         method: Method,
         rule: Rule | None = None,
         counted: Sequence[int] = (),
+        losses: Sequence[float | None] = (),
         kept: Arrays | None = None,
         weights: Collection[str],
         engine: bool,
@@ -134,6 +144,8 @@ class SharedDataFedAvg(FedAvg):
         self.report: dict[str, Any] = {}
         self.method, self._rule = method, rule
         self.counted = [*counted] or [0] * len(cohort.examples)
+        self._losses: list[float | None] = [*losses] or [None] * len(cohort.examples)
+        self._asked: list[int] = []
         self._server, self._moments = (
             {name.removeprefix(whose): array for name, array in (kept or {}).items() if name.startswith(whose)}
             for whose in (METHOD, OPTIMIZER)
@@ -180,7 +192,8 @@ class SharedDataFedAvg(FedAvg):
             record[BESIDE] = to_record(sent)
         with_shared = RecordDict({**record, SHARED: self.shared}) if self.shared is not None else record
         self._sent = {}
-        for client in self.cohort.sample(server_round):
+        self._asked = self.cohort.sample(server_round, self._losses)
+        for client in self._asked:
             node = self.roster.node(client)
             if node is None:
                 self._holders.discard(client)  # a machine that starts again may have lost it
@@ -195,12 +208,14 @@ class SharedDataFedAvg(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the valid replies as they come, in client order; too few of them end the run."""
         server_round += self.completed_rounds
-        asked = self.cohort.sample(server_round)
+        asked = self._asked
         report = RoundReport(server_round)
         combined = Combined(self.method, self._new_mean(asked), self._checks.reference, self._optimizer, self._rule)
         for client, reply in self._believed(self._checked(asked, replies, report), report):
             report.take(client, reply.metrics, reply.update_norm)
             combined.add(client, reply, self.cohort.examples[client])
+        for client, metrics in report.metrics.items():
+            self._losses[client] = float(metrics[LOSS])  # type: ignore[arg-type]
         # A client that failed may have lost the shared data, or never received it: it is sent again.
         self.counted = [server_round if client in report.metrics else last for client, last in enumerate(self.counted)]
         self._holders = (self._holders | report.metrics.keys()) - report.refused.keys()

@@ -186,4 +186,5 @@ def _copy(run_dir: Path, key: str) -> Path | None:
 
 def user_code_copies(run_dir: Path) -> dict[str, Path]:
     """Return where a run keeps the code that the user gave for a key."""
-    return {f"{name}.name": run_dir / "own" / f"{name}.py" for name in OWN_TABLES}
+    files = {f"{name}.name": f"{name}.py" for name in OWN_TABLES} | {"federation.selection": "selection.py"}
+    return {key: run_dir / "own" / file for key, file in files.items()}

@@ -84,6 +84,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (desk / "fedexp.py").write_text(method)
     (rule,) = (block for block in blocks("own.md") if "def clipped" in block)
     (desk / "clipped.py").write_text(rule)
+    (choice,) = (block for block in blocks("own.md") if "def rare" in block)
+    (desk / "rare.py").write_text(choice)
     return desk
 
 
