@@ -47,6 +47,7 @@ from server.run_directory.environment import describe_environment
 from server.run_directory.reader import DEPLOYED, FEDERATION
 from server.run_directory.restored import with_first_threads
 from server.run_directory.writer import RunDir, finished_run
+from server.warm_start import warm_start
 
 log = logging.getLogger("fedshield")
 
@@ -100,6 +101,8 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         strategy = _strategy(config, run, model, data, roster)
         if (state := run.load_checkpoint()) is not None:
             fit_state(model, state, run.path)
+        else:
+            warm_start(config, model, data.pool)
         if isinstance(grid, KeepsForClients):
             grid.restore_kept(run.load_kept("clients"), strategy.counted)
         strategy.start(

@@ -139,6 +139,11 @@ class RunConfig(ConfigTable):
                 f"federation.clients = {self.federation.clients}: partition.scheme = paper is made for 10 clients; "
                 "set federation.clients=10 or another scheme"
             )
+        if self.sharing.warm_start_epochs and self.sharing.pool_fraction == 0:
+            raise FedShieldError(
+                f"sharing.warm-start-epochs = {self.sharing.warm_start_epochs}: there is no pool to train on; set "
+                "sharing.pool-fraction above 0, or sharing.warm-start-epochs=0"
+            )
         if self.sharing.fraction > 0 and self.sharing.pool_fraction == 0:
             raise FedShieldError(
                 f"sharing.fraction = {self.sharing.fraction}: there is no pool to share; "

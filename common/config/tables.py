@@ -125,6 +125,7 @@ class SharingConfig(ConfigTable):
 
     pool_fraction: Annotated[float, Field(ge=0, lt=1)]
     fraction: Fraction
+    warm_start_epochs: Natural
 
 
 class ModelConfig(ConfigTable):

@@ -19,12 +19,14 @@ class ServerData:
         test: the test set.
         shared: what every client receives; may be empty.
         validation: images that nobody trains on, by which the best model is chosen; may be empty.
+        pool: out of which the shared images are taken; may be empty.
         described_partition: the content of ``partition.json``; see ``describe_partition``.
     """
 
     test: Dataset
     shared: Dataset
     validation: Dataset
+    pool: Dataset
     described_partition: dict[str, Any]
 
     @property
@@ -36,9 +38,9 @@ class ServerData:
 def take_server_data(splits: Splits, division: Partition) -> ServerData:
     """Return the server's part of a dataset that is all on this machine."""
     train = splits.train
-    shared, validation = train.take(division.shared), train.take(division.validation)
+    shared, validation, pool = map(train.take, (division.shared, division.validation, division.pool))
     described = {**describe_partition(train, division), "test": class_counts(splits.test)}
-    return ServerData(splits.test, shared, validation, described)
+    return ServerData(splits.test, shared, validation, pool, described)
 
 
 def class_counts(data: Dataset, rows: Indices | None = None) -> list[int]:

@@ -159,7 +159,7 @@ def read_server_data(root: Path, image_size: int, clients: int, shared_fraction:
         "test": class_counts(test),
         "sha256": _digest(counts, pool, validation),
     }
-    return ServerData(test, shared, validation, described)
+    return ServerData(test, shared, validation, pool, described)
 
 
 def server_test(root: Path, image_size: int) -> Dataset:
