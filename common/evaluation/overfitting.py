@@ -8,7 +8,7 @@ _GAP, _SHARE = 0.2, 0.5  # models that have learned to resist lose little of the
 def told_overfitting(accuracies: Mapping[str, float]) -> str:
     """Return a line if ``pgd`` breaks most of what ``fgsm`` leaves; empty if not, or if one of them was not measured.
 
-    Wong et al. 2020 (arXiv 2001.03994, section 5.4) name what training with one step can run into: within an epoch,
+    Wong et al. 2020 (arXiv 2001.03994) name what training with one step can run into: within an epoch,
     accuracy under FGSM rises, and under PGD falls to near 0.
 
     >>> told_overfitting({"natural": 0.7, "fgsm": 0.4, "pgd-10": 0.36})

@@ -16,7 +16,7 @@ _SMALL = 1e-20  # as in the authors' code: a gradient of zero moves nothing
 
 
 class WeightPerturbation:
-    """AWP (Wu et al. 2020, arXiv 2004.05884, equations 7 to 11): min over w, max over v of the loss at w + v.
+    """AWP (Wu et al. 2020, arXiv 2004.05884): min over w, max over v of the loss at w + v.
 
     For each layer l, v_l = γ ‖w_l‖ g_l / ‖g_l‖, with g the gradient of the batch's loss at w. The step takes the
     gradient at w + v, and changes w. Both gradients see the same adversarial examples, made at w. Biases and batch
@@ -25,7 +25,8 @@ class WeightPerturbation:
     A step costs one training pass more: 3 forward passes for each image that goes through the network.
 
     As in the authors' code (github.com/csdongxian/AWP), which takes one step of v and moves the weights with two or
-    more dimensions. There, weight decay sees w + v; here w. Noise that a loss draws itself differs between the passes.
+    more dimensions. There, weight decay sees w + v; here w, as does a method's correction of the gradients. There, AWP
+    with TRADES begins after ten epochs. Noise that a loss draws itself differs between the passes.
 
     Args:
         model: that is trained.

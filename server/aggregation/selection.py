@@ -47,7 +47,7 @@ def by_size(candidates: Candidates, rng: np.random.Generator) -> Sequence[int]:
 
 
 def power_of_choice(candidates: Candidates, rng: np.random.Generator, among: int = 0) -> Sequence[int]:
-    """Power of choice (Cho et al. 2020, arXiv 2010.01243, section 4): of d drawn clients, those with the highest loss.
+    """Power of choice (Cho et al. 2020, arXiv 2010.01243): of d drawn clients, those with the highest loss.
 
     The d clients are drawn by size. This is the paper's variant π_rpow-d: it costs no pass and no message, since the
     loss of a client is that of its last round. A client that has had none comes first. Among equals, who is drawn
