@@ -70,11 +70,12 @@ def _passes(config: RunConfig) -> float | None:
     """Return what training on one image costs, in forward passes; None if only a try would tell."""
     loss, attack = config.loss, config.attack
     mixture = attack.mixture, attack.mixture_rate
-    awp = config.train.awp_gamma > 0
-    passes = training_passes(loss.name, attack.name, attack.steps, *mixture, loss.calfat_attack, awp)
+    passes = training_passes(loss.name, attack.name, attack.steps, *mixture, loss.calfat_attack)
     if passes is None or is_user_code(config.method.name):
         return None
-    return make_federated_method(config).passes(passes, trained_images(loss.name))
+    method, trained = make_federated_method(config), trained_images(loss.name)
+    second = method.passes(3 * trained, trained) if config.train.awp_gamma else 0  # without the attack
+    return method.passes(passes, trained) + second
 
 
 def _method(config: RunConfig) -> str:

@@ -97,7 +97,6 @@ def training_passes(
     mixture: Sequence[tuple[str, float]] = (),
     mixture_rate: float = 0.0,
     calfat_attack: str = "kl",
-    awp: bool = False,
 ) -> float | None:
     """Return the arithmetic of training on one image, in forward passes.
 
@@ -110,7 +109,6 @@ def training_passes(
         mixture: attacks and weights of ``mixture``.
         mixture_rate: above 0, each image that it made goes through the model once more.
         calfat_attack: ``kl`` or ``pgd``.
-        awp: the weights are perturbed: what is trained on goes through the model twice.
 
     Returns:
         The passes, or None where the images decide (``deepfool``), or a user's own code.
@@ -120,7 +118,7 @@ def training_passes(
     if loss in {"trades", "calfat"}:
         attack = "kl" if loss == "trades" else calfat_attack
     perturbing = _attack_passes(attack, steps, mixture, mixture_rate)
-    return None if perturbing is None else perturbing + 3 * trained_images(loss) * (2 if awp else 1)
+    return None if perturbing is None else perturbing + 3 * trained_images(loss)
 
 
 def trained_images(loss: str) -> int:

@@ -16,22 +16,13 @@ class Asked(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._answers: list[Tensor] = []
-        self._taken: list[Tensor] = []
+        self.answers: list[Tensor] = []
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the logits [B,N] of pixels [B,3,H,W]."""
         logits: Tensor = self.model(pixels)
-        self._answers.append(logits.detach().argmax(1))
+        self.answers.append(logits.detach().argmax(1))
         return logits
-
-    def take(self) -> list[Tensor]:
-        """Return the classes [B] of each answer since the last call, or those of that call where there was none.
-
-        In the second pass of AWP the attack gives what it has made in the first one, and asks nothing.
-        """
-        self._taken, self._answers = self._answers or self._taken, []
-        return self._taken
 
 
 def boundary_weights(answers: Sequence[Tensor], labels: Tensor) -> Tensor:

@@ -143,8 +143,10 @@ def boundary_weighted(model: nn.Module, context: LossContext) -> Loss:
     attack = context.build_attack(asked)
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
+        before, asked.answers = asked.answers, []
         adversarial = attack(images, labels)
-        weights = boundary_weights(asked.take(), labels)
+        asked.answers = asked.answers or before  # with AWP, the second pass has the images of the first, without asking
+        weights = boundary_weights(asked.answers, labels)
         each = F.cross_entropy(model(adversarial), labels, label_smoothing=context.label_smoothing, reduction="none")
         return (weights * each).mean()
 

@@ -91,8 +91,6 @@ def test_a_recorded_step_gives_the_bits_of_an_eager_one(device: torch.device) ->
 
 
 def test_a_step_costs_a_training_pass_more() -> None:
-    assert training_passes("pgd-at", "pgd", 2, awp=True) == 4 + 6
-    assert training_passes("trades", "pgd", 2, awp=True) == 5 + 12
     model = build_model("resnet18", 10, 8, "relu", True, 1).train()
     awp = WeightPerturbation(model, 0.01)
     loss = TrainingMethod("pgd-at", model, LossContext("pgd", THREAT, 0, 0, class_counts=(0,) * 10, awp=awp)).loss_for(
@@ -106,4 +104,5 @@ def test_a_step_costs_a_training_pass_more() -> None:
 
     with FlopCounter() as counter:
         awp.at_worst(weights, find)
-    assert counter.total / 4 / model_cost(model, 32).flops == pytest.approx(10, rel=0.03)
+    expected = (training_passes("pgd-at", "pgd", 2) or 0) + 3
+    assert counter.total / 4 / model_cost(model, 32).flops == pytest.approx(expected, rel=0.03)
