@@ -40,6 +40,7 @@ from server.preflight import (
     tell_small_radius,
     tell_what_is_folded,
     tell_who_is_able,
+    try_own_attacks,
 )
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
@@ -92,6 +93,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         model = make_model(config, len(data.test.classes)).to(device)
         make_federated_method(config).check(model)
         tell_what_is_folded(config, model)
+        try_own_attacks(config, model, len(data.test.classes))
         tell_randomized(config, model)
         tell_what_stays(make_federated_method(config), model, config.method.fine_tune_epochs > 0, far=kind == DEPLOYED)
         recorder = Recorder(config, run, data, model, watchers)

@@ -5,15 +5,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
-from common.attacks.library import check_classes
+from common.attacks.library import OF_EVALUATION, build_attack, check_classes
 from common.attacks.threat import ITERATED, L2, AttackSpec, radius
 from common.config.schema import RunConfig
 from common.data.rare_classes import few_images, told_rare_classes
 from common.errors import FedShieldError
 from common.evaluation.model_checks import EOT, is_randomized
-from common.factory import adversarial_clients, check_user_code, make_federated_method
+from common.factory import (
+    adversarial_clients,
+    check_user_code,
+    evaluation_threat,
+    make_federated_method,
+    threat_of,
+)
 from common.machine import available_cores, fitting_precision, may_have_gpu
 from common.methods.feddynat import FedDynAT
 from common.models.fast_network import why_not_folded
@@ -110,6 +117,26 @@ def check_attacks(config: RunConfig, classes: int) -> None:
     """
     check_reach(config, training=True)
     check_classes((*config.evaluate.attacks, *config.final_attacks(classes)), classes)
+
+
+def try_own_attacks(config: RunConfig, model: nn.Module, classes: int) -> None:
+    """Call each of the user's attacks once on two images; one without a form in L2 is then found before training.
+
+    Args:
+        config: of the run.
+        model: as it is trained, on its device.
+        classes: its number of logits.
+
+    Raises:
+        FedShieldError: an attack raises, leaves the ball, or changes the model.
+    """
+    device, shape = next(model.parameters()).device, (2, 3, config.data.side, config.data.side)
+    images = torch.from_numpy(rng_for(config.seed, "try").random(shape, np.float32)).to(device)
+    specs = [AttackSpec.parse(label) for label in (*config.evaluate.attacks, *config.final_attacks(classes))]
+    tried = [(OF_EVALUATION, spec.name, spec.within(evaluation_threat(config))) for spec in specs]
+    for key, name, threat in dict.fromkeys([("attack.name", config.attack.name, threat_of(config)), *tried]):
+        if is_user_code(name):
+            build_attack(name, model, threat, classes, key)(images, torch.tensor([0, classes - 1], device=device))
 
 
 def check_reach(config: RunConfig, training: bool) -> None:

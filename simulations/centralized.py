@@ -35,6 +35,7 @@ from server.preflight import (
     tell_rare_classes,
     tell_small_radius,
     tell_what_is_folded,
+    try_own_attacks,
 )
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
@@ -94,6 +95,7 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
         check_attacks(config, len(images.classes))
         evaluated = make_model(config, len(images.classes)).to(device)  # not the one that is trained
         tell_what_is_folded(config, evaluated)
+        try_own_attacks(config, evaluated, len(images.classes))
         tell_randomized(config, evaluated)
         recorder = Recorder(config, run, data, evaluated, watchers)
         environment = describe_environment(device, evaluated, images.images.shape[-1])

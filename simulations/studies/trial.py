@@ -3,16 +3,14 @@
 import numpy as np
 import torch
 
-from common.attacks.library import OF_EVALUATION, attack_mode, build_attack
-from common.attacks.threat import AttackSpec
 from common.config.schema import RunConfig
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import list_images
 from common.data.shapes10 import CLASSES
-from common.factory import evaluation_threat, make_federated_method, make_method, make_model
+from common.factory import make_federated_method, make_method, make_model
 from common.paths import whole_path
 from common.user_code import is_user_code
-from server.preflight import check_attacks, check_settings
+from server.preflight import check_attacks, check_settings, try_own_attacks
 from server.run_directory.reader import CENTRALIZED, FEDERATION
 from simulations.engine.byzantine import check_liars
 
@@ -32,14 +30,9 @@ def try_out(config: RunConfig, federation: bool) -> None:
     if federation:
         make_federated_method(config).check(model)
     images, targets = torch.rand(2, 3, config.data.side, config.data.side), torch.tensor([0, classes - 1])
-    if is_user_code(config.loss.name) or is_user_code(config.attack.name):
+    if is_user_code(config.loss.name):
         make_method(config, model.train(), classes).loss_for(np.arange(classes))(images, targets)
-    for label in dict.fromkeys((*config.evaluate.attacks, *config.final_attacks(classes))):
-        spec = AttackSpec.parse(label)
-        if is_user_code(spec.name):
-            threat = spec.within(evaluation_threat(config))
-            with attack_mode(model):
-                build_attack(spec.name, model, threat, classes, OF_EVALUATION)(images, targets)
+    try_own_attacks(config, model, classes)
 
 
 def count_classes(config: RunConfig) -> int:

@@ -14,7 +14,7 @@ from simulations.reports.compare import compare_runs
 from simulations.reports.headline import read_figures
 from simulations.reports.html.write import write_report
 from simulations.transfer import transfer
-from tests.helpers.program import fedshield
+from tests.helpers.program import fedshield, tiny_options
 from tests.helpers.runs import run, same, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -22,6 +22,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 L2 = {"attack__norm": "l2", "attack__epsilon-255": 127.5, "attack__step-255": 128.0, "evaluate__step-255": 64.0}
 MEASURED = {"attack.norm": "l2", "attack.epsilon-255": 127.5, "evaluate.step-255": 64.0}
 LABEL = "0.5 (L2; 127.5/255)"
+CORNERS = """
+def corners(model, threat, classes):
+    return lambda images, labels: (images + threat.epsilon * (2 * (images < 0.5) - 1)).clamp(0, 1)
+"""
 PGD = {"evaluate.final-attacks": "pgd-2"}
 
 
@@ -118,9 +122,16 @@ def test_a_run_does_not_go_on_in_another_norm_and_one_without_the_key_is_in_linf
 def test_an_attack_of_the_user_s_for_linf_is_refused_in_l2(pair: tuple[Path, Path]) -> None:
     _, l2 = pair
     code = l2.parent / "own.py"
-    code.write_text(
-        "def corners(model, threat, classes):\n"
-        "    return lambda images, labels: (images + threat.epsilon * (2 * (images < 0.5) - 1)).clamp(0, 1)\n"
-    )
+    code.write_text(CORNERS)
     with pytest.raises(FedShieldError, match=r"own\.py:corners: an image moves by an L2 length of .* shorten what"):
         evaluate_run(l2, {"evaluate.final-attacks": f"{code}:corners"})
+
+
+@pytest.mark.parametrize("key", ["attack.name", "evaluate.attacks", "evaluate.final-attacks"])
+def test_such_an_attack_is_refused_before_the_first_round(tmp_path: Path, key: str) -> None:
+    (tmp_path / "own.py").write_text(CORNERS)
+    done = fedshield("run", *tiny_options(**L2), "--set", f"{key}=own.py:corners", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "own.py:corners: an image moves by an L2 length of " in done.stderr
+    assert "left out" not in done.stdout
+    assert not list(tmp_path.glob("runs/*/checkpoint/*"))
