@@ -69,7 +69,21 @@ def read_sources(
         _check_same(target, config, test, run)
     configs = [stored_config(run, {}, "options", trust_code, _RUNS) for run in runs]
     names = names_of([target, *runs])[1:]
-    return [_read(run, name, own, device) for run, name, own in zip(runs, names, configs, strict=True)]
+    sources = [_read(run, name, own, device) for run, name, own in zip(runs, names, configs, strict=True)]
+    own = (selected_checkpoint(target) or {}).get("sha256")
+    for source in sources:
+        if source.told["sha256"] == own and source.network == _network(config):
+            log.warning(
+                "warning: %s and %s have the same model: what is made on one is made on the other, so this is no "
+                "transfer attack",
+                *(target.name, source.name),
+            )
+    return sources
+
+
+def _network(config: RunConfig) -> dict[str, Any]:
+    """Return what decides a model's logits besides its weights."""
+    return config.model.model_dump() | {"name": user_code_digest(config.model.name)}
 
 
 def _read(run: Path, name: str, config: RunConfig, device: torch.device) -> Source:
@@ -77,16 +91,15 @@ def _read(run: Path, name: str, config: RunConfig, device: torch.device) -> Sour
     check_user_code(config, _RUNS)
     model = make_model(config, len(read_classes(run))).to(device)
     fit_state(model, state, run)
-    network = config.model.model_dump() | {"name": user_code_digest(config.model.name)}
     digest = (selected_checkpoint(run) or {})["sha256"]
-    return Source(name, model, network, {"name": name, "round": number, "sha256": digest})
+    return Source(name, model, _network(config), {"name": name, "round": number, "sha256": digest})
 
 
 def _check_attacks(attacks: Sequence[str]) -> None:
     if not (moving := can_transfer(attacks)):
         raise FedShieldError(
-            "none of the attacks has a budget, so there are no examples to try on another model; name one that has, as "
-            "in --attacks pgd-20"
+            f"{', '.join(attacks) or 'no attack'}: has no budget, so there are no examples to try on another model; "
+            "name an attack that has, such as pgd-20"
         )
     if alone := [label for label in attacks if label not in moving]:
         log.info("%s: on the attacked model alone, since it has no budget", ", ".join(alone))

@@ -152,10 +152,12 @@ def parse_attacks(option: str, text: str) -> tuple[str, ...]:
 
 
 def parse_corruptions(text: str) -> tuple[str, ...]:
-    """Parse ``--corruptions``: ``all``, or some kinds; nothing for an empty text."""
+    """Parse ``--corruptions``: ``all``, or some kinds."""
     from common.evaluation.corruptions import KINDS
 
     names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise FedShieldError(f"--corruptions: names none; write all, or some of {', '.join(KINDS)}")
     if "all" in names:
         return tuple(KINDS)
     if unknown := [name for name in names if name not in KINDS]:
@@ -167,14 +169,15 @@ def parse_corruptions(text: str) -> tuple[str, ...]:
 
 
 def parse_radii(text: str) -> tuple[float, ...]:
-    """Parse ``--epsilons``: ``0,2,4`` -> ``(0.0, 2.0, 4.0)``; nothing for an empty text."""
+    """Parse ``--epsilons``: ``0,2,4`` -> ``(0.0, 2.0, 4.0)``."""
     try:
         radii = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         radii = (-1.0,)
-    if not all(0 <= radius <= 100_000 for radius in radii):
+    if not radii or not all(0 <= radius <= 100_000 for radius in radii):
         raise FedShieldError(
-            f"--epsilons {text}: write numbers from 0 to 255 (more in l2), in 1/255 of the pixel range: 0,2,4,8,16"
+            f"--epsilons {text or '(none)'}: write numbers from 0 to 255 (more in l2), in 1/255 of the pixel range: "
+            "0,2,4,8,16"
         )
     return radii
 

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from server.run_directory.reader import read_evaluations
 from tests.helpers.program import fedshield, tiny_options
 
@@ -63,3 +65,16 @@ def test_an_unknown_corruption_is_one_line(tmp_path: Path) -> None:
     assert "--corruptions jpg,fog: jpg is not known; write all, or some of gaussian-noise, " in done.stderr
     assert "did you mean jpeg?" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--corruptions", "--corruptions: names none; write all, or some of gaussian-noise, shot-noise, "),
+        ("--epsilons", "--epsilons (none): write numbers from 0 to 255 "),
+    ],
+)
+def test_an_empty_list_is_one_line(tmp_path: Path, option: str, told: str) -> None:
+    done = fedshield("evaluate", "nothing", option, "", cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert told in done.stderr

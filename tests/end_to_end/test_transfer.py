@@ -203,5 +203,17 @@ def test_runs_that_do_not_fit_are_refused_in_one_line(
 
 def test_without_a_budget_there_is_nothing_to_try(pair: tuple[Path, Path]) -> None:
     one, two = pair
-    with pytest.raises(FedShieldError, match="none of the attacks has a budget, so there are no examples to try on"):
+    with pytest.raises(FedShieldError, match="deepfool: has no budget, so there are no examples to try on"):
         evaluate_run(one, {"evaluate.final-attacks": "deepfool"}, made_on=[two])
+
+
+def test_two_runs_of_the_same_model_are_told(pair: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
+    one, two = pair
+    same = shutil.copytree(one, one.with_name("same"))
+    evaluate_run(one, FGSM, made_on=[two])
+    assert not [line for line in caplog.messages if "same model" in line]
+    evaluate_run(one, FGSM, made_on=[two, same])
+    assert [line for line in caplog.messages if "same model" in line] == [
+        "warning: one and same have the same model: what is made on one is made on the other, so this is no transfer "
+        "attack"
+    ]
