@@ -204,7 +204,7 @@ def _zero_gradients(again: _Again, rows: NDArray[np.int64]) -> str | None:
         return None
     return (
         f"the gradient of the loss is exactly zero for {zero} of {len(rows)} images: attacks that follow it cannot "
-        "change them; use cw, apgd-t or square as well"
+        "change them; use cw or apgd-t, whose losses may have a gradient, and square, which needs none"
     )
 
 

@@ -172,7 +172,8 @@ def evaluate(
         changes["evaluate.final-attacks"] = ",".join(parse_attacks("--attacks", attacks))
     if examples is not None:
         changes["evaluate.final-examples"] = examples
-    radii, kinds = parse_radii(epsilons or ""), parse_corruptions(corruptions or "")
+    radii = () if epsilons is None else parse_radii(epsilons)
+    kinds = () if corruptions is None else parse_corruptions(corruptions)
     path, *others = (find_results(run) for run in (run_dir, *(from_ or ())))
     for place in (path, *others):
         read_config(place)  # what follows takes seconds to import
@@ -196,6 +197,8 @@ def evaluate(
         console.print(sheet.rich(console.width))
     for line in (*tell_personal(found.record.get("personal", {})), *headline_lines(read_figures(path))):
         console.print(line)
+    if count := len(found.record["warnings"]):
+        console.print(f"Warnings of this evaluation: {count}, above its tables; read them before you trust its figures")
     if found.config.evaluate.final_attacks or "curve" in found.record:
         with figures_may_fail("the same command"):
             from simulations.reports.figures.evaluation_figures import plot_evaluation

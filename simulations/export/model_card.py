@@ -96,6 +96,7 @@ def _figures(run_dir: Path, config: RunConfig, described: Mapping[str, Any]) -> 
         within = threat_label(figures, config.flat())
         against = f"White-box attacks{others} within {within}; a stronger attack may leave less."
     told = [*tell_chance(figures, described), *tell_calibration(figures), *tell_others(figures)]
+    warnings = [f"**Warning**: {markdown(line)}" for line in figures.get("warnings", ())]
     corrupted = corruption_sheet(figures)
     cells = [(markdown(row.name), share(row.value), bracket(row.interval)) for row in accuracy.whole().values()]
     return [
@@ -107,8 +108,8 @@ def _figures(run_dir: Path, config: RunConfig, described: Mapping[str, Any]) -> 
         "",
         f"{against} The intervals are of the sample of test images; another training seed may differ by more.",
         "",
-        *(f"- {markdown(line)}" for line in told),
-        *([""] if told else []),
+        *(f"- {line}" for line in [*warnings, *map(markdown, told)]),
+        *([""] if warnings or told else []),
         *([corrupted.markdown(2)] if corrupted else []),
     ]
 

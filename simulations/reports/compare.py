@@ -109,6 +109,7 @@ def _results(
         notes += [
             f"{name}: {told}" for told in [*([] if alike else own), *tell_calibration(figures), *tell_others(figures)]
         ]
+        notes += [f"{name}: warning: {line}" for line in figures.get("warnings", ())]
         if figures.get("corruptions"):
             notes.append(f"{name}: corrupted: {tell_corruptions(figures)}")
         if unused_images(described):

@@ -31,6 +31,7 @@ from simulations.reports.union import (
     same_images,
 )
 
+CURVE = "the curve "  # how the warnings about a curve begin
 OF_THE_PLACE = ("results.", "data.root")  # keys that say where a run is, not what it computes
 APART = (
     "evaluations that share no known images (no predictions are kept, or by an earlier version) cannot be put together "
@@ -168,6 +169,10 @@ def _with_parts(figures: Record, records: Sequence[Record], every: Sequence[Reco
             else:
                 source = figures if figures.get(part) else max(reversed(having), key=lambda record: int(record["n"]))
             found |= {part: source[part], f"{part}-n": source["n"]}
+            if part == "curve":  # what is wrong with it goes where it goes
+                own = figures.get("warnings", [])
+                told = [line for line in source.get("warnings", ()) if line.startswith(CURVE) and line not in own]
+                found["warnings"] = [*own, *told]
     return found
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from server.run_directory.reader import read_evaluations
+from simulations.export.formats import export_run
+from simulations.reports.compare import compare_runs
 from simulations.reports.headline import read_figures
 from tests.helpers.program import fedshield, tiny_options
 
@@ -70,6 +72,11 @@ def test_a_broken_model_is_told(tmp_path: Path, name: str, words: str) -> None:
         assert any(re.match(words, warning) for warning in warnings), warnings
         assert all(f"warning: {warning}" in printed for warning in warnings)
     assert ("attacks see the mean of its logits over 3 forward passes, " in told) is (name == "Noise")
+    assert f"Warnings of this evaluation: {len(record['warnings'])}, " in told
+    card = export_run(run, "safetensors")[1].read_text()
+    assert re.search(r"- \*\*Warning\*\*: " + words, card)
+    _, results, _ = compare_runs([run, shutil.copytree(run, run.with_name("copy"))])
+    assert any(re.match(f"{name}: warning: {words}", note) for note in results.notes)
     randomized = f"model.name = own.py:{name} is randomized: attacks of evaluations see the mean of its logits over 20 "
     assert (randomized in trained) is (name == "Noise")
 

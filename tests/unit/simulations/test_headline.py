@@ -136,6 +136,15 @@ def test_on_the_same_images_attack_by_attack(place: Path) -> None:
     assert "others" not in figures  # all its attacks are in the headline
 
 
+def test_what_is_wrong_with_a_curve_goes_with_it(place: Path) -> None:
+    keep(place, ALL, {"autoattack": [4]}, warnings=["of the model"])
+    curve = [{"epsilon-255": 64.0, "value": 0.3, "interval": [0.1, 0.6], "attack": "pgd-20"}]
+    keep(place, ALL, {"pgd-20": [4, 6]}, curve=curve, warnings=["pgd-20 is weak", "the curve ends at 30.0 %"])
+    figures = read_figures(place)
+    assert figures["curve"] == curve
+    assert figures["warnings"] == ["of the model", "the curve ends at 30.0 %"]
+
+
 def test_of_another_model_or_threat_nothing_counts(place: Path) -> None:
     kept = keep(place, ALL, {"pgd-20": [1, 2, 3]})
     keep(place, ALL, {"autoattack": []}, round=3)
