@@ -116,7 +116,7 @@ class ByzantineConfig(ConfigTable):
     """Clients that send false updates together, in simulations; see ``simulations.engine.byzantine``."""
 
     clients: Natural
-    attack: Literal["sign-flip", "scaled", "gaussian", "alie"]
+    attack: Literal["sign-flip", "scaled", "gaussian", "alie", "ipm", "min-max", "min-sum", "mimic"]
     strength: Annotated[float, Field(gt=0)]
 
 

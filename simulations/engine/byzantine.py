@@ -1,16 +1,16 @@
 """Clients that lie together, for simulations: to find out which lies a strategy withstands.
 
-The liars train honestly, know each other's updates, and all send the same lie. They lie about weights alone, and their
-statistics of batch normalization are honest: the opposite of a variance would only give them away, since the server
-checks it. ``benchmarks.update_limit`` measures what a lie about statistics does.
+The liars train honestly, know each other's updates (for some lies also the honest ones), and all send the same lie; see
+``simulations.engine.lies``. They lie about weights alone, and their statistics of batch normalization are honest: the
+opposite of a variance would only give them away, since the server checks it. ``benchmarks.update_limit`` measures what
+a lie about statistics does.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from statistics import NormalDist
+from collections.abc import Iterator, Sequence
 
 import torch
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import MessageType, RecordDict
 from torch import Tensor
 
 from common.config.schema import RunConfig
@@ -19,10 +19,9 @@ from common.messages.protocol import ARRAYS, CONFIG, PARTITION_ID, SERVER_ROUND
 from common.messages.records import State, to_record, to_state
 from common.seeding import rng_for, seed_for
 from simulations.engine.executor import Executor, Job, Outcome
+from simulations.engine.lies import ATTACKS, FEWEST_FOR_ALIE, KNOW_HONEST, deviations
 
 log = logging.getLogger("fedshield")
-
-_FEWEST_FOR_ALIE = 3  # clients of a round, of which one may lie and one may be further off
 
 
 def check_liars(config: RunConfig) -> None:
@@ -38,9 +37,9 @@ def check_liars(config: RunConfig) -> None:
             "byzantine.clients = 1: byzantine.attack = alie needs two, whose updates tell how much clients differ; "
             "raise it, or choose another attack"
         )
-    if config.federation.cohort < _FEWEST_FOR_ALIE:
+    if config.federation.cohort < FEWEST_FOR_ALIE:
         raise FedShieldError(
-            f"federation.fraction = {config.federation.fraction:g}: byzantine.attack = alie needs {_FEWEST_FOR_ALIE} "
+            f"federation.fraction = {config.federation.fraction:g}: byzantine.attack = alie needs {FEWEST_FOR_ALIE} "
             f"clients a round, there are {config.federation.cohort}; raise it, or choose another attack"
         )
     most = min(config.byzantine.clients, config.federation.cohort)
@@ -71,24 +70,30 @@ class ByzantineExecutor:
         self.liars = choose_liars(config.federation.clients, config.byzantine.clients, config.seed)
 
     def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
-        """Yield honest replies as they come, and the liars' at the end of a round."""
+        """Yield honest replies as they come, and the liars' at the end of a round; all then, if the liars know all."""
         jobs_of = {job.context.node_id: job for job in jobs}
-        held: list[tuple[Message, RecordDict]] = []
+        held: list[Outcome] = []
+        seen: list[Outcome] = []
         for reply, state in self._executor.run(jobs, timeout):
             job = jobs_of[reply.metadata.src_node_id]
-            lies = int(job.context.node_config[PARTITION_ID]) in self.liars
-            if lies and job.message.metadata.message_type == MessageType.TRAIN and not reply.has_error():
+            trained = job.message.metadata.message_type == MessageType.TRAIN and not reply.has_error()
+            if trained and int(job.context.node_config[PARTITION_ID]) in self.liars:
                 held.append((reply, state))
+            elif trained and self._config.byzantine.attack in KNOW_HONEST:
+                seen.append((reply, state))
             else:
                 yield reply, state
         if held:
-            yield from self._lie(held, jobs[0].message.content, len(jobs))
+            yield from self._lie(held, seen, jobs[0].message.content, len(jobs))
+        yield from seen
 
-    def _lie(self, held: list[tuple[Message, RecordDict]], order: RecordDict, cohort: int) -> Iterator[Outcome]:
+    def _lie(self, held: list[Outcome], seen: list[Outcome], order: RecordDict, cohort: int) -> Iterator[Outcome]:
+        """Yield the liars' replies with the lie in them; it is made of ``seen``, or else of their own updates."""
         before = to_state(order.array_records[ARRAYS])
         honest = [to_state(reply.content.array_records[ARRAYS]) for reply, _ in held]
+        known = [to_state(reply.content.array_records[ARRAYS]) for reply, _ in seen] or honest
         names = [name for name, value in before.items() if value.is_floating_point() and "running_" not in name]
-        updates = torch.stack([torch.cat([(s[name] - before[name]).flatten() for name in names]) for s in honest])
+        updates = torch.stack([torch.cat([(s[name] - before[name]).flatten() for name in names]) for s in known])
         settings, number = self._config.byzantine, int(str(order.config_records[CONFIG][SERVER_ROUND]))
         generator = torch.Generator().manual_seed(seed_for(self._config.seed, "lie", number))
         if settings.attack == "alie":
@@ -108,48 +113,6 @@ def _apply(update: Tensor, before: State, names: Sequence[str]) -> State:
     return {name: before[name] + part.view(before[name].shape) for name, part in zip(names, parts, strict=True)}
 
 
-def _sign_flip(updates: Tensor, strength: float, cohort: int, generator: torch.Generator) -> Tensor:
-    """The opposite of the liars' mean update."""
-    return -strength * updates.mean(dim=0)
-
-
-def _scaled(updates: Tensor, strength: float, cohort: int, generator: torch.Generator) -> Tensor:
-    """Their mean update, scaled up to outweigh the others (Bagdasaryan et al. 2020, arXiv 1807.00459)."""
-    return strength * updates.mean(dim=0)
-
-
-def _gaussian(updates: Tensor, strength: float, cohort: int, generator: torch.Generator) -> Tensor:
-    """Noise, ``strength`` times as long as an honest update (Blanchard et al. 2017, arXiv 1703.02757)."""
-    size = updates.mean(dim=0).square().mean().sqrt()
-    return strength * size * torch.randn(updates.shape[1], generator=generator)
-
-
-def _alie(updates: Tensor, strength: float, cohort: int, generator: torch.Generator) -> Tensor:
-    """A little is enough (Baruch et al. 2019, arXiv 1902.06156, algorithm 3): as far from the mean as honest ones.
-
-    The mean and the standard deviation are estimated from the liars' own updates.
-    """
-    return updates.mean(dim=0) - strength * deviations(len(updates), cohort) * updates.std(dim=0, unbiased=False)
-
-
-def deviations(liars: int, cohort: int) -> float:
-    """Return how many standard deviations from the mean ALIE goes.
-
-    Of n clients m lie. They need s = ⌊n/2 + 1⌋ − m honest ones to be further off than they are, and so go
-    z = Φ⁻¹((n − m − s) / (n − m)). From m = ⌊n/2⌋ + 1 on they need none, and the formula sets no limit: they go as far
-    as ⌊n/2⌋ liars would. Of one or two clients, no honest one is nearer to the mean: 0.
-
-    Args:
-        liars: m, 0 or more; with ``federation.fraction`` below 1 it differs from round to round.
-        cohort: n, clients of the round, 1 or more.
-    """
-    if cohort < _FEWEST_FOR_ALIE:
-        return 0.0
-    liars = min(liars, cohort // 2)
-    further = cohort // 2 + 1 - liars
-    return NormalDist().inv_cdf((cohort - liars - further) / (cohort - liars))
-
-
 def _tell_limits(server_round: int, liars: int, cohort: int) -> None:
     """Tell where chance has chosen a cohort in which ALIE is not what its authors describe."""
     if liars == 1:
@@ -159,11 +122,3 @@ def _tell_limits(server_round: int, liars: int, cohort: int) -> None:
             "round %d: %d of %d clients lie; byzantine.attack = alie has no limit for so many: as far as %d would go",
             *(server_round, liars, cohort, cohort // 2),
         )
-
-
-ATTACKS: dict[str, Callable[[Tensor, float, int, torch.Generator], Tensor]] = {
-    "sign-flip": _sign_flip,
-    "scaled": _scaled,
-    "gaussian": _gaussian,
-    "alie": _alie,
-}

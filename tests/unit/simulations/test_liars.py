@@ -14,8 +14,9 @@ from common.messages.records import to_state
 from server.aggregation.strategy import Cohort
 from server.app import run_federation
 from server.run_directory.reader import read_metrics
-from simulations.engine.byzantine import ATTACKS, ByzantineExecutor, check_liars, choose_liars, deviations
+from simulations.engine.byzantine import ByzantineExecutor, check_liars, choose_liars
 from simulations.engine.executor import InProcess
+from simulations.engine.lies import ATTACKS, deviations
 from simulations.engine.local_grid import LocalGrid
 from simulations.studies.trial import try_out
 from tests.helpers.settings import tiny_config
