@@ -28,7 +28,7 @@ from common.models.folding import Folded
 from common.seeding import rng_for
 from common.user_code import is_user_code
 from common.words import some
-from server.aggregation.robust import RULES, check_strategy
+from server.aggregation.rules import RULES, check_strategy
 from server.aggregation.selection import check_selection
 from server.aggregation.strategy import Cohort
 from server.personal import check_personal

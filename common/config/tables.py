@@ -105,6 +105,8 @@ class StrategyConfig(ConfigTable):
 
     name: StrategyName
     malicious: Natural
+    pre: Literal["none", "nnm", "arc"]
+    clip_radius: Annotated[float, Field(ge=0)]
     update_limit: UpdateLimit
     server_rate: Annotated[float, Field(gt=0, le=1e6)]
     server_momentum: Annotated[float, Field(ge=0, lt=1)]

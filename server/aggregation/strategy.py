@@ -22,8 +22,9 @@ from server.aggregation.fine_tuning import FineTuning
 from server.aggregation.mean import RunningMean
 from server.aggregation.outliers import LastRound, judge
 from server.aggregation.reply_checks import Checked, RefusedError, ReplyChecks
-from server.aggregation.robust import RULES, RobustMean
+from server.aggregation.robust import RobustMean
 from server.aggregation.round_report import RoundReport
+from server.aggregation.rules import RULES
 from server.aggregation.selection import Candidates, Select, uniform
 from server.aggregation.server_optimizer import OPTIMIZERS, ServerOptimizer
 from server.aggregation.whole_round import Rule
@@ -259,7 +260,9 @@ class SharedDataFedAvg(FedAvg):
         """Return what takes the valid replies of a round, one by one in client order."""
         if self.settings.name not in RULES:
             return RunningMean(sum(self.cohort.examples[client] for client in asked))
-        return RobustMean(self.settings.name, self.settings.malicious, self._checks.reference, self._checks.weights)
+        settings, model = self.settings, self._checks.reference
+        arguments = settings.name, settings.malicious, model, self._checks.weights
+        return RobustMean(*arguments, settings.pre, settings.clip_radius)
 
     def _in_order(self, asked: list[int], replies: Iterable[Message]) -> Iterator[tuple[int, Message]]:
         """Yield the round's clients in increasing order, each with its reply, as soon as it is next."""

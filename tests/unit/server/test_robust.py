@@ -11,7 +11,8 @@ from flwr.serverapp.strategy import Bulyan, FedAvg, FedMedian, FedTrimmedAvg, Kr
 
 from common.config.tables import StrategyConfig
 from common.errors import FedShieldError
-from server.aggregation.robust import RULES, RobustMean, check_strategy
+from server.aggregation.robust import RobustMean
+from server.aggregation.rules import RULES, check_strategy
 from server.aggregation.server_optimizer import OPTIMIZERS, ServerOptimizer
 from tests.helpers.settings import tiny_config
 
