@@ -8,6 +8,7 @@ import numpy as np
 from flwr.app import ArrayRecord, RecordDict
 
 from client.kept import read_kept, write_kept
+from client.poison import poison_data, poison_loss, poison_model
 from common.config.flat import Flat
 from common.config.schema import RunConfig, parse_config
 from common.data.datasets import Dataset
@@ -92,6 +93,7 @@ class Session:
         shared: Examples | None,
         state: RecordDict,
         counted: int,
+        lies: bool = False,
     ) -> tuple[ArrayRecord, Arrays, FitResult]:
         """Train the global model on one client's own images followed by the shared ones.
 
@@ -103,6 +105,7 @@ class Session:
             shared: images uint8 [S,3,H,W] and labels int64 [S], or None.
             state: what Flower keeps for the client; changed if the method keeps something.
             counted: round of the client's last turn that the server took; 0 for none.
+            lies: train as ``byzantine.attack`` says.
 
         Returns:
             The trained weights, what to send beside them, and what was done.
@@ -113,6 +116,9 @@ class Session:
         images, labels = own.images, own.labels
         if shared is not None:
             images, labels = np.concatenate([images, shared[0]]), np.concatenate([labels, shared[1]])
+        attack = self.config.byzantine.attack if lies else ""
+        poison = seed_for(self.config.seed, "poison", client)
+        images, labels = poison_data(attack, images, labels, len(own.classes), poison)
         seed = seed_for(self.config.seed, "train", server_round, client)
         federated = self._federated
         own_received, sent = own_copies(federated, received), own_copies(federated, sent)
@@ -120,7 +126,8 @@ class Session:
         stays = self._begin(turn, state, counted)
         federated.before(turn)
         check_prepared(federated, turn, trainer.model)
-        loss, seconds = federated.loss(turn, method.loss_for(labels)), list[float]()
+        loss = federated.loss(turn, poison_loss(attack, trainer.model, method.loss_for(labels)))
+        seconds: list[float] = []
 
         def fit(plan: TrainingPlan, pull: Pull | LinearPull | None = None, part: str = "") -> FitResult:
             own_seed, pull = seed_for(seed, part) if part else seed, check_pull(federated, pull, turn)
@@ -130,6 +137,7 @@ class Session:
 
         result = replace(check_trained(federated, federated.train(turn, fit)), seconds=sum(seconds))
         turn.steps = result.steps
+        poison_model(attack, trainer.model, images, labels)
         turn.own |= turn.trained(stays)
         beside = federated.after(turn) or {}
         check_turn(federated, beside, turn)

@@ -18,6 +18,7 @@ from common.messages.protocol import (
     DATA_PATH,
     FINE_TUNE,
     IDENTIFY,
+    LIES,
     LOSS,
     METRICS,
     NUM_EXAMPLES,
@@ -81,6 +82,7 @@ def train(content: RecordDict, run_config: Flat, node_config: NodeConfig, state:
         shared,
         state,
         _counted(order, client),
+        bool(node_config.get(LIES)),
     )
     reply = RecordDict({ARRAYS: arrays, METRICS: _metrics(result)})
     if beside:

@@ -118,7 +118,19 @@ class ByzantineConfig(ConfigTable):
     """Clients that send false updates together, in simulations; see ``simulations.engine.byzantine``."""
 
     clients: Natural
-    attack: Literal["sign-flip", "scaled", "gaussian", "alie", "ipm", "min-max", "min-sum", "mimic"]
+    attack: Literal[
+        "sign-flip",
+        "scaled",
+        "gaussian",
+        "alie",
+        "ipm",
+        "min-max",
+        "min-sum",
+        "mimic",
+        "label-flip",
+        "backdoor",
+        "pseudo-robust",
+    ]
     strength: Annotated[float, Field(gt=0)]
 
 

@@ -58,3 +58,4 @@ FIRST_FAILURE: Final = "first-failure"
 PARTITION_ID: Final = "partition-id"
 NUM_PARTITIONS: Final = "num-partitions"
 DATA_PATH: Final = "data-path"
+LIES: Final = "lies"  # that this client is to lie; only the engine of a simulation says so, a node that does is refused

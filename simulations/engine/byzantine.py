@@ -1,25 +1,27 @@
 """Clients that lie together, for simulations: to find out which lies a strategy withstands.
 
 The liars train honestly, know each other's updates (for some lies also the honest ones), and all send the same lie; see
-``simulations.engine.lies``. They lie about weights alone, and their statistics of batch normalization are honest: the
-opposite of a variance would only give them away, since the server checks it. ``benchmarks.update_limit`` measures what
-a lie about statistics does.
+``simulations.engine.lies``. Or each trains on something else and sends what it has learned; see ``client.poison``.
+
+They lie about weights alone, and their statistics of batch normalization are those of their training: the opposite of a
+variance would only give them away, since the server checks it. ``benchmarks.update_limit`` measures what a lie about
+statistics does.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
 
 import torch
-from flwr.app import MessageType, RecordDict
+from flwr.app import Context, MessageType, RecordDict
 from torch import Tensor
 
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
-from common.messages.protocol import ARRAYS, CONFIG, PARTITION_ID, SERVER_ROUND
+from common.messages.protocol import ARRAYS, CONFIG, LIES, PARTITION_ID, SERVER_ROUND
 from common.messages.records import State, to_record, to_state
 from common.seeding import rng_for, seed_for
 from simulations.engine.executor import Executor, Job, Outcome
-from simulations.engine.lies import ATTACKS, FEWEST_FOR_ALIE, KNOW_HONEST, deviations
+from simulations.engine.lies import ATTACKS, FEWEST_FOR_ALIE, KNOW_HONEST, TRAINED, deviations
 
 log = logging.getLogger("fedshield")
 
@@ -71,12 +73,14 @@ class ByzantineExecutor:
 
     def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
         """Yield honest replies as they come, and the liars' at the end of a round; all then, if the liars know all."""
+        if self._config.byzantine.attack in TRAINED:
+            jobs = [self._misled(job) for job in jobs]
         jobs_of = {job.context.node_id: job for job in jobs}
         held: list[Outcome] = []
         seen: list[Outcome] = []
         for reply, state in self._executor.run(jobs, timeout):
             job = jobs_of[reply.metadata.src_node_id]
-            trained = job.message.metadata.message_type == MessageType.TRAIN and not reply.has_error()
+            trained = _trains(job) and not reply.has_error()
             if trained and int(job.context.node_config[PARTITION_ID]) in self.liars:
                 held.append((reply, state))
             elif trained and self._config.byzantine.attack in KNOW_HONEST:
@@ -86,6 +90,14 @@ class ByzantineExecutor:
         if held:
             yield from self._lie(held, seen, jobs[0].message.content, len(jobs))
         yield from seen
+
+    def _misled(self, job: Job) -> Job:
+        """Tell a client that it is to lie, if it is one of the liars."""
+        told, context = job.context.node_config, job.context
+        if not _trains(job) or int(told[PARTITION_ID]) not in self.liars:
+            return job
+        told = {**told, LIES: True}
+        return Job(job.message, Context(context.run_id, context.node_id, told, context.state, context.run_config))
 
     def _lie(self, held: list[Outcome], seen: list[Outcome], order: RecordDict, cohort: int) -> Iterator[Outcome]:
         """Yield the liars' replies with the lie in them; it is made of ``seen``, or else of their own updates."""
@@ -98,14 +110,21 @@ class ByzantineExecutor:
         generator = torch.Generator().manual_seed(seed_for(self._config.seed, "lie", number))
         if settings.attack == "alie":
             _tell_limits(number, len(held), cohort)
-        lie = ATTACKS[settings.attack](updates, settings.strength, cohort, generator)
-        for (reply, state), own in zip(held, honest, strict=True):
+        if settings.attack in TRAINED:
+            lies = [*(settings.strength * updates)]
+        else:
+            lies = [ATTACKS[settings.attack](updates, settings.strength, cohort, generator)] * len(held)
+        for (reply, state), own, lie in zip(held, honest, lies, strict=True):
             reply.content.array_records[ARRAYS] = to_record({**own, **_apply(lie, before, names)})
             yield reply, state
 
     def close(self) -> None:
         """Close the executor."""
         self._executor.close()
+
+
+def _trains(job: Job) -> bool:
+    return job.message.metadata.message_type == MessageType.TRAIN
 
 
 def _apply(update: Tensor, before: State, names: Sequence[str]) -> State:

@@ -119,4 +119,5 @@ ATTACKS: dict[str, Lie] = {
     "min-sum": _min_sum,
     "mimic": _mimic,
 }
+TRAINED = frozenset({"label-flip", "backdoor", "pseudo-robust"})  # the client lies by its training; see client.poison
 KNOW_HONEST = frozenset({"ipm", "min-max", "min-sum", "mimic"})  # made of the honest updates, the others of the liars'

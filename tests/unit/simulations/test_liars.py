@@ -16,7 +16,7 @@ from server.app import run_federation
 from server.run_directory.reader import read_metrics
 from simulations.engine.byzantine import ByzantineExecutor, check_liars, choose_liars
 from simulations.engine.executor import InProcess
-from simulations.engine.lies import ATTACKS, deviations
+from simulations.engine.lies import ATTACKS, TRAINED, deviations
 from simulations.engine.local_grid import LocalGrid
 from simulations.studies.trial import try_out
 from tests.helpers.settings import tiny_config
@@ -124,7 +124,7 @@ def test_liars_are_drawn_once_for_a_run() -> None:
 
 
 def test_every_name_has_a_lie() -> None:
-    assert set(get_args(ByzantineConfig.model_fields["attack"].annotation)) == set(ATTACKS)
+    assert set(get_args(ByzantineConfig.model_fields["attack"].annotation)) == {*ATTACKS, *TRAINED}
 
 
 class Overheard(ByzantineExecutor):
