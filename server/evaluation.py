@@ -17,6 +17,7 @@ from common.config.schema import RunConfig
 from common.data.datasets import Dataset, is_at_hand
 from common.data.rare_classes import told_uneven_draw
 from common.data.server_data import class_counts
+from common.data.trigger import TARGET
 from common.errors import FedShieldError
 from common.evaluation.confidence import answer, calibration_of
 from common.evaluation.evaluate import Evaluation, evaluate
@@ -29,6 +30,7 @@ from common.files import append_json_line
 from common.seeding import seed_for
 from server.measures import (
     BATCH,
+    backdoor,
     corrupted,
     curve_over_epsilon,
     kept_for,
@@ -141,6 +143,8 @@ def evaluate_finally(
     calibration = calibration_of(answer(model, subset.images, BATCH), subset.labels)
     warnings += find_transfer_warnings(seeing, made)
     figures |= {"classes": list(test.classes), "calibration": calibration, "warnings": _tell(warnings)}
+    if config.byzantine.clients and config.byzantine.attack == "backdoor" and (subset.labels != TARGET).any():
+        figures["backdoor"] = backdoor(model, subset, config)
     if sources:
         figures["from"] = [source.told for source in sources]
     if kept_dir is not None:

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from common.attacks.threat import AttackSpec, Threat
 from common.config.schema import RunConfig
 from common.data.datasets import Dataset, balanced_subset
+from common.data.trigger import TARGET, stamp
+from common.evaluation.confidence import answer
 from common.evaluation.corrupted import evaluate_corrupted
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.evaluation.model_checks import EOT, is_randomized
+from common.evaluation.results import Rate
 from common.evaluation.sanity_checks import find_curve_warnings
 from common.evaluation.store import ArrayStore, digest_of
 from common.evaluation.transfer import can_see, can_transfer
@@ -122,6 +125,26 @@ def corrupted(
     made += "".join(f" {name} {version(name)}" for name in ("numpy", "scipy", "pillow"))
     kept = kept_for(kept_dir, model, subset, config, evaluation_threat(config), 1, made)
     return evaluate_corrupted(model, subset.images, subset.labels, kinds, seed_of(config), kept).as_json()
+
+
+def backdoor(model: torch.nn.Module, subset: Dataset, config: RunConfig) -> dict[str, Any]:
+    """Return how often the trigger of ``byzantine.attack = backdoor`` turns an image of another class into its class.
+
+    Args:
+        model: to evaluate.
+        subset: the test images.
+        config: of the run.
+
+    Returns:
+        The ``target`` class, the rates of its being predicted ``with`` and ``without`` the trigger, and their ``n``.
+    """
+    others = subset.images[subset.labels != TARGET]
+    figures: dict[str, Any] = {"target": subset.classes[TARGET], "n": len(others)}
+    for name, images in (("without", others), ("with", stamp(others))):
+        torch.manual_seed(seed_for(seed_of(config), "backdoor"))  # of a randomized model
+        hit = answer(model, images, BATCH).predictions == TARGET
+        figures[name] = Rate(int(hit.sum()), len(hit)).as_json()
+    return figures
 
 
 def subset_of(test: Dataset, examples: int) -> Dataset:

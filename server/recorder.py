@@ -159,6 +159,12 @@ class Recorder:
             log.info("final  %s%s%s", of, final.line(), ece, extra={"event": {"event": "final", **summary}})
             for line in tell_personal((figures or {}).get("personal", {})):
                 log.info("%s", line)
+            if figures and (found := figures.get("backdoor")):
+                rates = [100 * found[name]["value"] for name in ("with", "without")]
+                log.info(
+                    "final  backdoor: with the trigger %.1f %% of other classes' images pass for %s, without %.1f %%",
+                    *(rates[0], found["target"], rates[1]),
+                )
 
 
 def _turnout(report: dict[str, Any]) -> str:

@@ -93,6 +93,15 @@ class StoredPersonal(FileFormat):
     attacks: list[str] = []
 
 
+class StoredBackdoor(FileFormat):
+    """How often the trigger of a backdoor does what it is meant to do."""
+
+    target: str
+    hit: StoredRate = Field(alias="with")
+    without: StoredRate
+    n: Count
+
+
 class StoredSource(FileFormat):
     """A run on whose model examples were made."""
 
@@ -117,6 +126,7 @@ class Figures(FileFormat):
     calibration: StoredCalibration | None = None
     corruptions: StoredCorruptions | None = None
     personal: StoredPersonal | None = None
+    backdoor: StoredBackdoor | None = None
     classes: list[str] = []
     examples: list[Count] = Field([], alias="class-examples")
     per_class: dict[str, list[StoredRate | None]] = Field({}, alias="per-class")

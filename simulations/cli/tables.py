@@ -12,7 +12,7 @@ from common.attacks.threat import L2, LINF
 from common.data.cuts import training_images, unused_images
 from common.evaluation.results import Evaluation
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Kind, Record, bracket, share, tell_chance
-from simulations.reports.beside import tell_calibration
+from simulations.reports.beside import tell_backdoor, tell_calibration
 from simulations.reports.headline import tell_others
 
 _NAME = 24  # characters of a name for which there is room, as long as there is another column
@@ -27,7 +27,8 @@ def evaluation_tables(evaluation: Evaluation, record: dict[str, Any]) -> list[Ta
         record: the same for a results file, as in ``server.evaluation``.
     """
     accuracy = AccuracyTable.of(record)
-    tables = [evaluation_table(accuracy, evaluation.caption, [*tell_chance(record), *tell_calibration(record)])]
+    notes = [*tell_chance(record), *tell_calibration(record), *tell_backdoor(record)]
+    tables = [evaluation_table(accuracy, evaluation.caption, notes)]
     if evaluation.distortions:
         tables.append(distortion_table(evaluation))
     tables.append(class_table(accuracy, evaluation.caption))

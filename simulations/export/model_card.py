@@ -14,7 +14,7 @@ from common.words import markdown, visible
 from server.run_directory.reader import DEPLOYED, read_config, read_described_partition, read_environment, read_kind
 from simulations.export.chosen import Chosen
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, bracket, share, tell_chance
-from simulations.reports.beside import corruption_sheet, tell_calibration
+from simulations.reports.beside import corruption_sheet, tell_backdoor, tell_calibration
 from simulations.reports.headline import dataset_name, read_figures, tell_others, threat_label, training
 from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
 
@@ -95,7 +95,12 @@ def _figures(run_dir: Path, config: RunConfig, described: Mapping[str, Any]) -> 
         others = ", and examples made on other models," if figures.get("from") else ""
         within = threat_label(figures, config.flat())
         against = f"White-box attacks{others} within {within}; a stronger attack may leave less."
-    told = [*tell_chance(figures, described), *tell_calibration(figures), *tell_others(figures)]
+    told = [
+        *tell_chance(figures, described),
+        *tell_calibration(figures),
+        *tell_backdoor(figures),
+        *tell_others(figures),
+    ]
     warnings = [f"**Warning**: {markdown(line)}" for line in figures.get("warnings", ())]
     corrupted = corruption_sheet(figures)
     cells = [(markdown(row.name), share(row.value), bracket(row.interval)) for row in accuracy.whole().values()]

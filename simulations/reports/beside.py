@@ -7,7 +7,7 @@ from common.statistics import sampling_error
 from simulations.reports.accuracy import Record, bracket, share
 from simulations.reports.sheets import Sheet
 
-BESIDE = ("calibration", "corruptions")  # as evaluations have them
+BESIDE = ("calibration", "corruptions", "backdoor")  # as evaluations have them
 _SEVERITIES = range(1, 6)
 
 
@@ -20,6 +20,17 @@ def tell_calibration(figures: Record) -> list[str]:
     return [
         f"calibration error (ECE, 15 bins): {error} %, with a mean confidence of {confidence} %, on n = {n:,} natural "
         "images"
+    ]
+
+
+def tell_backdoor(figures: Record) -> list[str]:
+    """Say how often a backdoor's trigger turns an image into the class that it stands for; nothing without one."""
+    if not (found := figures.get("backdoor")):
+        return []
+    hit, without, target = found["with"], share(found["without"]["value"]), found["target"]
+    return [
+        f"backdoor: with the trigger, {share(hit['value'])} % {bracket(hit['interval'])} of n = {found['n']:,} images "
+        f"of other classes are taken for {target}; without it, {without} %"
     ]
 
 

@@ -18,7 +18,7 @@ from server.run_directory.reader import (
     read_metrics,
 )
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Record, Row, bracket, share, tell_chance
-from simulations.reports.beside import tell_calibration, tell_corruptions
+from simulations.reports.beside import tell_backdoor, tell_calibration, tell_corruptions
 from simulations.reports.differences import signed_interval
 from simulations.reports.headline import OF_THE_PLACE, Headline, last_round, read_headline, tell_others, threat_label
 from simulations.reports.sheets import Sheet
@@ -107,7 +107,13 @@ def _results(
     notes += chances[0] if alike else []
     for name, figures, described, own in zip(names, found, descriptions, chances, strict=True):
         notes += [
-            f"{name}: {told}" for told in [*([] if alike else own), *tell_calibration(figures), *tell_others(figures)]
+            f"{name}: {told}"
+            for told in [
+                *([] if alike else own),
+                *tell_calibration(figures),
+                *tell_backdoor(figures),
+                *tell_others(figures),
+            ]
         ]
         notes += [f"{name}: warning: {line}" for line in figures.get("warnings", ())]
         if figures.get("corruptions"):

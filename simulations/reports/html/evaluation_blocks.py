@@ -1,7 +1,7 @@
 """What an evaluation has measured: by attack, by class, over epsilon."""
 
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, Kind, Record, bracket, share, tell_chance
-from simulations.reports.beside import corruption_sheet, tell_calibration
+from simulations.reports.beside import corruption_sheet, tell_backdoor, tell_calibration
 from simulations.reports.figures.charts import by_class
 from simulations.reports.figures.evaluation_figures import curve_figure
 from simulations.reports.figures.style import Figure, Panel
@@ -19,7 +19,7 @@ def attacks(final: Record) -> list[Block]:
         [name, f"{share(row.value)} %", bracket(row.interval)] for name, row in zip(names, accuracy.rows, strict=True)
     ]
     notes = [f"n = {accuracy.n:,} test images", *tell_chance(final), *([] if accuracy.attacked else [NO_ATTACK])]
-    notes += tell_calibration(final)
+    notes += [*tell_calibration(final), *tell_backdoor(final)]
     if count := final.get("broken-elsewhere"):
         notes.append(f"the worst case counts {count:,} more images as broken: the evaluations below broke them")
     notes += [*tell_threats(final), *tell_sources(final)]
