@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid.http_grid import HttpGrid
@@ -17,12 +18,14 @@ from common.config.schema import RunConfig, parse_config
 from common.data.cuts import told_images
 from common.data.server_data import ServerData
 from common.errors import FedShieldError, explain_os_errors
-from common.factory import make_federated_method, make_model, prepare_torch, server_data
+from common.factory import make_federated_method, make_model, prepare_torch, server_data, server_pool
 from common.messages.records import State, to_record, to_state
 from common.messages.shared_slice import shared_record
 from common.methods.method import Method
 from common.words import visible
 from server.aggregation.outliers import LastRound
+from server.aggregation.root import Root
+from server.aggregation.rules import RULES, ByPool, no_pool
 from server.aggregation.selection import find_selection
 from server.aggregation.strategy import OPTIMIZER, Cohort, SharedDataFedAvg
 from server.aggregation.whole_round import find_rule
@@ -190,7 +193,18 @@ def _strategy(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData
         weights=weights,
         engine=run.kind != DEPLOYED,
         fine_tune_after=config.federation.rounds if config.method.fine_tune_epochs else 0,
+        root=_root(config, next(model.parameters()).device),
     )
+
+
+def _root(config: RunConfig, device: torch.device) -> Root | None:
+    """Return the server's own images, if the strategy judges by them."""
+    if not isinstance(RULES.get(config.strategy.name), ByPool):
+        return None
+    pool = server_pool(config)
+    if not len(pool.labels):
+        raise no_pool(config.strategy)
+    return Root(config, pool, device)
 
 
 def _counted(run: RunDir, clients: int) -> list[int]:

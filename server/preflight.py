@@ -28,7 +28,7 @@ from common.models.folding import Folded
 from common.seeding import rng_for
 from common.user_code import is_user_code
 from common.words import some
-from server.aggregation.rules import RULES, check_strategy
+from server.aggregation.rules import RULES, ByPool, check_strategy, no_pool
 from server.aggregation.selection import check_selection
 from server.aggregation.strategy import Cohort
 from server.personal import check_personal
@@ -52,6 +52,9 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
     """
     if kind != CENTRALIZED:
         check_strategy(config.strategy, config.federation.cohort)
+        by_pool = isinstance(RULES.get(config.strategy.name), ByPool)
+        if by_pool and config.sharing.pool_fraction == 0 and config.data.name != "split":
+            raise no_pool(config.strategy)
     _check_average(config, kind)
     check_user_code(config)
     if kind == DEPLOYED:

@@ -103,7 +103,8 @@ _PERSONAL = ("fedbn", "fedper", "fedrep", "ditto", "fedrbn")
 _METHODS = ("fedavg", "fedprox", "scaffold", "feddyn", "feddynat", "moon", "mixfat", "dbfat", "sfat", *_PERSONAL, _OWN)
 _STRATEGIES = (
     *("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "qfedavg"),
-    *("krum", "multi-krum", "bulyan", "trimmed-mean", "median", "geometric-median", "centered-clipping", _OWN),
+    *("krum", "multi-krum", "bulyan", "trimmed-mean", "median", "geometric-median", "centered-clipping"),
+    *("fltrust", "fedgreed", _OWN),
 )
 _SELECTIONS = ("uniform", "size", "power-of-choice", _OWN)
 _LOSSES = ("pgd-at", "mixed-at", "trades", "mart", "calfat", "logit-calibrated", "boundary-weighted", _OWN)

@@ -19,8 +19,9 @@ from common.errors import FedShieldError
 from common.messages.protocol import ARRAYS, METRICS, NUM_EXAMPLES
 from common.messages.records import LiveArray, record_of, to_record, to_state
 from server.aggregation.mean import RunningMean
-from server.aggregation.rules import RULES, Shares, WholeReplies
-from server.aggregation.shares import PRE, Floats, inner_products
+from server.aggregation.root import Root
+from server.aggregation.rules import RULES, ByPool, Shares, WholeReplies
+from server.aggregation.shares import PRE, Floats, greedy, inner_products, trusted
 
 log = logging.getLogger("fedshield")
 
@@ -35,6 +36,8 @@ class RobustMean:
         weights: names of its arrays that are trained; its other floats are statistics.
         pre: ``none``, or a key of ``PRE``: what is done with the replies first.
         radius: of centered clipping; 0 for the median distance.
+        root: for the rules that judge by the server's own images.
+        server_round: from 1.
     """
 
     def __init__(
@@ -45,9 +48,11 @@ class RobustMean:
         weights: Collection[str],
         pre: str = "none",
         radius: float = 0.0,
+        root: Root | None = None,
+        server_round: int = 1,
     ) -> None:
         self._name, self._malicious, self._model, self._weights = name, malicious, model, weights
-        self._pre, self._radius = pre, radius
+        self._pre, self._radius, self._root, self._round = pre, radius, root, server_round
         self._replies: list[ArrayRecord] = []
         self._examples: list[float] = []
 
@@ -71,6 +76,8 @@ class RobustMean:
         if isinstance(rule, Shares):
             shares = rule.give(self._products(), np.array(self._examples), self._radius)
             return self._combined(shares[None], malicious)[0]
+        if isinstance(rule, ByPool):
+            return self._combined(self._by_pool(rule, malicious)[None], malicious)[0]
         if isinstance(rule, WholeReplies):
             return self._mean_of(self._nearest(malicious, rule.count(len(self._replies), malicious)), malicious)
         return self._value_by_value(rule.make(len(self._replies), malicious, self._select))
@@ -92,8 +99,18 @@ class RobustMean:
             )
         return malicious
 
-    def _products(self) -> Floats:
-        return inner_products(self._replies, self._model, [name for name in self._model if name in self._weights])
+    def _products(self, *more: ArrayRecord) -> Floats:
+        names = [name for name in self._model if name in self._weights]
+        return inner_products([*self._replies, *more], self._model, names)
+
+    def _by_pool(self, rule: ByPool, malicious: int) -> Floats:
+        """Return the share of each update, by the server's own images."""
+        root = self._root
+        if root is None:
+            raise FedShieldError(f"strategy.name = {self._name}: the server has no images of its own")
+        if rule.trains:
+            return trusted(self._products(root.train(self._model, self._round)))
+        return greedy(lambda shares: root.loss(self._combined(shares[None], malicious)[0]), len(self._replies))
 
     def _nearest(self, malicious: int, count: int) -> list[int]:
         """Return the places of the replies with the best scores of Krum, the best first.

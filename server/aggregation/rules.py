@@ -52,6 +52,27 @@ class Shares:
     give: Callable[[Floats, Floats, float], Floats]
 
 
+@dataclass(frozen=True)
+class ByPool:
+    """A sum of the updates, of which the server's own images tell how much each counts.
+
+    Attributes:
+        needs: number of liars -> number of replies that it needs.
+        trains: whether the server trains on these images; else it measures the clients' models on them.
+    """
+
+    needs: Callable[[int], int]
+    trains: bool
+
+
+def no_pool(settings: StrategyConfig) -> FedShieldError:
+    """Return what to say where the server has no images of its own."""
+    return FedShieldError(
+        f"strategy.name = {settings.name}: judges the clients by a pool of the server's, which has no images; set "
+        "sharing.pool-fraction above 0, or another strategy"
+    )
+
+
 def check_strategy(settings: StrategyConfig, cohort: int) -> None:
     """Refuse a strategy for more liars than it tolerates among ``cohort`` clients of a round.
 
@@ -74,7 +95,7 @@ def check_strategy(settings: StrategyConfig, cohort: int) -> None:
         )
 
 
-RULES: dict[str, WholeReplies | EachValue | Shares] = {
+RULES: dict[str, WholeReplies | EachValue | Shares | ByPool] = {
     # Blanchard et al. 2017 (arXiv 1703.02757): the reply nearest to its neighbors, or the mean of all but f such.
     "krum": WholeReplies(lambda f: 2 * f + 3, lambda n, f: 1),
     "multi-krum": WholeReplies(lambda f: 2 * f + 3, lambda n, f: n - f),
@@ -92,4 +113,7 @@ RULES: dict[str, WholeReplies | EachValue | Shares] = {
     "centered-clipping": Shares(
         lambda f: 2 * f + 1, lambda products, images, radius: centered_clipping(products, radius)
     ),
+    # Statistics of batch normalization need a majority of honest clients, the weights do not.
+    "fltrust": ByPool(lambda f: 2 * f + 1, trains=True),
+    "fedgreed": ByPool(lambda f: 2 * f + 1, trains=False),
 }

@@ -109,6 +109,46 @@ def centered_clipping(products: Floats, radius: float) -> Floats:
     return shares
 
 
+def trusted(products: Floats) -> Floats:
+    """FLTrust (Cao et al. 2021, arXiv 2012.13995, algorithm 2): trust by the direction of the server's own update.
+
+    With u₀ the server's, Tᵢ = max(0, cos(uᵢ, u₀)), and the sum is Σ Tᵢ (‖u₀‖ / ‖uᵢ‖) uᵢ / Σ Tᵢ. Where nobody is
+    trusted, the model stays as it is.
+
+    Args:
+        products: of the n updates and, last, the server's, [n+1,n+1].
+    """
+    lengths = np.sqrt(np.diag(products))
+    own, others = lengths[-1], np.where(lengths[:-1] > 0, lengths[:-1], np.inf)
+    trust = np.maximum(0, products[:-1, -1] / others / max(own, np.finfo(float).tiny))
+    shares: Floats = trust * own / others / (trust.sum() or 1)
+    return shares
+
+
+def greedy(loss: Callable[[Floats], float], count: int) -> Floats:
+    """FedGreed (Kritharakis et al. 2025, arXiv 2508.18060): the clients' models that are best on the server's images.
+
+    In the order of their own losses, one more model joins the mean, as long as the mean's loss does not rise. The
+    paper's loss is that of natural images. Here it is the training loss, under attack: by the former, a client that
+    trains without adversarial examples would be among the best.
+
+    Args:
+        loss: of the model with these shares of the updates, [n].
+        count: n.
+    """
+    alone = np.eye(count)
+    losses = [loss(shares) for shares in alone]
+    order = np.argsort(losses, kind="stable")
+    best: Floats = alone[order[0]]
+    least = losses[order[0]]
+    for number in range(2, count + 1):
+        wider = alone[order[:number]].mean(axis=0)
+        if not (found := loss(wider)) <= least:
+            break
+        best, least = wider, found
+    return best
+
+
 def _shortened(lengths: Floats, most: float) -> Floats:
     """Return the factors that leave no length above ``most``, [n]."""
     factors: Floats = np.divide(most, lengths, out=np.ones_like(lengths), where=lengths > most)

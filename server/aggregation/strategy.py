@@ -23,6 +23,7 @@ from server.aggregation.mean import RunningMean
 from server.aggregation.outliers import LastRound, judge
 from server.aggregation.reply_checks import Checked, RefusedError, ReplyChecks
 from server.aggregation.robust import RobustMean
+from server.aggregation.root import Root
 from server.aggregation.round_report import RoundReport
 from server.aggregation.rules import RULES
 from server.aggregation.selection import Candidates, Select, uniform
@@ -116,6 +117,7 @@ class SharedDataFedAvg(FedAvg):
         weights: names of the arrays that are trained.
         engine: the clients run in FedShield's own engine, and not on a network.
         fine_tune_after: the round after which the clients fine-tune the model; 0 for none.
+        root: the server's own images, for the rules that judge by them.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class SharedDataFedAvg(FedAvg):
         weights: Collection[str],
         engine: bool,
         fine_tune_after: int = 0,
+        root: Root | None = None,
     ) -> None:
         super().__init__(min_train_nodes=1, min_available_nodes=1)
         self.cohort = cohort
@@ -144,6 +147,7 @@ class SharedDataFedAvg(FedAvg):
         self.completed_rounds = completed_rounds
         self.report: dict[str, Any] = {}
         self.method, self._rule = method, rule
+        self._root = root
         self.counted = [*counted] or [0] * len(cohort.examples)
         self._losses: list[float | None] = [*losses] or [None] * len(cohort.examples)
         self._asked: list[int] = []
@@ -211,7 +215,8 @@ class SharedDataFedAvg(FedAvg):
         server_round += self.completed_rounds
         asked = self._asked
         report = RoundReport(server_round)
-        combined = Combined(self.method, self._new_mean(asked), self._checks.reference, self._optimizer, self._rule)
+        mean = self._new_mean(asked, server_round)
+        combined = Combined(self.method, mean, self._checks.reference, self._optimizer, self._rule)
         for client, reply in self._believed(self._checked(asked, replies, report), report):
             report.take(client, reply.metrics, reply.update_norm)
             combined.add(client, reply, self.cohort.examples[client])
@@ -256,13 +261,13 @@ class SharedDataFedAvg(FedAvg):
         report.shorten(verdict.shortened)
         return verdict.believed.items()
 
-    def _new_mean(self, asked: list[int]) -> RunningMean | RobustMean:
+    def _new_mean(self, asked: list[int], server_round: int) -> RunningMean | RobustMean:
         """Return what takes the valid replies of a round, one by one in client order."""
         if self.settings.name not in RULES:
             return RunningMean(sum(self.cohort.examples[client] for client in asked))
         settings, model = self.settings, self._checks.reference
-        arguments = settings.name, settings.malicious, model, self._checks.weights
-        return RobustMean(*arguments, settings.pre, settings.clip_radius)
+        arguments = settings.name, settings.malicious, model, self._checks.weights, settings.pre, settings.clip_radius
+        return RobustMean(*arguments, root=self._root, server_round=server_round)
 
     def _in_order(self, asked: list[int], replies: Iterable[Message]) -> Iterator[tuple[int, Message]]:
         """Yield the round's clients in increasing order, each with its reply, as soon as it is next."""
