@@ -26,16 +26,13 @@ from common.words import visible
 from server.aggregation.outliers import LastRound
 from server.aggregation.root import Root
 from server.aggregation.rules import RULES, ByPool, no_pool
-from server.aggregation.selection import find_selection
-from server.aggregation.strategy import OPTIMIZER, Cohort, SharedDataFedAvg
+from server.aggregation.selection import Cohort, find_selection
+from server.aggregation.strategy import OPTIMIZER, SharedDataFedAvg
 from server.aggregation.whole_round import find_rule
 from server.monitoring.observers import watching
 from server.network.polling_grid import PollingGrid
 from server.network.roster import Roster
-from server.personal import tell_what_stays
-from server.preflight import (
-    check_attacks,
-    check_settings,
+from server.notices import (
     tell_mirroring,
     tell_precision,
     tell_randomized,
@@ -43,8 +40,9 @@ from server.preflight import (
     tell_small_radius,
     tell_what_is_folded,
     tell_who_is_able,
-    try_own_attacks,
 )
+from server.personal import tell_what_stays
+from server.preflight import check_attacks, check_settings, try_own_attacks
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment

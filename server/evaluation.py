@@ -39,8 +39,9 @@ from server.measures import (
     subset_of,
     transferred,
 )
+from server.notices import tell_idle_cores, tell_small_radius
 from server.personal import evaluate_personal, require_personal
-from server.preflight import check_reach, tell_idle_cores, tell_small_radius
+from server.preflight import check_reach
 from server.run_directory.checkpoint import fit_state, selected_model
 from server.run_directory.reader import FEDERATION, read_described_partition, read_kind
 from server.run_directory.restored import stored_config

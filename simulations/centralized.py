@@ -25,9 +25,7 @@ from common.factory import (
 from common.models.networks import copies_on_cpu
 from common.seeding import seed_for
 from server.monitoring.observers import watching
-from server.preflight import (
-    check_attacks,
-    check_settings,
+from server.notices import (
     tell_idle_cores,
     tell_mirroring,
     tell_precision,
@@ -35,8 +33,8 @@ from server.preflight import (
     tell_rare_classes,
     tell_small_radius,
     tell_what_is_folded,
-    try_own_attacks,
 )
+from server.preflight import check_attacks, check_settings, try_own_attacks
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment

@@ -29,7 +29,7 @@ class Root:
         self._config, self._pool = config, pool
         model = make_model(config, len(pool.classes)).to(device)
         self._method = make_method(config, model, len(pool.classes))
-        self._trainer = make_trainer(model, config, self._method.recordable)
+        self._trainer = make_trainer(model, config, self._method)
 
     def train(self, model: ArrayRecord, server_round: int) -> ArrayRecord:
         """Return what a client with the pool's images would send, by the local loss alone.

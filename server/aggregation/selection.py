@@ -8,6 +8,7 @@ import numpy as np
 
 from common.config.tables import FederationConfig
 from common.errors import DeadEndError, FedShieldError
+from common.seeding import rng_for
 from common.user_code import explain_user_code, is_user_code, load_user_code
 
 log = logging.getLogger("fedshield")
@@ -39,6 +40,35 @@ def uniform(candidates: Candidates, rng: np.random.Generator) -> Sequence[int]:
     """Draw clients without replacement, each with the same probability."""
     chosen: list[int] = rng.permutation(len(candidates.images))[: candidates.size].tolist()
     return chosen
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Who trains, and how the server chooses among them.
+
+    Attributes:
+        size: clients that train in a round.
+        min_replies: valid replies below which a round ends the run.
+        examples: images that each client trains on, shared ones included, by client number.
+        seed: the run's seed.
+        select: the rule by which they are chosen.
+    """
+
+    size: int
+    min_replies: int
+    examples: tuple[int, ...]
+    seed: int
+    select: Select = uniform
+
+    def sample(self, server_round: int, losses: Sequence[float | None] = ()) -> list[int]:
+        """Return the sorted clients of a round: a function of the seed, the round and the losses.
+
+        Args:
+            server_round: from 1.
+            losses: of each client in its last round that counted, which a resumed run knows too; None for none.
+        """
+        rng, known = rng_for(self.seed, "cohort", server_round), losses or [None] * len(self.examples)
+        return sorted(self.select(Candidates(self.size, server_round, self.examples, known), rng))
 
 
 def by_size(candidates: Candidates, rng: np.random.Generator) -> Sequence[int]:

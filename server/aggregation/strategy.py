@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
@@ -16,7 +16,6 @@ from common.messages.records import first_failure, to_record
 from common.messages.shared_slice import shared_digest
 from common.methods.checks import check_arrays
 from common.methods.method import Arrays, Method
-from common.seeding import rng_for
 from server.aggregation.combining import Combined
 from server.aggregation.fine_tuning import FineTuning
 from server.aggregation.mean import RunningMean
@@ -26,7 +25,7 @@ from server.aggregation.robust import RobustMean
 from server.aggregation.root import Root
 from server.aggregation.round_report import RoundReport
 from server.aggregation.rules import RULES
-from server.aggregation.selection import Candidates, Select, uniform
+from server.aggregation.selection import Cohort
 from server.aggregation.server_optimizer import OPTIMIZERS, ServerOptimizer
 from server.aggregation.whole_round import Rule
 from server.network.roster import Roster
@@ -37,35 +36,6 @@ _FAR_APART = (
 )
 METHOD, OPTIMIZER = "method/", "optimizer/"  # before the names of what the server keeps
 _DIVERGED = "training has diverged: start a new run with a lower train.learning-rate, or with train.warmup"
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """Who trains, and how the server chooses among them.
-
-    Attributes:
-        size: clients that train in a round.
-        min_replies: valid replies below which a round ends the run.
-        examples: images that each client trains on, shared ones included, by client number.
-        seed: the run's seed.
-        select: the rule by which they are chosen.
-    """
-
-    size: int
-    min_replies: int
-    examples: tuple[int, ...]
-    seed: int
-    select: Select = uniform
-
-    def sample(self, server_round: int, losses: Sequence[float | None] = ()) -> list[int]:
-        """Return the sorted clients of a round: a function of the seed, the round and the losses.
-
-        Args:
-            server_round: from 1.
-            losses: of each client in its last round that counted, which a resumed run knows too; None for none.
-        """
-        rng, known = rng_for(self.seed, "cohort", server_round), losses or [None] * len(self.examples)
-        return sorted(self.select(Candidates(self.size, server_round, self.examples, known), rng))
 
 
 class SharedDataFedAvg(FedAvg):

@@ -33,7 +33,7 @@ def split_data(
     from common.data.server_data import describe_partition
     from common.data.split_directories import write_split
     from common.factory import prepare_data
-    from server.preflight import tell_rare_classes
+    from server.notices import tell_rare_classes
 
     splits, division = prepare_data(config)
     for place in write_split(splits, division, whole_path(out)):

@@ -14,8 +14,9 @@ from common.attacks.threat import Threat
 from common.factory import prepare_data, training_plan
 from common.models.networks import build_model
 from common.seeding import seed_for
+from common.training.augmentation import augment, draw_crops
 from common.training.losses import LOSSES, LossContext
-from common.training.trainer import Trainer, TrainingPlan, augment, draw_crops, pixels
+from common.training.trainer import Trainer, TrainingPlan, pixels
 from tests.helpers.settings import tiny_config
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (21, 3, 32, 32), dtype=np.uint8)

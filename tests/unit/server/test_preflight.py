@@ -7,7 +7,8 @@ import pytest
 from common.config.schema import parse_config
 from common.errors import FedShieldError
 from common.factory import make_model
-from server.preflight import check_reach, tell_mirroring, tell_small_radius, tell_what_is_folded
+from server.notices import tell_mirroring, tell_small_radius, tell_what_is_folded
+from server.preflight import check_reach
 from tests.helpers.settings import tiny_flat
 
 

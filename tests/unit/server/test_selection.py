@@ -11,8 +11,7 @@ import pytest
 
 from common.errors import FedShieldError
 from common.seeding import rng_for
-from server.aggregation.selection import Candidates, Select, check_selection, find_selection
-from server.aggregation.strategy import Cohort
+from server.aggregation.selection import Candidates, Cohort, Select, check_selection, find_selection
 from server.app import run_federation
 from server.run_directory.reader import read_metrics
 from simulations.engine.executor import InProcess

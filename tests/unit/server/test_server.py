@@ -24,7 +24,8 @@ from common.models.networks import build_model
 from server.aggregation.outliers import LastRound, judge
 from server.aggregation.reply_checks import Checked, RefusedError, ReplyChecks
 from server.aggregation.robust import RobustMean
-from server.aggregation.strategy import Cohort, SharedDataFedAvg
+from server.aggregation.selection import Cohort
+from server.aggregation.strategy import SharedDataFedAvg
 from server.network.roster import Roster
 from simulations.engine.executor import InProcess
 from simulations.engine.local_grid import LocalGrid

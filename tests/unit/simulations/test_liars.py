@@ -11,7 +11,7 @@ import torch
 from common.config.tables import ByzantineConfig
 from common.errors import FedShieldError
 from common.messages.records import to_state
-from server.aggregation.strategy import Cohort
+from server.aggregation.selection import Cohort
 from server.app import run_federation
 from server.run_directory.reader import read_metrics
 from simulations.engine.byzantine import ByzantineExecutor, check_liars, choose_liars
