@@ -109,7 +109,9 @@ class RobustMean:
         if root is None:
             raise FedShieldError(f"strategy.name = {self._name}: the server has no images of its own")
         if rule.trains:
-            return trusted(self._products(root.train(self._model, self._round)))
+            # As in the paper, the server takes as many steps as a client: each update becomes as long as its own.
+            images = int(np.median(self._examples))
+            return trusted(self._products(root.train(self._model, self._round, images)))
         return greedy(lambda shares: root.loss(self._combined(shares[None], malicious)[0]), len(self._replies))
 
     def _nearest(self, malicious: int, count: int) -> list[int]:

@@ -10,7 +10,7 @@ from common.data.datasets import Dataset
 from common.factory import make_method, make_model, make_trainer, training_plan
 from common.messages.records import to_record, to_state
 from common.models.networks import load_state
-from common.seeding import seed_for
+from common.seeding import rng_for, seed_for
 from common.training.trainer import pixels
 
 _BATCH = 500
@@ -31,14 +31,17 @@ class Root:
         self._method = make_method(config, model, len(pool.classes))
         self._trainer = make_trainer(model, config, self._method)
 
-    def train(self, model: ArrayRecord, server_round: int) -> ArrayRecord:
-        """Return what a client with the pool's images would send, by the local loss alone.
+    def train(self, model: ArrayRecord, server_round: int, images: int) -> ArrayRecord:
+        """Return what a client with images of the pool would send, by the local loss alone.
 
         Args:
             model: the global one.
             server_round: from 1.
+            images: how many to train on, drawn anew in each round; all, if there are fewer.
         """
-        config, trainer, pool = self._config, self._trainer, self._pool
+        config, trainer = self._config, self._trainer
+        drawn = rng_for(config.seed, "root", server_round).permutation(len(self._pool.labels))[:images]
+        pool = self._pool.take(np.sort(drawn))
         load_state(trainer.model, to_state(model))
         plan = training_plan(config, config.train.local_epochs, server_round, config.federation.rounds)
         loss, seed = self._method.loss_for(pool.labels), seed_for(config.seed, "root", server_round)

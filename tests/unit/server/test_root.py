@@ -48,11 +48,16 @@ def test_the_server_trains_and_measures_under_attack_on_its_pool() -> None:
     pool = server_pool(config)
     assert len(pool.labels) == 40  # a fifth of 200 images
     root, start = Root(config, pool, torch.device("cpu")), to_record(make_model(config, 10).state_dict())
-    trained = root.train(start, 1)
+    trained = root.train(start, 1, 40)
     assert root.loss(trained) < root.loss(start)
     assert root.loss(trained) == root.loss(trained)
-    again = to_state(root.train(start, 1))
+    again = to_state(root.train(start, 1, 100))
     assert all(torch.equal(value, again[name]) for name, value in to_state(trained).items())
+    few = [root.train(start, number, 16) for number in (1, 1, 2)]  # others in each round
+    lengths = [float((to_state(each)["1.weight"] - to_state(start)["1.weight"]).norm()) for each in (trained, few[0])]
+    assert lengths[0] > lengths[1] > 0
+    same = [all(torch.equal(value, to_state(few[0])[name]) for name, value in to_state(each).items()) for each in few]
+    assert same == [True, True, False]
     gentle = Root(tiny_config(train__local_epochs=6, attack__name="none"), pool, torch.device("cpu"))
     assert root.loss(trained) > gentle.loss(trained)
 
