@@ -205,10 +205,10 @@ def trained_alone(config: RunConfig, start: State, client: int, server_round: in
     images, labels = (np.concatenate(both) for both in ((data.images, shared.images), (data.labels, shared.labels)))
     model = make_model(config, 10)
     load_state(model, start)
-    loss = make_method(config, model, 10).loss_for(labels)
+    method = make_method(config, model, 10)
     plan = training_plan(config, config.train.local_epochs, server_round, config.federation.rounds)
     seed = seed_for(config.seed, "train", server_round, client)
-    make_trainer(model, config, False).fit(images, labels, loss, plan, seed)
+    make_trainer(model, config, method).fit(images, labels, method.loss_for(labels), plan, seed)
     return model.state_dict()
 
 
@@ -339,9 +339,13 @@ def test_each_client_fine_tunes_the_last_model(tmp_path: Path, name: str) -> Non
     for client in (0, 9):
         data = client_data(config, client)
         load_state(model, {**weights(before), **own(before, client)})
-        loss = make_method(config, model, 10).loss_for(data.labels)
-        plan = training_plan(config, 2, 3, 3)
-        make_trainer(model, config, False).fit(data.images, data.labels, loss, plan, seed_for(1, "fine-tune", client))
+        method, plan, seed = (
+            make_method(config, model, 10),
+            training_plan(config, 2, 3, 3),
+            seed_for(1, "fine-tune", client),
+        )
+        loss = method.loss_for(data.labels)
+        make_trainer(model, config, method).fit(data.images, data.labels, loss, plan, seed)
         assert same(own(path, client), dict(model.state_dict()))
     personal = read_summary(path)["final"]["personal"]
     assert [told["client"] for told in personal["clients"]] == list(range(10))
