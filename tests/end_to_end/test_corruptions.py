@@ -18,6 +18,7 @@ def told(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_corruptions_and_calibration_are_shown(tmp_path: Path) -> None:
     trained = told(tmp_path, "run", *tiny_options(federation__rounds=1), "--name", "one")
     final = json.loads((tmp_path / "runs" / "one" / "summary.json").read_text())["final"]

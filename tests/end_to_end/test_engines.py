@@ -36,7 +36,7 @@ def run_on(executor: RayActors, folder: Path, on_reply: Any = None, **changes: o
         executor.close()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ray_gives_the_numbers_of_the_inprocess_engine(tmp_path: Path, reference: Path, workers: int) -> None:
     path = run_on(RayActors(tiny_config(), workers), tmp_path)
     assert same(weights(path), weights(reference))
@@ -135,6 +135,7 @@ class Signals:
                 os.kill(process, self.number)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_and_its_client_runs_again(tmp_path: Path, reference: Path) -> None:
     kill = Signals(signal.SIGKILL)
     path = run_on(RayActors(tiny_config(), 2), tmp_path, kill)
@@ -147,6 +148,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_client_runs_again(tmp_path:
     assert figures(path) == figures(reference)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_ended_at_the_deadline(tmp_path: Path) -> None:
     stop = Signals(signal.SIGSTOP)
     changes = {"federation__min_fraction": 0.8, "federation__client_timeout_seconds": 45}

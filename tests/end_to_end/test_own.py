@@ -79,6 +79,7 @@ def documented(folder: Path, count: int, mark: str) -> str:
     return told
 
 
+@pytest.mark.slow
 def test_the_documented_commands_work(own: Path) -> None:
     assert "own.py:momentum-20x2" in documented(own.parent, 3, "own.py")
     documented(own.parent, 1, "export")

@@ -72,7 +72,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(tmp_path_factory.mktemp("reference"), "inprocess", **PERSONAL)
 
 
-@pytest.mark.parametrize("engine", [Processes, RayActors])
+@pytest.mark.parametrize("engine", [Processes, pytest.param(RayActors, marks=pytest.mark.slow)])
 def test_every_engine_gives_the_same_bits(tmp_path: Path, reference: Path, engine: type[Executor]) -> None:
     config = tiny_config(results__dir=str(tmp_path), results__name="other", **PERSONAL)
     executor = engine(tiny_config(), 2)  # type: ignore[call-arg]

@@ -145,6 +145,7 @@ def test_nobody_joins_without_its_token(engine: tuple[psutil.Process, dict[str, 
     assert said(stranger) == "refused"
 
 
+@pytest.mark.slow
 def test_a_token_of_the_users_own_is_taken_and_nothing_is_left() -> None:
     with tempfile.TemporaryDirectory() as place:  # the paths of Ray's sockets are limited, and pytest's folders long
         process = start(ENGINE, RAY_AUTH_TOKEN="the-users", RAY_TMPDIR=place)

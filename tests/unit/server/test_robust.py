@@ -35,7 +35,7 @@ def record(values: Sequence[float], counter: int = 3, variance: float = 1.0) -> 
 class AboutOne:
     """A server whose own images say that the weights should be 1."""
 
-    def train(self, model: ArrayRecord, server_round: int) -> ArrayRecord:
+    def train(self, model: ArrayRecord, server_round: int, images: int) -> ArrayRecord:
         return ArrayRecord({name: Array(np.ones_like(array.numpy())) for name, array in model.items()})
 
     def loss(self, model: ArrayRecord) -> float:
