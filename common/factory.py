@@ -15,7 +15,7 @@ from common.config.tables import DataConfig, PartitionConfig, SharingConfig
 from common.data.datasets import Dataset, Splits, load_data
 from common.data.partition import Amounts, Partition, SchemeParameters, kept_partition, undivided
 from common.data.server_data import ServerData, take_server_data
-from common.data.split_directories import client_images, read_pool, read_server_data, server_test
+from common.data.split_directories import client_images, read_server_data, server_test
 from common.errors import FedShieldError
 from common.machine import available_cores, fitting_precision, keep_freed_memory
 from common.methods.library import build_method
@@ -74,14 +74,6 @@ def server_data(config: RunConfig) -> ServerData:
         data, sharing = config.data, config.sharing
         return read_server_data(_root(data), data.image_size, config.federation.clients, sharing.fraction, config.seed)
     return take_server_data(*prepare_data(config))
-
-
-def server_pool(config: RunConfig) -> Dataset:
-    """Return the whole of the server's pool, of which ``server_data`` has the part that is shared."""
-    if config.data.name == "split":
-        return read_pool(_root(config.data), config.data.image_size)
-    splits, division = prepare_data(config)
-    return splits.train.take(division.pool)
 
 
 def client_data(config: RunConfig, client: int, place: str = "") -> Dataset:

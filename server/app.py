@@ -16,9 +16,10 @@ from torch import nn
 
 from common.config.schema import RunConfig, parse_config
 from common.data.cuts import told_images
+from common.data.datasets import Dataset
 from common.data.server_data import ServerData
 from common.errors import FedShieldError, explain_os_errors
-from common.factory import make_federated_method, make_model, prepare_torch, server_data, server_pool
+from common.factory import make_federated_method, make_model, prepare_torch, server_data
 from common.messages.records import State, to_record, to_state
 from common.messages.shared_slice import shared_record
 from common.methods.method import Method
@@ -191,15 +192,14 @@ def _strategy(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData
         weights=weights,
         engine=run.kind != DEPLOYED,
         fine_tune_after=config.federation.rounds if config.method.fine_tune_epochs else 0,
-        root=_root(config, next(model.parameters()).device),
+        root=_root(config, data.pool, next(model.parameters()).device),
     )
 
 
-def _root(config: RunConfig, device: torch.device) -> Root | None:
+def _root(config: RunConfig, pool: Dataset, device: torch.device) -> Root | None:
     """Return the server's own images, if the strategy judges by them."""
     if not isinstance(RULES.get(config.strategy.name), ByPool):
         return None
-    pool = server_pool(config)
     if not len(pool.labels):
         raise no_pool(config.strategy)
     return Root(config, pool, device)

@@ -116,12 +116,6 @@ def _write_part(data: Dataset, rows: Indices, folder: Path) -> None:
         create_file(folder / data.classes[data.labels[row]] / f"{row:08d}.png", content.getvalue())
 
 
-def read_pool(root: Path, image_size: int) -> Dataset:
-    """Read the server's pool; ``root`` and ``image_size`` as in ``read_server_data``."""
-    place, manifest = _manifest(root, "server")
-    return _read_part(place / "pool", _classes(place, manifest), image_size)
-
-
 def read_server_data(root: Path, image_size: int, clients: int, shared_fraction: float, seed: int) -> ServerData:
     """Read the server's directory.
 

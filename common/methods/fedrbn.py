@@ -82,7 +82,10 @@ class _Halves:
 
 @contextmanager
 def still_statistics(model: nn.Module) -> Iterator[None]:
-    """Let no batch move the statistics of batch normalization until the block ends."""
+    """Let no batch move the statistics of batch normalization until the block ends.
+
+    To put them back afterwards, as ``keep_statistics`` does, would change them under a gradient that is still to come.
+    """
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
     before = [part.momentum for part in norms]
     for part in norms:

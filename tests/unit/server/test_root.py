@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.errors import FedShieldError
-from common.factory import make_model, server_pool
+from common.factory import make_model, server_data
 from common.messages.records import to_record, to_state
 from server.aggregation.root import Root
 from server.aggregation.shares import greedy, trusted
@@ -45,7 +45,7 @@ def test_fedgreed_by_hand() -> None:
 
 def test_the_server_trains_and_measures_under_attack_on_its_pool() -> None:
     config = tiny_config(train__local_epochs=6)
-    pool = server_pool(config)
+    pool = server_data(config).pool
     assert len(pool.labels) == 40  # a fifth of 200 images
     root, start = Root(config, pool, torch.device("cpu")), to_record(make_model(config, 10).state_dict())
     trained = root.train(start, 1, 40)
