@@ -7,13 +7,10 @@ import torch
 
 from common.config.tables import TrainConfig
 from common.errors import FedShieldError
-from server.app import run_federation
 from server.average import ModelAverage
 from server.run_directory.checkpoint import UNAVERAGED, load_kept, read_checkpoint, selected_model
 from simulations.centralized import train_centrally
-from simulations.engine.executor import InProcess
-from simulations.engine.local_grid import LocalGrid, Reply
-from tests.helpers.runs import figures, run, same, weights
+from tests.helpers.runs import figures, run, run_in_parts, same, weights
 from tests.helpers.settings import tiny_config
 
 
@@ -73,14 +70,7 @@ def test_training_goes_on_from_the_model_and_the_average_is_evaluated(tmp_path: 
 
 
 def test_an_interrupted_run_has_the_same_average(tmp_path: Path, averaged: Path) -> None:
-    def interrupt(reply: Reply) -> None:
-        if reply.server_round == 3:
-            raise KeyboardInterrupt
-
-    config = tiny_config(results__dir=str(tmp_path), results__name="part", **SWA)
-    with pytest.raises(KeyboardInterrupt):
-        run_federation(LocalGrid(config, InProcess(), interrupt), config)
-    part = run(tmp_path, "ignored", results__resume=str(tmp_path / "part"), **SWA)
+    part = run_in_parts(tmp_path, lambda reply: reply.server_round == 3, **SWA)
     assert same(weights(part), weights(averaged))
     assert same(unaveraged(part), unaveraged(averaged))
     assert figures(part) == figures(averaged)

@@ -4,12 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from server.app import run_federation
-from simulations.engine.executor import InProcess
-from simulations.engine.local_grid import LocalGrid, Reply
 from simulations.engine.process_executor import Processes
-from tests.helpers.runs import figures, run, same, weights
-from tests.helpers.settings import tiny_config
+from tests.helpers.runs import figures, run, run_in_parts, run_with, same, weights
 
 # Each client trains in two of the four rounds, so that the second time it has a model of its own.
 MOON = {
@@ -28,25 +24,13 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_moon_gives_the_same_bits_in_processes(tmp_path: Path, reference: Path) -> None:
-    config = tiny_config(results__dir=str(tmp_path), results__name="other", **MOON)
-    executor = Processes(tiny_config(), 2)
-    try:
-        path = run_federation(LocalGrid(config, executor), config)
-    finally:
-        executor.close()
+    path = run_with(Processes, tmp_path, "other", **MOON)
     assert same(weights(path), weights(reference))
     assert figures(path) == figures(reference)
 
 
 def test_moon_goes_on_with_the_clients_own_models(tmp_path: Path, reference: Path) -> None:
-    def interrupt(reply: Reply) -> None:
-        if reply.server_round == 3:
-            raise KeyboardInterrupt
-
-    config = tiny_config(results__dir=str(tmp_path), results__name="part", **MOON)
-    with pytest.raises(KeyboardInterrupt):
-        run_federation(LocalGrid(config, InProcess(), interrupt), config)
-    part = run(tmp_path, "ignored", results__resume=str(tmp_path / "part"), **MOON)
+    part = run_in_parts(tmp_path, lambda reply: reply.server_round == 3, **MOON)
     assert same(weights(part), weights(reference))
     assert figures(part) == figures(reference)
 

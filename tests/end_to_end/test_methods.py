@@ -11,14 +11,11 @@ from common.errors import FedShieldError
 from common.messages.protocol import ARRAYS, BESIDE, CONFIG, LOSS, METRICS, NUM_EXAMPLES, SECONDS
 from common.messages.records import to_record, to_state
 from server.aggregation.reply_checks import RefusedError, ReplyChecks
-from server.app import run_federation
 from server.run_directory.checkpoint import load_kept, read_checkpoint
-from simulations.engine.executor import Executor, InProcess
-from simulations.engine.local_grid import LocalGrid, Reply
+from simulations.engine.executor import Executor
 from simulations.engine.process_executor import Processes
 from simulations.engine.ray_executor import RayActors
-from tests.helpers.runs import figures, run, same, weights
-from tests.helpers.settings import tiny_config
+from tests.helpers.runs import figures, run, run_in_parts, run_with, same, weights
 
 # Clients keep variates, the server keeps theirs and Adam's moments; half of the clients train in a round.
 KEEPS = {
@@ -37,12 +34,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("engine", [Processes, RayActors])
 def test_every_engine_gives_the_same_bits(tmp_path: Path, reference: Path, engine: type[Executor]) -> None:
-    config = tiny_config(results__dir=str(tmp_path), results__name="other", **KEEPS)
-    executor = engine(tiny_config(), 2)  # type: ignore[call-arg]
-    try:
-        path = run_federation(LocalGrid(config, executor), config)
-    finally:
-        executor.close()
+    path = run_with(engine, tmp_path, "other", **KEEPS)
     assert same(weights(path), weights(reference))
     assert figures(path) == figures(reference)
     for whose in ("server", "clients"):
@@ -52,14 +44,8 @@ def test_every_engine_gives_the_same_bits(tmp_path: Path, reference: Path, engin
 
 
 def test_an_interrupted_run_has_what_was_kept(tmp_path: Path, reference: Path) -> None:
-    def interrupt(reply: Reply) -> None:
-        if reply.server_round == 3 and reply.answered == 3:  # three clients have moved on already
-            raise KeyboardInterrupt
-
-    config = tiny_config(results__dir=str(tmp_path), results__name="part", **KEEPS)
-    with pytest.raises(KeyboardInterrupt):
-        run_federation(LocalGrid(config, InProcess(), interrupt), config)
-    part = run(tmp_path, "ignored", results__resume=str(tmp_path / "part"), **KEEPS)
+    # three clients have moved on already
+    part = run_in_parts(tmp_path, lambda reply: reply.server_round == 3 and reply.answered == 3, **KEEPS)
     assert same(weights(part), weights(reference))
     assert figures(part) == figures(reference)
 

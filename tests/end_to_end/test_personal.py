@@ -48,7 +48,7 @@ from simulations.engine.ray_executor import RayActors
 from simulations.export.formats import export_run
 from simulations.reports.html.write import write_report
 from tests.helpers.program import fedshield
-from tests.helpers.runs import figures, run, same, weights
+from tests.helpers.runs import figures, run, run_in_parts, run_with, same, weights
 from tests.helpers.settings import tiny_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -74,26 +74,15 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("engine", [Processes, pytest.param(RayActors, marks=pytest.mark.slow)])
 def test_every_engine_gives_the_same_bits(tmp_path: Path, reference: Path, engine: type[Executor]) -> None:
-    config = tiny_config(results__dir=str(tmp_path), results__name="other", **PERSONAL)
-    executor = engine(tiny_config(), 2)  # type: ignore[call-arg]
-    try:
-        path = run_federation(LocalGrid(config, executor), config)
-    finally:
-        executor.close()
+    path = run_with(engine, tmp_path, "other", **PERSONAL)
     assert same(weights(path), weights(reference))
     assert same(kept(path), kept(reference))
     assert figures(path) == figures(reference)
 
 
 def test_an_interrupted_run_has_the_clients_own_arrays(tmp_path: Path, reference: Path) -> None:
-    def interrupt(reply: Reply) -> None:
-        if reply.server_round == 2 and reply.answered == 3:  # three clients have moved on already
-            raise KeyboardInterrupt
-
-    config = tiny_config(results__dir=str(tmp_path), results__name="part", **PERSONAL)
-    with pytest.raises(KeyboardInterrupt):
-        run_federation(LocalGrid(config, InProcess(), interrupt), config)
-    part = run(tmp_path, "ignored", results__resume=str(tmp_path / "part"), **PERSONAL)
+    # three clients have moved on already
+    part = run_in_parts(tmp_path, lambda reply: reply.server_round == 2 and reply.answered == 3, **PERSONAL)
     assert same(weights(part), weights(reference))
     assert same(kept(part), kept(reference))
 

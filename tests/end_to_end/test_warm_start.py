@@ -8,11 +8,8 @@ from common.config.flat import Flat
 from common.errors import FedShieldError
 from common.factory import make_method, make_model, make_trainer, prepare_data, server_data, training_plan
 from common.seeding import seed_for
-from server.app import run_federation
 from server.warm_start import warm_start
-from simulations.engine.executor import InProcess
-from simulations.engine.local_grid import LocalGrid, Reply
-from tests.helpers.runs import figures, run, same, weights
+from tests.helpers.runs import figures, run, run_in_parts, same, weights
 from tests.helpers.settings import tiny_config
 
 WARM: Flat = {"sharing__warm_start_epochs": 2}
@@ -43,14 +40,7 @@ def test_an_interrupted_run_has_one_warm_start(tmp_path: Path) -> None:
     warm_start(tiny_config(**still), model, server_data(tiny_config(**still)).pool)
     assert all(value.allclose(model.state_dict()[name]) for name, value in weights(whole).items())
 
-    def interrupt(reply: Reply) -> None:
-        if reply.server_round == 2:
-            raise KeyboardInterrupt
-
-    config = tiny_config(results__dir=str(tmp_path), results__name="part", **still)
-    with pytest.raises(KeyboardInterrupt):
-        run_federation(LocalGrid(config, InProcess(), interrupt), config)
-    part = run(tmp_path, "ignored", results__resume=str(tmp_path / "part"), **still)
+    part = run_in_parts(tmp_path, lambda reply: reply.server_round == 2, **still)
     assert same(weights(part), weights(whole))
     assert figures(part) == figures(whole)
 

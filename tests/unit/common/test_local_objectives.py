@@ -20,6 +20,7 @@ from common.models.flops import FlopCounter, model_cost, trained_images, trainin
 from common.training.calibration import label_margins
 from common.training.losses import LOSSES, Loss, LossContext, TrainingMethod
 from common.training.trainer import TrainingPlan
+from tests.helpers.fixed import Fixed
 from tests.helpers.runs import figures, run, same, weights
 from tests.helpers.settings import Threshold, tiny_config, tiny_flat
 
@@ -204,17 +205,6 @@ def test_a_run_tells_before_its_first_round_that_a_method_cannot_train_its_netwo
     )
     with pytest.raises(FedShieldError, match="this network has none; take another"):
         run(tmp_path, "headless", model__name=f"{tmp_path / 'own.py'}:network", method__name="moon")
-
-
-class Fixed(nn.Module):
-    """Gives the same logits whatever the image."""
-
-    def __init__(self, *logits: float) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(torch.tensor(logits))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.logits + 0 * pixels.sum((1, 2, 3))[:, None]
 
 
 def test_the_logit_calibrated_loss_by_hand() -> None:

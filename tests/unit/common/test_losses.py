@@ -15,6 +15,7 @@ from common.config.schema import parse_config
 from common.models.networks import build_model
 from common.training.calibration import AUTHORS_CODE, EQUATIONS, Calibrated, Calibration, log_prior
 from common.training.losses import LOSSES, LossContext, soft_cross_entropy
+from tests.helpers.fixed import Fixed
 
 IMAGES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 3, 1, 2, 9])
@@ -80,17 +81,6 @@ def test_weights_get_a_gradient_and_the_attack_leaves_none(name: str) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
     loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
-
-
-class Fixed(nn.Module):
-    """Gives the same logits whatever the image: no attack can move it, so that a loss can be worked out by hand."""
-
-    def __init__(self, *logits: float) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(torch.tensor(logits))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.logits + 0 * pixels.sum((1, 2, 3))[:, None]
 
 
 def test_the_prior_of_an_absent_class_by_hand() -> None:

@@ -12,13 +12,10 @@ import pytest
 from common.errors import FedShieldError
 from common.seeding import rng_for
 from server.aggregation.selection import Candidates, Cohort, Select, check_selection, find_selection
-from server.app import run_federation
 from server.run_directory.reader import read_metrics
-from simulations.engine.executor import InProcess
-from simulations.engine.local_grid import LocalGrid, Reply
 from simulations.engine.process_executor import Processes
 from tests.helpers.pages import blocks
-from tests.helpers.runs import figures, run, same, weights
+from tests.helpers.runs import figures, run, run_in_parts, run_with, same, weights
 from tests.helpers.settings import tiny_config
 
 
@@ -118,21 +115,9 @@ def test_the_choice_by_loss_is_the_same_in_processes_and_when_resumed(own: str, 
     assert {client for clients in chosen[:4] for client in clients} == set(range(10))  # each once before one twice
     assert (whole / "own" / "selection.py").read_text() == OWN
 
-    config = tiny_config(results__dir=str(tmp_path), results__name="other", **changes)
-    executor = Processes(tiny_config(), 2)
-    try:
-        other = run_federation(LocalGrid(config, executor), config)
-    finally:
-        executor.close()
+    other = run_with(Processes, tmp_path, "other", **changes)
     assert same(weights(other), weights(whole))
 
-    def interrupt(reply: Reply) -> None:
-        if reply.server_round == 4:
-            raise KeyboardInterrupt
-
-    config = tiny_config(results__dir=str(tmp_path), results__name="part", **changes)
-    with pytest.raises(KeyboardInterrupt):
-        run_federation(LocalGrid(config, InProcess(), interrupt), config)
-    part = run(tmp_path, "ignored", results__resume=str(tmp_path / "part"), **changes)
+    part = run_in_parts(tmp_path, lambda reply: reply.server_round == 4, **changes)
     assert same(weights(part), weights(whole))
     assert figures(part) == figures(whole)

@@ -10,14 +10,10 @@ import torch
 from common.errors import FedShieldError
 from common.methods.method import Reply
 from server.aggregation.whole_round import Received, Rule, find_rule
-from server.app import run_federation
 from server.run_directory.checkpoint import load_kept, read_checkpoint
-from simulations.engine.executor import InProcess
-from simulations.engine.local_grid import LocalGrid
-from simulations.engine.local_grid import Reply as Answer
 from simulations.engine.process_executor import Processes
 from tests.helpers.pages import blocks
-from tests.helpers.runs import figures, run, same, weights
+from tests.helpers.runs import figures, run, run_in_parts, run_with, same, weights
 from tests.helpers.settings import tiny_config
 
 pytestmark = pytest.mark.usefixtures("speaking")
@@ -137,22 +133,10 @@ def test_a_users_rule_has_what_it_kept_on_every_engine_and_when_resumed(own: str
     assert (whole / "own" / "strategy.py").read_text() == OWN
     assert load_kept(whole, read_checkpoint(whole) or {}, "server")
 
-    config = tiny_config(results__dir=str(tmp_path), results__name="other", **changes)
-    executor = Processes(tiny_config(), 2)
-    try:
-        other = run_federation(LocalGrid(config, executor), config)
-    finally:
-        executor.close()
+    other = run_with(Processes, tmp_path, "other", **changes)
     assert same(weights(other), weights(whole))
 
-    def interrupt(reply: Answer) -> None:
-        if reply.server_round == 3:
-            raise KeyboardInterrupt
-
-    config = tiny_config(results__dir=str(tmp_path), results__name="part", **changes)
-    with pytest.raises(KeyboardInterrupt):
-        run_federation(LocalGrid(config, InProcess(), interrupt), config)
-    part = run(tmp_path, "ignored", results__resume=str(tmp_path / "part"), **changes)
+    part = run_in_parts(tmp_path, lambda reply: reply.server_round == 3, **changes)
     assert same(weights(part), weights(whole))
     assert figures(part) == figures(whole)
     Path(own).write_text(OWN + "\n")

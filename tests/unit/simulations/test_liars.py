@@ -10,7 +10,6 @@ import torch
 
 from common.config.tables import ByzantineConfig
 from common.errors import FedShieldError
-from common.messages.records import to_state
 from server.aggregation.selection import Cohort
 from server.app import run_federation
 from server.run_directory.reader import read_metrics
@@ -19,6 +18,7 @@ from simulations.engine.executor import InProcess
 from simulations.engine.lies import ATTACKS, TRAINED, deviations
 from simulations.engine.local_grid import LocalGrid
 from simulations.studies.trial import try_out
+from tests.helpers.overheard import Overheard
 from tests.helpers.settings import tiny_config
 
 UPDATES = torch.tensor([[1.0, 2.0, -4.0], [3.0, 2.0, 0.0]])
@@ -125,17 +125,6 @@ def test_liars_are_drawn_once_for_a_run() -> None:
 
 def test_every_name_has_a_lie() -> None:
     assert set(get_args(ByzantineConfig.model_fields["attack"].annotation)) == {*ATTACKS, *TRAINED}
-
-
-class Overheard(ByzantineExecutor):
-    """Keeps what is sent in the first round."""
-
-    def run(self, jobs, timeout):  # type: ignore[no-untyped-def]
-        for reply, state in super().run(jobs, timeout):
-            if jobs and "config" in jobs[0].message.content:
-                self.before = to_state(jobs[0].message.content.array_records["arrays"])
-                self.heard.setdefault(reply.metadata.src_node_id - 2, to_state(reply.content.array_records["arrays"]))
-            yield reply, state
 
 
 def test_the_liars_of_a_federation_all_send_the_same_weights(tmp_path) -> None:  # type: ignore[no-untyped-def]

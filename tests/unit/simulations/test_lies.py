@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.messages.records import to_state
 from server.app import run_federation
-from simulations.engine.byzantine import ByzantineExecutor
 from simulations.engine.executor import InProcess
 from simulations.engine.lies import ATTACKS
 from simulations.engine.local_grid import LocalGrid
+from tests.helpers.overheard import Overheard
 from tests.helpers.settings import tiny_config
 
 # Mean (2, 0); standard deviations √(8/3) and 0; distances 2, 2 and 4.
@@ -57,17 +56,6 @@ def test_mimic_copies_the_client_that_stands_out_most() -> None:
     updates = torch.tensor([[0.0, 0.0], [1.0, 1.5], [2.0, 0.0], [9.0, 0.5]])
     assert lie("mimic", updates=updates) == [9, 0.5]
     assert lie("mimic", 2, updates=updates) == [18, 1]
-
-
-class Overheard(ByzantineExecutor):
-    """Keeps what is sent in the first round."""
-
-    def run(self, jobs, timeout):  # type: ignore[no-untyped-def]
-        for reply, state in super().run(jobs, timeout):
-            if jobs and "config" in jobs[0].message.content:
-                self.before = to_state(jobs[0].message.content.array_records["arrays"])
-                self.heard.setdefault(reply.metadata.src_node_id - 2, to_state(reply.content.array_records["arrays"]))
-            yield reply, state
 
 
 def test_liars_that_know_the_honest_updates_use_them_and_not_their_own(tmp_path: Path) -> None:
