@@ -29,8 +29,12 @@ Point = tuple[str, ...]  # the values of the varied columns
 TRAINED = ("run", "seed", "rounds", "n", "natural", "worst", "seconds", "code", "processor", "threads")
 DIVIDED = ("run", "seed", "clients", "images", "smallest", "largest", "classes", "distance", "code")
 # Last in results.csv; earlier versions had none of these. The chance: a model that always names one class. The later
-# attacks: by fedshield evaluate, which have lowered the worst case on the same images. The threat: radius and norm.
-ADDED = ("used", "available", "test-images", "chance", "later-attacks", "threat", "why")
+# attacks: by fedshield evaluate, which have lowered the worst case on the same images. The threat: radius and norm. The
+# worst client: the lowest accuracy for a client's own mixture of classes, natural and in the worst case of all attacks.
+# Megabytes: of the arrays in all messages.
+WORST_CLIENT = ("worst-client-natural", "worst-client")
+MEGABYTES = ("megabytes-sent", "megabytes-received")
+ADDED = ("used", "available", "test-images", "chance", "later-attacks", "threat", *WORST_CLIENT, *MEGABYTES, "why")
 _ROUNDS = ("run", "seed", "round", "n", "natural", "loss", "seconds")
 _LABELS = ("point", "seed", "client", "class", "images")
 _TEXT = {"run", "point", "class", "code", "processor", "later-attacks", "threat", "why"}
@@ -136,6 +140,11 @@ def by_point(rows: Sequence[Row], keys: Sequence[str]) -> dict[Point, list[Row]]
 def number(row: Row, column: str) -> float | None:
     """Return a cell's number, or None where it is empty."""
     return float(row[column]) if row.get(column) else None
+
+
+def numbers(rows: Sequence[Row], column: str) -> list[float]:
+    """Return the numbers in a column, without the cells that are empty."""
+    return [value for row in rows if (value := number(row, column)) is not None]
 
 
 def chances(rows: Sequence[Row], labels: Sequence[Row]) -> list[float]:

@@ -1,6 +1,7 @@
 """Model weights as Flower's records, and back."""
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -85,3 +86,9 @@ def first_failure(reply: Message) -> str | None:
     """Return what ``note_failure`` wrote, if anything."""
     note = reply.content.config_records.get(ENGINE, ConfigRecord()).get(FIRST_FAILURE)
     return None if note is None else str(note)
+
+
+def array_bytes(content: RecordDict) -> int:
+    """Return how many bytes the values of all arrays are, without what is around them; not for unchecked messages."""
+    arrays = (array for record in content.array_records.values() for array in record.values())
+    return sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in arrays)

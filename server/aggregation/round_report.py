@@ -26,7 +26,12 @@ class RoundReport:
         self._norms: dict[int, float] = {}
         self._retried: dict[int, str] = {}
         self._shortened: dict[int, list[str]] = {}
+        self._received = 0
         self._round = server_round
+
+    def receive(self, size: int) -> None:
+        """Note that a well-formed reply with arrays of so many bytes has come."""
+        self._received += size
 
     def take(self, client: int, metrics: MetricRecord, norm: float) -> None:
         """Note a valid reply.
@@ -87,8 +92,13 @@ class RoundReport:
         """Return the median L2 norm of the updates; of two in the middle the smaller, which no liar raises."""
         return median_low(self._norms.values())
 
-    def report(self, loss: Any) -> dict[str, Any]:
-        """Return the round's part of ``metrics.jsonl``."""
+    def report(self, loss: Any, sent: int) -> dict[str, Any]:
+        """Return the round's part of ``metrics.jsonl``.
+
+        Args:
+            loss: of all clients together.
+            sent: bytes of the arrays that have gone out.
+        """
         return {
             "loss": loss,
             "update-norm": self.median_norm(),
@@ -98,4 +108,5 @@ class RoundReport:
             "refused": {str(client): reason for client, reason in self.refused.items()},
             "shortened": {str(client): ", ".join(names) for client, names in self._shortened.items()},
             "retried": {str(client): reason for client, reason in self._retried.items()},
+            "bytes": {"sent": sent, "received": self._received},
         }

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from common.config.tables import StrategyConfig
 from common.messages.protocol import BESIDE, COUNTED, LOSS, METRICS, SERVER_ROUND, SHARED, SHARED_DIGEST
-from common.messages.records import first_failure, to_record
+from common.messages.records import array_bytes, first_failure, to_record
 from common.messages.shared_slice import shared_digest
 from common.methods.checks import check_arrays
 from common.methods.method import Arrays, Method
@@ -200,7 +200,8 @@ class SharedDataFedAvg(FedAvg):
             [RecordDict({METRICS: record}) for record in report.metrics.values()], self.weighted_by_key
         )
         self._last_round = LastRound(report.median_norm(), float(together[LOSS]))  # type: ignore[arg-type]
-        self.report = report.report(together[LOSS])
+        sent = sum(array_bytes(message.content) for message in self._sent.values())
+        self.report = report.report(together[LOSS], sent)
         ruled = combined.ruled(server_round, self._checks.weights, self._moments)
         return ruled or combined.result(server_round, self._server), together
 
@@ -219,6 +220,7 @@ class SharedDataFedAvg(FedAvg):
                 continue
             if self._checks.engine and (failure := first_failure(reply)) is not None:
                 report.retry(client, failure)
+            report.receive(array_bytes(reply.content))
             yield client, checked
 
     def _believed(self, replies: Iterator[tuple[int, Checked]], report: RoundReport) -> Iterable[tuple[int, Checked]]:

@@ -154,6 +154,13 @@ class Client(FileFormat):
     seconds: float
 
 
+class Transferred(FileFormat):
+    """Bytes of the arrays that went to the clients in a round, and of those in well-formed replies."""
+
+    sent: Count
+    received: Count
+
+
 class Round(FileFormat):
     """A line of ``metrics.jsonl``."""
 
@@ -167,6 +174,7 @@ class Round(FileFormat):
     refused: dict[str, str] = {}
     shortened: dict[str, str] = {}
     retried: dict[str, str] = {}
+    transferred: Transferred | None = Field(None, alias="bytes")
 
 
 class Summary(FileFormat):

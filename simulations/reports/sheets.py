@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 from rich.box import SIMPLE
 from rich.cells import cell_len
@@ -50,6 +51,16 @@ class Sheet:
         notes = [f"- {markdown(note)}" for note in self.notes]
         heading = f"{level * '#'} {markdown(self.title)}"
         return "\n".join([heading, "", header, f"| {' | '.join(rule)} |", *rows, "", *notes]) + "\n"
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Return mean, sample standard deviation and range; one value if there is only one, or all are the same."""
+    if not values:
+        return "–"
+    low, high = min(values), max(values)
+    if len(values) == 1 or low == high:
+        return f"{low:.{digits}f}"
+    return f"{fmean(values):.{digits}f} ± {stdev(values):.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def stacked(cell: str) -> str:

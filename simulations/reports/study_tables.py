@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, stdev
 
 from common.data.cuts import out_of
 from common.files import replace_file
@@ -13,13 +12,15 @@ from common.words import some
 from simulations.reports.accuracy import share
 from simulations.reports.differences import difference_sheet
 from simulations.reports.joint_intervals import joint_differences, joint_sheets
-from simulations.reports.sheets import Sheet
+from simulations.reports.sheets import Sheet, spread
+from simulations.reports.study_costs import cost_sheets
 from simulations.study_directory import (
     Row,
     by_point,
     chances,
     finished,
     number,
+    numbers,
     rate_columns,
     read_heading,
     read_labels,
@@ -41,7 +42,7 @@ def make_tables(study_dir: Path) -> list[Sheet]:
     if "natural" not in rows[0]:
         return [partition_sheet(heading.title, rows)]
     accuracy = accuracy_sheet(heading.title, rows, chances(rows, read_labels(study_dir)))
-    sheets = [accuracy, *joint_sheets(rows)]
+    sheets = [accuracy, *joint_sheets(rows), *cost_sheets(rows)]
     if not heading.reference:
         return sheets
     if differences := difference_sheet(rows, heading.reference):
@@ -72,7 +73,7 @@ def accuracy_sheet(title: str, rows: Sequence[Row], guessing: Sequence[float] = 
     for point, planned in by_point(rows, keys).items():
         found = finished(planned)
         images = sorted({int(n) for row in found if (n := number(row, "n")) is not None})
-        spreads = [spread([100 * x for x in _numbers(found, rate)], 1) for rate in rates]
+        spreads = [spread([100 * x for x in numbers(found, rate)], 1) for rate in rates]
         cells.append([*point, _seeds(planned), _range(images), *spreads])
     notes = ["mean ± standard deviation over the seeds (lowest–highest); n: test images of each run"]
     notes += [f"chance: {tell_chances(guessing)} (always the most frequent class)"] if guessing else []
@@ -132,7 +133,7 @@ def partition_sheet(title: str, rows: Sequence[Row]) -> Sheet:
     keys = varied_columns(rows[0])
     columns = {"clients": 0, "images": 0, "smallest": 1, "largest": 1, "classes": 1, "distance": 3}
     cells = [
-        [*point, _seeds(found), *(spread(_numbers(found, name), digits) for name, digits in columns.items())]
+        [*point, _seeds(found), *(spread(numbers(found, name), digits) for name, digits in columns.items())]
         for point, found in by_point(rows, keys).items()
     ]
     notes = [
@@ -150,20 +151,6 @@ def partition_sheet(title: str, rows: Sequence[Row]) -> Sheet:
     )
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    """Return mean, sample standard deviation and range; one value if there is only one, or all are the same."""
-    if not values:
-        return "–"
-    low, high = min(values), max(values)
-    if len(values) == 1 or low == high:
-        return f"{low:.{digits}f}"
-    return f"{fmean(values):.{digits}f} ± {stdev(values):.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
-
-
-def _numbers(rows: Sequence[Row], column: str) -> list[float]:
-    return [value for row in rows if (value := number(row, column)) is not None]
-
-
 def _range(values: Sequence[int]) -> str:
     return "–".join(f"{value:,}" for value in dict.fromkeys([values[0], values[-1]])) if values else "–"
 
@@ -171,7 +158,7 @@ def _range(values: Sequence[int]) -> str:
 def _notes(rows: Sequence[Row]) -> list[str]:
     """Return what limits the figures: few test images, several versions of the code, several machines."""
     notes = []
-    images = [int(n) for n in _numbers(rows, "n") if n > 0]
+    images = [int(n) for n in numbers(rows, "n") if n > 0]
     if images:
         half = sampling_error(min(images))
         notes.append(
@@ -180,7 +167,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     if any(n <= ROUGH for n in images):
         notes.append(f"{ROUGH:,} test images or fewer: a rough figure")
     machines = dict.fromkeys(f"{row['processor']}, threads = {row['threads']}" for row in rows)
-    hours = sum(_numbers(rows, "seconds")) / 3600
+    hours = sum(numbers(rows, "seconds")) / 3600
     notes.append(f"{len(rows)} runs, {hours:.1f} hours of computing in all, on {'; '.join(machines)}")
     return notes + _later_notes(rows) + _image_notes(rows) + _code_notes(rows)
 

@@ -12,7 +12,7 @@ from common.files import read_json, read_json_lines, replace_file
 from common.paths import ROOT
 from simulations.reports.accuracy import AccuracyTable, chance
 from simulations.studies.study import Point, Study
-from simulations.study_directory import ADDED, DIVIDED, write_csv
+from simulations.study_directory import ADDED, DIVIDED, MEGABYTES, WORST_CLIENT, write_csv
 
 Planned = Sequence[Sequence[str]]  # the attacks of each point
 HINT = "delete the run directory, and run the sweep again"
@@ -147,6 +147,7 @@ def _trained(point: Point, runs: Path) -> dict[str, Any]:
         summary = read_json(path, HINT)
         final, later = _known_final(path.parent, summary["final"])
         figures = {**_rates(final), "rounds": summary["rounds"], "seconds": f"{summary['seconds']:.1f}"}
+        figures |= _worst_client(final or {}) | _megabytes(path.parent / "metrics.jsonl")
     with _reading(path := runs / point.name / "environment.json"):
         found = read_json(path, HINT)
         machine = {
@@ -157,6 +158,26 @@ def _trained(point: Point, runs: Path) -> dict[str, Any]:
     attack = point.config.attack
     more = {"later-attacks": " ".join(later), "threat": radius(attack.epsilon_255, attack.norm)}
     return {**_head(point), **figures, "code": _code(point, runs), **machine, **images, **more}
+
+
+def _worst_client(final: dict[str, Any]) -> dict[str, float]:
+    """Return the lowest figures of a client, as far as the evaluation has figures of clients."""
+    of_clients = final.get("per-client", {})
+    found = {
+        column: [value for value in of_clients.get(rate, []) if value is not None]
+        for column, rate in zip(WORST_CLIENT, ("natural", "worst"), strict=True)
+    }
+    return {column: min(values) for column, values in found.items() if values}
+
+
+def _megabytes(metrics: Path) -> dict[str, str]:
+    """Return what the messages of all rounds held; nothing where a round has not noted it."""
+    with _reading(metrics):
+        rounds = read_json_lines(metrics)
+        if any("bytes" not in record for record in rounds):
+            return {}
+        sums = [sum(record["bytes"][way] for record in rounds) / 10**6 for way in ("sent", "received")]
+    return {column: f"{size:.2f}" for column, size in zip(MEGABYTES, sums, strict=True)}
 
 
 def _known_final(run_dir: Path, final: dict[str, Any] | None) -> tuple[dict[str, Any] | None, Sequence[str]]:

@@ -17,6 +17,7 @@ from filelock import FileLock
 from common.config.flat import Flat
 from common.errors import FedShieldError
 from common.paths import ROOT
+from server.run_directory.checkpoint import selected_model
 from simulations.reports.study_tables import make_tables
 from simulations.studies.sweep import run_study
 from simulations.study_directory import read_labels, read_rounds
@@ -71,6 +72,14 @@ def test_a_sweep_tells_of_each_run_and_gathers_its_figures(whole: tuple[Path, Pa
         assert float(row["natural"]) == final["natural"]["value"]
         assert float(row["pgd-3"]) == final["robust"]["pgd-3"]["value"]
         assert (row["n"], row["rounds"], row["threads"]) == ("40", str(ROUNDS), "1")
+        assert float(row["worst-client"]) == min(rate for rate in final["per-client"]["worst"] if rate is not None)
+    # Both ways the model, to ten clients in every round; and once to each the shared images, with labels.
+    alone, shared = ({key: float(row[f"megabytes-{key}"]) for key in ("sent", "received")} for row in rows)
+    _, model = selected_model(out / "runs" / rows[0]["run"])
+    received = 10 * ROUNDS * sum(array.nbytes for array in model.values()) / 10**6
+    assert alone == {"sent": pytest.approx(received, abs=0.01), "received": pytest.approx(received, abs=0.01)}
+    assert shared["received"] == alone["received"]
+    assert shared["sent"] - alone["sent"] == pytest.approx(10 * 16 * (3 * 32 * 32 + 8) / 10**6, abs=0.01)
     rounds = read_rounds(out)
     assert [row["round"] for row in rounds] == ["8", "16", "24"] * 2
     assert all(row["pgd-2"] and row["loss"] for row in rounds)
