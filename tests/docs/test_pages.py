@@ -39,8 +39,11 @@ case "$program $*" in
     "fedshield evaluate"*) set -- "$@" --examples 10 ;;
     "fedshield sweep"*)
         mkdir -p short
-        sed 's/^seeds = .*/seeds = [1]/' "{ROOT}/simulations/sweeps/$2.toml" > "short/$2.toml"
-        set -- sweep "short/$2.toml" $short "${{@:3}}" ;;
+        study="$2"
+        [ -e "$study" ] || study="{ROOT}/simulations/sweeps/$2.toml"
+        file="short/$(basename "$study")"
+        sed 's/^seeds = .*/seeds = [1]/' "$study" > "$file"
+        set -- sweep "$file" $short "${{@:3}}" ;;
 esac
 exec "{BIN}/$program" "$@"
 """
@@ -86,6 +89,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (desk / "clipped.py").write_text(rule)
     (choice,) = (block for block in blocks("own.md") if "def rare" in block)
     (desk / "rare.py").write_text(choice)
+    (study,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "benchmark.md").read_text(), re.DOTALL)
+    (desk / "my-method.toml").write_text(study)
     return desk
 
 
