@@ -72,7 +72,9 @@ class FitResult:
 
 def pixels(images: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
     """Move uint8 images [B,3,H,W] to ``device`` and scale them to [0, 1] in float32."""
-    return torch.as_tensor(images, device=device).float() / 255
+    if isinstance(images, np.ndarray):  # as a view of others, it could have strides that attacks cannot take
+        images = torch.from_numpy(np.ascontiguousarray(images))
+    return images.to(device).float() / 255
 
 
 def _batch_sizes(count: int, most: int) -> list[int]:
@@ -165,7 +167,7 @@ class Trainer:
         reseed = torch.manual_seed if self._device.type == "cuda" else torch.default_generator.manual_seed
         reseed(seed_for(seed, "noise"))
         home = self._device if images.nbytes <= _RESIDENT_BYTES else torch.device("cpu")
-        data, targets = torch.from_numpy(images).to(home), torch.from_numpy(labels).to(home)
+        data, targets = (torch.from_numpy(np.ascontiguousarray(part)).to(home) for part in (images, labels))
         for number, momentum in enumerate(self.momenta if plan.momentum else []):
             if momenta is None:
                 momentum.zero_()
