@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from common.errors import FedShieldError
 from common.models.modes import keep_statistics
@@ -14,7 +15,7 @@ from common.words import near
 
 TORCHVISION = "torchvision:"
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool}
-_TYPES = _INTEGERS | {torch.float16, torch.float32, torch.float64}
+TYPES = _INTEGERS | {torch.float16, torch.float32, torch.float64}  # that arrays have in a message
 
 
 def is_borrowed(name: str) -> bool:
@@ -89,6 +90,9 @@ def _try(name: str, model: nn.Module, classes: int, image_size: int) -> None:
     """
     _check_types(name, model)
     images = torch.rand(2, 3, image_size, image_size)
+    if _shapeless(model):  # lazy layers, which take their shapes from the first images
+        _try_mode(name, model.eval(), images, classes)
+        _check_used(name, _shapeless(model))
     with keep_statistics(model):
         _try_mode(name, model.eval(), images, classes)
         logits = _try_mode(name, model.train(), images, classes)
@@ -118,7 +122,7 @@ def _try_mode(name: str, model: nn.Module, images: Tensor, classes: int) -> Tens
 def _check_types(name: str, model: nn.Module) -> None:
     """Check that what the clients send can be averaged: means of complex numbers or bfloat16 are not implemented."""
     for key, value in model.state_dict().items():
-        if not isinstance(value, Tensor) or value.dtype not in _TYPES:
+        if not isinstance(value, Tensor) or value.dtype not in TYPES:
             what = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise FedShieldError(
                 f"model.name = {name}: {key} is {what}, which cannot be averaged over the clients; use float32, "
@@ -138,7 +142,16 @@ def _try_gradient(name: str, model: nn.Module, logits: Tensor) -> None:
     with torch.enable_grad():  # the caller may have switched gradients off
         total = logits.sum()
     gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
-    if unused := [key for key, gradient in zip(weights, gradients, strict=True) if gradient is None]:
+    _check_used(name, [key for key, gradient in zip(weights, gradients, strict=True) if gradient is None])
+
+
+def _shapeless(model: nn.Module) -> list[str]:
+    """Return the names of the arrays of lazy layers that have no shape yet."""
+    return [key for key, array in (*model.named_parameters(), *model.named_buffers()) if is_lazy(array)]
+
+
+def _check_used(name: str, unused: list[str]) -> None:
+    if unused:
         these = ", ".join(unused[:3]) + (" ..." if unused[3:] else "")
         raise FedShieldError(
             f"model.name = {name}: forward does not use {these}; remove what is not used, or set its "
