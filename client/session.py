@@ -28,7 +28,15 @@ from common.machine import hidden_gpu
 from common.messages.protocol import FINE_TUNE
 from common.messages.records import to_record, to_state
 from common.messages.shared_slice import Examples
-from common.methods.checks import check_prepared, check_pull, check_trained, check_turn, names_that_stay, own_copies
+from common.methods.checks import (
+    check_plan,
+    check_prepared,
+    check_pull,
+    check_trained,
+    check_turn,
+    names_that_stay,
+    own_copies,
+)
 from common.methods.method import Arrays, Turn
 from common.methods.personal import Kept
 from common.models.networks import load_state
@@ -131,7 +139,7 @@ class Session:
 
         def fit(plan: TrainingPlan, pull: Pull | LinearPull | None = None, part: str = "") -> FitResult:
             own_seed, pull = seed_for(seed, part) if part else seed, check_pull(federated, pull, turn)
-            done = trainer.fit(images, labels, loss, plan, own_seed, pull=pull)
+            done = trainer.fit(images, labels, loss, check_plan(federated, plan, turn), own_seed, pull=pull)
             seconds.append(done.seconds)
             return done
 

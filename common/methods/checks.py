@@ -2,17 +2,23 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from common.errors import DeadEndError
 from common.methods.method import Arrays, Method, Turn
+from common.methods.personal import RESERVED
+from common.models.external import TYPES
 from common.training.pull import LinearPull, Pull
 from common.training.trainer import FitResult, TrainingPlan
 from common.user_code import explain_user_code, is_user_code
 
-HOOKS = ("check", "stays", "before", "loss", "pull", "train", "after", "sends", "shares", "combine")
+HOOKS = (
+    *("check", "passes", "stays", "before", "loss", "pull", "train", "after", "beside_names", "sends", "shares"),
+    "combine",
+)
 
 
 def explain_hooks(key: str, method: Method) -> None:
@@ -50,6 +56,27 @@ def check_prepared(method: Method, turn: Turn, model: nn.Module) -> None:
         raise _wrong(method.name, "before replaces turn.model; change its weights in place, by load_state_dict")
     if not isinstance(turn.plan, TrainingPlan):
         raise _wrong(method.name, f"before sets turn.plan to {type(turn.plan).__name__}; use dataclasses.replace on it")
+
+
+def check_plan(method: Method, plan: object, turn: Turn) -> TrainingPlan:
+    """Return how to train, once that is possible.
+
+    Args:
+        method: of the federation.
+        plan: what is given to ``fit``.
+        turn: of the client.
+
+    Raises:
+        FedShieldError: one line that says what is wrong with it.
+    """
+    if not isinstance(plan, TrainingPlan):
+        raise _wrong(method.name, f"trains by {type(plan).__name__}; use dataclasses.replace on turn.plan")
+    for name, least in (("epochs", 0), ("batch_size", 1)):
+        if not isinstance(number := getattr(plan, name), int) or number < least:
+            raise _wrong(method.name, f"trains with {name} = {number!r}; set a whole number, {least} or more")
+    if plan.frozen.issuperset(turn.weights):
+        raise _wrong(method.name, "trains with every weight in frozen; leave one out")
+    return plan
 
 
 def check_pull(method: Method, pull: object, turn: Turn) -> Pull | LinearPull | None:
@@ -96,11 +123,34 @@ def names_that_stay(method: Method, model: nn.Module) -> frozenset[str]:
     Raises:
         FedShieldError: the network has no such array, or the method does not say that it has personal models.
     """
-    names, known = frozenset(method.stays(model) or ()), model.state_dict().keys()
-    if odd := sorted(names - known):
-        raise _wrong(method.name, f"stays names {odd[0]}, which the network does not have")
+    names = frozenset(_names(method, "stays", method.stays(model), model.state_dict()))
     if names and not (method.personal and method.keeps):
         raise _wrong(method.name, "stays names arrays; set keeps = True and personal = True")
+    return names
+
+
+def names_beside(method: Method, names: Collection[str], weights: Collection[str]) -> list[str]:
+    """Return the names of what clients send beside their weights, once the network has such arrays.
+
+    Args:
+        method: of the federation.
+        names: of all arrays of the model.
+        weights: of those that are trained.
+
+    Raises:
+        FedShieldError: one line that says what is wrong with them.
+    """
+    return _names(method, "beside_names", method.beside_names(names, weights), names)
+
+
+def _names(method: Method, hook: str, given: object, known: Collection[str]) -> list[str]:
+    if given is None:
+        return []
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        raise _wrong(method.name, f"{hook} returns {given!r}; return a list of names")
+    names = [*map(str, given)]
+    if odd := sorted({*names}.difference(known)):
+        raise _wrong(method.name, f"{hook} names {odd[0]}, which the network does not have")
     return names
 
 
@@ -131,16 +181,22 @@ def check_turn(method: Method, beside: Arrays, turn: Turn) -> None:
         FedShieldError: one line that says what is wrong with it.
     """
     if method.replies_beside:
-        names = method.beside_names(turn.received, turn.weights)
+        names = names_beside(method, turn.received, turn.weights)
         check_arrays(method.name, "after", beside, {name: turn.received[name] for name in names})
     elif beside:
         raise _wrong(method.name, "after returns arrays, but replies_beside is False; set it to True, or return {}")
     if method.keeps:
         check_arrays(method.name, "turn.kept", turn.kept)
+        if odd := [place for place in turn.kept if place.startswith(RESERVED)]:
+            raise _wrong(method.name, f"turn.kept has {odd[0]}; choose names that do not begin with own/ or tuned/")
     elif turn.kept:
         raise _wrong(method.name, "turn.kept is filled, but keeps is False; set it to True")
     if method.personal:
-        check_arrays(method.name, "turn.own", turn.own, {name: turn.received[name] for name in turn.own})
+        check_arrays(method.name, "turn.own", turn.own)
+        network = {name: array for name, array in turn.received.items() if name in turn.own}
+        check_arrays(method.name, "turn.own", turn.own, network)
+    elif turn.own:
+        raise _wrong(method.name, "turn.own is filled, but personal is False; set it and keeps to True")
 
 
 def check_shares(name: str, shares: Sequence[float], replies: int) -> list[float]:
@@ -154,7 +210,10 @@ def check_shares(name: str, shares: Sequence[float], replies: int) -> list[float
     Raises:
         FedShieldError: one line that says what is wrong with them.
     """
-    found = [float(share) for share in shares]
+    try:
+        found = [float(share) for share in shares]
+    except (TypeError, ValueError):
+        raise _wrong(name, f"shares returns {shares!r}; return {replies} numbers of 0 or more, not all 0") from None
     if len(found) != replies or not all(math.isfinite(share) and share >= 0 for share in found) or not sum(found):
         raise _wrong(name, f"shares returns {found}; return {replies} numbers of 0 or more, not all 0")
     return found
@@ -175,11 +234,16 @@ def check_arrays(
     Raises:
         FedShieldError: one line that says what is wrong with them.
     """
-    if not isinstance(arrays, Mapping) or not all(isinstance(array, Tensor) for array in arrays.values()):
-        raise _wrong(name, f"{hook} gives no dictionary of tensors", key)
-    if like is not None and (odd := sorted(set(map(str, arrays)) ^ set(like))):
+    if not isinstance(arrays, Mapping) or not all(
+        isinstance(place, str) and isinstance(array, Tensor) for place, array in arrays.items()
+    ):
+        raise _wrong(name, f"{hook} gives no dictionary of tensors by name", key)
+    if like is not None and (odd := sorted(set(arrays) ^ set(like))):
         raise _wrong(name, f"{hook} gives other arrays than it must, first at {odd[0]}", key)
     for place, array in arrays.items():
+        if array.layout != torch.strided or array.dtype not in TYPES:
+            what = array.dtype if array.layout == torch.strided else array.layout
+            raise _wrong(name, f"{hook} gives {place} as {what}, which no message carries; give a dense float32", key)
         expected = array if like is None else like[place]
         if array.shape != expected.shape or array.dtype != expected.dtype:
             raise _wrong(

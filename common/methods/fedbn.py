@@ -22,4 +22,4 @@ class FedBN(Method):
 
     def stays(self, model: nn.Module) -> Collection[str]:
         """Return all arrays of batch normalization."""
-        return norm_names(model)
+        return norm_names(model, self.name)

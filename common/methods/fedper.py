@@ -20,4 +20,4 @@ class FedPer(Method):
 
     def stays(self, model: nn.Module) -> Collection[str]:
         """Return the arrays of the last layer."""
-        return head_names(model)
+        return head_names(model, self.name)

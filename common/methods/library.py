@@ -29,13 +29,16 @@ def build_method(name: str, context: MethodContext) -> Method:
         context: what it may need of the run.
 
     Raises:
-        FedShieldError: the user's file is not there, raises, or names something else than a ``Method``.
+        FedShieldError: the user's file is not there, raises, or names something else than a ``Method``; or it has
+            personal models that are not kept.
     """
     make = load_user_code(KEY, name) if is_user_code(name) else METHODS[name]
     with explain_user_code(KEY, name):
         method = make(context)
     if not isinstance(method, Method):
         raise DeadEndError(f"{KEY} = {name}: gives {type(method).__name__}; name a subclass of Method")
+    if method.personal and not method.keeps:
+        raise DeadEndError(f"{KEY} = {name}: has personal = True, so clients keep something; set keeps = True too")
     method.name = name
     explain_hooks(KEY, method)
     return method

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from common.errors import FedShieldError
 from common.methods.method import Arrays
 
-_OWN, _TUNED = "own/", "tuned/"
+RESERVED = _OWN, _TUNED = "own/", "tuned/"  # before names; a method's own arrays have others
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,12 @@ class Kept:
         return cls(method, own, tuned)
 
 
-def norm_names(model: nn.Module) -> list[str]:
+def norm_names(model: nn.Module, method: str) -> list[str]:
     """Return the names of all arrays of batch normalization: weights, statistics and counters.
+
+    Args:
+        model: a network.
+        method: ``method.name``.
 
     Raises:
         FedShieldError: there are none.
@@ -58,14 +62,18 @@ def norm_names(model: nn.Module) -> list[str]:
     names = [f"{place}.{name}" for place, part in norms for name in part.state_dict()]
     if not names:
         raise FedShieldError(
-            "method.name: the network has no batch normalization that could stay with a client; choose another "
-            "model.name or method.name"
+            f"method.name = {method}: the network has no batch normalization that could stay with a client; choose "
+            "another model.name or method.name"
         )
     return names
 
 
-def head_names(model: nn.Module) -> list[str]:
+def head_names(model: nn.Module, method: str) -> list[str]:
     """Return the names of the arrays of the last layer with weights, in the order in which the network names them.
+
+    Args:
+        model: a network.
+        method: ``method.name``.
 
     Raises:
         FedShieldError: there is no other layer.
@@ -77,8 +85,8 @@ def head_names(model: nn.Module) -> list[str]:
     ]
     if len(layers) < 2:
         raise FedShieldError(
-            "method.name: the network has no layer that could be shared beside its last one; choose another model.name "
-            "or method.name"
+            f"method.name = {method}: the network has no layer that could be shared beside its last one; choose "
+            "another model.name or method.name"
         )
     place, part = layers[-1]
     return [f"{place}.{name}" for name in part.state_dict()]

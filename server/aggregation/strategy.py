@@ -14,7 +14,7 @@ from common.config.tables import StrategyConfig
 from common.messages.protocol import BESIDE, COUNTED, LOSS, METRICS, SERVER_ROUND, SHARED, SHARED_DIGEST
 from common.messages.records import array_bytes, first_failure, to_record
 from common.messages.shared_slice import shared_digest
-from common.methods.checks import check_arrays
+from common.methods.checks import check_arrays, names_beside
 from common.methods.method import Arrays, Method
 from server.aggregation.combining import Combined
 from server.aggregation.fine_tuning import FineTuning
@@ -154,7 +154,7 @@ class SharedDataFedAvg(FedAvg):
         """
         server_round += self.completed_rounds
         self.roster.meet()
-        named = self.method.beside_names(arrays.keys(), self._checks.weights)
+        named = names_beside(self.method, arrays.keys(), self._checks.weights)
         self._checks = replace(self._checks, reference=arrays, named=named)
         config[SERVER_ROUND] = server_round
         if self._digest is not None:

@@ -1,11 +1,18 @@
 """A user's own federated method: a mistake in a hook is one line, and what it keeps is there after an interruption."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from common.errors import FedShieldError
+from common.factory import make_federated_method, training_plan
+from common.methods.checks import check_plan, check_turn
+from common.methods.method import Turn
 from server.run_directory.checkpoint import load_kept, read_checkpoint
 from simulations.studies.trial import try_out
 from tests.helpers.runs import run, same, weights
@@ -52,6 +59,12 @@ def write(folder: Path, body: str) -> str:
             "combine, in what the server keeps, gives no dictionary of tensors",
         ),
         ("def combine(self, before, mean, beside, server):\n    return None", "combine gives no dictionary of tensors"),
+        ("personal = True", "has personal = True, so clients keep something; set keeps = True too"),
+        ("def stays(self, model):\n    return '11.bias'", "stays returns '11.bias'; return a list of names"),
+        ("def beside_names(self, names, weights):\n    return ['x']", "beside_names names x, which the network does"),
+        ("def beside_names(self, names, weights):\n    return 1 / 0", ".*, line 7: ZeroDivisionError"),
+        ("def shares(self, replies, server_round):\n    return None", "shares returns None; return 10 numbers of 0 or"),
+        ("def train(self, turn, fit):\n    return fit(3)", "trains by int; use dataclasses.replace on turn.plan"),
     ],
 )
 def test_a_mistake_in_a_hook_is_one_line(tmp_path: Path, body: str, told: str) -> None:
@@ -59,6 +72,38 @@ def test_a_mistake_in_a_hook_is_one_line(tmp_path: Path, body: str, told: str) -
     with pytest.raises(FedShieldError, match=re.escape(f"method.name = {name}: ") + told) as caught:
         run(tmp_path, "run", method__name=name, federation__rounds=1)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"kept": {"own/x": torch.ones(1)}}, "turn.kept has own/x; choose names that do not begin with own/ or tuned/"),
+        ({"kept": {3: torch.ones(1)}}, "turn.kept gives no dictionary of tensors by name"),
+        ({"kept": {"x": torch.ones(1).bfloat16()}}, "turn.kept gives x as torch.bfloat16, which no message carries"),
+        ({"kept": {"x": torch.ones(1).to_sparse()}}, "turn.kept gives x as torch.sparse_coo, which no message carries"),
+        ({"own": {"x": torch.ones(1)}}, "turn.own gives other arrays than it must, first at x"),
+    ],
+)
+def test_what_a_client_cannot_keep_is_told_in_its_turn(fields: dict[str, Any], told: str) -> None:
+    method, plan = make_federated_method(tiny_config(method__name="ditto")), training_plan(tiny_config(), 1, 1, 1)
+    turn = Turn(0, 1, nn.Linear(1, 1), ["weight"], {"weight": torch.ones(1, 1)}, {}, plan, **fields)
+    with pytest.raises(FedShieldError, match=re.escape(f"method.name = ditto: {told}")):
+        check_turn(method, {}, turn)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"epochs": -1}, "trains with epochs = -1; set a whole number, 0 or more"),
+        ({"batch_size": 2.0}, "trains with batch_size = 2.0; set a whole number, 1 or more"),
+        ({"frozen": frozenset(["weight"])}, "trains with every weight in frozen; leave one out"),
+    ],
+)
+def test_a_plan_that_cannot_be_trained_by_is_told(change: dict[str, Any], told: str) -> None:
+    method, plan = make_federated_method(tiny_config(method__name="ditto")), training_plan(tiny_config(), 1, 1, 1)
+    turn = Turn(0, 1, nn.Linear(1, 1), ["weight"], {"weight": torch.ones(1, 1)}, {}, plan)
+    with pytest.raises(FedShieldError, match=re.escape(f"method.name = ditto: {told}")):
+        check_plan(method, replace(plan, **change), turn)
 
 
 def test_a_method_that_changes_what_it_received_reaches_no_other_client(tmp_path: Path) -> None:
