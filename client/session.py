@@ -85,6 +85,11 @@ class Session:
         trainer, method, natural = self._made
         return own, trainer, method if client in self._able else natural
 
+    def _plan(self, method: TrainingMethod, epochs: int, server_round: int) -> TrainingPlan:
+        """Return how to train; who cannot afford adversarial training does not pay the pass of AWP either."""
+        plan = training_plan(self.config, epochs, server_round, self.config.federation.rounds)
+        return replace(plan, perturbed=method.awp is not None)
+
     def identify(self, client: int) -> int:
         """Return how many images a client has, once they are ready and can be trained on."""
         own, trainer, _ = self.prepare(client)
@@ -120,7 +125,7 @@ class Session:
         """
         own, trainer, method = self.prepare(client)
         received = to_state(arrays)
-        plan = training_plan(self.config, self.config.train.local_epochs, server_round, self.config.federation.rounds)
+        plan = self._plan(method, self.config.train.local_epochs, server_round)
         images, labels = own.images, own.labels
         if shared is not None:
             images, labels = np.concatenate([images, shared[0]]), np.concatenate([labels, shared[1]])
@@ -177,7 +182,7 @@ class Session:
         """
         own, trainer, method = self.prepare(client)
         config = self.config
-        plan = training_plan(config, config.method.fine_tune_epochs, server_round, config.federation.rounds)
+        plan = self._plan(method, config.method.fine_tune_epochs, server_round)
         turn = Turn(client, server_round, trainer.model, trainer.names, to_state(arrays), {}, plan)
         self._begin(turn, state, counted)
         seed = seed_for(config.seed, FINE_TUNE, client)

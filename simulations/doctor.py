@@ -57,6 +57,8 @@ def _model(config: RunConfig, classes: int) -> Finding:
         return "missing", str(error)
     model, passes = config.model, _passes(config)
     training = f"{_flop(passes * cost.flops)} an image" if passes is not None else "cannot be predicted"
+    if config.federation.adversarial_clients < 1:
+        training += " of a client that trains adversarially"
     strides = "down-sampling" if model.downsample else "no down-sampling"
     return "ok", (
         f"model {model.name}, width {model.width}, {model.stem} stem, {strides}, {model.activation}, "

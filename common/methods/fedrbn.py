@@ -64,8 +64,8 @@ class FedRBN(FedBN):
         return {**mean, **{name: torch.stack([arrays[name] for arrays in given]).mean(0) for name in given[0]}}
 
     def passes(self, local: float, trained: int) -> float:
-        """Return the mean over the clients: three for a natural image, and those of the local loss where it is used."""
-        return 3 + local * len(self.context.adversarial) / self.context.clients
+        """Return those of a client that attacks: three for a natural image, and those of the local loss."""
+        return 3 + local
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class TrainingPlan:
         precision: ``bfloat16`` runs the forward passes under autocast; weights stay float32.
         flip: whether ``augment`` flips; the crops are the same without.
         frozen: names of weights that are not trained; statistics still are.
+        perturbed: whether each step is taken at perturbed weights, if the trainer does that (AWP).
     """
 
     epochs: int
@@ -51,6 +52,7 @@ class TrainingPlan:
     precision: Literal["float32", "bfloat16"]
     flip: bool = True
     frozen: frozenset[str] = frozenset()
+    perturbed: bool = True
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ class Trainer:
         step = partial(self._train_on, loss=loss, plan=plan, pull=pull)
         if self._recordings is None or not (pull is None or isinstance(pull, PlacedPull)):
             return step(*batch)
-        how = plan.precision, plan.momentum, plan.weight_decay, plan.frozen, pull and pull.kind
+        how = plan.precision, plan.momentum, plan.weight_decay, plan.frozen, plan.perturbed, pull and pull.kind
         kind = batch[0].shape, batch[2] is None, *how
         return self._recordings.run(step, batch, loss, kind)
 
@@ -234,7 +236,8 @@ class Trainer:
                 value = loss(images, labels)
             return value, torch.autograd.grad(value, weights, allow_unused=True)
 
-        value, gradients = find() if self._awp is None else self._awp.at_worst(weights, find)
+        awp = self._awp if plan.perturbed else None
+        value, gradients = find() if awp is None else awp.at_worst(weights, find)
         if unused := [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]:
             raise DeadEndError(
                 f"{unused[0]}: the loss does not depend on this weight of the network; let network and loss use it, or "

@@ -157,12 +157,13 @@ def test_clients_that_cannot_afford_adversarial_training_train_naturally(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     changes = {"federation__adversarial_clients": 0.3, "federation__rounds": 1, "attack__steps": 2}
+    changes["train__awp_gamma"] = 0.05  # whose pass they do not pay either
     watched, config = Watched(), tiny_config(**changes)
     with caplog.at_level("INFO", "fedshield"):
         run(tmp_path, "run", watched, **changes)
     able = sorted(adversarial_clients(config))
     assert f"3 of 10 clients train adversarially ({', '.join(map(str, able))}), the others naturally" in caplog.text
-    natural = tiny_config(**changes, loss__name="pgd-at", attack__name="none")
+    natural = tiny_config(**{**changes, "train__awp_gamma": 0.0}, loss__name="pgd-at", attack__name="none")
     for client, (start, trained) in enumerate(watched.turns):
         as_it = config if client in able else natural
         assert same(trained, trained_alone(as_it, start, client, server_round=1))
