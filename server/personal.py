@@ -22,7 +22,7 @@ from common.methods.method import Method
 from common.methods.personal import Kept
 from common.models.networks import copies_on_cpu
 from server.measures import BATCH, kept_for, passes_to_average, seed_of, subset_of
-from server.run_directory.checkpoint import fit_state, load_kept, load_model, read_checkpoint
+from server.run_directory.checkpoint import UNAVERAGED, fit_state, load_kept, load_model, read_checkpoint
 
 log = logging.getLogger("fedshield")
 
@@ -35,17 +35,19 @@ class PersonalModels:
 
     Attributes:
         round: the last one.
-        shared: the global model.
-        own: by client, the arrays of its own that take the place of those.
+        shared: the global model; with ``train.average``, the average.
+        last: the global model itself, from which the clients got their own.
+        own: by client, the arrays of its own that take the place of those of ``last``.
     """
 
     round: int
     shared: State
+    last: State
     own: Mapping[int, State]
 
     def state(self, client: int) -> State:
         """Return a client's model; one that has nothing of its own, such as a client never asked, has the global."""
-        return {**self.shared, **self.own.get(client, {})}
+        return {**self.last, **self.own[client]} if client in self.own else self.shared
 
 
 def read_personal(run_dir: Path) -> PersonalModels | None:
@@ -63,7 +65,10 @@ def read_personal(run_dir: Path) -> PersonalModels | None:
         kept.setdefault(int(client), {})[name] = array
     parts = {client: Kept.of(arrays) for client, arrays in kept.items()}
     own = {client: found for client, part in parts.items() if (found := {**part.own, **part.tuned})}
-    return PersonalModels(int(checkpoint["round"]), load_model(run_dir, checkpoint), own) if own else None
+    if not own:
+        return None
+    shared = load_model(run_dir, checkpoint)
+    return PersonalModels(int(checkpoint["round"]), shared, load_kept(run_dir, checkpoint, UNAVERAGED) or shared, own)
 
 
 def require_personal(run_dir: Path) -> PersonalModels:
