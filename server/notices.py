@@ -63,9 +63,10 @@ def tell_who_is_able(config: RunConfig) -> None:
     """Tell which clients train adversarially, where not all of them can afford it."""
     able = sorted(adversarial_clients(config))
     if len(able) < config.federation.clients:
+        who = f" ({some([*map(str, able)], 20)})" if able else ""
         log.info(
-            "federation.adversarial-clients = %g: %d of %d clients train adversarially (%s), the others naturally",
-            *(config.federation.adversarial_clients, len(able), config.federation.clients, some([*map(str, able)], 20)),
+            "federation.adversarial-clients = %g: %d of %d clients train adversarially%s, the others naturally",
+            *(config.federation.adversarial_clients, len(able), config.federation.clients, who),
         )
 
 
