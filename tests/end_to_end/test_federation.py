@@ -21,7 +21,7 @@ from simulations.engine.local_grid import LocalGrid, Reply
 from tests.helpers.runs import figures, run, same, weights
 from tests.helpers.settings import tiny_config
 
-REPLIES = ("clients", "refused", "shortened", "retried")
+REPLIES = ("clients", "refused", "shortened", "retried", "bytes")
 
 
 def test_a_run_leaves_everything_a_reader_needs(tmp_path: Path) -> None:
