@@ -28,12 +28,11 @@ Point = tuple[str, ...]  # the values of the varied columns
 # Columns that a file must have; results.csv has those of trained runs or those of a study of partitions.
 TRAINED = ("run", "seed", "rounds", "n", "natural", "worst", "seconds", "code", "processor", "threads")
 DIVIDED = ("run", "seed", "clients", "images", "smallest", "largest", "classes", "distance", "code")
-# Last in results.csv; earlier versions had none of these. The chance: a model that always names one class. The later
-# attacks: by fedshield evaluate, which have lowered the worst case on the same images. The threat: radius and norm. The
-# worst client: the lowest accuracy for a client's own mixture of classes, natural and in the worst case of all attacks.
-# Megabytes: of the arrays in all messages.
+# The lowest accuracy for a client's own mixture of classes, natural and in the worst case of all attacks.
 WORST_CLIENT = ("worst-client-natural", "worst-client")
-MEGABYTES = ("megabytes-sent", "megabytes-received")
+MEGABYTES = ("megabytes-sent", "megabytes-received")  # of the arrays in all messages
+# Last in results.csv; earlier versions had none of these. The chance: a model that always names one class. The later
+# attacks: by fedshield evaluate, which have lowered the worst case on the same images. The threat: radius and norm.
 ADDED = ("used", "available", "test-images", "chance", "later-attacks", "threat", *WORST_CLIENT, *MEGABYTES, "why")
 _ROUNDS = ("run", "seed", "round", "n", "natural", "loss", "seconds")
 _LABELS = ("point", "seed", "client", "class", "images")

@@ -16,7 +16,17 @@ from common.training.trainer import FitResult, TrainingPlan
 from common.user_code import explain_user_code, is_user_code
 
 HOOKS = (
-    *("check", "passes", "stays", "before", "loss", "pull", "train", "after", "beside_names", "sends", "shares"),
+    "check",
+    "passes",
+    "stays",
+    "before",
+    "loss",
+    "pull",
+    "train",
+    "after",
+    "beside_names",
+    "sends",
+    "shares",
     "combine",
 )
 

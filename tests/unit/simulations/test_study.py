@@ -13,13 +13,8 @@ from common.errors import FedShieldError
 from common.files import read_json, read_json_lines
 from simulations.reports.differences import difference_sheet
 from simulations.reports.joint_intervals import joint_differences, joint_sheets
-from simulations.reports.study_tables import (
-    Sheet,
-    accuracy_sheet,
-    make_tables,
-    spread,
-    write_tables,
-)
+from simulations.reports.sheets import Sheet, spread
+from simulations.reports.study_tables import accuracy_sheet, make_tables, write_tables
 from simulations.shipped import SWEEPS
 from simulations.studies import gather, processes
 from simulations.studies.processes import default_jobs, gpus
