@@ -87,7 +87,10 @@ class ByzantineExecutor:
                 seen.append((reply, state))
             else:
                 yield reply, state
-        if held:
+        if held:  # in the order of the jobs, whoever was done first: a sum has other bits in another order
+            place = {job.context.node_id: index for index, job in enumerate(jobs)}
+            for replies in (held, seen):
+                replies.sort(key=lambda outcome: place[outcome[0].metadata.src_node_id])
             yield from self._lie(held, seen, jobs[0].message.content, len(jobs))
         yield from seen
 

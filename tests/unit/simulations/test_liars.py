@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -14,7 +15,7 @@ from server.aggregation.selection import Cohort
 from server.app import run_federation
 from server.run_directory.reader import read_metrics
 from simulations.engine.byzantine import ByzantineExecutor, check_liars, choose_liars
-from simulations.engine.executor import InProcess
+from simulations.engine.executor import Executor, InProcess, Job, Outcome
 from simulations.engine.lies import ATTACKS, TRAINED, deviations
 from simulations.engine.local_grid import LocalGrid
 from simulations.studies.trial import try_out
@@ -149,3 +150,32 @@ def test_the_liars_of_a_federation_all_send_the_same_weights(tmp_path) -> None: 
             assert torch.allclose(told[0], expected, atol=1e-5)
         else:
             assert all(map(torch.equal, told, learnt))
+
+
+class _LastFirst:
+    """Gives the replies back in the opposite order, as workers may."""
+
+    def __init__(self) -> None:
+        self._inner = InProcess()
+
+    def run(self, jobs: Sequence[Job], timeout: float | None) -> Iterator[Outcome]:
+        yield from reversed(list(self._inner.run(jobs, timeout)))
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+@pytest.mark.parametrize("attack", ["scaled", "min-max"])
+def test_a_lie_has_the_same_bits_whichever_client_is_done_first(tmp_path: Path, attack: str) -> None:
+    def checkpoint(executor: Executor, name: str) -> bytes:
+        config = tiny_config(
+            federation__rounds=1,
+            byzantine__clients=4,
+            byzantine__attack=attack,
+            results__dir=str(tmp_path),
+            results__name=name,
+        )
+        run_dir = run_federation(LocalGrid(config, ByzantineExecutor(executor, config)), config)
+        return (run_dir / "checkpoint" / "model-0001.safetensors").read_bytes()
+
+    assert checkpoint(InProcess(), "in order") == checkpoint(_LastFirst(), "last first")
