@@ -1,5 +1,6 @@
 """Fixtures: a small run configuration and a cache of decoded data that is the tests' own."""
 
+import gc
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from common.factory import prepare_torch
+from tests.helpers.program import undone
 from tests.helpers.settings import tiny_config
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell, in the background: tests interrupt what they start
@@ -28,6 +30,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_cores() -> None:
+    """Let two workers share two cores: one thread each, and Flower's many collections pass over what is imported."""
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def speaking() -> None:
     """Message needs to know who speaks; making a LocalGrid tells it."""
@@ -39,14 +49,8 @@ def speaking() -> None:
 
 @pytest.fixture(autouse=True)
 def command_line() -> Iterator[None]:
-    """Take back what the command line does to its process: the handlers of its log, of Ctrl-C and of a polite kill."""
-    log = logging.getLogger("fedshield")
-    before = [*log.handlers], log.level, log.propagate  # a copy: handlers are added in place
-    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    log.handlers, log.level, log.propagate = before
-    for number, handler in signals.items():
-        signal.signal(number, handler)
+    with undone():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +62,28 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-# Real processes come last: what is wrong in a unit should show within the first minute.
-SLOW = (
-    "test_federation",
-    "test_centralized",
-    "test_cli",
+# The longest of those with real processes, so that no worker is left with one of them at the end.
+LONG = (
     "test_sweep",
+    "test_cli",
+    "test_restarts",
+    "test_deployment",
     "test_engines",
+    "test_centralized",
     "test_processes",
     "test_flower",
+    "test_ray_access",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else -1)
+    """Put real processes last: what is wrong in a unit should show within the first minute."""
+
+    def order(item: pytest.Item) -> int:
+        name = item.path.stem
+        return 0 if item.path.parent.name != "end_to_end" else LONG.index(name) + 1 if name in LONG else len(LONG) + 1
+
+    items.sort(key=order)
 
 
 @pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])

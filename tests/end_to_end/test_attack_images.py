@@ -14,7 +14,7 @@ from common.exported import load_exported
 from simulations.attack_images import attack_pictures, table, write_pictures
 from simulations.cli.main import app
 from simulations.export.formats import export_run
-from tests.helpers.program import fedshield
+from tests.helpers.program import invoke
 from tests.helpers.runs import run
 
 
@@ -117,7 +117,7 @@ def test_mistakes_are_one_line(model: Path, pictures: list[Path], tmp_path: Path
 
 
 def test_the_command_shows_a_row_for_each_picture(model: Path, pictures: list[Path], tmp_path: Path) -> None:
-    done = fedshield("attack", str(model), *map(str, pictures[:3]), "--attack", "autoattack", cwd=tmp_path)
+    done = invoke("attack", str(model), *map(str, pictures[:3]), "--attack", "autoattack", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for path in pictures[:3]:
         assert path.name in done.stdout

@@ -11,7 +11,7 @@ from server.run_directory.reader import read_evaluations
 from simulations.export.formats import export_run
 from simulations.reports.compare import compare_runs
 from simulations.reports.headline import read_figures
-from tests.helpers.program import fedshield, tiny_options
+from tests.helpers.program import invoke, tiny_options
 
 CODE = """
 import torch
@@ -47,11 +47,12 @@ def evaluated(folder: Path, name: str) -> tuple[str, str, Path]:
     """Train a network of the file and evaluate it; return what both commands print, and the run."""
     (folder / "own.py").write_text(CODE)
     network = ("--set", f"model.name=own.py:{name}")
-    trained = fedshield("run", *tiny_options(federation__rounds=1), *network, "--name", name, cwd=folder)
+    options = *tiny_options(federation__rounds=1), "--engine", "inprocess", "--name", name
+    trained = invoke("run", *options, *network, cwd=folder)
     assert trained.returncode == 0, trained.stderr
     passes = ("--set", "evaluate.eot=3") if name == "Noise" else ()
     how = "--attacks", "fgsm,pgd-3", "--examples", "100", "--epsilons", "0,8"
-    done = fedshield("evaluate", name, *how, *passes, cwd=folder)
+    done = invoke("evaluate", name, *how, *passes, cwd=folder)
     assert done.returncode == 0, done.stderr
     return trained.stdout, done.stdout, folder / "runs" / name
 
@@ -88,7 +89,7 @@ def test_the_same_model_without_its_steps_breaks_more_and_that_is_told(tmp_path:
     config["model"]["name"] = "own.py:Net"
     (smooth / "config.json").write_text(json.dumps(config))
     how = "--attacks", "pgd-3", "--examples", "100", "--from", "Smooth"
-    done = fedshield("evaluate", "Steps", *how, cwd=tmp_path)
+    done = invoke("evaluate", "Steps", *how, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = read_evaluations(run)[-1]
     assert record["robust"]["pgd-3 from Smooth"]["value"] < record["robust"]["pgd-3"]["value"]

@@ -28,7 +28,7 @@ from simulations.centralized import run_centrally, train_centrally
 from simulations.engine.executor import InProcess
 from simulations.engine.local_grid import LocalGrid
 from simulations.terminal.console import Terminal, log_to
-from tests.helpers.program import PROGRAM, fedshield, tiny_options
+from tests.helpers.program import PROGRAM, invoke, tiny_options
 from tests.helpers.runs import same, weights
 from tests.helpers.settings import tiny_config
 
@@ -280,7 +280,7 @@ def test_a_command_that_is_stopped_from_outside_resumes_to_the_same_bits(tmp_pat
         assert process.returncode == 130
         assert f"Stopped after epoch {done}; continue with: fedshield centralized --resume {part}\n" in rest
         assert complaint == "fedshield: interrupted\n"
-        other = fedshield("run", "--resume", str(part))
+        other = invoke("run", "--resume", str(part))
         assert other.returncode == 1
         expected = f"fedshield: {part}: belongs to fedshield centralized; continue it with: fedshield centralized "
         assert other.stderr == f"{expected}--resume {part}\n"
@@ -293,7 +293,7 @@ def test_a_command_that_is_stopped_from_outside_resumes_to_the_same_bits(tmp_pat
 
 def assert_the_command_finishes(part: Path, done: int) -> None:
     """Resume by the command; it prints a line for each epoch and draws the figures."""
-    resumed = fedshield("centralized", "--resume", str(part))
+    resumed = invoke("centralized", "--resume", str(part))
     assert resumed.returncode == 0, resumed.stderr
     lines = resumed.stdout.splitlines()
     assert lines[1] == lines[-1] == f"Run directory: {part}"

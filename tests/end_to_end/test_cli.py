@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, real exit statuses, one line for every mistake."""
+"""The command line as a user meets it: exit statuses, processes where these matter, and one line for every mistake."""
 
 import json
 import os
@@ -17,11 +17,11 @@ from common.errors import FedShieldError
 from server.run_directory.reader import read_metrics
 from simulations.cli.main import app, main
 from tests.helpers.images import make_folder
-from tests.helpers.program import PROGRAM, fedshield, tiny_options
+from tests.helpers.program import PROGRAM, fedshield, invoke, tiny_options
 from tests.helpers.runs import figures, same, weights
 
 # So many that a signal sent after the second one arrives before the last.
-ROUNDS = 20
+ROUNDS = 12
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_run_prints_its_place_and_a_line_for_each_round(finished: tuple[Path, st
 
 def test_evaluate_measures_the_checkpoint_anew(finished: tuple[Path, str]) -> None:
     path, _ = finished
-    done = fedshield("evaluate", str(path), "--attacks", "fgsm,pgd", "--examples", "60")
+    done = invoke("evaluate", str(path), "--attacks", "fgsm,pgd", "--examples", "60")
     assert done.returncode == 0, done.stderr
     assert f"after round {ROUNDS}, epsilon 8/255" in done.stdout
     assert "n = 60 test images" in done.stdout
@@ -71,7 +71,7 @@ def test_a_finished_run_that_is_resumed_is_given_what_is_missing(finished: tuple
             file.unlink()
     whole = {file.name: file.read_bytes() for file in (path / "figures").iterdir()}
     assert sorted(whole) == ["accuracy.png", "accuracy.svg", "partition.png", "partition.svg"]
-    done = fedshield("run", "--resume", str(path))
+    done = invoke("run", "--resume", str(path))
     assert done.returncode == 0, done.stderr
     advice = f"raise federation.rounds to continue, or evaluate it with: fedshield evaluate {path}"
     place = f"Run directory: {path}"
@@ -80,12 +80,12 @@ def test_a_finished_run_that_is_resumed_is_given_what_is_missing(finished: tuple
     ]
     shutil.rmtree(path / "figures")
     (path / "figures").write_text("")  # as on a full disk, nothing can be drawn
-    failed = fedshield("run", "--resume", str(path))
+    failed = invoke("run", "--resume", str(path))
     assert failed.returncode == 1
     hint = "a file has the place of a folder; remove it, or choose another place"
     assert failed.stderr == f"fedshield: {path}/figures/accuracy.png: File exists; {hint}\n"
     (path / "figures").unlink()
-    mended = fedshield("run", "--resume", str(path), "--json")
+    mended = invoke("run", "--resume", str(path), "--json")
     assert mended.returncode == 0, mended.stderr
     assert [json.loads(line)["event"] for line in mended.stdout.splitlines()] == ["start", "end"]
     files = ", ".join(f"figures/{name}" for name in sorted(whole))
@@ -97,7 +97,7 @@ def test_a_command_goes_on_from_the_checkpoint_before_a_damaged_one(finished: tu
     path = shutil.copytree(finished[0], tmp_path / "whole")
     (path / "summary.json").unlink()
     (path / "checkpoint" / "checkpoint.json").write_text('{"rou')
-    done = fedshield("run", "--resume", str(path))
+    done = invoke("run", "--resume", str(path), "--engine", "inprocess")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert any(line.endswith(f"continuing from the one before, number {ROUNDS - 1}") for line in lines[:2])
@@ -106,7 +106,7 @@ def test_a_command_goes_on_from_the_checkpoint_before_a_damaged_one(finished: tu
 
 def test_a_finished_run_is_not_gone_on_with_otherwise(finished: tuple[Path, str]) -> None:
     path, _ = finished
-    other = fedshield("run", "--resume", str(path), "--set", "seed=2", "--set", f"federation.rounds={ROUNDS + 1}")
+    other = invoke("run", "--resume", str(path), "--set", "seed=2", "--set", f"federation.rounds={ROUNDS + 1}")
     assert other.returncode == 1
     assert "belongs to another configuration: seed = 1 there, 2 now" in other.stderr
 
@@ -153,7 +153,7 @@ def test_a_run_that_is_stopped_from_outside_resumes_to_the_same_numbers(
 
 
 def test_partitions_shows_a_table_and_draws_a_figure(tmp_path: Path) -> None:
-    done = fedshield("partitions", *tiny_options(), cwd=tmp_path)
+    done = invoke("partitions", *tiny_options(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "crescent" in done.stdout
     assert re.search(r"^ *pool( +\d+){11} *$", done.stdout, re.MULTILINE)
@@ -166,7 +166,7 @@ def test_doctor_tells_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "data" / "pets" / "train").mkdir(parents=True)
     (tmp_path / "data" / "pets" / "test").mkdir()
     shutil.copytree(tmp_path / "data" / "pets", tmp_path / "data" / "__MACOSX")
-    done = fedshield("doctor", cwd=tmp_path)
+    done = invoke("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "torchattacks 3.5.1" in done.stdout
     assert f"image folder: {tmp_path}/data/pets" in done.stdout

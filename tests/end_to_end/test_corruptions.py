@@ -7,20 +7,21 @@ from pathlib import Path
 import pytest
 
 from server.run_directory.reader import read_evaluations
-from tests.helpers.program import fedshield, tiny_options
+from tests.helpers.program import invoke, tiny_options
 
 KINDS = "gaussian-noise,jpeg"
 
 
 def told(folder: Path, *arguments: str) -> str:
-    done = fedshield(*arguments, cwd=folder)
+    done = invoke(*arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.mark.slow
 def test_corruptions_and_calibration_are_shown(tmp_path: Path) -> None:
-    trained = told(tmp_path, "run", *tiny_options(federation__rounds=1), "--name", "one")
+    options = *tiny_options(federation__rounds=1), "--engine", "inprocess"
+    trained = told(tmp_path, "run", *options, "--name", "one")
     final = json.loads((tmp_path / "runs" / "one" / "summary.json").read_text())["final"]
     error = f"{100 * final['calibration']['ece']:.1f} %"
     assert f"n = 40  ECE {error}" in trained
@@ -52,7 +53,7 @@ def test_corruptions_and_calibration_are_shown(tmp_path: Path) -> None:
         assert "Accuracy under common corruptions, in per cent, n = 40 test images" in shown
         assert all(each in shown for each in ("gaussian-noise", "mean corruption accuracy", f"[{low}, {high}]", error))
 
-    told(tmp_path, "run", *tiny_options(federation__rounds=1), "--set", "seed=2", "--name", "two")
+    told(tmp_path, "run", *options, "--set", "seed=2", "--name", "two")
     compared = told(tmp_path, "compare", "one", "two")
     assert f"one: calibration error (ECE, 15 bins): {error}" in compared
     assert "one: corrupted: mean over five severities of gaussian-noise, jpeg, on n = 40" in compared
@@ -61,7 +62,7 @@ def test_corruptions_and_calibration_are_shown(tmp_path: Path) -> None:
 
 
 def test_an_unknown_corruption_is_one_line(tmp_path: Path) -> None:
-    done = fedshield("evaluate", "nothing", "--corruptions", "jpg,fog", cwd=tmp_path)
+    done = invoke("evaluate", "nothing", "--corruptions", "jpg,fog", cwd=tmp_path)
     assert done.returncode == 1
     assert "--corruptions jpg,fog: jpg is not known; write all, or some of gaussian-noise, " in done.stderr
     assert "did you mean jpeg?" in done.stderr
@@ -76,6 +77,6 @@ def test_an_unknown_corruption_is_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_an_empty_list_is_one_line(tmp_path: Path, option: str, told: str) -> None:
-    done = fedshield("evaluate", "nothing", option, "", cwd=tmp_path)
+    done = invoke("evaluate", "nothing", option, "", cwd=tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert told in done.stderr

@@ -1,4 +1,4 @@
-"""A run, a study and a model that somebody has sent, made to harm who opens them: every command, as a real process.
+"""A run, a study and a model that somebody has sent, made to harm who opens them: through every command.
 
 No code of theirs runs, and no letter of theirs reaches the terminal as anything but a letter.
 """
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from common.exported import ARCHITECTURE
 from common.files import read_json, replace_json
 from simulations.study_directory import TRAINED
-from tests.helpers.bench import BIN
+from tests.helpers.program import PROGRAM, invoke
 from tests.helpers.runs import run
 
 SCREEN = "\x1b[2J\x1b]0;owned\x07\x9b1mup\r"
@@ -121,29 +121,40 @@ def model(place: Path, mark: Path) -> Path:
     return place / "model.safetensors"
 
 
-def fedshield(place: Path, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
-    """Run a command; whatever it prints must be text."""
+def fedshield(place: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process."""
+    return checked(place, invoke(*arguments, cwd=place, XDG_STATE_HOME=str(place / "state")))
+
+
+def process(place: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, to whose streams it writes."""
     environment = {**os.environ, "COLUMNS": "120", "XDG_STATE_HOME": str(place / "state"), "PYTHONUTF8": "1"}
-    done = subprocess.run(
-        [BIN / "fedshield", *arguments], cwd=place, env=environment, capture_output=True, timeout=600, check=False
+    command = [PROGRAM, *arguments]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, timeout=300, check=False)
+    return checked(
+        place, subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
     )
-    for told in (done.stdout.decode(), done.stderr.decode()):
+
+
+def checked(place: Path, done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    """Return a command that has ended; whatever it has printed must be text."""
+    for told in (done.stdout, done.stderr):
         assert told.replace("\n", "").replace("\t", "").isprintable(), told
         assert not re.search(r"^fedshield: all is well", told, re.MULTILINE)
         assert "Traceback" not in told, told
-    assert not (place / "mark").exists(), arguments
+    assert not (place / "mark").exists(), done.args
     return done
 
 
-def refused(done: subprocess.CompletedProcess[bytes], told: str) -> None:
-    assert (done.returncode, done.stdout) == (1, b"")
-    (line,) = done.stderr.decode().splitlines()
+def refused(done: subprocess.CompletedProcess[str], told: str) -> None:
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
     assert told in line
 
 
-def letters(told: bytes) -> str:
+def letters(told: str) -> str:
     """Return what is printed without blanks, line breaks and the lines of tables, which may cut a name."""
-    return re.sub(r"[^\x21-\x7e]", "", told.decode())
+    return re.sub(r"[^\x21-\x7e]", "", told)
 
 
 class Tags(HTMLParser):
@@ -162,9 +173,9 @@ class Tags(HTMLParser):
 
 
 def test_report(place: Path, received: Path, study: Path) -> None:
-    for path in (received, study):
-        done = fedshield(place, "report", path, "--out", "report.html")
-        assert (done.returncode, done.stderr) == (0, b"")
+    for path, command in ((received, process), (study, fedshield)):
+        done = command(place, "report", path, "--out", "report.html")
+        assert (done.returncode, done.stderr) == (0, "")
         tags = Tags((place / "report.html").read_text())
         assert tags.scripts == 2  # Vega's, and that of the page
         assert "img" not in tags.found or path == received
@@ -176,20 +187,20 @@ def test_compare_and_tables(place: Path, received: Path, study: Path) -> None:
     config["loss"]["name"] = config["loss"]["name"].replace("<b>", "[/red]")
     replace_json(other / "config.json", config)
     done = fedshield(place, "compare", received, other)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, "")
     assert "[/red].py" in letters(done.stdout)
     done = fedshield(place, "tables", study)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, "")
     drawn = MarkdownIt("commonmark").enable("table").render((study / "tables.md").read_text())
     assert {"img", "script", "a"}.isdisjoint(Tags(drawn).found)
 
 
 def test_evaluate_and_export(place: Path, received: Path) -> None:
     done = fedshield(place, "evaluate", received, "--attacks", "fgsm", "--examples", "10")
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, "")
     assert "[red]ant" in letters(done.stdout)
     done = fedshield(place, "export", received, "--out", "exported")
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, "")
     card = MarkdownIt("commonmark").enable("table").render((place / "exported" / "README.md").read_text())
     assert {"img", "script", "a", "b"}.isdisjoint(Tags(card).found)
     assert card.count("<tr>") == 5  # the heading, natural, two attacks and the worst case
@@ -204,8 +215,8 @@ def test_attack(place: Path, received: Path, images: Path, model: Path) -> None:
     division = read_json(other / "partition.json", "")
     replace_json(other / "partition.json", {**division, "classes": [*NAMES[:1], "[/bold]", *NAMES[2:]]})
     done = fedshield(place, "attack", other, picture, "--label", "[/bold]")
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert "[/bold]" in done.stdout.decode()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "[/bold]" in done.stdout
     refused(fedshield(place, "attack", model, picture, "--trust-code"), "tool.py; only model.py next to it may run")
 
 
@@ -234,5 +245,5 @@ def test_partitions(place: Path, images: Path) -> None:
     settings = ["data.name=folder", f"data.root={images}", "partition.scheme=iid", "data.image-size=16"]
     changes = [part for setting in settings for part in ("--set", setting)]
     done = fedshield(place, "partitions", *changes, "--set", "data.max-examples=0")
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, "")
     assert "[red]ant" in letters(done.stdout)

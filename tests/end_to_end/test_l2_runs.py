@@ -14,7 +14,7 @@ from simulations.reports.compare import compare_runs
 from simulations.reports.headline import read_figures
 from simulations.reports.html.write import write_report
 from simulations.transfer import transfer
-from tests.helpers.program import fedshield, tiny_options
+from tests.helpers.program import invoke, tiny_options
 from tests.helpers.runs import run, same, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,9 +47,7 @@ def pair(trained: Path, tmp_path: Path) -> tuple[Path, Path]:
 def test_the_norm_is_trained_with_measured_and_told_everywhere(pair: tuple[Path, Path]) -> None:
     linf, l2 = pair
     assert not same(weights(linf), weights(l2))
-    done = fedshield(
-        "evaluate", str(l2), "--attacks", "pgd-2,deepfool", "--examples", "40", "--epsilons", "0,127.5,4000"
-    )
+    done = invoke("evaluate", str(l2), "--attacks", "pgd-2,deepfool", "--examples", "40", "--epsilons", "0,127.5,4000")
     assert done.returncode == 0, done.stderr
     assert f"epsilon {LABEL}" in done.stdout
     assert "L2 epsilon × 255" in done.stdout
@@ -111,10 +109,10 @@ def test_a_run_does_not_go_on_in_another_norm_and_one_without_the_key_is_in_linf
     (linf / "config.json").write_text(json.dumps(config))
     assert read_config(linf)["attack.norm"] == "linf"
     more = "--set", "federation.rounds=3"
-    refused = fedshield("run", "--resume", str(linf), *more, "--set", "attack.norm=l2")
+    refused = invoke("run", "--resume", str(linf), *more, "--set", "attack.norm=l2")
     assert refused.returncode == 1
     assert "attack.norm = 'linf' there, 'l2' now" in refused.stderr
-    done = fedshield("run", "--resume", str(linf), *more)
+    done = invoke("run", "--resume", str(linf), *more, "--engine", "inprocess")
     assert done.returncode == 0, done.stderr
     assert "epsilon 8/255 (Linf)" in write_report(linf).read_text()
 
@@ -130,7 +128,8 @@ def test_an_attack_of_the_user_s_for_linf_is_refused_in_l2(pair: tuple[Path, Pat
 @pytest.mark.parametrize("key", ["attack.name", "evaluate.attacks", "evaluate.final-attacks"])
 def test_such_an_attack_is_refused_before_the_first_round(tmp_path: Path, key: str) -> None:
     (tmp_path / "own.py").write_text(CORNERS)
-    done = fedshield("run", *tiny_options(**L2), "--set", f"{key}=own.py:corners", cwd=tmp_path)
+    changes = *tiny_options(**L2), "--engine", "inprocess", "--set", f"{key}=own.py:corners"
+    done = invoke("run", *changes, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "own.py:corners: an image moves by an L2 length of " in done.stderr
     assert "left out" not in done.stdout

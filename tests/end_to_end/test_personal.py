@@ -47,7 +47,7 @@ from simulations.engine.process_executor import Processes
 from simulations.engine.ray_executor import RayActors
 from simulations.export.formats import export_run
 from simulations.reports.html.write import write_report
-from tests.helpers.program import fedshield
+from tests.helpers.program import invoke
 from tests.helpers.runs import figures, run, run_in_parts, run_with, same, weights
 from tests.helpers.settings import tiny_config
 
@@ -237,7 +237,7 @@ def test_personal_figures_are_shown(tmp_path: Path, reference: Path) -> None:
     lines = tell_personal(read_summary(reference)["final"]["personal"])
     assert lines[0].startswith("own models of 10 clients, each on the test images of its own classes (n = 8): natural ")
     assert lines[1].startswith("the global model on the same images: natural ")
-    shown = fedshield("evaluate", str(reference), "--personal")
+    shown = invoke("evaluate", str(reference), "--personal")
     assert shown.returncode == 0
     assert all(line in shown.stdout for line in lines)
     assert "own models of 10 clients" in write_report(reference, tmp_path / "report.html").read_text()
@@ -291,7 +291,7 @@ def test_examples_of_one_client_are_tried_on_another(tmp_path: Path) -> None:
         assert row["robust"] == pytest.approx((right & left).double().mean().item())
     assert [line[0] for line in sheet.rows] == ["no attack", "2", "7", "9"]
     assert sheet.rows[2][2] == f"{100 * next(r['robust'] for r in rows if r['made_on'] == r['tried_on'] == 7):.1f}"
-    shown = fedshield("transfer", str(path), "--clients", "2,7", "--attack", "fgsm", "--examples", "100")
+    shown = invoke("transfer", str(path), "--clients", "2,7", "--attack", "fgsm", "--examples", "100")
     assert shown.returncode == 0
     assert "Accuracy in % of the clients' own models under fgsm" in shown.stdout
     for asked, told in (([2], "one client given"), ([2, 10], "the clients of this run are 0 to 9")):

@@ -19,7 +19,7 @@ from common.factory import client_data, prepare_data, server_data
 from common.paths import ROOT
 from server.run_directory.reader import read_metrics
 from simulations.engine.executor import InProcess, Job, Outcome
-from tests.helpers.program import fedshield
+from tests.helpers.program import invoke
 from tests.helpers.runs import figures, run, same, weights
 from tests.helpers.settings import tiny_config
 
@@ -139,7 +139,7 @@ def test_a_mistake_is_one_line_that_names_the_file(
 
 def test_the_command_writes_once_and_never_overwrites(tmp_path: Path) -> None:
     command = ["split-data", "--set", "data.max-examples=100", "--out", "bench"]
-    done = fedshield(*command, cwd=tmp_path)
+    done = invoke(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         *(str(tmp_path / "bench" / name) for name in ("server", *(f"client-{client}" for client in range(10)))),
@@ -149,9 +149,9 @@ def test_the_command_writes_once_and_never_overwrites(tmp_path: Path) -> None:
     ]
     before = sorted((tmp_path / "bench").rglob("*"))
     # Another share of the pool is no other division.
-    again = fedshield(*command, "--set", "sharing.fraction=0", cwd=tmp_path)
+    again = invoke(*command, "--set", "sharing.fraction=0", cwd=tmp_path)
     assert (again.returncode, again.stdout) == (0, f"{tmp_path}/bench: this division already exists\n{done.stdout}")
-    refused = fedshield(*command, "--set", "seed=2", cwd=tmp_path)
+    refused = invoke(*command, "--set", "seed=2", cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == (
         f"fedshield: {tmp_path}/bench/server: contains other data; choose another --out, or remove what is there\n"
@@ -189,7 +189,7 @@ def test_a_folder_with_images_of_somebody_else_is_not_written_into(tmp_path: Pat
 def test_commands_that_divide_data_themselves_refuse_it(original: Path, tmp_path: Path) -> None:
     settings = ["--set", "data.name=split", "--set", f"data.root={original}"]
     for command in (["partitions"], ["centralized"]):
-        refused = fedshield(*command, *settings, cwd=tmp_path)
+        refused = invoke(*command, *settings, cwd=tmp_path)
         assert refused.returncode == 1
         assert refused.stderr.startswith("fedshield: data.name = split: these images are already divided")
         assert len(refused.stderr.splitlines()) == 1

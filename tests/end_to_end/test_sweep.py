@@ -22,15 +22,15 @@ from simulations.reports.study_tables import make_tables
 from simulations.studies.sweep import run_study
 from simulations.study_directory import read_labels, read_rounds
 from simulations.terminal.console import Terminal
-from tests.helpers.program import PROGRAM, fedshield
+from tests.helpers.program import PROGRAM, fedshield, invoke
 from tests.helpers.settings import TINY, lives, until
 
-ROUNDS = 24
+ROUNDS = 6
 GRID = '[grid]\n"sharing.fraction" = [0.0, 0.4]\n'
 
 
 def study_file(folder: Path, grid: str = GRID, head: str = "seeds = [1]", **changes: object) -> Path:
-    settings: Flat = {**TINY, "federation.rounds": ROUNDS, "evaluate.every": 8}
+    settings: Flat = {**TINY, "federation.rounds": ROUNDS, "evaluate.every": 2}
     settings |= {key.replace("__", "."): value for key, value in changes.items()}  # type: ignore[misc]
     lines = [f'"{key}" = {json.dumps(value)}' for key, value in settings.items()]
     path = folder / "tiny.toml"
@@ -50,7 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """A study file, its directory after an uninterrupted sweep of one run at a time, and what that printed."""
     folder = tmp_path_factory.mktemp("sweep")
     path = study_file(folder)
-    done = fedshield("sweep", str(path), "--results", "out", "--jobs", "1", cwd=folder)
+    done = invoke("sweep", str(path), "--results", "out", "--jobs", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
     return path, folder / "out", done.stdout
 
@@ -81,7 +81,7 @@ def test_a_sweep_tells_of_each_run_and_gathers_its_figures(whole: tuple[Path, Pa
     assert shared["received"] == alone["received"]
     assert shared["sent"] - alone["sent"] == pytest.approx(10 * 16 * (3 * 32 * 32 + 8) / 10**6, abs=0.01)
     rounds = read_rounds(out)
-    assert [row["round"] for row in rounds] == ["8", "16", "24"] * 2
+    assert [row["round"] for row in rounds] == ["2", "4", "6"] * 2
     assert all(row["pgd-2"] and row["loss"] for row in rounds)
     labels = read_labels(out)
     assert len(labels) == 2 * 10 * 10
@@ -107,7 +107,7 @@ def test_figures_that_are_missing_are_drawn_and_lost_rounds_told(whole: tuple[Pa
     shutil.rmtree(first / "figures")
     lines = (second / "metrics.jsonl").read_text().splitlines(keepends=True)
     (second / "metrics.jsonl").write_text("".join(lines[:-2]))
-    done = fedshield("sweep", str(path), "--results", str(copy))
+    done = invoke("sweep", str(path), "--results", str(copy))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:-1] == [
         f"Study: tiny: 2 runs, 2 of them finished: {copy}",
@@ -125,9 +125,9 @@ def test_what_a_later_evaluation_broke_counts_and_the_tables_say_so(
     path, out, _ = whole
     copy = shutil.copytree(out, tmp_path / "out")
     before = numbers(copy)
-    done = fedshield("evaluate", str(copy / "runs" / before[0]["run"]), "--attacks", "pgd-3,pgd-40", "--examples", "20")
+    done = invoke("evaluate", str(copy / "runs" / before[0]["run"]), "--attacks", "pgd-3,pgd-40", "--examples", "20")
     assert done.returncode == 0, done.stderr
-    done = fedshield("sweep", str(path), "--results", str(copy))
+    done = invoke("sweep", str(path), "--results", str(copy))
     assert done.returncode == 0, done.stderr
     first, second = numbers(copy)
     assert second == before[1]
@@ -144,7 +144,7 @@ def test_tables_and_figures_come_from_the_results_alone(whole: tuple[Path, Path,
     _, out, _ = whole
     for name in ("results.csv", "rounds.csv", "labels.csv"):
         shutil.copy(out / name, tmp_path)
-    done = fedshield("tables", str(tmp_path))
+    done = invoke("tables", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert f"Tables: {tmp_path}/tables.md" in done.stdout
     assert "1,000 test images or fewer" in (tmp_path / "tables.md").read_text()
@@ -169,11 +169,11 @@ def _start(path: Path, out: Path, beyond: int) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_stopped_twice_goes_on_to_the_same_results(
-    whole: tuple[Path, Path, str], tmp_path: Path
-) -> None:
-    path, expected, _ = whole
-    out = tmp_path / "out"
+def test_a_sweep_that_is_stopped_twice_goes_on_to_the_same_results(tmp_path: Path) -> None:
+    path = study_file(tmp_path, federation__rounds=24)  # so many that it is stopped before the last, twice
+    out, expected = tmp_path / "out", tmp_path / "expected"
+    done = invoke("sweep", str(path), "--results", str(expected))
+    assert done.returncode == 0, done.stderr
     process = _start(path, out, 0)
     children = _children(process.pid)
     process.send_signal(signal.SIGINT)
@@ -192,7 +192,7 @@ def test_a_sweep_that_is_stopped_twice_goes_on_to_the_same_results(
     process.communicate(timeout=300)
     assert len(orphans) == 2
     assert numbers(out) == []
-    resumed = fedshield("sweep", str(path), "--results", str(out), "--jobs", "2")  # waits for those left by the kill
+    resumed = invoke("sweep", str(path), "--results", str(out), "--jobs", "2")  # waits for those left by the kill
     assert resumed.returncode == 0, resumed.stderr + resumed.stdout
     assert numbers(out) == numbers(expected)
     until(lambda: not any(map(lives, orphans)))
@@ -205,7 +205,7 @@ def test_a_sweep_that_is_stopped_twice_goes_on_to_the_same_results(
 def test_a_failed_run_is_told_and_does_not_stop_the_others(tmp_path: Path) -> None:
     grid = '[grid]\n"train.learning-rate" = [1e30, 0.05]'
     path = study_file(tmp_path, grid, 'command = "centralized"\nseeds = [5]', centralized__epochs=2)
-    done = fedshield("sweep", str(path), "--jobs", "2", cwd=tmp_path)
+    done = invoke("sweep", str(path), "--jobs", "2", cwd=tmp_path)
     assert done.returncode == 1
     out = tmp_path / "runs" / "tiny"
     told = "train.learning-rate=1e_30-seed5  failed: epoch 1: the training loss is "
@@ -246,7 +246,7 @@ def test_why_a_run_has_failed_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_study_of_partitions_trains_nothing(tmp_path: Path) -> None:
     grid = '[grid]\n"partition.scheme" = ["iid", "paper"]'
     path = study_file(tmp_path, grid, 'command = "partitions"\nseeds = [1, 2]', sharing__fraction=0.0)
-    done = fedshield("sweep", str(path), "--results", "out", cwd=tmp_path)
+    done = invoke("sweep", str(path), "--results", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr + done.stdout
     rows = numbers(tmp_path / "out")
     assert len(rows) == 4
@@ -264,7 +264,7 @@ def test_a_study_of_partitions_trains_nothing(tmp_path: Path) -> None:
         command = "partitions" if changes else "run"
         study_file(tmp_path, grid, f'command = "{command}"\nseeds = [1, 2]', sharing__fraction=0.0, **changes)
         before = (tmp_path / "out" / "results.csv").read_bytes()
-        refused = fedshield("sweep", str(path), "--results", "out", cwd=tmp_path)
+        refused = invoke("sweep", str(path), "--results", "out", cwd=tmp_path)
         assert (refused.returncode, refused.stdout) == (1, "")
         assert expected in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
@@ -274,7 +274,7 @@ def test_a_study_of_partitions_trains_nothing(tmp_path: Path) -> None:
 def test_more_seeds_and_values_are_taken_and_fewer_refused(tmp_path: Path) -> None:
     def sweep(grid: str, seeds: list[int], *more: str) -> subprocess.CompletedProcess[str]:
         path = study_file(tmp_path, f'[grid]\n"partition.scheme" = {grid}', f'command = "partitions"\nseeds = {seeds}')
-        return fedshield("sweep", str(path), "--results", "out", *more, cwd=tmp_path)
+        return invoke("sweep", str(path), "--results", "out", *more, cwd=tmp_path)
 
     assert sweep('["iid"]', [1]).returncode == 0
     patient = sweep('["iid", "paper"]', [1, 2], "--set", "federation.node-wait-seconds=7")
@@ -291,7 +291,7 @@ def test_more_seeds_and_values_are_taken_and_fewer_refused(tmp_path: Path) -> No
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "study.toml").write_text("seeds = [1]")
     path = study_file(tmp_path)
-    refused = fedshield("sweep", str(path), "--results", "other", cwd=tmp_path)
+    refused = invoke("sweep", str(path), "--results", "other", cwd=tmp_path)
     assert "other: contains other files than a study's; choose another --results" in refused.stderr
     assert os.listdir(tmp_path / "other") == ["study.toml"]
 
@@ -303,7 +303,7 @@ def test_what_a_directory_holds_is_never_lost(whole: tuple[Path, Path, str], tmp
 
     def refused(*arguments: str) -> str:
         before = {file: file.read_bytes() for file in kept.rglob("*") if file.is_file() and file.name != ".lock"}
-        done = fedshield("sweep", str(path), "--results", *arguments)
+        done = invoke("sweep", str(path), "--results", *arguments)
         assert done.returncode == 1
         assert done.stdout == ""
         assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -335,7 +335,7 @@ def test_what_a_directory_holds_is_never_lost(whole: tuple[Path, Path, str], tmp
         f"{kept}/results.csv: not a results file of FedShield (no column run); move it away: it is then rebuilt "
         "from the runs\n"
     ) in refused(str(kept))
-    told = fedshield("tables", str(kept))
+    told = invoke("tables", str(kept))
     assert told.returncode == 1
     assert told.stderr.startswith(f"fedshield: {kept}/results.csv: not a results file of FedShield (no column run)")
     assert "Traceback" not in told.stderr
@@ -343,7 +343,7 @@ def test_what_a_directory_holds_is_never_lost(whole: tuple[Path, Path, str], tmp
 
 def test_a_mistake_in_the_study_is_one_line_before_anything_starts(tmp_path: Path) -> None:
     path = study_file(tmp_path, '[grid]\n"sharing.fraction" = []')
-    done = fedshield("sweep", str(path), cwd=tmp_path)
+    done = invoke("sweep", str(path), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (f"fedshield: {path}: grid.sharing.fraction = []: write a list with at least one value\n")
     assert os.listdir(tmp_path) == ["tiny.toml"]
@@ -351,7 +351,7 @@ def test_a_mistake_in_the_study_is_one_line_before_anything_starts(tmp_path: Pat
 
 def test_missing_data_is_found_before_anything_starts(tmp_path: Path) -> None:
     path = study_file(tmp_path, data__name="folder", data__root="gone")
-    done = fedshield("sweep", str(path), "--results", "out", cwd=tmp_path)
+    done = invoke("sweep", str(path), "--results", "out", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert f"{tmp_path}/gone/train" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -364,13 +364,13 @@ def test_a_place_that_cannot_be_written_is_one_line(whole: tuple[Path, Path, str
     for name in ("results.csv", "rounds.csv", "labels.csv"):
         shutil.copy(out / name, tmp_path)
     (tmp_path / "tables.md").mkdir()
-    done = fedshield("tables", str(tmp_path))
+    done = invoke("tables", str(tmp_path))
     assert done.returncode == 1
     assert "natural %" in done.stdout
     assert done.stderr.startswith(f"fedshield: {tmp_path}/tables.md: ")
     assert len(done.stderr.splitlines()) == 1
     (tmp_path / "out" / ".lock").mkdir(parents=True)
-    done = fedshield("sweep", str(path), "--results", str(tmp_path / "out"))
+    done = invoke("sweep", str(path), "--results", str(tmp_path / "out"))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"fedshield: {tmp_path}/out: ")
     assert len(done.stderr.splitlines()) == 1

@@ -22,7 +22,7 @@ from simulations.export.formats import export_run
 from simulations.reports.headline import read_figures
 from simulations.reports.html.write import write_report
 from simulations.transfer import transfer
-from tests.helpers.program import fedshield
+from tests.helpers.program import invoke
 from tests.helpers.runs import run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -133,17 +133,17 @@ def test_the_matrix_has_a_row_for_each_that_makes_and_a_column_for_each_that_is_
 
 def test_the_commands(pair: tuple[Path, Path], tmp_path: Path) -> None:
     how = "--examples", "20"
-    done = fedshield("evaluate", "one", "--attacks", "pgd-2,deepfool", "--from", "two", *how, cwd=tmp_path)
+    done = invoke("evaluate", "one", "--attacks", "pgd-2,deepfool", "--from", "two", *how, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "deepfool: on the attacked model alone, since it has no budget" in done.stdout
     assert "making examples on the model of two" in done.stdout
     assert "pgd-2 from two" in done.stdout
     assert "from two: the examples were made on the model of that run (SHA-256 " in done.stdout
-    done = fedshield("transfer", "one", "two", "--attack", "pgd-2", *how, cwd=tmp_path)
+    done = invoke("transfer", "one", "two", "--attack", "pgd-2", *how, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Accuracy in % under pgd-2, epsilon 8/255 (Linf), n = 20 of 1,000 test images" in done.stdout
     assert "chance: 10.0 %" in done.stdout
-    done = fedshield("evaluate", "one", "--from", "one", cwd=tmp_path)
+    done = invoke("evaluate", "one", "--from", "one", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "one: named twice; examples are made on other runs than the one that is attacked" in done.stderr
 

@@ -11,7 +11,7 @@ from common.errors import FedShieldError
 from simulations.studies.sweep import run_study
 from simulations.terminal.console import Terminal
 from simulations.verify import verify
-from tests.helpers.program import fedshield
+from tests.helpers.program import invoke
 from tests.helpers.settings import TINY
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,7 +62,7 @@ def test_a_figure_that_was_changed_is_named_and_so_is_the_file(study: Path) -> N
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    done = fedshield("verify", str(study))
+    done = invoke("verify", str(study))
     assert done.returncode == 1
     told = f"results.csv: {rows[1]['run']}: pgd-2 {100 * honest + 10:.1f} % is claimed, {100 * honest:.1f} % is found"
     assert told in done.stderr.replace("\n", "")

@@ -18,7 +18,7 @@ from simulations.reports.compare import compare_runs
 from simulations.reports.headline import read_figures
 from simulations.reports.html.write import write_report
 from tests.helpers.images import make_folder
-from tests.helpers.program import fedshield
+from tests.helpers.program import invoke
 from tests.helpers.runs import run
 from tests.helpers.settings import tiny_config
 
@@ -140,6 +140,6 @@ def test_each_kind_of_run_tells_what_it_has_done(tmp_path: Path) -> None:
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(FedShieldError, match="compare: 1 run given; name two or more"):
         compare_runs([tmp_path])
-    done = fedshield("compare", str(tmp_path / "no"), str(tmp_path / "none"))
+    done = invoke("compare", str(tmp_path / "no"), str(tmp_path / "none"))
     assert done.returncode == 1
     assert done.stderr == f"fedshield: {tmp_path / 'no'}/config.json: not found; is this a run directory?\n"

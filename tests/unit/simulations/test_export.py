@@ -25,7 +25,7 @@ from simulations.centralized import train_centrally
 from simulations.cli.result_commands import Format
 from simulations.export.formats import FORMATS, export_run, torchvision_state
 from simulations.export.model_card import torchvision_use
-from tests.helpers.program import fedshield
+from tests.helpers.program import invoke
 from tests.helpers.runs import run
 from tests.helpers.settings import tiny_config
 
@@ -193,7 +193,7 @@ def test_tied_weights_are_exported_and_stay_tied(networks: Path, tmp_path: Path,
 def test_a_network_that_torch_cannot_make_a_program_of_is_one_line(networks: Path, tmp_path: Path) -> None:
     trained = run(tmp_path, "deciding", model__name=f"{networks}:deciding", federation__rounds=1)
     for kind in ("torch", "onnx"):
-        done = fedshield("export", str(trained), "--format", kind)
+        done = invoke("export", str(trained), "--format", kind)
         assert done.returncode == 1
         assert done.stderr.startswith(f"fedshield: --format {kind}: torch cannot export model.name = ")
         assert (done.stderr.count("\n"), done.stdout) == (1, "")
@@ -214,6 +214,6 @@ def test_what_cannot_be_exported_or_loaded_is_one_line(finished: Path, tmp_path:
         with pytest.raises(FedShieldError, match="damaged, or not written by fedshield export"):
             load_exported(tmp_path / name)
     empty = shutil.copytree(finished, tmp_path / "empty", ignore=shutil.ignore_patterns("checkpoint", "export"))
-    done = fedshield("export", str(empty))
+    done = invoke("export", str(empty))
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "has no checkpoint" in done.stderr

@@ -18,7 +18,7 @@ from simulations.reports.accuracy import chance
 from simulations.reports.compare import compare_runs
 from simulations.reports.headline import APART, known_final, read_figures, read_headline, tell_others
 from simulations.reports.html.write import write_report
-from tests.helpers.program import fedshield
+from tests.helpers.program import invoke
 from tests.helpers.runs import run
 
 Left = Mapping[str, Sequence[int]]  # attack -> numbers of the images that it leaves
@@ -256,7 +256,7 @@ def test_an_image_has_the_same_name_in_every_subset() -> None:
 def test_report_card_comparison_and_terminal_have_one_headline(tmp_path: Path) -> None:
     one = run(tmp_path, "one")
     command = ("evaluate", str(one), "--attacks", "autoattack", "--examples", "20")
-    done = fedshield(*command)
+    done = invoke(*command)
     assert done.returncode == 0, done.stderr
     figures = read_figures(one)
     final = json.loads((one / "summary.json").read_text())["final"]
