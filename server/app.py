@@ -10,8 +10,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
-from flwr.superlink.grid.http_grid import HttpGrid
-from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 from torch import nn
 
 from common.config.schema import RunConfig, parse_config
@@ -31,7 +29,6 @@ from server.aggregation.selection import Cohort, find_selection
 from server.aggregation.strategy import OPTIMIZER, SharedDataFedAvg
 from server.aggregation.whole_round import find_rule
 from server.monitoring.observers import watching
-from server.network.polling_grid import PollingGrid
 from server.network.roster import Roster
 from server.notices import (
     tell_mirroring,
@@ -74,15 +71,15 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     Raises:
         FedShieldError: with one line that says what the user can do.
     """
-    kind = DEPLOYED if isinstance(grid, HttpGrid | InMemoryGrid) else FEDERATION
+    kind = DEPLOYED if _is_flowers(grid) else FEDERATION
     if (finished := finished_run(config, kind)) is not None:
         return finished
     check_settings(config, kind)
     config = with_first_threads(config)
     device = prepare_torch(config.threads)
     data = server_data(config)
-    if isinstance(grid, HttpGrid):
-        grid = PollingGrid(grid)
+    if kind is DEPLOYED:
+        grid = _polled(grid)
     log.info("%s", told_images(data.described_partition, config.flat(), federated=True))
     tell_rare_classes(data.described_partition, config)
     tell_mirroring(config)
@@ -158,6 +155,25 @@ def _last_round(metrics: Sequence[Mapping[str, Any]]) -> LastRound | None:
     last = metrics[-1] if metrics else {}
     update, loss = last.get("update-norm"), last.get("loss")
     return None if update is None or loss is None else LastRound(update, loss)
+
+
+def _is_flowers(grid: Grid) -> bool:
+    """Return whether a grid is one of Flower's own, whose imports a run on this machine is spared: a second."""
+    if "flwr.superlink.grid" not in sys.modules:
+        return False
+    from flwr.superlink.grid.http_grid import HttpGrid
+    from flwr.superlink.grid.inmemory_grid import InMemoryGrid
+
+    return isinstance(grid, HttpGrid | InMemoryGrid)
+
+
+def _polled(grid: Grid) -> Grid:
+    """Return Flower's grid over HTTP as one that is polled for replies; any other as it is."""
+    from flwr.superlink.grid.http_grid import HttpGrid
+
+    from server.network.polling_grid import PollingGrid
+
+    return PollingGrid(grid) if isinstance(grid, HttpGrid) else grid
 
 
 def _own_images(data: ServerData) -> tuple[int, ...]:

@@ -187,7 +187,7 @@ USES = (
     Use(
         "a run by Flower's own engine is one whose clients FedShield did not start",
         "test_flower.py::test_flwr_run_gives_the_same_numbers",
-        ("flwr.superlink.grid.inmemory_grid.InMemoryGrid",),
+        ("flwr.superlink.grid", "flwr.superlink.grid.inmemory_grid.InMemoryGrid"),
     ),
     Use(
         "fedshield register tells whose each key is",
