@@ -184,13 +184,15 @@ def test_pixels_span_zero_to_one() -> None:
     assert found.tolist() == [0.0, np.float32(0.2), 1.0]
 
 
-def test_training_does_not_import_torchs_compiler_or_the_partitioners() -> None:
-    # Each costs seconds in every process: torch.optim's classes import the one, flwr-datasets is needed once a machine.
+def test_a_run_does_not_import_torchs_compiler_the_partitioners_or_a_superlink() -> None:
+    # Each costs seconds in every process: torch.optim's classes import the first, flwr-datasets is needed once a
+    # machine, and Flower's SuperLink brings its database and its web server along.
     code = (
-        "import sys\nfrom tests.unit.common.test_training import SCHEDULE, trained\ntrained(SCHEDULE)\n"
+        "import sys, server.app\nfrom tests.unit.common.test_training import SCHEDULE, trained\ntrained(SCHEDULE)\n"
         "from common.factory import prepare_data\nfrom tests.conftest import tiny_config\n"
         "prepare_data(tiny_config(partition__scheme='iid'))\n"
-        "print([name for name in ('torch._dynamo', 'flwr_datasets', 'ray', 'matplotlib') if name in sys.modules])"
+        "large = 'torch._dynamo', 'flwr_datasets', 'ray', 'matplotlib', 'sqlalchemy', 'fastapi'\n"
+        "print([name for name in large if name in sys.modules])"
     )
     prepare_data(tiny_config(partition__scheme="iid"))
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
