@@ -18,7 +18,6 @@ def told(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_corruptions_and_calibration_are_shown(tmp_path: Path) -> None:
     options = *tiny_options(federation__rounds=1), "--engine", "inprocess"
     trained = told(tmp_path, "run", *options, "--name", "one")
