@@ -157,6 +157,42 @@ def paired_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
     return -_upper_end(lost, gained, n), _upper_end(gained, lost, n)
 
 
+def auc_interval(auc: float, members: int, others: int) -> tuple[float, float]:
+    """Return the 95 % interval of an area under the ROC curve, for the sample of images on both sides.
+
+    Hanley and McNeil 1982 (Radiology 143:29) give the variance of an area A of m and n scores; Newcombe 2006
+    (Statistics in Medicine 25:559, method 5) puts N = (m + n) / 2 for both in its numerator, and takes the areas that
+    are z standard errors *of their own* away, as Wilson does for shares. So the interval stays within [0, 1], and has a
+    width where the sides are separated completely:
+
+        A (1 - A) (1 + (N - 1) (1 - A) / (2 - A) + (N - 1) A / (1 + A)) / (m n).
+
+    Args:
+        auc: in [0, 1].
+        members: m, scores on one side, >= 1.
+        others: n, scores on the other, >= 1.
+
+    Returns:
+        Both ends, in [0, 1].
+    """
+    return 1 - _upper_area(1 - auc, members, others), _upper_area(auc, members, others)
+
+
+def _upper_area(auc: float, members: int, others: int) -> float:
+    """Find the end by halving, as ``_upper_end`` does."""
+    more = (members + others) / 2 - 1
+
+    def inside(area: float) -> bool:
+        variance = area * (1 - area) * (1 + more * (1 - area) / (2 - area) + more * area / (1 + area))
+        return area - auc <= _Z * math.sqrt(variance / (members * others))
+
+    low, high = auc, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) else (low, middle)
+    return high
+
+
 def _upper_end(gained: int, lost: int, n: int) -> float:
     """Find the end by halving: above the estimate the equation holds once; at the estimate it may hold as well."""
 

@@ -1,6 +1,7 @@
 """What the commands take: files, presets, ``--set``, and the options that several of them share."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +17,10 @@ from common.words import near
 from simulations.shipped import PRESETS, SWEEPS, find_file, names_in
 from simulations.terminal.console import Output
 
-# Where the images are now, what of the machine is used, how a randomized model is attacked, and within what.
+# Where the images are now, what of the machine is used, how a randomized model is attacked; and within what.
+OF_MEASURING = ("data.root", "threads", "evaluate.eot")
 _MEASURING = (
-    *("data.root", "threads", "evaluate.eot"),
+    *OF_MEASURING,
     *("attack.norm", "attack.epsilon-255", "evaluate.step-255"),
 )
 
@@ -126,12 +128,12 @@ def new_or_stored(
     return parse_config({**base, **options})
 
 
-def measuring(assignments: list[str]) -> Flat:
+def measuring(assignments: list[str], keys: Sequence[str] = _MEASURING) -> Flat:
     """Return the keys that ``--set`` changes when a run is measured; those that it was trained with cannot change."""
     found = given(None, assignments)
-    if others := sorted(found.keys() - set(_MEASURING)):
+    if others := sorted(found.keys() - set(keys)):
         raise FedShieldError(
-            f"--set {others[0]}: the run stays as it was trained; what can be set here: {', '.join(_MEASURING)}"
+            f"--set {others[0]}: the run stays as it was trained; what can be set here: {', '.join(keys)}"
         )
     return found
 

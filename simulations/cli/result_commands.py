@@ -10,7 +10,16 @@ import typer
 from common.errors import FedShieldError
 from common.paths import whole_path
 from server.run_directory.reader import find_results, read_config
-from simulations.cli.options import RunArgument, SetOption, TrustOption, finite, measuring, parse_attacks, parse_clients
+from simulations.cli.options import (
+    OF_MEASURING,
+    RunArgument,
+    SetOption,
+    TrustOption,
+    finite,
+    measuring,
+    parse_attacks,
+    parse_clients,
+)
 from simulations.terminal.console import console, log_to
 
 results = typer.Typer()
@@ -139,6 +148,44 @@ def verify(
     console.print(found.sheet.rich(console.width))
     if found.wrong:
         raise FedShieldError("\n".join(found.wrong))
+
+
+@results.command()
+def privacy(
+    run_dir: RunArgument,
+    examples: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Images of each group, and as many test images of the same classes; 0 = all there are."
+        ),
+    ] = 500,
+    shadows: Annotated[
+        int, typer.Option(min=0, help="Shadow models that LiRA trains, an even number; 0 leaves LiRA out.")
+    ] = 4,
+    set_: SetOption = None,
+    trust_code: TrustOption = False,
+) -> None:
+    """Measure how well an attacker tells the images that a run's model was trained on from images it never saw.
+
+    Membership inference by the model's loss, by its loss on adversarial examples and by LiRA, against the images of the
+    pool that were shared and against the clients' own. The result is also written into privacy.json in the run's
+    directory, for its report, its model card and its study.
+
+    fedshield privacy runs/NAME
+    fedshield privacy runs/NAME --shadows 0                          without LiRA: in seconds
+    fedshield privacy runs/NAME --examples 1000 --set data.root=/where/they/are/now
+    """
+    log_to(console)
+    changes = measuring(set_ or [], OF_MEASURING)
+    read_config(path := find_results(run_dir))  # what follows takes seconds to import
+    from server.membership import measure_privacy
+    from server.run_directory.reader import read_kind
+    from simulations.reports.privacy import privacy_sheet
+
+    record, file = measure_privacy(path, changes, examples, shadows, trust_code)
+    if sheet := privacy_sheet(record, read_kind(path).unit):
+        console.print(sheet.rich(console.width))
+    console.print(file)
 
 
 @results.command()
