@@ -30,10 +30,15 @@ TRAINED = ("run", "seed", "rounds", "n", "natural", "worst", "seconds", "code", 
 DIVIDED = ("run", "seed", "clients", "images", "smallest", "largest", "classes", "distance", "code")
 # The lowest accuracy for a client's own mixture of classes, natural and in the worst case of all attacks.
 WORST_CLIENT = ("worst-client-natural", "worst-client")
+# AUC of the strongest attack of fedshield privacy, on images of the pool and of the clients; only where it was run.
+AUCS = ("auc-pool", "auc-clients")
 MEGABYTES = ("megabytes-sent", "megabytes-received")  # of the arrays in all messages
 # Last in results.csv; earlier versions had none of these. The chance: a model that always names one class. The later
 # attacks: by fedshield evaluate, which have lowered the worst case on the same images. The threat: radius and norm.
-ADDED = ("used", "available", "test-images", "chance", "later-attacks", "threat", *WORST_CLIENT, *MEGABYTES, "why")
+ADDED = (
+    *("used", "available", "test-images", "chance", "later-attacks", "threat"),
+    *(*WORST_CLIENT, *MEGABYTES, *AUCS, "why"),
+)
 _ROUNDS = ("run", "seed", "round", "n", "natural", "loss", "seconds")
 _LABELS = ("point", "seed", "client", "class", "images")
 _TEXT = {"run", "point", "class", "code", "processor", "later-attacks", "threat", "why"}
@@ -261,7 +266,7 @@ def _check_header(header: Sequence[str], kinds: Sequence[Sequence[str]]) -> Sequ
 
 def _check(line: int, row: Row) -> None:
     """Refuse cells that no sweep writes, so that no wrong table is made from them."""
-    shares = {"natural", *attack_columns(row), "worst", "chance"} if "natural" in row else set()
+    shares = {"natural", *attack_columns(row), "worst", "chance", *AUCS} if "natural" in row else set()
     columns = list(row)
     for column in columns[columns.index("seed") :]:
         text = row[column]

@@ -11,11 +11,13 @@ from common.models.external import TORCHVISION, is_borrowed, torchvision_options
 from common.models.networks import MEAN, STD
 from common.user_code import is_user_code
 from common.words import markdown, visible
+from server.run_directory.privacy import read_privacy
 from server.run_directory.reader import DEPLOYED, read_config, read_described_partition, read_environment, read_kind
 from simulations.export.chosen import Chosen
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, bracket, share, tell_chance
 from simulations.reports.beside import corruption_sheet, tell_backdoor, tell_calibration
 from simulations.reports.headline import dataset_name, read_figures, tell_others, threat_label, training
+from simulations.reports.privacy import privacy_sheet
 from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
 
 _USE = {
@@ -66,6 +68,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], chosen:
             f"{chosen.round}.",
             "",
             *(_figures(run_dir, config, described) if chosen.client is None else _own_figures(run_dir, chosen.client)),
+            *_privacy(run_dir, kind.unit, chosen),
             "## Use",
             "",
             f"`pixels`: [B, 3, {side}, {side}], in [0, 1]. Logits: [B, {len(classes)}], of "
@@ -117,6 +120,13 @@ def _figures(run_dir: Path, config: RunConfig, described: Mapping[str, Any]) -> 
         *([""] if warnings or told else []),
         *([corrupted.markdown(2)] if corrupted else []),
     ]
+
+
+def _privacy(run_dir: Path, unit: str, chosen: Chosen) -> list[str]:
+    """Return what the model tells about its training images, if it is the one that was asked."""
+    record = read_privacy(run_dir)
+    sheet = privacy_sheet(record, unit) if record.get("sha256") == chosen.sha256 else None
+    return [sheet.markdown(2)] if sheet else []
 
 
 def _own_figures(run_dir: Path, client: int) -> list[str]:

@@ -50,9 +50,9 @@ def _gap(group: Record, name: str, what: str) -> str:
 
 def _notes(record: Record) -> list[str]:
     told = [
-        "AUC: how often an image of the training gets a higher score than a test image, with as many of each class; 0.5 "
-        "is guessing. The intervals (Newcombe's, from Hanley and McNeil's variance) are for the sample of images, not "
-        "for another training seed",
+        "AUC: how often an image of the training gets a higher score than a test image, with as many of each class; "
+        "0.5 is guessing. The intervals (Newcombe's, from Hanley and McNeil's variance) are for the sample of images, "
+        "not for another training seed",
         "TPR in %: the share of the training images that are recognised where 1 % (0.1 %) of the others are taken for "
         "such; guessing gives 1 (0.1). It needs n = 100 (1,000), a dash where there are fewer, and is rough below ten "
         "times as many",

@@ -10,9 +10,10 @@ from common.attacks.threat import radius
 from common.errors import FedShieldError, explain_os_errors
 from common.files import read_json, read_json_lines, replace_file
 from common.paths import ROOT
+from server.run_directory.privacy import read_privacy
 from simulations.reports.accuracy import AccuracyTable, chance
 from simulations.studies.study import Point, Study
-from simulations.study_directory import ADDED, DIVIDED, MEGABYTES, WORST_CLIENT, write_csv
+from simulations.study_directory import ADDED, AUCS, DIVIDED, MEGABYTES, WORST_CLIENT, write_csv
 
 Planned = Sequence[Sequence[str]]  # the attacks of each point
 HINT = "delete the run directory, and run the sweep again"
@@ -49,7 +50,7 @@ def gather(study: Study, points: Sequence[Point], directory: Path) -> dict[str, 
     rows = [made(point, runs) if point.name in names else _lacking(point, runs) for point in points]
     keys = list(points[0].varied)
     if study.command == "partitions":
-        write_csv(directory / "results.csv", [DIVIDED[0], *keys, *DIVIDED[1:], *ADDED], rows)
+        write_csv(directory / "results.csv", [DIVIDED[0], *keys, *DIVIDED[1:], *_added(rows)], rows)
     else:
         _write_results(directory, keys, rows, [point.config.final_attacks() for point in points])
         _write_rounds(directory, keys, done, [point.config.evaluate.attacks for point in points])
@@ -94,7 +95,11 @@ def _images(path: Path) -> dict[str, int]:
 
 def _write_results(directory: Path, keys: list[str], rows: list[dict[str, Any]], planned: Planned) -> None:
     columns = ["run", *keys, "seed", "rounds", "n", "natural", *_attacks(rows, planned), "worst", "seconds"]
-    write_csv(directory / "results.csv", [*columns, "code", "processor", "threads", *ADDED], rows)
+    write_csv(directory / "results.csv", [*columns, "code", "processor", "threads", *_added(rows)], rows)
+
+
+def _added(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [column for column in ADDED if column not in AUCS or any(column in row for row in rows)]
 
 
 def _write_rounds(directory: Path, keys: list[str], done: Sequence[Point], planned: Planned) -> None:
@@ -148,6 +153,7 @@ def _trained(point: Point, runs: Path) -> dict[str, Any]:
         final, later = _known_final(path.parent, summary["final"])
         figures = {**_rates(final), "rounds": summary["rounds"], "seconds": f"{summary['seconds']:.1f}"}
         figures |= _worst_client(final or {}) | _megabytes(path.parent / "metrics.jsonl")
+        figures |= _areas(path.parent, summary["evaluated-round"])
     with _reading(path := runs / point.name / "environment.json"):
         found = read_json(path, HINT)
         machine = {
@@ -168,6 +174,14 @@ def _worst_client(final: dict[str, Any]) -> dict[str, float]:
         for column, rate in zip(WORST_CLIENT, ("natural", "worst"), strict=True)
     }
     return {column: min(values) for column, values in found.items() if values}
+
+
+def _areas(run_dir: Path, final_round: int) -> dict[str, float]:
+    """Return the AUCs of ``fedshield privacy``, if it has attacked the final model."""
+    record = read_privacy(run_dir)
+    groups = record.get("groups", {}) if record.get("round") == final_round else {}
+    named = zip(AUCS, ("pool", "clients"), strict=True)
+    return {column: groups[name]["auc"] for column, name in named if name in groups}
 
 
 def _megabytes(metrics: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ from simulations.reports.figures.charts import by_class
 from simulations.reports.figures.evaluation_figures import curve_figure
 from simulations.reports.figures.style import Figure, Panel
 from simulations.reports.headline import APART, tell_sources, tell_threats
-from simulations.reports.html.page import Block, Table, charts
+from simulations.reports.html.page import Block, Table, charts, of_sheet
 
 
 def attacks(final: Record) -> list[Block]:
@@ -76,9 +76,7 @@ def classes(final: Record) -> list[Block]:
 
 def corrupted(final: Record) -> list[Block]:
     """Return accuracy under common corruptions, where that was asked for."""
-    if not (sheet := corruption_sheet(final)):
-        return []
-    return [Table(sheet.header, sheet.rows, notes=sheet.notes, title=sheet.title)]
+    return of_sheet(corruption_sheet(final))
 
 
 def curve(final: Record, unit: str) -> list[Block]:

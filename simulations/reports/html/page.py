@@ -10,6 +10,7 @@ import jinja2
 import vl_convert
 
 from simulations.reports.figures.style import Figure, page_spec
+from simulations.reports.sheets import Sheet
 
 HERE = Path(__file__).parent
 
@@ -86,6 +87,11 @@ class Table:
     names: int = 1
     notes: Sequence[str] = ()
     title: str = ""
+
+
+def of_sheet(sheet: Sheet | None) -> "list[Block]":
+    """Return a table with all that a sheet says; nothing without one."""
+    return [] if sheet is None else [Table(sheet.header, sheet.rows, sheet.names, sheet.notes, sheet.title)]
 
 
 @dataclass(frozen=True)

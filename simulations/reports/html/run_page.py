@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.config.flat import Flat, default_config
 from common.data.cuts import tested_images, training_images, unused_images
+from server.run_directory.privacy import read_privacy
 from server.run_directory.reader import (
     DEPLOYED,
     Kind,
@@ -29,8 +30,9 @@ from simulations.reports.headline import (
 )
 from simulations.reports.html.client_blocks import clients, labels, own_models, refusals
 from simulations.reports.html.evaluation_blocks import attacks, classes, corrupted, curve, percent
-from simulations.reports.html.page import Block, Code, Fact, Page, Section, Table, Text, charts
+from simulations.reports.html.page import Block, Code, Fact, Page, Section, Table, Text, charts, of_sheet
 from simulations.reports.html.picture_blocks import gallery, predictions
+from simulations.reports.privacy import TITLE, privacy_sheet
 from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
 from simulations.reports.study_tables import ROUGH
 
@@ -81,6 +83,7 @@ def run_page(run_dir: Path) -> Page:
             Section("Adversarial examples", gallery(arrays)),
             Section("Clients", [*clients(metrics, partition, final), *own_models(final), *refusals(metrics)]),
             Section("Who has which classes", labels(partition)),
+            Section(TITLE, of_sheet(privacy_sheet(read_privacy(run_dir), unit))),
             Section("What differs from the defaults", [difference_table(config)]),
             Section("Environment, and the command that repeats it", _environment(environment, metrics, kind, config)),
             Section("How to read this", [Text(HOW_TO_READ)]),
