@@ -153,7 +153,7 @@ def _trained(point: Point, runs: Path) -> dict[str, Any]:
         final, later = _known_final(path.parent, summary["final"])
         figures = {**_rates(final), "rounds": summary["rounds"], "seconds": f"{summary['seconds']:.1f}"}
         figures |= _worst_client(final or {}) | _megabytes(path.parent / "metrics.jsonl")
-        figures |= _areas(path.parent, summary["evaluated-round"])
+        figures |= _areas(path.parent, summary.get("evaluated-round"))
     with _reading(path := runs / point.name / "environment.json"):
         found = read_json(path, HINT)
         machine = {
@@ -176,7 +176,7 @@ def _worst_client(final: dict[str, Any]) -> dict[str, float]:
     return {column: min(values) for column, values in found.items() if values}
 
 
-def _areas(run_dir: Path, final_round: int) -> dict[str, float]:
+def _areas(run_dir: Path, final_round: int | None) -> dict[str, float]:
     """Return the AUCs of ``fedshield privacy``, if it has attacked the final model."""
     record = read_privacy(run_dir)
     groups = record.get("groups", {}) if record.get("round") == final_round else {}
