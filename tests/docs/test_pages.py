@@ -106,6 +106,7 @@ BEFORE = {
         fedshield export runs/THEIRS --out theirs
         export XDG_STATE_HOME=$PWD/state
     """,
+    "privacy.md": "fedshield run --name NAME",
     "results.md": "fedshield sweep cpu-activations",
     "studies.md": """
         fedshield run --name NAME
