@@ -61,4 +61,5 @@ def lira_scores(target: Floats, shadows: Floats, seen: NDArray[np.bool_]) -> Flo
     unseen = ~seen
     mean = (shadows * unseen).sum(0) / unseen.sum(0)
     spread = float(shadows[unseen].std()) or 1.0  # all alike: the order does not depend on it
-    return (target - mean) / spread
+    scores: Floats = (target - mean) / spread
+    return scores

@@ -176,6 +176,13 @@ def test_centralized_training_has_one_group(tmp_path: Path) -> None:
     assert {row[0] for row in sheet.rows} == {"all training images"}
 
 
+def test_models_of_the_clients_own_are_not_attacked_which_is_said(tmp_path: Path) -> None:
+    path = run(tmp_path, "bn", **{**SETTINGS, "method__name": "fedbn", "federation__rounds": 1})
+    record, _ = measure_privacy(path, {}, examples=20, shadows=0)
+    (note,) = record["notes"]
+    assert note.startswith("the clients have models of their own, which were not attacked")
+
+
 def test_other_images_are_one_line(one: Path, tmp_path: Path) -> None:
     edit(one / "partition.json", available=5000)
     with pytest.raises(FedShieldError, match=r"partition\.json: available = 5000 there, 4000 here: the images at"):
