@@ -7,6 +7,7 @@ PGD-AT, and attacked as ``fedshield privacy`` attacks them.
 """
 
 import argparse
+import logging
 import tempfile
 from pathlib import Path
 from statistics import fmean
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--shadows", type=int, default=4)
     options = parser.parse_args()
     settings = given(options.file, options.set)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     rows, runs = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for training, own in PAIR.items():
