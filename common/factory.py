@@ -72,7 +72,8 @@ def server_data(config: RunConfig) -> ServerData:
     """Return what the server of a federation holds; see ``split_directories`` for data that is divided already."""
     if config.data.name == "split":
         data, sharing = config.data, config.sharing
-        return read_server_data(_root(data), data.image_size, config.federation.clients, sharing.fraction, config.seed)
+        fraction = sharing.slice_fraction
+        return read_server_data(_root(data), data.image_size, config.federation.clients, fraction, config.seed)
     return take_server_data(*prepare_data(config))
 
 
@@ -118,7 +119,7 @@ def _prepare_data(
     if clients == 0:
         return splits, undivided(splits.train.labels, data.limit, data.validation_fraction, seed)
     parameters = SchemeParameters(scheme.alpha, scheme.classes_per_client, seed)
-    amounts = Amounts(data.limit, sharing.pool_fraction, sharing.fraction, data.validation_fraction)
+    amounts = Amounts(data.limit, sharing.pool_fraction, sharing.slice_fraction, data.validation_fraction)
     labels, classes = splits.train.labels, len(splits.train.classes)
     return splits, kept_partition(labels, classes, clients, scheme.scheme, parameters, amounts)
 

@@ -35,6 +35,7 @@ from server.notices import (
     tell_precision,
     tell_randomized,
     tell_rare_classes,
+    tell_sharing,
     tell_small_radius,
     tell_what_is_folded,
     tell_who_is_able,
@@ -47,6 +48,7 @@ from server.run_directory.environment import describe_environment
 from server.run_directory.reader import DEPLOYED, FEDERATION
 from server.run_directory.restored import with_first_threads
 from server.run_directory.writer import RunDir, finished_run
+from server.sharing import check_sharing, with_shared
 from server.warm_start import warm_start
 
 log = logging.getLogger("fedshield")
@@ -80,11 +82,8 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     data = server_data(config)
     if kind is DEPLOYED:
         grid = _polled(grid)
-    log.info("%s", told_images(data.described_partition, config.flat(), federated=True))
-    tell_rare_classes(data.described_partition, config)
-    tell_mirroring(config)
-    tell_small_radius(config)
-    tell_who_is_able(config)
+    _tell_settings(config, data)
+    check_sharing(config, data)
     roster = Roster(grid, config.federation, _own_images(data))
     roster.gather()
     with RunDir.open(config, kind) as run, watching(config, run) as watchers:
@@ -98,6 +97,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         recorder = Recorder(config, run, data, model, watchers)
         precision = {} if kind == DEPLOYED else tell_precision(config)
         run.write_environment({**describe_environment(device, model, data.test.images.shape[-1]), **precision})
+        data = with_shared(config, data, run.path, device)
         run.write_partition(data.described_partition)
         strategy = _strategy(config, run, model, data, roster)
         if (state := run.load_checkpoint()) is not None:
@@ -116,6 +116,16 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         )
         recorder.finish()
     return run.path
+
+
+def _tell_settings(config: RunConfig, data: ServerData) -> None:
+    """Tell what a user should know before clients are waited for."""
+    log.info("%s", told_images(data.described_partition, config.flat(), federated=True))
+    tell_rare_classes(data.described_partition, config)
+    tell_mirroring(config)
+    tell_small_radius(config)
+    tell_who_is_able(config)
+    tell_sharing(config)
 
 
 @runtime_checkable

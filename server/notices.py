@@ -20,6 +20,7 @@ from common.models.folding import Folded
 from common.seeding import rng_for
 from common.user_code import is_user_code
 from common.words import some
+from server.aggregation.rules import RULES, ByPool
 from server.run_directory.restored import with_first_precision
 
 log = logging.getLogger("fedshield")
@@ -67,6 +68,26 @@ def tell_who_is_able(config: RunConfig) -> None:
         log.info(
             "federation.adversarial-clients = %g: %d of %d clients train adversarially%s, the others naturally",
             *(config.federation.adversarial_clients, len(able), config.federation.clients, who),
+        )
+
+
+def tell_sharing(config: RunConfig) -> None:
+    """Tell of settings of sharing without effect, and what still depends on the pool's real images."""
+    sharing = config.sharing
+    if sharing.kind == "images":
+        return
+    if sharing.fraction == 0:
+        log.info("sharing.kind = %s has no effect: sharing.fraction = 0", sharing.kind)
+    uses = {
+        f"strategy.name = {config.strategy.name}": isinstance(RULES.get(config.strategy.name), ByPool),
+        f"sharing.warm-start-epochs = {sharing.warm_start_epochs}": sharing.warm_start_epochs > 0,
+        f"data.validation-fraction = {config.data.validation_fraction:g}": config.data.validation_fraction > 0,
+    }
+    if used := [key for key, is_used in uses.items() if is_used]:
+        log.info(
+            "sharing.kind = %s changes only what clients receive: %s still uses real images, at the server, and the "
+            "models that clients receive depend on them",
+            *(sharing.kind, ", ".join(used)),
         )
 
 

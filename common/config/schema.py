@@ -127,11 +127,18 @@ class RunConfig(ConfigTable):
         return self.train.flip == "on" or (self.train.flip == "auto" and self.data.keeps_class_mirrored is not False)
 
     def check_division(self) -> None:
-        """Check what is said of dividing the data, where it is not divided already and not for centralized training.
+        """Check what is said of sharing and, where the data is not divided already, of dividing it.
+
+        This is not for centralized training.
 
         Raises:
             FedShieldError: one line with the key, what was found and what to do.
         """
+        if self.sharing.kind == "other-dataset" and self.sharing.fraction > 0 and not self.sharing.root:
+            raise FedShieldError(
+                "sharing.root is empty: sharing.kind = other-dataset sends images of an image folder; name it, or set "
+                "another sharing.kind"
+            )
         if self.data.name == "split":
             return
         if self.partition.scheme == "paper" and self.federation.clients != 10:
@@ -144,7 +151,7 @@ class RunConfig(ConfigTable):
                 f"sharing.warm-start-epochs = {self.sharing.warm_start_epochs}: there is no pool to train on; set "
                 "sharing.pool-fraction above 0, or sharing.warm-start-epochs=0"
             )
-        if self.sharing.fraction > 0 and self.sharing.pool_fraction == 0:
+        if self.sharing.slice_fraction > 0 and self.sharing.pool_fraction == 0:
             raise FedShieldError(
                 f"sharing.fraction = {self.sharing.fraction}: there is no pool to share; "
                 "set sharing.pool-fraction above 0, or sharing.fraction=0"

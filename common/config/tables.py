@@ -135,11 +135,22 @@ class ByzantineConfig(ConfigTable):
 
 
 class SharingConfig(ConfigTable):
-    """The globally shared data (Zhao et al. 2018, arXiv 1806.00582)."""
+    """The globally shared data (Zhao et al. 2018, arXiv 1806.00582); see ``server.sharing``."""
 
     pool_fraction: Annotated[float, Field(ge=0, lt=1)]
     fraction: Fraction
+    kind: Literal["images", "noised", "averaged", "distilled", "other-dataset"]
+    noise: Fraction
+    average: Positive
+    per_class: Positive
+    steps: Positive
+    root: str
     warm_start_epochs: Natural
+
+    @property
+    def slice_fraction(self) -> float:
+        """Share of the pool of which something is sent."""
+        return 0.0 if self.kind == "other-dataset" else self.fraction
 
 
 class ModelConfig(ConfigTable):

@@ -36,10 +36,11 @@ def told_images(described: DescribedPartition, config: Mapping[str, Any], federa
         federated: whether a server has a pool, of which it shares a part.
     """
     pool, shared, held, tests = (sum(described.get(name, ())) for name in ("pool", "shared", "validation", "test"))
+    elsewhere = config.get("sharing.kind") == "other-dataset"  # it takes no image of the pool
     after, final = (int(config[key]) for key in ("evaluate.examples", "evaluate.final-examples"))
     parts = [
         ("training", described.get("used", 0), described.get("available", 0), "data.max-examples"),
-        ("shared", shared, pool if federated else 0, "sharing.fraction"),
+        ("shared", shared, pool if federated else 0, "sharing.kind" if elsewhere else "sharing.fraction"),
         ("validation", after or held, held, "evaluate.examples"),
         ("test", after or tests, tests, "evaluate.examples"),
         ("final test", final or tests, tests if config["evaluate.final-attacks"] else 0, "evaluate.final-examples"),

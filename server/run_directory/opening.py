@@ -19,7 +19,15 @@ from server.run_directory.restored import changed_code, user_code_copies
 log = logging.getLogger("fedshield")
 
 # What a run may have left that was killed before its first round.
-_BEGUN = ("config.json", "environment.json", "partition.json", "own", "trackers.json", "tensorboard")
+_BEGUN = (
+    "config.json",
+    "environment.json",
+    "partition.json",
+    "shared.safetensors",
+    "own",
+    "trackers.json",
+    "tensorboard",
+)
 
 
 def new_place(folder: Path, config: RunConfig) -> Path:

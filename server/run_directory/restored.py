@@ -24,7 +24,9 @@ RESUMABLE_KEYS = (
     "evaluate.final-",
     "results.",
     "data.root",
+    "sharing.root",
 )
+ROOTS = ("data.root", "sharing.root")  # folders of images
 
 
 def first_threads(run_dir: Path) -> int:
@@ -97,7 +99,7 @@ def stored_config(
             _require_trust(run_dir, key, reference, trust_code)
         if (copy := _copy(run_dir, key)) is not None:
             kept[key] = _in(copy, reference)
-    return parse_config(merge({**stored.flat(), **kept, "data.root": _root(run_dir, stored)}, override, source))
+    return parse_config(merge({**stored.flat(), **kept, **_roots(run_dir, stored)}, override, source))
 
 
 def resumed_config(run_dir: Path, kind: Kind, given: Flat, trust_code: bool) -> Flat:
@@ -123,14 +125,16 @@ def resumed_config(run_dir: Path, kind: Kind, given: Flat, trust_code: bool) -> 
             elif read_user_code(key, reference) != copy.read_bytes():
                 raise changed_code(key, reference, copy)
         _require_trust(run_dir, key, reference, trust_code)
-    return {**stored.flat(), **kept, "data.root": _root(run_dir, stored)}
+    return {**stored.flat(), **kept, **_roots(run_dir, stored)}
 
 
-def _root(run_dir: Path, stored: RunConfig) -> str:
-    """Return ``data.root`` from here: a relative one is told from where the run was begun, if it is still there."""
-    root, begun = stored.data.root, str(read_environment(run_dir).get("folder", ""))
-    there = os.path.join(begun, os.path.expanduser(root))
-    return there if begun not in ("", os.getcwd()) and os.path.exists(there) else root
+def _roots(run_dir: Path, stored: RunConfig) -> Flat:
+    """Return ``ROOTS`` from here: a relative one is told from where the run was begun, if it is still there."""
+    begun, roots = str(read_environment(run_dir).get("folder", "")), {key: str(stored.flat()[key]) for key in ROOTS}
+    if begun in ("", os.getcwd()):
+        return {**roots}
+    there = {key: os.path.join(begun, os.path.expanduser(root)) for key, root in roots.items() if root}
+    return {**roots, **{key: path for key, path in there.items() if os.path.exists(path)}}
 
 
 def with_copies(run_dir: Path, stored: Flat, config: RunConfig) -> Flat:

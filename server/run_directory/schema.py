@@ -193,6 +193,13 @@ class Evaluated(Figures):
     norm: Norm = LINF  # what earlier versions knew alone
 
 
+class StoredDistance(FileFormat):
+    """How far apart clients are without what is shared, and with it."""
+
+    before: Length
+    after: Length
+
+
 class DescribedPartition(FileFormat):
     """``partition.json``."""
 
@@ -204,6 +211,8 @@ class DescribedPartition(FileFormat):
     test: list[Count] = []
     used: Count = 0
     available: Count = 0
+    kind: str = "images"
+    alignment: dict[str, StoredDistance] = {}
 
     @model_validator(mode="after")
     def _of_the_same_classes(self) -> Self:

@@ -118,13 +118,14 @@ def new_or_stored(
     base = default_config()
     if resume is not None:
         from server.run_directory.reader import KINDS, find_results
-        from server.run_directory.restored import resumed_config
+        from server.run_directory.restored import ROOTS, resumed_config
 
         path = find_results(resume)
         base = resumed_config(path, KINDS[kind], options, trust_code)
         options["results.resume"] = str(path)
-        if "data.root" in options:  # the run's own is relative to where it was started
-            options["data.root"] = str(whole_path(str(options["data.root"])))
+        for key in ROOTS:  # the run's own are relative to where it was started
+            if options.get(key):
+                options[key] = str(whole_path(str(options[key])))
     return parse_config({**base, **options})
 
 

@@ -32,7 +32,7 @@ from simulations.reports.union import (
 )
 
 CURVE = "the curve "  # how the warnings about a curve begin
-OF_THE_PLACE = ("results.", "data.root")  # keys that say where a run is, not what it computes
+OF_THE_PLACE = ("results.", "data.root", "sharing.root")  # keys that say where a run is, not what it computes
 APART = (
     "evaluations that share no known images (no predictions are kept, or by an earlier version) cannot be put together "
     "image by image: the lowest worst case is the headline"
