@@ -84,7 +84,7 @@ def with_shared(config: RunConfig, data: ServerData, run_dir: Path, device: torc
     described = {
         **data.described_partition,
         "shared": class_counts(sent),
-        **({} if kind == "images" else {"kind": kind, "shared-sha256": sent.digest()}),
+        **({} if kind == "images" else {"shared-kind": kind, "shared-sha256": sent.digest()}),
         "alignment": told,
     }
     return replace(data, shared=sent, described_partition=described)

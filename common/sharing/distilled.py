@@ -16,7 +16,7 @@ log = logging.getLogger("fedshield")
 
 _WIDTH = 32  # channels of the random networks; 128 in the paper, for GPUs
 _REAL = 64  # images of a class in a step
-_RATE, _MOMENTUM = 1.0, 0.5  # of SGD, on the [0, 1] scale of pixels
+_RATE, _MOMENTUM = 0.05, 0.5  # of SGD on pixels in [0, 1]; the rate for one image of a class, which has more gradient
 _STARTING_NOISE = 0.1  # standard deviation, on the same scale
 _LINES = 4  # about the progress
 
@@ -56,7 +56,7 @@ def distilled(data: Dataset, per_class: int, steps: int, seed: int, device: torc
         (gradient,) = torch.autograd.grad(loss, [made])
         with torch.no_grad():
             velocity.mul_(_MOMENTUM).add_(gradient)
-            made.sub_(_RATE * velocity).clamp_(0, 1)
+            made.sub_(_RATE * per_class * velocity).clamp_(0, 1)
         if step * _LINES // steps > (step - 1) * _LINES // steps:
             seconds = time.perf_counter() - started
             log.info("distilling: step %d/%d, distance %.2f, %.1f s", step, steps, float(loss.detach()), seconds)

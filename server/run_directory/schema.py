@@ -211,7 +211,7 @@ class DescribedPartition(FileFormat):
     test: list[Count] = []
     used: Count = 0
     available: Count = 0
-    kind: str = "images"
+    shared_kind: str = Field("images", alias="shared-kind")
     alignment: dict[str, StoredDistance] = {}
 
     @model_validator(mode="after")

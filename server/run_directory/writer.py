@@ -199,7 +199,7 @@ class RunDir:
         before = read_json(path, "start a new run") if self.completed_rounds and path.exists() else {}
         # How far sharing aligns the clients is measured anew: on another processor, its last digit may differ.
         changed = {key for key, value in before.items() if key != "alignment" and described.get(key) != value}
-        if changed and changed <= {"shared", "shared-sha256"}:
+        if changed and changed <= {"shared", "shared-kind", "shared-sha256"}:
             raise FedShieldError(
                 f"{self.path}: what the clients receive is not what it was at the start of the run: sharing.root "
                 "contains other images, or an earlier version made it in another way; give the same ones, or start a "

@@ -91,7 +91,10 @@ def partition_figure(described: Record) -> Figure:
     others = {name: described[name] for name in ("pool", "shared", "validation") if sum(described.get(name, ()))}
     holders = with_totals({**by_client(described["clients"]), **others})
     drawing = shares(holders, described["classes"], "class", HOLDER)
-    caption = "Training images of each class. Shared: the part of the server's pool that every client receives too."
+    what = "the part of the server's pool that every client receives too"
+    if (kind := described.get("shared-kind", "images")) != "images":
+        what = f"what every client receives too (sharing.kind = {kind})"
+    caption = f"Training images of each class. Shared: {what}."
     return Figure([Panel("", drawing, height_of(len(holders)))], "", caption, 100, 1)
 
 

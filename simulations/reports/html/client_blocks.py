@@ -79,6 +79,24 @@ def refusals(metrics: Sequence[Record]) -> list[Block]:
     )
 
 
+def shared_slice(partition: Record) -> list[Block]:
+    """Return how near what is shared brings the clients; nothing where nothing is, or where that is not known."""
+    if not (alignment := partition.get("alignment")):
+        return []
+    names = {
+        "labels": "classes: mean total variation between two clients",
+        "features": "features: mean distance of a client to all of them, in distances between two classes",
+    }
+    rows = [
+        [meaning, f"{alignment[name]['before']:.2f}", f"{alignment[name]['after']:.2f}"]
+        for name, meaning in names.items()
+        if name in alignment
+    ]
+    kind = partition.get("shared-kind", "images")
+    title = f"What is shared: {sum(partition['shared']):,} images to every client (sharing.kind = {kind})"
+    return [Table(["distance", "without", "with what is shared"], rows, 1, title=title)]
+
+
 def labels(partition: Record) -> list[Block]:
     """Return the classes of everybody's training images."""
     return charts(partition_figure(partition)) if partition else []

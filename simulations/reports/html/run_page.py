@@ -28,7 +28,7 @@ from simulations.reports.headline import (
     threat_label,
     training,
 )
-from simulations.reports.html.client_blocks import clients, labels, own_models, refusals
+from simulations.reports.html.client_blocks import clients, labels, own_models, refusals, shared_slice
 from simulations.reports.html.evaluation_blocks import attacks, classes, corrupted, curve, percent
 from simulations.reports.html.page import Block, Code, Fact, Page, Section, Table, Text, charts, of_sheet
 from simulations.reports.html.picture_blocks import gallery, predictions
@@ -82,7 +82,7 @@ def run_page(run_dir: Path) -> Page:
             Section("Predictions under attack", predictions(arrays)),
             Section("Adversarial examples", gallery(arrays)),
             Section("Clients", [*clients(metrics, partition, final), *own_models(final), *refusals(metrics)]),
-            Section("Who has which classes", labels(partition)),
+            Section("Who has which classes", [*labels(partition), *shared_slice(partition)]),
             Section(TITLE, of_sheet(privacy_sheet(read_privacy(run_dir), unit))),
             Section("What differs from the defaults", [difference_table(config)]),
             Section("Environment, and the command that repeats it", _environment(environment, metrics, kind, config)),
