@@ -26,8 +26,8 @@ def distilled(data: Dataset, per_class: int, steps: int, seed: int, device: torc
 
     In each step a new random network embeds a batch of the images and the made ones of each class. The made ones move
     so that the sum over classes of the squared distance between the two mean embeddings falls. Differences to the
-    paper: no augmentation, narrower networks, and the images do not start as real
-    ones, which would still be seen in them, but as the mean of their class with noise.
+    paper: no augmentation, narrower networks, and the images do not start as real ones, which would still be seen in
+    them, but as the mean of their class with noise.
 
     A step costs a forward pass of a batch of 64 images a class and a forward and backward pass of the made ones, of a
     network with 8 MFLOPs for 32×32 pixels. On one CPU the same arguments give the same bits.

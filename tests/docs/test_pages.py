@@ -107,6 +107,7 @@ BEFORE = {
         export XDG_STATE_HOME=$PWD/state
     """,
     "privacy.md": "fedshield run --name NAME",
+    "sharing.md": "cp -r pets/train others",
     "results.md": "fedshield sweep cpu-activations",
     "studies.md": """
         fedshield run --name NAME

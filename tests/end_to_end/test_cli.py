@@ -305,7 +305,7 @@ def test_what_is_no_finite_number_is_wrong_usage(arguments: list[str]) -> None:
         ("fedshield ex", ["export"]),
         ("fedshield run cpu-ci", ["cpu-cifar10"]),
         ("fedshield sweep full-sh", ["full-sharing"]),
-        ("fedshield run --set sharing.", ["sharing.pool-fraction=", "sharing.fraction=", "sharing.warm-start-epochs="]),
+        ("fedshield run --set sharing.p", ["sharing.pool-fraction=", "sharing.per-class="]),
         ("fedshield run my-own-f", []),  # the shell goes on with files
     ],
 )
