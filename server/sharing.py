@@ -21,7 +21,7 @@ from common.files import replace_file
 from common.paths import whole_path
 from common.sharing.alignment import Distance, feature_distance, label_distance, tell_alignment
 from common.sharing.averaged import averaged
-from common.sharing.distilled import distilled
+from common.sharing.distilled import BATCH, distilled
 from common.sharing.noised import noised
 from common.sharing.other_dataset import images_of_classes, other_dataset
 from server.run_directory.reader import read_described_partition
@@ -73,7 +73,8 @@ def with_shared(config: RunConfig, data: ServerData, run_dir: Path, device: torc
     elif config.sharing.fraction == 0:
         return data
     elif kind == "distilled":
-        sent = _kept(run_dir, data.test.classes) or _distill(config, data.shared, run_dir, device)
+        kept = _kept(run_dir, data.test.classes) if config.results.resume else None
+        sent = kept or _distill(config, data.shared, run_dir, device)
     else:
         sent = _made(config, data)
     if not len(sent.labels):
@@ -103,7 +104,11 @@ def _made(config: RunConfig, data: ServerData) -> Dataset:
 def _distill(config: RunConfig, shared: Dataset, run_dir: Path, device: torch.device) -> Dataset:
     sharing = config.sharing
     count = sharing.per_class * len(shared.classes)
-    log.info("distilling %d images of the pool into %d, in %d steps", len(shared.labels), count, sharing.steps)
+    passes = sharing.steps * (3 * count + sum(min(BATCH, images) for images in class_counts(shared)))
+    log.info(
+        "distilling %d images of the pool into %d, in %d steps: %s passes of an image through a small network",
+        *(len(shared.labels), count, sharing.steps, f"{passes:,}"),
+    )
     sent = distilled(shared, sharing.per_class, sharing.steps, config.seed, device)
     replace_file(run_dir / FILE, save({"images": sent.images, "labels": sent.labels}))
     return sent

@@ -15,7 +15,7 @@ from common.training.trainer import pixels
 log = logging.getLogger("fedshield")
 
 _WIDTH = 32  # channels of the random networks; 128 in the paper, for GPUs
-_REAL = 64  # images of a class in a step
+BATCH = 64  # real images of a class in a step, at most
 _RATE, _MOMENTUM = 0.05, 0.5  # of SGD on pixels in [0, 1]; the rate for one image of a class, which has more gradient
 _STARTING_NOISE = 0.1  # standard deviation, on the same scale
 _LINES = 4  # about the progress
@@ -51,7 +51,7 @@ def distilled(data: Dataset, per_class: int, steps: int, seed: int, device: torc
         rng, loss = rng_for(seed, "distilled-batch", step), torch.zeros((), device=device)
         ours = network(made).view(len(rows), per_class, -1).mean(1)
         for label, own in enumerate(rows):
-            batch = np.sort(rng.permutation(own)[:_REAL])
+            batch = np.sort(rng.permutation(own)[:BATCH])
             loss = loss + (network(pixels(data.images[batch], device)).mean(0) - ours[label]).square().sum()
         (gradient,) = torch.autograd.grad(loss, [made])
         with torch.no_grad():

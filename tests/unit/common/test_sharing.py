@@ -19,6 +19,7 @@ from common.sharing.noised import noised
 from common.sharing.other_dataset import other_dataset
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def gray(*values: int, labels: list[int] | None = None, side: int = 16) -> Dataset:
