@@ -49,10 +49,11 @@ def check_sharing(config: RunConfig, data: ServerData) -> None:
     for kind, key, needed in (("averaged", "average", sharing.average), ("distilled", "per-class", sharing.per_class)):
         fewest, name = min(zip(class_counts(data.shared), classes, strict=True))
         if sharing.kind == kind and fewest < needed:
+            few = f"{fewest} image{'' if fewest == 1 else 's'}"
             raise FedShieldError(
-                f"sharing.{key} = {needed}: sharing.fraction = {sharing.fraction:g} takes only {fewest} images "
-                f"of class {name} from the pool; lower sharing.{key} to {max(1, fewest)} or less, or raise "
-                "sharing.fraction or sharing.pool-fraction"
+                f"sharing.{key} = {needed}: sharing.fraction = {sharing.fraction:g} takes only {few} of class {name} "
+                f"from the pool; lower sharing.{key} to {max(1, fewest)} or less, or raise sharing.fraction or "
+                "sharing.pool-fraction"
             )
 
 

@@ -101,7 +101,8 @@ def test_another_dataset_takes_the_place_of_the_pool(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     pets = {"data__name": "folder", "data__root": "pets", "partition__scheme": "iid", "federation__clients": 2}
     other = {"sharing__kind": "other-dataset", "sharing__root": "others", "sharing__pool_fraction": 0.0}
-    done = CliRunner().invoke(app, ["run", "--name", "one", *tiny_options(**pets, **other, **ONE)])
+    options = [f"--set={key.replace('__', '.').replace('_', '-')}={value}" for key, value in {**other, **ONE}.items()]
+    done = CliRunner().invoke(app, ["run", "--name", "one", *tiny_options(**pets), *options])
     assert done.exit_code == 0, done
     found = described(tmp_path / "runs/one")
     assert (found["pool"], found["shared"], list(found["alignment"])) == ([0, 0], [2, 2], ["labels"])
@@ -124,12 +125,12 @@ def test_another_dataset_takes_the_place_of_the_pool(tmp_path: Path, monkeypatch
     [
         (
             {"sharing__kind": "averaged"},
-            "sharing.average = 4: sharing.fraction = 0.4 takes only 1 images of class circle from the pool; lower "
+            "sharing.average = 4: sharing.fraction = 0.4 takes only 1 image of class bar from the pool; lower "
             "sharing.average to 1 or less",
         ),
         (
             {"sharing__kind": "distilled"},
-            "sharing.per-class = 10: sharing.fraction = 0.4 takes only 1 images of class",
+            "sharing.per-class = 10: sharing.fraction = 0.4 takes only 1 image of class",
         ),
         ({"sharing__kind": "other-dataset"}, "sharing.root is empty: sharing.kind = other-dataset sends images of an"),
         ({"sharing__kind": "other-dataset", "sharing__root": "nowhere"}, "sharing.root: no folder "),
