@@ -13,7 +13,6 @@ from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
 from common.config.schema import RunConfig, parse_config
-from common.data.cuts import told_images
 from common.data.datasets import Dataset
 from common.data.server_data import ServerData
 from common.errors import FedShieldError, explain_os_errors
@@ -30,16 +29,7 @@ from server.aggregation.strategy import OPTIMIZER, SharedDataFedAvg
 from server.aggregation.whole_round import find_rule
 from server.monitoring.observers import watching
 from server.network.roster import Roster
-from server.notices import (
-    tell_mirroring,
-    tell_precision,
-    tell_randomized,
-    tell_rare_classes,
-    tell_sharing,
-    tell_small_radius,
-    tell_what_is_folded,
-    tell_who_is_able,
-)
+from server.notices import tell_precision, tell_randomized, tell_settings, tell_what_is_folded
 from server.personal import tell_what_stays
 from server.preflight import check_attacks, check_settings, try_own_attacks
 from server.recorder import Recorder
@@ -82,7 +72,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     data = server_data(config)
     if kind is DEPLOYED:
         grid = _polled(grid)
-    _tell_settings(config, data)
+    tell_settings(config, data.described_partition)
     check_sharing(config, data)
     roster = Roster(grid, config.federation, _own_images(data))
     roster.gather()
@@ -116,16 +106,6 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         )
         recorder.finish()
     return run.path
-
-
-def _tell_settings(config: RunConfig, data: ServerData) -> None:
-    """Tell what a user should know before clients are waited for."""
-    log.info("%s", told_images(data.described_partition, config.flat(), federated=True))
-    tell_rare_classes(data.described_partition, config)
-    tell_mirroring(config)
-    tell_small_radius(config)
-    tell_who_is_able(config)
-    tell_sharing(config)
 
 
 @runtime_checkable

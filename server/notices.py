@@ -9,6 +9,7 @@ from torch import nn
 
 from common.attacks.threat import L2, radius
 from common.config.schema import RunConfig
+from common.data.cuts import told_images
 from common.data.rare_classes import few_images, told_rare_classes
 from common.evaluation.model_checks import EOT, is_randomized
 from common.factory import (
@@ -26,6 +27,21 @@ from server.run_directory.restored import with_first_precision
 log = logging.getLogger("fedshield")
 
 _SMALL_L2 = 32  # 1/255; published ones for images of 32 pixels are 64 to 255
+
+
+def tell_settings(config: RunConfig, described: Mapping[str, Any]) -> None:
+    """Tell what can be told of a federation before its clients are waited for.
+
+    Args:
+        config: of the run.
+        described: the division, as in ``partition.json``.
+    """
+    log.info("%s", told_images(described, config.flat(), federated=True))
+    tell_rare_classes(described, config)
+    tell_mirroring(config)
+    tell_small_radius(config)
+    tell_who_is_able(config)
+    tell_sharing(config)
 
 
 def tell_small_radius(config: RunConfig) -> None:
