@@ -83,7 +83,12 @@ class RunConfig(ConfigTable):
             raise ValueError(
                 f"model.stem = imagenet: model.name = {self.model.name} has no such stem; set model.stem=small"
             )
-        for key, value in {"activation": "relu", "stem": "small", "downsample": True}.items():
+        if self.model.name == "cnn2" and self.model.norm != "batch":
+            raise ValueError(
+                f"model.norm = {self.model.norm}: model.name = cnn2 has no normalization; leave it at batch"
+            )
+        own = {"activation": "relu", "stem": "small", "downsample": True, "norm": "batch"}
+        for key, value in own.items():
             if self.model.name.startswith("torchvision:") and getattr(self.model, key) != value:
                 raise ValueError(
                     f"model.{key} = {getattr(self.model, key)}: model.name = {self.model.name} has its own; leave it "

@@ -161,6 +161,7 @@ class ModelConfig(ConfigTable):
     activation: ActivationName
     stem: Literal["small", "imagenet"]
     downsample: bool
+    norm: Literal["batch", "group"]
 
 
 class AttackConfig(ConfigTable):

@@ -12,6 +12,7 @@ from common.models.modes import keep_modes, keep_statistics
 from common.seeding import seed_for
 
 MakeActivation = Callable[[], nn.Module]
+MakeNorm = Callable[[int], nn.Module]  # from a number of channels
 
 # Per-channel mean and standard deviation of CIFAR-10's training pixels, on the [0, 1] scale.
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -60,19 +61,29 @@ class GridMean(nn.Module):
         return grid.mean((3, 5)).flatten(1)
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:
-    """Convolution and batch normalization; padded so that stride 1 keeps the size."""
-    return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
+def group_norm(channels: int) -> nn.Module:
+    """Group normalization (Wu and He 2018, arXiv 1803.08494, equation 7), in two groups; in one for an odd number.
+
+    It sees each image alone, so there are no statistics of other images to keep or to send. Two groups are what
+    federations use (Reddi et al. 2021, arXiv 2003.00295), and go with narrow networks.
+    """
+    return nn.GroupNorm(1 if channels % 2 else 2, channels)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int, norm: MakeNorm) -> list[nn.Module]:
+    """Convolution and normalization; padded so that stride 1 keeps the size."""
+    return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), norm(outputs)]
 
 
 class BasicBlock(nn.Module):
     """The residual block of ResNet-18 (He et al. 2016, arXiv 1512.03385, figure 2)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, activation: MakeActivation) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, activation: MakeActivation, norm: MakeNorm) -> None:
         super().__init__()
-        self.body = nn.Sequential(*_conv(inputs, outputs, 3, stride), activation(), *_conv(outputs, outputs, 3, 1))
+        first, second = _conv(inputs, outputs, 3, stride, norm), _conv(outputs, outputs, 3, 1, norm)
+        self.body = nn.Sequential(*first, activation(), *second)
         same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Identity() if same else nn.Sequential(*_conv(inputs, outputs, 1, stride))
+        self.shortcut = nn.Identity() if same else nn.Sequential(*_conv(inputs, outputs, 1, stride, norm))
         self.activation = activation()
 
     def forward(self, features: Tensor) -> Tensor:
@@ -81,7 +92,9 @@ class BasicBlock(nn.Module):
         return out
 
 
-def resnet18(classes: int, width: int, activation: MakeActivation, downsample: bool, stem: str) -> nn.Module:
+def resnet18(
+    classes: int, width: int, activation: MakeActivation, downsample: bool, stem: str, norm: MakeNorm
+) -> nn.Module:
     """ResNet-18 (He et al. 2016), by default with a 3×3 stem and no max pooling, for small images.
 
     The stem ``imagenet`` is the original's: a 7×7 convolution of stride 2, then max pooling. With ``downsample`` the
@@ -90,19 +103,22 @@ def resnet18(classes: int, width: int, activation: MakeActivation, downsample: b
     """
     layers: list[nn.Module] = [Normalize()]
     if stem == "imagenet":
-        layers += [*_conv(3, width, 7, 2), activation(), nn.MaxPool2d(3, 2, 1)]
+        layers += [*_conv(3, width, 7, 2, norm), activation(), nn.MaxPool2d(3, 2, 1)]
     else:
-        layers += [*_conv(3, width, 3, 1), activation()]
+        layers += [*_conv(3, width, 3, 1, norm), activation()]
     inputs = width
     for stage in range(4):
         outputs = width * 2**stage
         stride = 2 if downsample and stage > 0 else 1
-        layers += [BasicBlock(inputs, outputs, stride, activation), BasicBlock(outputs, outputs, 1, activation)]
+        layers.append(BasicBlock(inputs, outputs, stride, activation, norm))
+        layers.append(BasicBlock(outputs, outputs, 1, activation, norm))
         inputs = outputs
     return nn.Sequential(*layers, GridMean(1), nn.Linear(inputs, classes))
 
 
-def cnn(classes: int, width: int, activation: MakeActivation, downsample: bool, stem: str) -> nn.Module:
+def cnn(
+    classes: int, width: int, activation: MakeActivation, downsample: bool, stem: str, norm: MakeNorm
+) -> nn.Module:
     """Three convolutions of ``width``, 2×``width`` and 4×``width`` channels, for CPUs.
 
     ``downsample`` gives the second and third convolution stride 2.
@@ -110,18 +126,20 @@ def cnn(classes: int, width: int, activation: MakeActivation, downsample: bool, 
     stride = 2 if downsample else 1
     return nn.Sequential(
         Normalize(),
-        *_conv(3, width, 3, 1),
+        *_conv(3, width, 3, 1, norm),
         activation(),
-        *_conv(width, 2 * width, 3, stride),
+        *_conv(width, 2 * width, 3, stride, norm),
         activation(),
-        *_conv(2 * width, 4 * width, 3, stride),
+        *_conv(2 * width, 4 * width, 3, stride, norm),
         activation(),
         GridMean(4),
         nn.Linear(4 * width * 4 * 4, classes),
     )
 
 
-def cnn2(classes: int, width: int, activation: MakeActivation, downsample: bool, stem: str) -> nn.Module:
+def cnn2(
+    classes: int, width: int, activation: MakeActivation, downsample: bool, stem: str, norm: MakeNorm
+) -> nn.Module:
     """Two convolutions and a hidden layer: at width 32 ``simple_cnn``, the CIFAR-10 network of apple/pfl-research.
 
     A relative of the network of McMahan et al. 2017 (arXiv 1602.05629): 3×3 convolutions of ``width`` and 2×``width``
@@ -161,6 +179,7 @@ def build_model(
     seed: int,
     stem: str = "small",
     image_size: int = 32,
+    norm: str = "batch",
 ) -> nn.Module:
     """Build a freshly initialized network; the same arguments give the same weights.
 
@@ -175,6 +194,7 @@ def build_model(
         seed: the run's seed.
         stem: ``small`` or ``imagenet`` (resnet18 alone).
         image_size: side of the images, in pixels, for networks that must know it.
+        norm: a key of ``NORMS``; cnn2 has none.
 
     Raises:
         FedShieldError: an external network does not exist, or does not accept such images.
@@ -184,8 +204,9 @@ def build_model(
         torch.manual_seed(seed_for(seed, "model"))
         if is_borrowed(name):
             options = {"classes": classes, "width": width, "activation": kind.make, "image_size": image_size}
-            return borrow(name, Normalize(), {**options, "downsample": downsample, "stem": stem}, image_size)
-        model = MODELS[name](classes, width, kind.make, downsample, stem)
+            options |= {"downsample": downsample, "stem": stem, "norm": norm}
+            return borrow(name, Normalize(), options, image_size)
+        model = MODELS[name](classes, width, kind.make, downsample, stem, NORMS[norm])
         if name != "cnn2":  # which has the original's own
             for layer in model.modules():
                 if isinstance(layer, nn.Conv2d):
@@ -237,7 +258,8 @@ def trains_on_one(model: nn.Module, image_size: int) -> bool:
     return True
 
 
-MODELS: dict[str, Callable[[int, int, MakeActivation, bool, str], nn.Module]] = {
+NORMS: dict[str, MakeNorm] = {"batch": nn.BatchNorm2d, "group": group_norm}
+MODELS: dict[str, Callable[[int, int, MakeActivation, bool, str, MakeNorm], nn.Module]] = {
     "cnn": cnn,
     "cnn2": cnn2,
     "resnet18": resnet18,

@@ -156,6 +156,7 @@ def _write_torchvision(model: nn.Module, path: Path, config: RunConfig, classes:
         _save(path, model.get_submodule("1").state_dict())
         return
     wanted = {"model.name": "resnet18", "model.width": 64, "model.activation": "relu", "model.downsample": True}
+    wanted["model.norm"] = "batch"
     found = config.flat()
     for key, value in wanted.items():
         if found[key] != value:

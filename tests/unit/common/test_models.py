@@ -6,7 +6,8 @@ import torchvision
 from torch import nn
 
 from common.models.activations import ACTIVATIONS
-from common.models.networks import MODELS, build_model
+from common.models.fast_network import fast_network
+from common.models.networks import MODELS, build_model, group_norm
 
 
 def build(name: str, width: int = 4, activation: str = "relu", downsample: bool = True, seed: int = 1) -> nn.Module:
@@ -107,3 +108,27 @@ def test_the_seed_fixes_the_weights_and_nothing_else_moves_them(name: str) -> No
 def test_other_image_sizes_work(size: int) -> None:
     for name in ("cnn", "resnet18"):
         assert build(name)(torch.rand(2, 3, size, size)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet18"])
+def test_group_normalization_leaves_nothing_that_is_no_weight(name: str) -> None:
+    batch, group = (build_model(name, 10, 4, "relu", True, 1, norm=norm) for norm in ("batch", "group"))
+    assert [*group.state_dict()] == [key for key, _ in group.named_parameters()]
+    # The same weights in the same places: only statistics and counters are gone.
+    assert {key: weight.shape for key, weight in group.named_parameters()} == {
+        key: weight.shape for key, weight in batch.named_parameters()
+    }
+    assert all(torch.equal(weight, group.state_dict()[key]) for key, weight in batch.named_parameters())
+    images = torch.rand(3, 3, 32, 32)
+    alone = torch.cat([group(images[place : place + 1]) for place in range(3)])
+    assert torch.allclose(group(images), alone, atol=1e-5)  # each image by itself, and so in training mode as in eval
+    assert torch.equal(group(images), group.eval()(images))
+    assert fast_network(group) is None
+    assert fast_network(batch) is not None
+
+
+def test_group_normalization_by_hand() -> None:
+    # Two groups of one channel: (1, 3) has mean 2 and variance 1, (0, 4) mean 2 and variance 4.
+    values = torch.tensor([[[[1.0, 3.0]], [[0.0, 4.0]]]])
+    assert torch.allclose(group_norm(2)(values).flatten(), torch.tensor([-1.0, 1.0, -1.0, 1.0]), atol=1e-4)
+    assert group_norm(3)(values.repeat(1, 2, 1, 1)[:, :3]).shape == (1, 3, 1, 2)  # an odd number has one group
