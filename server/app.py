@@ -4,6 +4,7 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,17 +22,19 @@ from common.messages.records import State, to_record, to_state
 from common.messages.shared_slice import shared_record
 from common.methods.method import Method
 from common.words import visible
+from server.aggregation.accounting import epsilon
 from server.aggregation.outliers import LastRound
 from server.aggregation.root import Root
 from server.aggregation.rules import RULES, ByPool, no_pool
 from server.aggregation.selection import Cohort, find_selection
-from server.aggregation.strategy import OPTIMIZER, SharedDataFedAvg
+from server.aggregation.strategy import OPTIMIZER, PRIVACY, SharedDataFedAvg
 from server.aggregation.whole_round import find_rule
 from server.monitoring.observers import watching
 from server.network.roster import Roster
 from server.notices import tell_precision, tell_randomized, tell_settings, tell_what_is_folded
 from server.personal import tell_what_stays
 from server.preflight import check_attacks, check_settings, try_own_attacks
+from server.privacy import find_privacy, tell_budget_spent, tell_privacy
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
@@ -83,6 +86,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         tell_what_is_folded(config, model)
         try_own_attacks(config, model, len(data.test.classes))
         tell_randomized(config, model)
+        tell_privacy(config, model, kind)
         tell_what_stays(make_federated_method(config), model, config.method.fine_tune_epochs > 0, far=kind == DEPLOYED)
         recorder = Recorder(config, run, data, model, watchers)
         precision = {} if kind == DEPLOYED else tell_precision(config)
@@ -100,10 +104,11 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
             grid,
             initial_arrays=to_record(model.state_dict()),
             # 0 where only the final evaluation was missing.
-            num_rounds=max(0, config.federation.rounds - run.completed_rounds),
+            num_rounds=max(0, run.total - run.completed_rounds),
             timeout=config.federation.client_timeout_seconds,
             evaluate_fn=_after_round(strategy, recorder, grid),
         )
+        tell_budget_spent(config)
         recorder.finish()
     return run.path
 
@@ -197,8 +202,10 @@ def _strategy(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData
         kept=_kept(run, method),
         weights=weights,
         engine=run.kind != DEPLOYED,
-        fine_tune_after=config.federation.rounds if config.method.fine_tune_epochs else 0,
+        fine_tune_after=run.total if config.method.fine_tune_epochs else 0,
         root=_root(config, data.pool, next(model.parameters()).device),
+        privacy=find_privacy(config, model, method, run.kind, _privately_kept(run)),
+        spent=partial(epsilon, config),
     )
 
 
@@ -243,6 +250,12 @@ def _kept(run: RunDir, method: Method) -> State:
         )
         return {name: array for name, array in kept.items() if name.startswith(OPTIMIZER)}
     return kept
+
+
+def _privately_kept(run: RunDir) -> State:
+    """Return what the server has kept of its privacy in an earlier part of the run."""
+    kept = run.load_kept("server").items()
+    return {name.removeprefix(PRIVACY): array for name, array in kept if name.startswith(PRIVACY)}
 
 
 def _speak_plainly() -> None:

@@ -22,6 +22,7 @@ from common.user_code import is_user_code
 from server.aggregation.rules import RULES, ByPool, check_strategy, no_pool
 from server.aggregation.selection import Cohort, check_selection
 from server.personal import check_personal
+from server.privacy import check_privacy
 from server.run_directory.reader import CENTRALIZED, DEPLOYED, Kind
 
 log = logging.getLogger("fedshield")
@@ -46,6 +47,7 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
     check_user_code(config)
     if kind == DEPLOYED:
         _check_deployed(config)
+    check_privacy(config, kind)
     if kind != CENTRALIZED:
         check_selection(config.federation)
         _check_method(config)
@@ -53,7 +55,7 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
 
 
 def _check_average(config: RunConfig, kind: Kind) -> None:
-    train, total = config.train, int(config.flat()[kind.length])
+    train, total = config.train, kind.total(config)
     if train.average != "none" and train.average_start > total:
         raise FedShieldError(
             f"train.average-start = {train.average_start}: train.average = {train.average} would have no model to "

@@ -98,10 +98,12 @@ class Recorder:
         chosen = validation.as_json() if validation is not None and self._is_best(validation) else None
         self._best = chosen or self._best
         self.run.save_checkpoint(round_or_epoch, state, chosen, momenta, kept)
+        if "privacy" in report:  # no client gets a model of a round that a resumed run would do, and pay for, again
+            self.run.wait()
         line = f"{evaluation.line()}  " if evaluation else ""
         if validation is not None:
             line += f"validation {100 * validation.values()['worst']:.1f} %{' (best)' if chosen else ''}  "
-        line += f"loss {report['loss']:.3f}  {_turnout(report)}{seconds:.1f} s"
+        line += f"loss {report['loss']:.3f}  {_spent(report)}{_turnout(report)}{seconds:.1f} s"
         event = {"event": "round", **record}
         log.info("%s %d/%d  %s", self.run.kind.unit, round_or_epoch, self.run.total, line, extra={"event": event})
         if self.run.kind == DEPLOYED:
@@ -132,6 +134,10 @@ class Recorder:
         now = validation.values()  # there is an attack: the configuration makes sure
         return (now["worst"], now["natural"]) > before
 
+    def _privacy(self) -> dict[str, Any] | None:
+        """Return what all models of the run have cost: the clients have had each of them."""
+        return next((record.get("privacy") for record in reversed(self.run.metrics())), None)
+
     def finish(self) -> None:
         """Evaluate the best model on validation data, or else the last, with the final attacks; write the summary."""
         self.run.wait()
@@ -143,11 +149,12 @@ class Recorder:
             final, figures = evaluate_finally(self.model, self.test, self.config, self.counts, kept_dir)
             if own := evaluate_personal(self.run.path, self.model, self.test, self.config, self.counts, final):
                 figures["personal"] = own
-        summary = {
+        summary: dict[str, Any] = {
             "rounds": self.run.completed_rounds,
             "seconds": sum(record["seconds"] for record in self.run.metrics()),
             "evaluated-round": round_or_epoch,
             "selected-by": "validation" if self._best else "last round",
+            **({"privacy": spent} if (spent := self._privacy()) else {}),
             "final": figures,
         }
         self.run.write_json("summary.json", summary)
@@ -165,6 +172,11 @@ class Recorder:
                     "final  backdoor: with the trigger %.1f %% of other classes' images pass for %s, without %.1f %%",
                     *(rates[0], found["target"], rates[1]),
                 )
+
+
+def _spent(report: dict[str, Any]) -> str:
+    """Return what the models so far have cost in privacy; empty without."""
+    return f"epsilon {spent['epsilon']:.3g}  " if (spent := report.get("privacy")) else ""
 
 
 def _turnout(report: dict[str, Any]) -> str:

@@ -65,6 +65,7 @@ def run_locally(
         if (finished := finished_run(config)) is not None:
             return complete(finished)
     config.check_division()  # before Ray starts
+    rounds = FEDERATION.total(config)
     if config.byzantine.clients:
         from simulations.engine.byzantine import ByzantineExecutor, check_liars
 
@@ -81,7 +82,7 @@ def run_locally(
 
         federation, quiet = config.federation, output is not Output.PLAIN
         first = "clients load their data"
-        view = LiveView(console, "round", federation.rounds, rounds_before(config), first, federation.clients, quiet)
+        view = LiveView(console, "round", rounds, rounds_before(config), first, federation.clients, quiet)
 
         def on_reply(reply: Reply) -> None:
             if reply.message.metadata.message_type == MessageType.TRAIN:

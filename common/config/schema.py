@@ -23,6 +23,7 @@ from common.config.tables import (
     MethodConfig,
     ModelConfig,
     PartitionConfig,
+    PrivacyConfig,
     ResultsConfig,
     SharingConfig,
     StrategyConfig,
@@ -56,6 +57,7 @@ class RunConfig(ConfigTable):
     federation: FederationConfig
     partition: PartitionConfig
     sharing: SharingConfig
+    privacy: PrivacyConfig
     strategy: StrategyConfig
     byzantine: ByzantineConfig
     model: ModelConfig
@@ -216,6 +218,8 @@ def _one_line(error: Any) -> str:
     if error["type"] == "missing":
         return f"missing key {key}"
     if error["type"] == "extra_forbidden":
+        if "secagg" in key or "secure-agg" in key:
+            return f"unknown key {key}{_NO_SECURE_AGGREGATION}"
         return f"unknown key {key}{near(key, list(default_config()))}"
     if error["type"] == "literal_error":
         allowed = str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
@@ -225,6 +229,10 @@ def _one_line(error: Any) -> str:
     return f"{key} = {given!r}: {message[0].lower()}{message[1:]}{_HOW.get(error['type'], '')}"
 
 
+_NO_SECURE_AGGREGATION = (
+    ": Flower's SecAgg+ does not work with its message API, see docs/privacy.md; leave it out (privacy.noise-multiplier "
+    "bounds what the models tell of a client)"
+)
 _WHOLE_NUMBER = "; write a whole number, as in 20"
 _HOW = {  # types of pydantic's errors -> how to write it
     "bool_type": "; write true or false",

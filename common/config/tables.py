@@ -153,6 +153,17 @@ class SharingConfig(ConfigTable):
         return 0.0 if self.kind == "other-dataset" else self.fraction
 
 
+class PrivacyConfig(ConfigTable):
+    """Client-level differential privacy; see ``server.aggregation.private``."""
+
+    noise_multiplier: Annotated[float, Field(ge=0, le=1e4)]
+    clipping_norm: Annotated[float, Field(gt=0, le=1e6)]
+    adaptive_clipping: Annotated[float, Field(ge=0, lt=1)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    epsilon_max: Annotated[float, Field(ge=0)]
+    noise: Literal["auto", "seeded", "secret"]
+
+
 class ModelConfig(ConfigTable):
     """The network; see ``common.models.networks``."""
 

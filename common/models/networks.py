@@ -116,9 +116,7 @@ def resnet18(
     return nn.Sequential(*layers, GridMean(1), nn.Linear(inputs, classes))
 
 
-def cnn(
-    classes: int, width: int, activation: MakeActivation, downsample: bool, stem: str, norm: MakeNorm
-) -> nn.Module:
+def cnn(classes: int, width: int, activation: MakeActivation, downsample: bool, stem: str, norm: MakeNorm) -> nn.Module:
     """Three convolutions of ``width``, 2×``width`` and 4×``width`` channels, for CPUs.
 
     ``downsample`` gives the second and third convolution stride 2.

@@ -8,6 +8,7 @@ from common.messages.records import to_record, to_state
 from common.methods.checks import check_arrays, check_shares
 from common.methods.method import Arrays, Method, Reply
 from server.aggregation.mean import RunningMean
+from server.aggregation.private import PrivateMean
 from server.aggregation.reply_checks import Checked
 from server.aggregation.robust import RobustMean
 from server.aggregation.server_optimizer import ServerOptimizer
@@ -28,7 +29,7 @@ class Combined:
     def __init__(
         self,
         method: Method,
-        mean: RunningMean | RobustMean,
+        mean: RunningMean | RobustMean | PrivateMean,
         before: ArrayRecord,
         optimizer: ServerOptimizer | None = None,
         rule: Rule | None = None,

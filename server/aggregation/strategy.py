@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from server.aggregation.combining import Combined
 from server.aggregation.fine_tuning import FineTuning
 from server.aggregation.mean import RunningMean
 from server.aggregation.outliers import LastRound, judge
+from server.aggregation.private import Privacy, PrivateMean
 from server.aggregation.reply_checks import Checked, RefusedError, ReplyChecks
 from server.aggregation.robust import RobustMean
 from server.aggregation.root import Root
@@ -34,7 +35,7 @@ _FAR_APART = (
     "clients with few or very different images differ so much, and so do liars: start a new run with a higher "
     "strategy.update-limit (0: no comparison), or continue without them with a lower federation.min-fraction"
 )
-METHOD, OPTIMIZER = "method/", "optimizer/"  # before the names of what the server keeps
+METHOD, OPTIMIZER, PRIVACY = "method/", "optimizer/", "privacy/"  # before the names of what the server keeps
 _DIVERGED = "training has diverged: start a new run with a lower train.learning-rate, or with train.warmup"
 
 
@@ -88,6 +89,8 @@ class SharedDataFedAvg(FedAvg):
         engine: the clients run in FedShield's own engine, and not on a network.
         fine_tune_after: the round after which the clients fine-tune the model; 0 for none.
         root: the server's own images, for the rules that judge by them.
+        privacy: makes each round private; replies are then not compared, whatever ``settings`` say.
+        spent: epsilon after a round, from 1, if there is privacy.
     """
 
     def __init__(
@@ -108,6 +111,8 @@ class SharedDataFedAvg(FedAvg):
         engine: bool,
         fine_tune_after: int = 0,
         root: Root | None = None,
+        privacy: Privacy | None = None,
+        spent: Callable[[int], float] = float,
     ) -> None:
         super().__init__(min_train_nodes=1, min_available_nodes=1)
         self.cohort = cohort
@@ -117,7 +122,7 @@ class SharedDataFedAvg(FedAvg):
         self.completed_rounds = completed_rounds
         self.report: dict[str, Any] = {}
         self.method, self._rule = method, rule
-        self._root = root
+        self._root, self._privacy, self._spent = root, privacy, spent
         self.counted = [*counted] or [0] * len(cohort.examples)
         self._losses: list[float | None] = [*losses] or [None] * len(cohort.examples)
         self._asked: list[int] = []
@@ -137,7 +142,8 @@ class SharedDataFedAvg(FedAvg):
 
     def kept(self) -> Arrays:
         """Return what the server keeps for the rounds to come; see ``kept`` above."""
-        kept = {METHOD: self._server, OPTIMIZER: self._moments}
+        private = self._privacy.kept() if self._privacy else {}
+        kept = {METHOD: self._server, OPTIMIZER: self._moments, PRIVACY: private}
         # Copies: the next round may change them in place.
         return {f"{whose}{name}": array.clone() for whose, arrays in kept.items() for name, array in arrays.items()}
 
@@ -203,7 +209,10 @@ class SharedDataFedAvg(FedAvg):
         sent = sum(array_bytes(message.content) for message in self._sent.values())
         self.report = report.report(together[LOSS], sent)
         ruled = combined.ruled(server_round, self._checks.weights, self._moments)
-        return ruled or combined.result(server_round, self._server), together
+        model = ruled or combined.result(server_round, self._server)
+        if self._privacy:
+            self.report["privacy"] = self._privacy.report(self._spent(server_round))
+        return model, together
 
     def _checked(
         self, asked: list[int], replies: Iterable[Message], report: RoundReport
@@ -225,7 +234,7 @@ class SharedDataFedAvg(FedAvg):
 
     def _believed(self, replies: Iterator[tuple[int, Checked]], report: RoundReport) -> Iterable[tuple[int, Checked]]:
         """Return the replies that are no outliers; for this all of them have to be there."""
-        if (limit := self.settings.update_limit) == 0:
+        if (limit := self.settings.update_limit) == 0 or self._privacy:
             return replies
         verdict = judge(dict(replies), self._checks.reference, limit, self._last_round)
         for client, reason in verdict.refused.items():
@@ -233,8 +242,10 @@ class SharedDataFedAvg(FedAvg):
         report.shorten(verdict.shortened)
         return verdict.believed.items()
 
-    def _new_mean(self, asked: list[int], server_round: int) -> RunningMean | RobustMean:
+    def _new_mean(self, asked: list[int], server_round: int) -> RunningMean | RobustMean | PrivateMean:
         """Return what takes the valid replies of a round, one by one in client order."""
+        if self._privacy:
+            return self._privacy.mean(self._checks.reference, server_round)
         if self.settings.name not in RULES:
             return RunningMean(sum(self.cohort.examples[client] for client in asked))
         settings, model = self.settings, self._checks.reference

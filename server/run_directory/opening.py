@@ -83,15 +83,15 @@ def is_finished(path: Path, kind: Kind, completed_rounds: int, stored: Flat, con
     """
     key, unit, schedule = kind.length, kind.unit, config.train.schedule
     now = config.flat()
-    total = int(now[key])
+    asked = int(now[key])
     # Milestones stay where they are when a run is made longer; the other schedules end at its last round.
     stretches = schedule != "milestones"
-    if stretches and completed_rounds and stored[key] != total:
+    if stretches and completed_rounds and stored[key] != asked:
         raise FedShieldError(
-            f"{path}: {key} = {stored[key]} there, {total} now: with train.schedule = {schedule} the {unit}s "
+            f"{path}: {key} = {stored[key]} there, {asked} now: with train.schedule = {schedule} the {unit}s "
             f"done so far would have had other learning rates; resume with {key}={stored[key]}, or start a new run"
         )
-    if completed_rounds < total or not (path / "summary.json").exists():
+    if completed_rounds < kind.total(config) or not (path / "summary.json").exists():
         return False
     longer = "" if stretches else f"raise {key} to continue, or "
     told = f"all {completed_rounds} {unit}s are done; {longer}evaluate it with: fedshield evaluate {path}"

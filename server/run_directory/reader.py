@@ -19,6 +19,7 @@ from common.files import read_json, read_json_lines
 from common.links import refuse_links
 from common.paths import whole_path
 from common.words import near, some
+from server.aggregation.accounting import planned_rounds
 from server.run_directory.schema import (
     DescribedPartition,
     Environment,
@@ -47,6 +48,14 @@ class Kind:
     length: str
     command: str
     resume: str = "{command} --resume {path}"
+
+    def total(self, config: RunConfig) -> int:
+        """Return how many rounds, or epochs, the run will have; ``privacy.epsilon-max`` may end it earlier.
+
+        Raises:
+            FedShieldError: what it takes to know that is not installed.
+        """
+        return planned_rounds(config) if self.unit == "round" else config.centralized.epochs
 
     def again(self, run_dir: Path) -> str:
         """Return what continues the run in a directory."""

@@ -161,6 +161,14 @@ class Transferred(FileFormat):
     received: Count
 
 
+class StoredPrivacy(FileFormat):
+    """What the models up to a round have cost a client."""
+
+    epsilon: Length
+    delta: Share
+    noise: Literal["seeded", "secret"]
+
+
 class Round(FileFormat):
     """A line of ``metrics.jsonl``."""
 
@@ -175,6 +183,7 @@ class Round(FileFormat):
     shortened: dict[str, str] = {}
     retried: dict[str, str] = {}
     transferred: Transferred | None = Field(None, alias="bytes")
+    privacy: StoredPrivacy | None = None
 
 
 class Summary(FileFormat):

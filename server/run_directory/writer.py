@@ -58,7 +58,7 @@ class RunDir:
     def __init__(self, path: Path, kind: Kind, config: RunConfig) -> None:
         self.path = path
         self.kind = kind
-        self.total = int(config.flat()[kind.length])
+        self.total = kind.total(config)
         self.completed_rounds = 0
         self.finished = False
         self._resumed = bool(config.results.resume)
@@ -282,7 +282,7 @@ def finished_run(config: RunConfig, kind: Kind = FEDERATION) -> Path | None:
         return None
     path = whole_path(config.results.resume)
     read_config(path, kind)
-    if count_completed(path) < int(config.flat()[kind.length]) or not (path / "summary.json").exists():
+    if count_completed(path) < kind.total(config) or not (path / "summary.json").exists():
         return None
     with RunDir.open(config, kind) as run:
         return run.path if run.finished else None
