@@ -70,9 +70,7 @@ def check_privacy(config: RunConfig, kind: Kind) -> None:
 def _check_without(config: RunConfig, kind: Kind) -> None:
     privacy = config.privacy
     if kind == CENTRALIZED and privacy.noise_multiplier:
-        log.warning(
-            "%s = %g has no effect: without a federation there are no clients", _NOISE, privacy.noise_multiplier
-        )
+        log.warning("%s = %g has no effect: there are no clients here", _NOISE, privacy.noise_multiplier)
     elif kind != CENTRALIZED and privacy.epsilon_max:
         raise FedShieldError(
             f"privacy.epsilon-max = {privacy.epsilon_max:g}: without noise there is no epsilon; set {_NOISE} above 0, "
@@ -119,19 +117,17 @@ def tell_privacy(config: RunConfig, model: nn.Module, kind: Kind) -> None:
     privacy, clients = config.privacy, config.federation.cohort
     if privacy.noise_multiplier == 0:
         return
-    rounds, floats = (
-        planned_rounds(config),
-        [array for array in model.state_dict().values() if array.is_floating_point()],
-    )
+    rounds = planned_rounds(config)
+    floats = sum(array.numel() for array in model.state_dict().values() if array.is_floating_point())
     log.info(
         "client-level differential privacy: epsilon = %.3g at delta = %g after %d rounds%s",
         *(epsilon(config, rounds), privacy.delta, rounds, _shortened(config, rounds)),
     )
     length = update_noise(privacy, clients) * privacy.clipping_norm / clients
     log.info(
-        "privacy: each mean update gets noise of length %.3g (L2), and is itself no longer than %g; more clients a round "
-        "make the noise smaller",
-        *(length * math.sqrt(sum(array.numel() for array in floats)), privacy.clipping_norm),
+        "privacy: each mean update gets noise of length %.3g (L2), and is itself no longer than %g; with more clients a "
+        "round there is less noise",
+        *(length * math.sqrt(floats), privacy.clipping_norm),
     )
     if config.strategy.update_limit:
         log.info(
@@ -147,8 +143,8 @@ def tell_privacy(config: RunConfig, model: nn.Module, kind: Kind) -> None:
     if not _is_secret(config, kind):
         tell = log.warning if kind == DEPLOYED else log.info
         tell(
-            "privacy: the noise follows from the seed, and who knows the seed%s can take it out; privacy.noise=secret is "
-            "for models that you pass on",
+            "privacy: the noise follows from the seed, and who knows the seed%s can take it out; for models that you "
+            "pass on set privacy.noise=secret",
             ", as all clients do," if kind == DEPLOYED else "",
         )
 

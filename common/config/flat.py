@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,10 @@ from common.words import near
 
 Scalar = bool | int | float | str
 Flat = dict[str, Scalar]
+_NO_SECURE_AGGREGATION = (
+    ": Flower's SecAgg+ does not work with the strategies of its message API, see docs/privacy.md; leave it out "
+    "(privacy.noise-multiplier bounds what the models tell of a client)"
+)
 
 
 def default_config() -> Flat:
@@ -51,8 +55,13 @@ def merge(base: Flat, override: Flat, source: str) -> Flat:
     """Lay ``override`` over ``base``; an unknown key is an error that names near matches and ``source``."""
     for key in override:
         if key not in base:
-            raise FedShieldError(f"unknown key {key} ({source}){near(key, list(base))}")
+            raise FedShieldError(f"unknown key {key} ({source}){instead_of(key, list(base))}")
     return {**base, **override}
+
+
+def instead_of(key: str, known: Sequence[str]) -> str:
+    """Return what to do about a key that there is not, as the end of a sentence."""
+    return _NO_SECURE_AGGREGATION if "secagg" in key or "secure-agg" in key else near(key, list(known))
 
 
 def flatten(nested: Mapping[str, Any], source: Path | None = None) -> Flat:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from common.attacks.threat import FAMILIES, LINF, AttackSpec, Minimal
-from common.config.flat import Flat, default_config, flatten, nest
+from common.config.flat import Flat, default_config, flatten, instead_of, nest
 from common.config.tables import (
     AttackConfig,
     ByzantineConfig,
@@ -218,9 +218,7 @@ def _one_line(error: Any) -> str:
     if error["type"] == "missing":
         return f"missing key {key}"
     if error["type"] == "extra_forbidden":
-        if "secagg" in key or "secure-agg" in key:
-            return f"unknown key {key}{_NO_SECURE_AGGREGATION}"
-        return f"unknown key {key}{near(key, list(default_config()))}"
+        return f"unknown key {key}{instead_of(key, list(default_config()))}"
     if error["type"] == "literal_error":
         allowed = str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
         return f"{key} = {given!r}: unknown; allowed: {allowed}{near(str(given), allowed.split(', '))}"
@@ -229,10 +227,6 @@ def _one_line(error: Any) -> str:
     return f"{key} = {given!r}: {message[0].lower()}{message[1:]}{_HOW.get(error['type'], '')}"
 
 
-_NO_SECURE_AGGREGATION = (
-    ": Flower's SecAgg+ does not work with its message API, see docs/privacy.md; leave it out (privacy.noise-multiplier "
-    "bounds what the models tell of a client)"
-)
 _WHOLE_NUMBER = "; write a whole number, as in 20"
 _HOW = {  # types of pydantic's errors -> how to write it
     "bool_type": "; write true or false",

@@ -1,13 +1,13 @@
 """How much of client-level differential privacy a run spends: epsilon at ``privacy.delta``, by dp-accounting.
 
 Two federations are neighbors if one client's replies count in the first and count as zero in the second. A round in
-which that client is asked is a Gaussian mechanism with noise multiplier z: it has Rényi divergence α / (2 z²) of order α
-(Mironov 2017, arXiv 1702.07476, corollary 3), and divergences add up over rounds (proposition 1). The accountant turns
-the sum into epsilon (Canonne et al. 2020, arXiv 2004.00010, proposition 12).
+which that client is asked is a Gaussian mechanism with noise multiplier z: it has Rényi divergence α / (2 z²) of order
+α (Mironov 2017, arXiv 1702.07476, corollary 3), and divergences add up over rounds (proposition 1). The accountant
+turns the sum into epsilon (Canonne et al. 2020, arXiv 2004.00010, proposition 12).
 
 Sampling amplifies privacy only where nobody knows who was drawn. Here who trains follows from the seed, which every
-client has. So no amplification is claimed. For the same reason a round costs only the clients that are asked in it: what
-it makes of the other clients' replies tells nothing new of them. Epsilon is that of the client asked most often so far.
+client has. So no amplification is claimed. For the same reason a round costs only the clients that are asked in it: it
+is made without the others' data. Epsilon is that of the client that was asked most often so far.
 """
 
 import math
