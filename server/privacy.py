@@ -61,8 +61,8 @@ def check_privacy(config: RunConfig, kind: Kind) -> None:
     if privacy.epsilon_max and planned_rounds(config) == 0:
         one, all_of_them = (sufficient_noise(config, rounds) for rounds in (1, federation.rounds))
         raise FedShieldError(
-            f"privacy.epsilon-max = {privacy.epsilon_max:g}: one round with {_NOISE} = {privacy.noise_multiplier:g} has "
-            f"epsilon {epsilon(config, 1):.3g}; raise the noise to {one:g} for one round, to {all_of_them:g} for all "
+            f"privacy.epsilon-max = {privacy.epsilon_max:g}: one round with {_NOISE} = {privacy.noise_multiplier:g} "
+            f"has epsilon {epsilon(config, 1):.3g}; raise the noise to {one:g} for one round, to {all_of_them:g} for all "
             f"{federation.rounds}"
         )
 
@@ -125,8 +125,8 @@ def tell_privacy(config: RunConfig, model: nn.Module, kind: Kind) -> None:
     )
     length = update_noise(privacy, clients) * privacy.clipping_norm / clients
     log.info(
-        "privacy: each mean update gets noise of length %.3g (L2), and is itself no longer than %g; with more clients a "
-        "round there is less noise",
+        "privacy: each mean update gets noise of length %.3g (L2), and is itself no longer than %g; with more clients "
+        "a round there is less noise",
         *(length * math.sqrt(floats), privacy.clipping_norm),
     )
     if config.strategy.update_limit:

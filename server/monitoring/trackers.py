@@ -20,6 +20,8 @@ _IDENTITIES = "trackers.json"
 def figures(record: Mapping[str, Any]) -> dict[str, float]:
     """Return what a tracker draws of a line of ``metrics.jsonl``: name -> value, accuracies in [0, 1]."""
     points = {name: record[name] for name in ("loss", "seconds", "update-norm", "learning-rate") if name in record}
+    if "privacy" in record:
+        points["epsilon"] = record["privacy"]["epsilon"]
     if "clients" in record:
         points |= {"clients/answered": len(record["clients"]), "clients/refused": len(record["refused"])}
     for prefix, key in (("", "evaluation"), ("validation/", "validation")):

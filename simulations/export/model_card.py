@@ -12,10 +12,17 @@ from common.models.networks import MEAN, STD
 from common.user_code import is_user_code
 from common.words import markdown, visible
 from server.run_directory.privacy import read_privacy
-from server.run_directory.reader import DEPLOYED, read_config, read_described_partition, read_environment, read_kind
+from server.run_directory.reader import (
+    DEPLOYED,
+    read_config,
+    read_described_partition,
+    read_environment,
+    read_kind,
+    read_metrics,
+)
 from simulations.export.chosen import Chosen
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, bracket, share, tell_chance
-from simulations.reports.beside import corruption_sheet, tell_backdoor, tell_calibration
+from simulations.reports.beside import corruption_sheet, tell_backdoor, tell_calibration, tell_epsilon
 from simulations.reports.headline import dataset_name, read_figures, tell_others, threat_label, training
 from simulations.reports.privacy import privacy_sheet
 from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
@@ -68,6 +75,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], chosen:
             f"{chosen.round}.",
             "",
             *(_figures(run_dir, config, described) if chosen.client is None else _own_figures(run_dir, chosen.client)),
+            *(_private(read_metrics(run_dir)) if chosen.client is None else []),
             *_privacy(run_dir, kind.unit, chosen),
             "## Use",
             "",
@@ -127,6 +135,14 @@ def _privacy(run_dir: Path, unit: str, chosen: Chosen) -> list[str]:
     record = read_privacy(run_dir)
     sheet = privacy_sheet(record, unit) if record.get("sha256") == chosen.sha256 else None
     return [sheet.markdown(2)] if sheet else []
+
+
+def _private(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the model may tell of a client, where that has a bound."""
+    if (spent := tell_epsilon(metrics)) is None:
+        return []
+    epsilon, detail = spent
+    return ["## Privacy", "", f"{epsilon} ({markdown(detail)}).", ""]
 
 
 def _own_figures(run_dir: Path, client: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is measured beside robust accuracy: calibration, and accuracy under common corruptions. Imports no torch."""
+"""What is told beside robust accuracy: calibration, accuracy under common corruptions, privacy. Imports no torch."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -32,6 +32,24 @@ def tell_backdoor(figures: Record) -> list[str]:
         f"backdoor: with the trigger, {share(hit['value'])} % {bracket(hit['interval'])} of n = {found['n']:,} images "
         f"of other classes are taken for {target}; without it, {without} %"
     ]
+
+
+def tell_epsilon(metrics: Sequence[Record]) -> tuple[str, str] | None:
+    """Return epsilon after the last round, and what it is worth; None for a run without differential privacy.
+
+    Args:
+        metrics: lines of ``metrics.jsonl``.
+    """
+    if not metrics or not (spent := metrics[-1].get("privacy")):
+        return None
+    rounds = metrics[-1]["round"]
+    what = (
+        f"client-level differential privacy at delta = {spent['delta']:g}, after {rounds} "
+        f"round{'' if rounds == 1 else 's'}; not of the shared pool"
+    )
+    if spent["noise"] == "seeded":
+        what += "; the noise follows from the seed: who knows the seed can take it out"
+    return f"epsilon = {spent['epsilon']:.3g}", what
 
 
 def corruption_sheet(figures: Record) -> Sheet | None:

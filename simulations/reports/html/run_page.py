@@ -18,7 +18,7 @@ from server.run_directory.reader import (
     read_summary,
 )
 from simulations.reports.accuracy import NO_ATTACK, Record, bracket, tell_chance
-from simulations.reports.beside import tell_corruptions
+from simulations.reports.beside import tell_corruptions, tell_epsilon
 from simulations.reports.figures.run_figures import accuracy_figure
 from simulations.reports.headline import (
     OF_THE_PLACE,
@@ -67,7 +67,11 @@ def run_page(run_dir: Path) -> Page:
     return Page(
         title=run_dir.name,
         lead=_lead(config, kind, metrics, environment),
-        facts=[*_facts(final, threat_label(final, config), unit, summary, described), *_training(described)],
+        facts=[
+            *_facts(final, threat_label(final, config), unit, summary, described),
+            *_training(described),
+            *([Fact("privacy", *spent)] if (spent := tell_epsilon(metrics)) else []),
+        ],
         warnings=[
             *_unfinished(run_dir, config, kind, metrics, summary, final),
             *_lost(lost_rounds(run_dir)),
