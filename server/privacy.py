@@ -62,8 +62,8 @@ def check_privacy(config: RunConfig, kind: Kind) -> None:
         one, all_of_them = (sufficient_noise(config, rounds) for rounds in (1, federation.rounds))
         raise FedShieldError(
             f"privacy.epsilon-max = {privacy.epsilon_max:g}: one round with {_NOISE} = {privacy.noise_multiplier:g} "
-            f"has epsilon {epsilon(config, 1):.3g}; raise the noise to {one:g} for one round, to {all_of_them:g} for all "
-            f"{federation.rounds}"
+            f"has epsilon {epsilon(config, 1):.3g}; raise the noise to {one:g} for one round, to {all_of_them:g} for "
+            f"all {federation.rounds}"
         )
 
 
