@@ -4,7 +4,6 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,7 +21,6 @@ from common.messages.records import State, to_record, to_state
 from common.messages.shared_slice import shared_record
 from common.methods.method import Method
 from common.words import visible
-from server.aggregation.accounting import epsilon
 from server.aggregation.outliers import LastRound
 from server.aggregation.root import Root
 from server.aggregation.rules import RULES, ByPool, no_pool
@@ -38,7 +36,7 @@ from server.privacy import find_privacy, tell_budget_spent, tell_privacy
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
-from server.run_directory.reader import DEPLOYED, FEDERATION
+from server.run_directory.reader import DEPLOYED, FEDERATION, Kind
 from server.run_directory.restored import with_first_threads
 from server.run_directory.writer import RunDir, finished_run
 from server.sharing import check_sharing, with_shared
@@ -85,9 +83,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         make_federated_method(config).check(model)
         tell_what_is_folded(config, model)
         try_own_attacks(config, model, len(data.test.classes))
-        tell_randomized(config, model)
-        tell_privacy(config, model, kind)
-        tell_what_stays(make_federated_method(config), model, config.method.fine_tune_epochs > 0, far=kind == DEPLOYED)
+        _tell(config, model, kind)
         recorder = Recorder(config, run, data, model, watchers)
         precision = {} if kind == DEPLOYED else tell_precision(config)
         run.write_environment({**describe_environment(device, model, data.test.images.shape[-1]), **precision})
@@ -111,6 +107,13 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         tell_budget_spent(config)
         recorder.finish()
     return run.path
+
+
+def _tell(config: RunConfig, model: nn.Module, kind: Kind) -> None:
+    """Tell what a user should know of the run's network before round 1."""
+    tell_randomized(config, model)
+    tell_privacy(config, model, kind)
+    tell_what_stays(make_federated_method(config), model, config.method.fine_tune_epochs > 0, far=kind == DEPLOYED)
 
 
 @runtime_checkable
@@ -205,7 +208,6 @@ def _strategy(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData
         fine_tune_after=run.total if config.method.fine_tune_epochs else 0,
         root=_root(config, data.pool, next(model.parameters()).device),
         privacy=find_privacy(config, model, method, run.kind, _privately_kept(run)),
-        spent=partial(epsilon, config),
     )
 
 

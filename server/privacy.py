@@ -2,6 +2,7 @@
 
 import logging
 import math
+from functools import partial
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -99,7 +100,7 @@ def find_privacy(config: RunConfig, model: nn.Module, method: Method, kind: Kind
     still = {name for name, weight in model.named_parameters(remove_duplicate=False) if not weight.requires_grad}
     fixed = still.union(method.stays(model))
     seed = None if _is_secret(config, kind) else config.seed
-    return Privacy(config.privacy, config.federation.cohort, seed, fixed, kept)
+    return Privacy(config.privacy, config.federation.cohort, seed, partial(epsilon, config), fixed, kept)
 
 
 def _is_secret(config: RunConfig, kind: Kind) -> bool:

@@ -14,7 +14,7 @@ So only this arithmetic is our own; epsilon is dp-accounting's, see ``accounting
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ class Privacy:
         settings: ``privacy.*``, with a noise multiplier above 0.
         clients: n, asked in each round.
         seed: of the noise; None for noise that nobody can repeat.
+        spent: epsilon after a round, from 1.
         fixed: names of arrays that stay as they are: those that never leave a client, and those that nobody trains.
         kept: what an earlier part of the run has kept.
     """
@@ -48,12 +49,13 @@ class Privacy:
         settings: PrivacyConfig,
         clients: int,
         seed: int | None,
+        spent: Callable[[int], float],
         fixed: Collection[str] = (),
         kept: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.settings, self.clients, self.fixed = settings, clients, frozenset(fixed)
         self.clipping_norm = float((kept or {}).get(_NORM, settings.clipping_norm))
-        self._seed = seed
+        self._seed, self._spent = seed, spent
         self._last: dict[str, Any] = {}
 
     def kept(self) -> dict[str, Tensor]:
@@ -86,14 +88,10 @@ class Privacy:
             told = (short - clipped) / 2 + rng.normal(0.0, count_noise(self.settings.noise_multiplier, self.clients))
             self.clipping_norm *= math.exp(-RATE * (0.5 + told / self.clients - target))
 
-    def report(self, epsilon: float) -> dict[str, Any]:
-        """Return the last round's part of ``metrics.jsonl``.
-
-        Args:
-            epsilon: that all rounds so far have cost.
-        """
+    def report(self, server_round: int) -> dict[str, Any]:
+        """Return the part of ``metrics.jsonl`` of the round that was just averaged, from 1."""
         source = "secret" if self._seed is None else "seeded"
-        return {"epsilon": epsilon, "delta": self.settings.delta, "noise": source, **self._last}
+        return {"epsilon": self._spent(server_round), "delta": self.settings.delta, "noise": source, **self._last}
 
 
 class PrivateMean:

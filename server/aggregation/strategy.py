@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -90,7 +90,6 @@ class SharedDataFedAvg(FedAvg):
         fine_tune_after: the round after which the clients fine-tune the model; 0 for none.
         root: the server's own images, for the rules that judge by them.
         privacy: makes each round private; replies are then not compared, whatever ``settings`` say.
-        spent: epsilon after a round, from 1, if there is privacy.
     """
 
     def __init__(
@@ -112,7 +111,6 @@ class SharedDataFedAvg(FedAvg):
         fine_tune_after: int = 0,
         root: Root | None = None,
         privacy: Privacy | None = None,
-        spent: Callable[[int], float] = float,
     ) -> None:
         super().__init__(min_train_nodes=1, min_available_nodes=1)
         self.cohort = cohort
@@ -122,7 +120,7 @@ class SharedDataFedAvg(FedAvg):
         self.completed_rounds = completed_rounds
         self.report: dict[str, Any] = {}
         self.method, self._rule = method, rule
-        self._root, self._privacy, self._spent = root, privacy, spent
+        self._root, self._privacy = root, privacy
         self.counted = [*counted] or [0] * len(cohort.examples)
         self._losses: list[float | None] = [*losses] or [None] * len(cohort.examples)
         self._asked: list[int] = []
@@ -211,7 +209,7 @@ class SharedDataFedAvg(FedAvg):
         ruled = combined.ruled(server_round, self._checks.weights, self._moments)
         model = ruled or combined.result(server_round, self._server)
         if self._privacy:
-            self.report["privacy"] = self._privacy.report(self._spent(server_round))
+            self.report["privacy"] = self._privacy.report(server_round)
         return model, together
 
     def _checked(

@@ -45,7 +45,7 @@ def mean_of(privacy: Privacy, *replies: State, server_round: int = 1, before: St
 
 def test_the_mean_by_hand() -> None:
     # Four clients are asked, two reply. (3, 4) has length 5 and becomes (0.6, 0.8); (0.3, 0.4) is short enough.
-    made = mean_of(Privacy(settings_of(), 4, seed=7), reply((4.0, 5.0)), reply((1.3, 1.4)))
+    made = mean_of(Privacy(settings_of(), 4, seed=7, spent=float), reply((4.0, 5.0)), reply((1.3, 1.4)))
     noise = rng_for(7, "privacy", 1).standard_normal(3) * 2.0 * 1.0 / 4
     assert made["w"].numpy() == pytest.approx([1 + 0.9 / 4 + noise[0], 1 + 1.2 / 4 + noise[1]], abs=1e-6)
     assert made["running_var"].item() == pytest.approx(max(0.0, 1e-3 + noise[2]), abs=1e-6)
@@ -55,13 +55,13 @@ def test_the_mean_by_hand() -> None:
 
 def test_statistics_are_inside_the_clipped_length() -> None:
     quiet = settings_of(noise_multiplier=1e-9)
-    made = mean_of(Privacy(quiet, 1, seed=1), reply((4.0, 1.0), variance=4.001))  # (3, 0, 4), length 5
+    made = mean_of(Privacy(quiet, 1, seed=1, spent=float), reply((4.0, 1.0), variance=4.001))  # (3, 0, 4), length 5
     assert made["w"].numpy() == pytest.approx([1.6, 1.0], abs=1e-6)
     assert made["running_var"].item() == pytest.approx(1e-3 + 0.8, abs=1e-6)
 
 
 def test_what_is_fixed_gets_neither_updates_nor_noise() -> None:
-    made = mean_of(Privacy(settings_of(), 2, seed=1, fixed={"w"}), reply((4.0, 5.0), variance=2.001))
+    made = mean_of(Privacy(settings_of(), 2, seed=1, spent=float, fixed={"w"}), reply((4.0, 5.0), variance=2.001))
     assert torch.equal(made["w"], BEFORE["w"])
     noise = rng_for(1, "privacy", 1).standard_normal(1)[0] * 2.0 / 2  # of an update of length 2, clipped to 1
     assert made["running_var"].item() == pytest.approx(max(0.0, 1e-3 + 1 / 2 + noise), abs=1e-6)
@@ -81,7 +81,7 @@ def test_no_client_moves_the_mean_by_more_than_the_noise_is_made_for(
 
     def result(*replies: State) -> State:
         wide = [{name: array.double() if name != "seen" else array for name, array in each.items()} for each in replies]
-        return mean_of(Privacy(settings_of(noise_multiplier=0.1), 5, seed=3), *wide, before=base)
+        return mean_of(Privacy(settings_of(noise_multiplier=0.1), 5, seed=3, spent=float), *wide, before=base)
 
     rest = [reply(other, 9.0) for other in others]
     there, gone = result(*rest, reply(one, variance)), result(*rest)
@@ -91,27 +91,27 @@ def test_no_client_moves_the_mean_by_more_than_the_noise_is_made_for(
 
 def test_the_noise_has_its_length_and_follows_from_seed_and_round() -> None:
     before = {"w": torch.zeros(20_000)}
-    privacy = Privacy(settings_of(clipping_norm=3.0), 8, seed=5)
+    privacy = Privacy(settings_of(clipping_norm=3.0), 8, seed=5, spent=float)
     first, again, later = (mean_of(privacy, before, server_round=n, before=before)["w"] for n in (1, 1, 2))
     assert float(first.std()) == pytest.approx(2.0 * 3.0 / 8, rel=0.03)
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
-    secret = Privacy(settings_of(), 8, seed=None)
+    secret = Privacy(settings_of(), 8, seed=None, spent=float)
     one, two = (mean_of(secret, before, before=before)["w"] for _ in range(2))
     assert not torch.equal(one, two)
-    assert [made.report(1.5)["noise"] for made in (privacy, secret)] == ["seeded", "secret"]
+    assert [made.report(1)["noise"] for made in (privacy, secret)] == ["seeded", "secret"]
 
 
 def test_adaptive_clipping_by_hand() -> None:
     chosen = settings_of(noise_multiplier=0.1, adaptive_clipping=0.5)
-    privacy = Privacy(chosen, 4, seed=7)
+    privacy = Privacy(chosen, 4, seed=7, spent=float)
     mean_of(privacy, reply((4.0, 5.0)), reply((1.3, 1.4)), reply((1.1, 1.0)))  # two of three are short
     rng = rng_for(7, "privacy", 1)
     rng.standard_normal(2), rng.standard_normal(1)  # of the arrays
     told = (2 - 1) / 2 + rng.normal(0, 4 / 20)
     assert privacy.clipping_norm == pytest.approx(math.exp(-0.2 * (0.5 + told / 4 - 0.5)))
-    assert privacy.report(1.0) == {"epsilon": 1.0, "delta": 1e-5, "noise": "seeded", "clipping-norm": 1.0, "clipped": 1}
-    assert Privacy(chosen, 4, 7, kept=privacy.kept()).clipping_norm == privacy.clipping_norm  # to the last bit
+    assert privacy.report(1) == {"epsilon": 1.0, "delta": 1e-5, "noise": "seeded", "clipping-norm": 1.0, "clipped": 1}
+    assert Privacy(chosen, 4, 7, float, kept=privacy.kept()).clipping_norm == privacy.clipping_norm  # to the last bit
 
 
 def test_updates_and_count_together_cost_what_z_costs() -> None:
@@ -126,7 +126,7 @@ def test_updates_and_count_together_cost_what_z_costs() -> None:
 
 def test_the_norm_settles_at_the_quantile() -> None:
     before, lengths = {"w": torch.zeros(1)}, np.linspace(0.1, 10, 100)
-    privacy = Privacy(settings_of(noise_multiplier=0.5, adaptive_clipping=0.3), 100, seed=1)
+    privacy = Privacy(settings_of(noise_multiplier=0.5, adaptive_clipping=0.3), 100, seed=1, spent=float)
     for server_round in range(1, 100):
         mean_of(privacy, *({"w": torch.tensor([x])} for x in lengths), server_round=server_round, before=before)
     assert privacy.clipping_norm == pytest.approx(np.quantile(lengths, 0.3), rel=0.15)
@@ -226,7 +226,7 @@ def test_noise_is_secret_where_the_clients_are_real() -> None:
         config = tiny_config(privacy__noise_multiplier=1.0, privacy__noise=noise)
         found = find_privacy(config, make_model(config, 10), make_federated_method(config), kind, {})
         assert found is not None
-        assert found.report(1.0)["noise"] == told
+        assert found.report(0)["noise"] == told
 
 
 def test_what_stays_with_a_client_gets_no_noise() -> None:
