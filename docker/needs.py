@@ -5,8 +5,9 @@ from pathlib import Path
 
 content = tomllib.loads(Path("pyproject.toml").read_text())
 uv = content["tool"]["uv"]
+extras = content["project"]["optional-dependencies"]
 for name, lines in (
-    ("needs", [*content["project"]["dependencies"], *content["project"]["optional-dependencies"]["prometheus"]]),
+    ("needs", [*content["project"]["dependencies"], *extras["prometheus"], *extras["dp"]]),
     ("constraints", uv["constraint-dependencies"]),
     ("overrides", uv["override-dependencies"]),
 ):
