@@ -117,7 +117,8 @@ def _check_stored(study: Study, run: Path, config: RunConfig) -> None:
         raise FedShieldError(f"{run}: damaged (no config.json); {HINT}")
     stored, given = read_config(run, hint=HINT), config.flat()
     # Other runs may be continued for longer, or with another final evaluation; a finished run of a study is not.
-    ends = [*(kind.length for kind in KINDS.values()), *(key for key in given if key.startswith("evaluate.final-"))]
+    final = (key for key in given if key.startswith("evaluate.final-"))
+    ends = [*(kind.length for kind in KINDS.values()), "privacy.epsilon-max", *final]
     others = {key: stored[key] for key in ends if stored[key] != given[key]}
     if changed := {**changed_keys(stored, config), **others}:
         key, value = next(iter(changed.items()))
