@@ -43,11 +43,11 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
         by_pool = isinstance(RULES.get(config.strategy.name), ByPool)
         if by_pool and config.sharing.pool_fraction == 0 and config.data.name != "split":
             raise no_pool(config.strategy)
-    _check_average(config, kind)
     check_user_code(config)
     if kind == DEPLOYED:
         _check_deployed(config)
     check_privacy(config, kind)
+    _check_average(config, kind)
     if kind != CENTRALIZED:
         check_selection(config.federation)
         _check_method(config)

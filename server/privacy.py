@@ -54,6 +54,18 @@ def check_privacy(config: RunConfig, kind: Kind) -> None:
             "who trains depends on the clients' data",
             "set federation.selection=uniform",
         )
+    if kind == DEPLOYED and config.method.fine_tune_epochs:
+        raise _beyond(
+            f"method.fine-tune-epochs = {config.method.fine_tune_epochs}",
+            "over a network, the last model is sent before it is kept, and a resumed run would pay for it again",
+            "set method.fine-tune-epochs=0",
+        )
+    _check_budget(config)
+
+
+def _check_budget(config: RunConfig) -> None:
+    """Refuse a delta that means nothing, an epsilon that no round keeps, and to start without dp-accounting."""
+    privacy, federation, of_one_round = config.privacy, config.federation, epsilon(config, 1)
     if privacy.delta * federation.clients >= 1:
         raise FedShieldError(
             f"privacy.delta = {privacy.delta:g}: with {federation.clients} clients, a mechanism that publishes one of "
@@ -63,7 +75,7 @@ def check_privacy(config: RunConfig, kind: Kind) -> None:
         one, all_of_them = (sufficient_noise(config, rounds) for rounds in (1, federation.rounds))
         raise FedShieldError(
             f"privacy.epsilon-max = {privacy.epsilon_max:g}: one round with {_NOISE} = {privacy.noise_multiplier:g} "
-            f"has epsilon {epsilon(config, 1):.3g}; raise the noise to {one:g} for one round, to {all_of_them:g} for "
+            f"has epsilon {of_one_round:.3g}; raise the noise to {one:g} for one round, to {all_of_them:g} for "
             f"all {federation.rounds}"
         )
 

@@ -1,6 +1,7 @@
 """Client-level differential privacy: the arithmetic by hand, what one client can move, epsilon by its formula."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -186,6 +187,19 @@ def test_the_budget_ends_the_run_before_it_is_exceeded() -> None:
 def test_what_breaks_the_guarantee_is_refused(changes: dict[str, object], told: str) -> None:
     with pytest.raises(FedShieldError, match=told):
         check_settings(tiny_config(**{"privacy__noise_multiplier": 1.0, **changes}), FEDERATION)
+
+
+def test_a_missing_accountant_is_found_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    with pytest.raises(FedShieldError, match=r"privacy.noise-multiplier = 1.23: needs dp-accounting; run: uv sync"):
+        check_settings(tiny_config(privacy__noise_multiplier=1.23), FEDERATION)
+
+
+def test_a_model_that_leaves_before_it_is_kept_is_refused() -> None:
+    config = tiny_config(privacy__noise_multiplier=1.0, method__fine_tune_epochs=1)
+    check_settings(config, FEDERATION)
+    with pytest.raises(FedShieldError, match=r"method.fine-tune-epochs = 1: has no differential privacy"):
+        check_settings(config, DEPLOYED)
 
 
 @pytest.mark.parametrize(
