@@ -25,7 +25,7 @@ from server.aggregation.outliers import LastRound
 from server.aggregation.root import Root
 from server.aggregation.rules import RULES, ByPool, no_pool
 from server.aggregation.selection import Cohort, find_selection
-from server.aggregation.strategy import OPTIMIZER, PRIVACY, SharedDataFedAvg
+from server.aggregation.strategy import OPTIMIZER, PRIVACY, Compare, SharedDataFedAvg
 from server.aggregation.whole_round import find_rule
 from server.monitoring.observers import watching
 from server.network.roster import Roster
@@ -89,7 +89,8 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         run.write_environment({**describe_environment(device, model, data.test.images.shape[-1]), **precision})
         data = with_shared(config, data, run.path, device)
         run.write_partition(data.described_partition)
-        strategy = _strategy(config, run, model, data, roster)
+        compare = recorder.diagnosis.compare if recorder.diagnosis else None
+        strategy = _strategy(config, run, model, data, roster, compare)
         if (state := run.load_checkpoint()) is not None:
             fit_state(model, state, run.path)
         else:
@@ -179,7 +180,9 @@ def _own_images(data: ServerData) -> tuple[int, ...]:
     return tuple(data.counts.sum(axis=1).tolist())
 
 
-def _strategy(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData, roster: Roster) -> SharedDataFedAvg:
+def _strategy(
+    config: RunConfig, run: RunDir, model: nn.Module, data: ServerData, roster: Roster, compare: Compare | None
+) -> SharedDataFedAvg:
     """Put together how the rounds are run, from where the run has got to."""
     cohort = Cohort(
         size=config.federation.cohort,
@@ -208,6 +211,7 @@ def _strategy(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData
         fine_tune_after=run.total if config.method.fine_tune_epochs else 0,
         root=_root(config, data.pool, next(model.parameters()).device),
         privacy=find_privacy(config, model, method, run.kind, _privately_kept(run)),
+        compare=compare,
     )
 
 

@@ -19,10 +19,10 @@ from common.data.datasets import Dataset, balanced_subset
 from common.data.trigger import TARGET, stamp
 from common.evaluation.confidence import answer
 from common.evaluation.corrupted import evaluate_corrupted
+from common.evaluation.curve_checks import find_curve_warnings
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.evaluation.model_checks import EOT, is_randomized
 from common.evaluation.results import Rate
-from common.evaluation.sanity_checks import find_curve_warnings
 from common.evaluation.store import ArrayStore, digest_of
 from common.evaluation.transfer import can_see, can_transfer
 from common.factory import evaluation_threat

@@ -15,6 +15,7 @@ from common.evaluation.personal import tell_personal
 from common.messages.records import State
 from common.models.networks import load_state
 from server.average import ModelAverage
+from server.diagnosis.rounds import RoundDiagnosis
 from server.evaluation import evaluate_finally, evaluate_on
 from server.monitoring.observers import Watchers
 from server.personal import evaluate_personal
@@ -59,6 +60,7 @@ class Recorder:
         )
         self._best: dict[str, Any] | None = checkpoint.get("best", {}).get("validation")
         self._overfits = False
+        self.diagnosis = RoundDiagnosis(config, run, data, model) if config.diagnosis.enabled else None
         self._round_started = time.perf_counter()
 
     def after_round(
@@ -88,12 +90,16 @@ class Recorder:
         evaluation = validation = None
         if round_or_epoch % self.config.evaluate.every == 0 or round_or_epoch == self.run.total:
             evaluation, validation = self._evaluate()
+        signals = {**report.get("signals", {}), **(self.diagnosis.measure() if self.diagnosis else {})}
         now = time.perf_counter()
         seconds, self._round_started = now - self._round_started, now
         figures = {"evaluation": evaluation and evaluation.as_json()}
         if self.validation is not None:
             figures["validation"] = validation and validation.as_json()
         record = {"round": round_or_epoch, "seconds": seconds, **report, **figures}
+        if self.diagnosis is not None:
+            record["signals"] = signals
+            record["diagnoses"] = self.diagnosis.judge(record)
         self.run.append_metrics(record)
         chosen = validation.as_json() if validation is not None and self._is_best(validation) else None
         self._best = chosen or self._best
@@ -108,7 +114,9 @@ class Recorder:
         log.info("%s %d/%d  %s", self.run.kind.unit, round_or_epoch, self.run.total, line, extra={"event": event})
         if self.run.kind == DEPLOYED:
             log.info("%s", _seconds(report))
-        if evaluation is not None:
+        if self.diagnosis is not None:
+            self.diagnosis.tell(round_or_epoch)
+        elif evaluation is not None:
             self._watch(round_or_epoch, evaluation)
         self._watchers.after_round(record)
         return evaluation

@@ -17,6 +17,7 @@ from common.config.tables import (
     CentralizedConfig,
     ConfigTable,
     DataConfig,
+    DiagnosisConfig,
     EvaluateConfig,
     FederationConfig,
     LossConfig,
@@ -67,6 +68,7 @@ class RunConfig(ConfigTable):
     train: TrainConfig
     centralized: CentralizedConfig
     evaluate: EvaluateConfig
+    diagnosis: DiagnosisConfig
     results: ResultsConfig
 
     @model_validator(mode="after")

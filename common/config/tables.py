@@ -261,6 +261,13 @@ class EvaluateConfig(ConfigTable):
     eot: Annotated[int, Field(ge=0, le=1000)]
 
 
+class DiagnosisConfig(ConfigTable):
+    """What is looked for after each round; see ``server.diagnosis``."""
+
+    enabled: bool
+    examples: Annotated[int, Field(ge=20, le=10_000)]
+
+
 class ResultsConfig(ConfigTable):
     """Where the run directory goes; see ``server.run_directory.writer``."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data.datasets import Dataset, Splits
+from common.data.datasets import Dataset, Splits, balanced_subset
 from common.data.partition import Indices, Partition
 
 
@@ -20,6 +20,7 @@ class ServerData:
         shared: what every client receives; may be empty.
         validation: images that nobody trains on, by which the best model is chosen; may be empty.
         pool: out of which the shared images are taken; may be empty.
+        sent: rows of the pool that are the shared images, int64, increasing.
         described_partition: the content of ``partition.json``; see ``describe_partition``.
     """
 
@@ -27,6 +28,7 @@ class ServerData:
     shared: Dataset
     validation: Dataset
     pool: Dataset
+    sent: Indices
     described_partition: dict[str, Any]
 
     @property
@@ -34,13 +36,26 @@ class ServerData:
         """Own training images of each class at each client, [clients, classes]."""
         return np.array(self.described_partition["clients"], dtype=np.int64)
 
+    def held_out(self, count: int, seed: int) -> Dataset:
+        """Return images on which no client trains, balanced over the classes: for validation, else of the pool.
+
+        Args:
+            count: how many; fewer where there are fewer, none where there are none; 0 for all.
+            seed: of the draw, >= 0.
+        """
+        if len(self.validation.labels):
+            return self.validation.take(balanced_subset(self.validation.labels, count, seed, "held-out"))
+        unsent = np.setdiff1d(np.arange(len(self.pool.labels)), self.sent)
+        return self.pool.take(unsent[balanced_subset(self.pool.labels[unsent], count, seed, "held-out")])
+
 
 def take_server_data(splits: Splits, division: Partition) -> ServerData:
     """Return the server's part of a dataset that is all on this machine."""
     train = splits.train
     shared, validation, pool = map(train.take, (division.shared, division.validation, division.pool))
     described = {**describe_partition(train, division), "test": class_counts(splits.test)}
-    return ServerData(splits.test, shared, validation, pool, described)
+    sent = np.searchsorted(division.pool, division.shared)
+    return ServerData(splits.test, shared, validation, pool, sent, described)
 
 
 def class_counts(data: Dataset, rows: Indices | None = None) -> list[int]:

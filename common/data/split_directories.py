@@ -145,7 +145,8 @@ def read_server_data(root: Path, image_size: int, clients: int, shared_fraction:
         raise FedShieldError(
             f"sharing.fraction = {shared_fraction}: {place / 'pool'} has no images to share; set sharing.fraction=0"
         )
-    shared = pool.take(balanced_part(np.arange(len(pool.labels)), pool.labels, shared_fraction, seed, "shared"))
+    sent = balanced_part(np.arange(len(pool.labels)), pool.labels, shared_fraction, seed, "shared")
+    shared = pool.take(sent)
     there = manifest.get("available-by-class")
     described = {
         # If a directory was made by hand, it is not known how many images there were.
@@ -159,7 +160,7 @@ def read_server_data(root: Path, image_size: int, clients: int, shared_fraction:
         "test": class_counts(test),
         "sha256": _digest(counts, pool, validation),
     }
-    return ServerData(test, shared, validation, pool, described)
+    return ServerData(test, shared, validation, pool, sent, described)
 
 
 def server_test(root: Path, image_size: int) -> Dataset:

@@ -4,10 +4,7 @@ After Athalye et al. 2018 (arXiv 1802.00420, section 3), Carlini et al. 2019 (ar
 checks in the code of AutoAttack (Croce and Hein 2020, arXiv 2003.01690).
 """
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from common.attacks.library import attack_mode
-from common.attacks.threat import L2, LINF, AttackSpec, Norm, Threat, radius
+from common.attacks.threat import AttackSpec, Threat, radius
+from common.evaluation.curve_checks import chance_of, large_radius, only
 from common.evaluation.evaluate import evaluate, probe
 from common.evaluation.model_checks import check_model, spread
 from common.evaluation.results import Evaluation
@@ -27,10 +25,10 @@ from common.training.trainer import pixels
 
 _FEW = 200  # examples for the checks that run attacks of their own
 _LEVEL = 0.01  # of the tests; the share of false alarms that each check may raise at most
-_LARGE = 64 / 255
 _ITERATIVE = frozenset({"bim", "pgd", "cw", "apgd-ce", "apgd-t", "autoattack"})
 _CROSS_ENTROPY = frozenset({"fgsm", "bim", "pgd", "apgd-ce"})
-_LEAST_GAP, _USUAL_GAP, _MOST_GAP = 0.1, 4.0, 100.0  # between the two largest logits, in the median
+USUAL_GAPS = (0.1, 100.0)  # between the two largest logits, in the median
+_USUAL_GAP = 4.0
 _MARGIN = "cw-20"
 _OVERSTATED = 0.1  # share of the survivors that it may break: PGD leaves more than AutoAttack on sound models, too
 _SQUARE_SHARE = 0.002  # AutoAttack's own threshold for what Square may still break after the others
@@ -77,39 +75,27 @@ def find_warnings(
     return tuple(sentence for sentence in found if sentence)
 
 
-def find_curve_warnings(
-    robust: Mapping[float, Mask], labels: Labels, norm: Norm = LINF, pixels: int = 0
-) -> tuple[str, ...]:
-    """Return what cannot be right in a curve of robust accuracy over epsilon, one sentence each.
+def count_zero_gradients(model: nn.Module, images: Images, labels: Labels) -> int:
+    """Return for how many images the gradient of the cross-entropy is exactly zero.
 
     Args:
-        robust: epsilon in 1/255 -> bool [N], which examples are robust.
-        labels: int64 [N], their true classes.
-        norm: of epsilon.
-        pixels: numbers that an image has, which L2 needs.
+        model: from pixels [B,3,H,W] in [0, 1] to logits, differentiable.
+        images: uint8 [N,3,H,W], N >= 1.
+        labels: int64 [N].
     """
-    found = []
-    for small, large in pairwise(sorted(robust)):
-        alone, reverse = _only(robust[small], robust[large])
-        if sign_test(alone, reverse) < _LEVEL:
-            found.append(
-                f"the curve rises from epsilon {radius(small, norm)} to {radius(large, norm)}: {alone} images are "
-                f"robust at the larger epsilon alone, {reverse} at the smaller one alone; the attack does not work, "
-                "since every change that the smaller epsilon allows, the larger one allows too"
-            )
-    largest, chance = max(robust), _chance(labels)
-    left = int(robust[largest].sum())
-    if largest >= 255 * _large(norm, pixels) and binomial_tail(left, len(labels), chance) < _LEVEL:
-        found.append(
-            f"the curve ends at {100 * left / len(labels):.1f} % at epsilon {radius(largest, norm)}, above chance "
-            f"({100 * chance:.1f} %): an attack that works would break all images there"
-        )
-    return tuple(found)
+    device = next(model.parameters()).device
+    inputs = pixels(images, device).requires_grad_()
+    with attack_mode(model):
+        loss = F.cross_entropy(model(inputs), torch.from_numpy(labels).to(device), reduction="sum")
+    gradient = torch.autograd.grad(loss, inputs)[0].flatten(1)
+    return int((gradient == 0).all(1).sum())
 
 
-def _large(norm: Norm, pixels: int) -> float:
-    """Return a radius at which every image can be changed into another; the L2 ball contains that of Linf."""
-    return _LARGE * math.sqrt(pixels) if norm == L2 else _LARGE
+def logit_gap(model: nn.Module, images: Images) -> float:
+    """Return the median difference between the two largest logits; the arguments are as above."""
+    with torch.no_grad(), attack_mode(model):
+        largest = model(pixels(images, next(model.parameters()).device)).topk(2, dim=1).values
+    return float((largest[:, 0] - largest[:, 1]).median())
 
 
 @dataclass(frozen=True)
@@ -132,16 +118,6 @@ class _Again:
         )
 
 
-def _chance(labels: Labels) -> float:
-    """Return the accuracy of the best constant prediction."""
-    return float(np.bincount(labels).max()) / len(labels)
-
-
-def _only(broken: Mask, other: Mask) -> tuple[int, int]:
-    """Count the examples that are wrong only in the first mask, and only in the second."""
-    return int((~broken & other).sum()), int((broken & ~other).sum())
-
-
 def _name(label: str) -> str:
     return AttackSpec.parse(label).name
 
@@ -154,7 +130,7 @@ def _one_step(masks: dict[str, Mask]) -> str | None:
     strongest = _strongest({label: mask for label, mask in masks.items() if _name(label) in _ITERATIVE})
     if strongest is None or "fgsm" not in masks:
         return None
-    alone, reverse = _only(masks["fgsm"], masks[strongest])
+    alone, reverse = only(masks["fgsm"], masks[strongest])
     if sign_test(alone, reverse) >= _LEVEL:
         return None
     return (
@@ -169,7 +145,7 @@ def _black_box(masks: dict[str, Mask]) -> str | None:
     square = _strongest(squares)
     if square is None or not others:
         return None
-    alone, reverse = _only(masks[square], np.logical_and.reduce(others))
+    alone, reverse = only(masks[square], np.logical_and.reduce(others))
     if sign_test(alone, reverse) >= _LEVEL:
         return None
     return (
@@ -193,13 +169,7 @@ def _after_the_others(evaluation: Evaluation) -> str | None:
 def _zero_gradients(again: _Again, rows: NDArray[np.int64]) -> str | None:
     if len(rows) == 0:
         return None
-    device = next(again.model.parameters()).device
-    inputs = pixels(again.images[rows], device).requires_grad_()
-    with attack_mode(again.model):
-        labels = torch.from_numpy(again.labels[rows]).to(device)
-        loss = F.cross_entropy(again.model(inputs), labels, reduction="sum")
-    gradient = torch.autograd.grad(loss, inputs)[0].flatten(1)
-    zero = int((gradient == 0).all(1).sum())
+    zero = count_zero_gradients(again.model, again.images[rows], again.labels[rows])
     if zero <= 0.01 * len(rows):
         return None
     return (
@@ -211,9 +181,9 @@ def _zero_gradients(again: _Again, rows: NDArray[np.int64]) -> str | None:
 def _large_budget(again: _Again) -> str | None:
     rows = spread(np.ones(len(again.labels), bool), _FEW)
     norm, image = again.threat.norm, again.images[0]
-    epsilon = max(_large(norm, image.size), again.threat.epsilon)
+    epsilon = max(large_radius(norm, image.size), again.threat.epsilon)
     left = again.attack(rows, "pgd-20", threat=Threat.reaching(epsilon, 20, norm)).robust["pgd-20"]
-    chance = _chance(again.labels[rows])
+    chance = chance_of(again.labels[rows])
     if binomial_tail(left.correct, left.n, chance) >= _LEVEL:
         return None
     return (
@@ -232,7 +202,7 @@ def _more_steps(again: _Again, masks: dict[str, Mask]) -> str | None:
     steps = AttackSpec.parse(weaker).steps
     short, long = str(AttackSpec("pgd", steps)), str(AttackSpec("pgd", 2 * steps))
     found = again.attack(rows, short, long).masks()
-    alone, reverse = _only(found[long], found[short])
+    alone, reverse = only(found[long], found[short])
     if sign_test(alone, reverse) >= _LEVEL:
         return None
     return (
@@ -261,16 +231,14 @@ def _scale(again: _Again, masks: dict[str, Mask]) -> str | None:
     rows = spread(masks[weaker], _FEW) if weaker else np.zeros(0, np.int64)
     if weaker is None or len(rows) == 0:
         return None
-    with torch.no_grad(), attack_mode(again.model):
-        largest = again.model(pixels(again.images[rows], next(again.model.parameters()).device)).topk(2, dim=1).values
-    gap = float((largest[:, 0] - largest[:, 1]).median())
-    if not 0 < gap < float("inf") or _LEAST_GAP <= gap <= _MOST_GAP:
+    gap = logit_gap(again.model, again.images[rows])
+    if not 0 < gap < float("inf") or USUAL_GAPS[0] <= gap <= USUAL_GAPS[1]:
         return None
     label = f"pgd-{AttackSpec.parse(weaker).steps or 20}"
     given = again.attack(rows, label).masks()[label]
     factor = _USUAL_GAP / gap
     usual = again.attack(rows, label, model=_Scaled(again.model, factor)).masks()[label]
-    alone, reverse = _only(usual, given)
+    alone, reverse = only(usual, given)
     if sign_test(alone, reverse) >= _LEVEL:
         return None
     return (

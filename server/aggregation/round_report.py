@@ -22,6 +22,7 @@ class RoundReport:
     def __init__(self, server_round: int) -> None:
         self.metrics: dict[int, MetricRecord] = {}  # of the clients whose replies are taken
         self.refused: dict[int, str] = {}
+        self.distrusted: set[int] = set()  # of them, those that have sent something
         self._lasting: dict[int, str] = {}
         self._norms: dict[int, float] = {}
         self._retried: dict[int, str] = {}
@@ -56,14 +57,17 @@ class RoundReport:
             told = "; ".join(f"client {client}: {len(names)}, {names[0]} first" for client, names in arrays.items())
             log.info("round %d: statistics far from the others' shortened (%s)", self._round, told)
 
-    def refuse(self, client: int, reason: str, lasting: str = "") -> None:
+    def refuse(self, client: int, reason: str, lasting: str = "", distrusted: bool = False) -> None:
         """Note that a client is left out.
 
         Args:
             client: its number.
             reason: why.
             lasting: what to do, if the same round would fail in the same way again.
+            distrusted: it is left out for what it has sent, not because it could not send anything.
         """
+        if distrusted:
+            self.distrusted.add(client)
         if lasting:
             self._lasting[client] = lasting
         self.refused[client] = in_one_line(reason)

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from common.messages.shared_slice import shared_digest
 from common.methods.checks import check_arrays, names_beside
 from common.methods.method import Arrays, Method
 from server.aggregation.combining import Combined
+from server.aggregation.directions import Directions
 from server.aggregation.fine_tuning import FineTuning
 from server.aggregation.mean import RunningMean
 from server.aggregation.outliers import LastRound, judge
@@ -35,6 +36,7 @@ _FAR_APART = (
     "clients with few or very different images differ so much, and so do liars: start a new run with a higher "
     "strategy.update-limit (0: no comparison), or continue without them with a lower federation.min-fraction"
 )
+Compare = Callable[[ArrayRecord, Collection[str]], Directions]
 METHOD, OPTIMIZER, PRIVACY = "method/", "optimizer/", "privacy/"  # before the names of what the server keeps
 _DIVERGED = "training has diverged: start a new run with a lower train.learning-rate, or with train.warmup"
 
@@ -90,6 +92,7 @@ class SharedDataFedAvg(FedAvg):
         fine_tune_after: the round after which the clients fine-tune the model; 0 for none.
         root: the server's own images, for the rules that judge by them.
         privacy: makes each round private; replies are then not compared, whatever ``settings`` say.
+        compare: makes what compares the replies of a round for its diagnosis; None for no comparison.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class SharedDataFedAvg(FedAvg):
         fine_tune_after: int = 0,
         root: Root | None = None,
         privacy: Privacy | None = None,
+        compare: Compare | None = None,
     ) -> None:
         super().__init__(min_train_nodes=1, min_available_nodes=1)
         self.cohort = cohort
@@ -120,7 +124,7 @@ class SharedDataFedAvg(FedAvg):
         self.completed_rounds = completed_rounds
         self.report: dict[str, Any] = {}
         self.method, self._rule = method, rule
-        self._root, self._privacy = root, privacy
+        self._root, self._privacy, self._compare = root, privacy, compare
         self.counted = [*counted] or [0] * len(cohort.examples)
         self._losses: list[float | None] = [*losses] or [None] * len(cohort.examples)
         self._asked: list[int] = []
@@ -191,8 +195,11 @@ class SharedDataFedAvg(FedAvg):
         report = RoundReport(server_round)
         mean = self._new_mean(asked, server_round)
         combined = Combined(self.method, mean, self._checks.reference, self._optimizer, self._rule)
+        directions = self._compare(self._checks.reference, self._checks.weights) if self._compare else None
         for client, reply in self._believed(self._checked(asked, replies, report), report):
             report.take(client, reply.metrics, reply.update_norm)
+            if directions is not None:
+                directions.add(client, reply.arrays)
             combined.add(client, reply, self.cohort.examples[client])
         for client, metrics in report.metrics.items():
             self._losses[client] = float(metrics[LOSS])  # type: ignore[arg-type]
@@ -206,6 +213,8 @@ class SharedDataFedAvg(FedAvg):
         self._last_round = LastRound(report.median_norm(), float(together[LOSS]))  # type: ignore[arg-type]
         sent = sum(array_bytes(message.content) for message in self._sent.values())
         self.report = report.report(together[LOSS], sent)
+        if directions is not None:
+            self.report |= {"distrusted": sorted(report.distrusted), "signals": directions.report()}
         ruled = combined.ruled(server_round, self._checks.weights, self._moments)
         model = ruled or combined.result(server_round, self._server)
         if self._privacy:
@@ -223,7 +232,7 @@ class SharedDataFedAvg(FedAvg):
                 checked = self._checks.check(reply, self.cohort.examples[client], patience)
             except RefusedError as reason:
                 made_here = self._checks.engine and not reply.has_error()
-                report.refuse(client, str(reason), _DIVERGED if made_here else "")
+                report.refuse(client, str(reason), _DIVERGED if made_here else "", not reply.has_error())
                 continue
             if self._checks.engine and (failure := first_failure(reply)) is not None:
                 report.retry(client, failure)
@@ -236,7 +245,7 @@ class SharedDataFedAvg(FedAvg):
             return replies
         verdict = judge(dict(replies), self._checks.reference, limit, self._last_round)
         for client, reason in verdict.refused.items():
-            report.refuse(client, reason, _FAR_APART)
+            report.refuse(client, reason, _FAR_APART, distrusted=True)
         report.shorten(verdict.shortened)
         return verdict.believed.items()
 

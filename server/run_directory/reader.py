@@ -67,7 +67,7 @@ CENTRALIZED = Kind("centralized", "epoch", "centralized.epochs", "fedshield cent
 # Started by Flower's commands or by fedshield submit; its directory is that of any federation.
 DEPLOYED = replace(FEDERATION, resume="the same settings and results.resume={path}")
 # What runs that are older than a key did, where its default is something else.
-_BEFORE_IT_WAS_A_KEY: Flat = {"attack.fast": False}
+_BEFORE_IT_WAS_A_KEY: Flat = {"attack.fast": False, "diagnosis.enabled": False}
 _BEFORE_WITH: dict[tuple[str, object], Flat] = {  # the same, where another key has this value
     ("data.name", "svhn"): {"train.flip": "on"},
     ("loss.name", "calfat"): {"loss.calfat-absent": 0.0},

@@ -14,7 +14,7 @@ from common.trust import is_trusted, require_trust
 from common.user_code import read_user_code, user_file
 from server.run_directory.reader import Kind, parse_stored, read_config, read_environment
 
-# What may differ between a run and its continuation: length, place, the server's patience, the last measurement.
+# What may differ between a run and its continuation: length, place, the server's patience, what is measured beside.
 RESUMABLE_KEYS = (
     "federation.rounds",
     "federation.min-fraction",
@@ -23,6 +23,7 @@ RESUMABLE_KEYS = (
     "centralized.epochs",
     "privacy.epsilon-max",
     "evaluate.final-",
+    "diagnosis.",
     "results.",
     "data.root",
     "sharing.root",

@@ -12,10 +12,11 @@ from torch.nn import functional as F  # noqa: N812
 from common.attacks.library import build_attack
 from common.attacks.threat import Threat
 from common.data.datasets import Dataset
+from common.evaluation.curve_checks import find_curve_warnings
 from common.evaluation.evaluate import evaluate
 from common.evaluation.model_checks import check_model, is_randomized
 from common.evaluation.results import Evaluation
-from common.evaluation.sanity_checks import find_curve_warnings, find_warnings
+from common.evaluation.sanity_checks import find_warnings
 from common.models.networks import build_model
 from tests.helpers.settings import Threshold
 from tests.helpers.trained import THREAT, trained_network

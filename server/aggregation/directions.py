@@ -1,0 +1,92 @@
+"""In which directions the clients of a round have moved the weights: how far they agree, and with the held-out images.
+
+An update is compared by a sketch of 16,384 numbers, so that no reply has to be kept for it: each weight has a random
+sign and is added to one of them (Charikar et al. 2002, ICALP: count sketch). The cosine of two sketches is that of the
+updates, up to about 1/128; of networks with no more weights than that it is exact.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord
+from numpy.typing import NDArray
+
+from common.messages.records import State
+from common.seeding import rng_for
+
+_PLACES = 16_384
+
+Floats = NDArray[np.float64]
+
+
+class Directions:
+    """Takes the replies of a round one by one; none of them is kept.
+
+    Args:
+        before: the global model that they were trained from.
+        weights: names of its arrays that are trained.
+        descent: a direction to compare with, an array for each of these names; None for no such comparison.
+    """
+
+    def __init__(self, before: ArrayRecord, weights: Collection[str], descent: State | None = None) -> None:
+        self._before = {name: array.numpy() for name, array in before.items() if name in weights}
+        total = sum(array.size for array in self._before.values())
+        signs = rng_for(0, "sketch").integers(0, 2, total, np.int8) * 2 - 1
+        self._signs = signs if total > _PLACES else np.ones(total, np.int8)
+        self._sketches: dict[int, Floats] = {}
+        self._descent = None
+        if descent is not None:
+            self._descent = self._sketch({name: array.numpy() for name, array in descent.items()})
+
+    def add(self, client: int, arrays: ArrayRecord) -> None:
+        """Take the model of a client."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            change = {name: np.subtract(arrays[name].numpy(), before) for name, before in self._before.items()}
+        self._sketches[client] = self._sketch(change)
+
+    def _sketch(self, arrays: Mapping[str, NDArray[Any]]) -> Floats:
+        """Return the sums of the weights that share a place, each with its sign."""
+        found, start = np.zeros(_PLACES), 0
+        for name in self._before:
+            values = arrays[name].ravel() * self._signs[start : start + arrays[name].size]
+            first = start % _PLACES
+            padded = np.zeros(-(-(first + values.size) // _PLACES) * _PLACES)
+            padded[first : first + values.size] = values
+            found += padded.reshape(-1, _PLACES).sum(0)
+            start += values.size
+        return found
+
+    def report(self) -> dict[str, Any]:
+        """Return what goes into the round's line of ``metrics.jsonl``; clients that have not moved are left out.
+
+        ``cosines``: of each client's update with the mean direction of the others, in which each has the same length,
+        so that a long one cannot decide it. ``pool-cosines``: with ``descent``, FLTrust's score (Cao et al. 2021, arXiv
+        2012.13995, equation 2) without its cut at zero. ``dispersion``: mean of the squared lengths over the squared
+        length of the mean: 1 where all updates are the same, n where n of them are orthogonal (Karimireddy et al. 2020,
+        arXiv 1910.06378, (A1)).
+        """
+        lengths = {client: float(np.linalg.norm(sketch)) for client, sketch in self._sketches.items()}
+        moved = {client: length for client, length in lengths.items() if 0 < length < np.inf}
+        if not moved:
+            return {}
+        updates = np.stack([self._sketches[client] for client in moved])
+        units = updates / np.array([*moved.values()])[:, None]
+        found: dict[str, Any] = {}
+        if len(moved) > 1:
+            others = units.sum(0) - units
+            found["cosines"] = _by_client(moved, [_cosine(*pair) for pair in zip(units, others, strict=True)])
+            mean = float(np.square(updates.mean(0)).sum())
+            found["dispersion"] = float(np.square(updates).sum(1).mean()) / mean if mean else None
+        if self._descent is not None:
+            found["pool-cosines"] = _by_client(moved, [_cosine(unit, self._descent) for unit in units])
+        return found
+
+
+def _by_client(clients: Collection[int], values: list[float | None]) -> dict[str, float]:
+    return {str(client): value for client, value in zip(clients, values, strict=True) if value is not None}
+
+
+def _cosine(first: Floats, second: Floats) -> float | None:
+    lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return round(float(first @ second) / lengths, 6) if lengths else None

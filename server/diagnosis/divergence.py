@@ -1,0 +1,55 @@
+"""Divergence: loss or updates leave the band in which they were."""
+
+import math
+from statistics import median
+from typing import ClassVar
+
+from server.diagnosis.diagnosis import MILD, SEVERE, About, Found, Lines
+
+_LONGER, _FAR = 4, 10  # times the median of the updates of the rounds before, each over its learning rate
+_HIGHER, _HIGH = 1.5, 2.5  # times the lowest loss so far
+_BEFORE = 3  # rounds that make a band
+
+
+class Divergence:
+    """The loss is no number or rises far above its lowest value, or updates are far longer than those before.
+
+    The length of an update is divided by the learning rate of its round, so that a schedule is no alarm.
+    """
+
+    name: ClassVar[str] = "divergence"
+    images: ClassVar[bool] = False
+    replies: ClassVar[bool] = False
+
+    def judge(self, lines: Lines, about: About) -> Found | None:
+        """Compare the last round with those before; see ``Trouble.judge``."""
+        loss = lines[-1].get("loss")
+        if loss is not None and not math.isfinite(loss):
+            return Found(SEVERE, f"the training loss is {loss}")
+        return self._length(lines, about) or self._loss(lines, about)
+
+    def _length(self, lines: Lines, about: About) -> Found | None:
+        known = [line for line in lines if line.get("update-norm")]
+        if len(known) <= _BEFORE or known[-1] is not lines[-1]:
+            return None
+        *before, now = [line["update-norm"] / about.rate(line["round"]) for line in known]
+        times = now / median(before)
+        if not times > _LONGER:
+            return None
+        return Found(
+            SEVERE if times > _FAR else MILD,
+            f"the median update, over its learning rate, is {times:.3g} times as long as in the {about.unit}s before",
+        )
+
+    def _loss(self, lines: Lines, about: About) -> Found | None:
+        losses = [line["loss"] for line in lines if line.get("loss") is not None]
+        if len(losses) <= _BEFORE or min(losses) <= 0:
+            return None
+        lowest = min(losses)
+        rise = min(losses[-2:]) / lowest  # of two rounds: one may be an accident
+        if rise < _HIGHER:
+            return None
+        return Found(
+            SEVERE if rise >= _HIGH else MILD,
+            f"the training loss is {losses[-1]:.3g}, after {lowest:.3g} at its lowest",
+        )
