@@ -54,7 +54,7 @@ def _often(signs: list[str]) -> str:
 
 def _signs(line: Line) -> dict[int, str]:
     """Return what speaks against each client in a round."""
-    found = {int(client): f"refused: {line['refused'][client]}" for client in line.get("distrusted", ())}
+    found = {int(client): f"refused: {line['refused'].get(str(client))}" for client in line.get("distrusted", ())}
     cosines: Mapping[str, float] = signal(line, "cosines") or {}
     pool: Mapping[str, float] = signal(line, "pool-cosines") or {}
     if len(cosines) > 3:

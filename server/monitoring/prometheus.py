@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from common.errors import FedShieldError
+from server.diagnosis.diagnosis import SEVERE
+from server.diagnosis.judge import TROUBLES
 
 if TYPE_CHECKING:
     from prometheus_client import Gauge
@@ -40,6 +42,7 @@ class Exporter:
         self._robust = gauge("robust_accuracy_ratio", "Robust accuracy on the test set, last evaluation", "attack")
         self._client_seconds = gauge("client_seconds", "How long a client trained in the last round", "client")
         self._refused = gauge("client_refused_rounds", "Rounds that a client was left out of", "client")
+        self._troubles = gauge("trouble", "Diagnosis after the last round: 0 none, 1 mild, 2 severe", "trouble")
         try:
             start_http_server(port, host, registry)
         except OSError as error:
@@ -58,6 +61,10 @@ class Exporter:
             self._client_seconds.labels(client).set(reply["seconds"])
         for client in record.get("refused", ()):
             self._refused.labels(client).inc()
+        if "diagnoses" in record:
+            grades = {found["name"]: 1 + (found["severity"] == SEVERE) for found in record["diagnoses"]}
+            for trouble in TROUBLES:
+                self._troubles.labels(trouble.name).set(grades.get(trouble.name, 0))
         if (evaluation := record["evaluation"]) is not None:
             self._natural.set(evaluation["natural"]["value"])
             robust = evaluation["robust"]

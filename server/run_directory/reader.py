@@ -20,11 +20,11 @@ from common.links import refuse_links
 from common.paths import whole_path
 from common.words import near, some
 from server.aggregation.accounting import planned_rounds
+from server.run_directory.formats import FileFormat
 from server.run_directory.schema import (
     DescribedPartition,
     Environment,
     Evaluated,
-    FileFormat,
     Round,
     Summary,
     check_format,

@@ -2,23 +2,12 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from common.attacks.threat import LINF, Norm
 from common.errors import FedShieldError
-
-
-class FileFormat(BaseModel):
-    """What must be in a file; other content is ignored."""
-
-    model_config = ConfigDict(strict=True)
-
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Length = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0, le=10**15)]
-# Only a file in the same folder: somebody may have written another path there.
-FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+from server.run_directory.formats import Count, FileFormat, FileName, Length, Share
+from server.run_directory.signals import Signals, StoredDiagnosis
 
 
 class StoredRate(FileFormat):
@@ -90,7 +79,7 @@ class StoredPersonal(FileFormat):
     """Accuracy of the clients' own models."""
 
     clients: Annotated[list[StoredOwn], Field(min_length=1)]
-    attacks: list[str] = []
+    attacks: list[str] = Field([])
 
 
 class StoredBackdoor(FileFormat):
@@ -118,16 +107,16 @@ class Figures(FileFormat):
     robust: dict[str, StoredRate]
     worst: StoredRate | None  # without an attack there is none
     predictions: str = ""
-    warnings: list[str] = []
+    warnings: list[str] = Field([])
     sources: list[StoredSource] = Field([], alias="from")
-    parts: dict[str, StoredRate] = {}
-    distortions: dict[str, StoredDistortion] = {}
-    curve: list[CurvePoint] = []
+    parts: dict[str, StoredRate] = Field({})
+    distortions: dict[str, StoredDistortion] = Field({})
+    curve: list[CurvePoint] = Field([])
     calibration: StoredCalibration | None = None
     corruptions: StoredCorruptions | None = None
     personal: StoredPersonal | None = None
     backdoor: StoredBackdoor | None = None
-    classes: list[str] = []
+    classes: list[str] = Field([])
     examples: list[Count] = Field([], alias="class-examples")
     per_class: dict[str, list[StoredRate | None]] = Field({}, alias="per-class")
     per_client: dict[str, list[float | None]] = Field({}, alias="per-client")
@@ -178,10 +167,13 @@ class Round(FileFormat):
     update: Length | None = Field(None, alias="update-norm")
     evaluation: Figures | None
     validation: Figures | None = None
-    clients: dict[str, Client] = {}
-    refused: dict[str, str] = {}
-    shortened: dict[str, str] = {}
-    retried: dict[str, str] = {}
+    clients: dict[str, Client] = Field({})
+    refused: dict[str, str] = Field({})
+    shortened: dict[str, str] = Field({})
+    retried: dict[str, str] = Field({})
+    distrusted: list[Count] = Field([])
+    signals: Signals | None = None
+    diagnoses: list[StoredDiagnosis] = Field([])
     transferred: Transferred | None = Field(None, alias="bytes")
     privacy: StoredPrivacy | None = None
 
@@ -214,10 +206,10 @@ class DescribedPartition(FileFormat):
 
     classes: Annotated[list[str], Field(min_length=1)]
     clients: list[list[Count]]
-    pool: list[Count] = []
-    shared: list[Count] = []
-    validation: list[Count] = []
-    test: list[Count] = []
+    pool: list[Count] = Field([])
+    shared: list[Count] = Field([])
+    validation: list[Count] = Field([])
+    test: list[Count] = Field([])
     used: Count = 0
     available: Count = 0
     shared_kind: str = Field("images", alias="shared-kind")
@@ -233,10 +225,10 @@ class DescribedPartition(FileFormat):
 class Environment(FileFormat):
     """``environment.json``, of which a run that has only begun has the kind alone."""
 
-    packages: dict[str, str | None] = {}
+    packages: dict[str, str | None] = Field({})
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     precision: Literal["", "train", "bfloat16"] = Field("", alias="attack-precision")
-    resumed: list[dict[str, Any]] = []
+    resumed: list[dict[str, Any]] = Field([])
 
 
 class Named(FileFormat):

@@ -57,6 +57,19 @@ def report(
 
 
 @results.command()
+def replay(run_dir: RunArgument) -> None:
+    """Show the troubles of training that were diagnosed in each round of a run, judged again from what it stored.
+
+    fedshield replay runs/NAME
+    """
+    log_to(console)
+    from simulations.replay import replay as judge_again
+
+    for line in judge_again(find_results(run_dir)):
+        console.print(line)
+
+
+@results.command()
 def compare(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN RUN ...", help="Run directories, or their names in results.dir.")

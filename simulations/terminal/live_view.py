@@ -51,6 +51,7 @@ class LiveView:
         self._clients = [Text(f"{client} ·", "dim") for client in range(clients)]
         self._trends: dict[str, deque[float]] = {}
         self._tested = 0
+        self._troubles: list[Text] = []
         self._looked, self._held = 0.0, ""
         self._handler = _Listener(self)
         visible = console.is_terminal and not quiet
@@ -91,6 +92,13 @@ class LiveView:
         for client in record.get("refused", ()):
             if int(client) < len(self._clients):
                 self._clients[int(client)] = Text(f"{client} ✗", "red")
+        self._troubles = [
+            Text(
+                f"{found['name']} ({found['severity']}, since {self._unit} {found['since-round']})",
+                "red" if found["severity"] == "severe" else "yellow",
+            )
+            for found in record.get("diagnoses", ())
+        ]
         evaluation = record["evaluation"]
         if evaluation is not None:
             self._tested = evaluation["n"]
@@ -111,6 +119,8 @@ class LiveView:
             more = len(self._clients) - _MOST_CLIENTS
             shown = [*self._clients[:_MOST_CLIENTS], *([Text(f"and {more} more", "dim")] if more > 0 else [])]
             lines.append(Columns([Text("clients"), *shown], padding=(0, 3)))
+        if self._troubles:
+            lines.append(Columns([Text("troubles"), *self._troubles], padding=(0, 3)))
         lines.append(Text(self._memory(), "dim"))
         return Group(*lines)
 

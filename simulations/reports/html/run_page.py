@@ -32,6 +32,7 @@ from simulations.reports.html.client_blocks import clients, labels, own_models, 
 from simulations.reports.html.evaluation_blocks import attacks, classes, corrupted, curve, percent
 from simulations.reports.html.page import Block, Code, Fact, Page, Section, Table, Text, charts, of_sheet
 from simulations.reports.html.picture_blocks import gallery, predictions
+from simulations.reports.html.trouble_blocks import troubles
 from simulations.reports.privacy import TITLE, privacy_sheet
 from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
 from simulations.reports.study_tables import ROUGH
@@ -78,6 +79,7 @@ def run_page(run_dir: Path) -> Page:
             *final.get("warnings", ()),
         ],
         sections=[
+            Section("Troubles of training", troubles(metrics, unit)),
             Section(f"Accuracy over {unit}s", _rounds(run_dir, metrics)),
             Section("Accuracy per attack", attacks(final)),
             Section("Accuracy per class", classes(final)),

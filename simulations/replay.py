@@ -1,0 +1,46 @@
+"""Judges the rounds of a finished run again, from the signals that it has stored."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.errors import FedShieldError
+from server.diagnosis.about import about_run
+from server.diagnosis.diagnosis import Diagnosis
+from server.diagnosis.judge import changes, judged_again, stored
+from server.run_directory.reader import (
+    parse_stored,
+    read_config,
+    read_described_partition,
+    read_kind,
+    read_metrics,
+)
+
+
+def replay(run_dir: Path) -> Iterator[str]:
+    """Yield a line for each round of a run: its troubles, with the evidence where one begins or becomes severe.
+
+    Args:
+        run_dir: absolute.
+
+    Raises:
+        FedShieldError: there is no run, its files are damaged, or it has no signals.
+    """
+    config, kind = parse_stored(run_dir, read_config(run_dir)), read_kind(run_dir)
+    metrics = read_metrics(run_dir)
+    if not any("signals" in line for line in metrics):
+        raise FedShieldError(
+            f"{run_dir / 'metrics.jsonl'}: has no signals to judge; a run stores them with diagnosis.enabled=true"
+        )
+    about = about_run(config, kind, read_described_partition(run_dir))
+    before: list[Diagnosis] = []
+    others = []
+    for line, now in judged_again(metrics, about):
+        told = "; ".join(f"{each.name} ({each.severity}, since {kind.unit} {each.since})" for each in now)
+        lacks = "" if "signals" in line else "no signals"
+        yield f"{kind.unit} {line['round']}  {lacks or told or 'no trouble'}"
+        yield from (f"    {found.name} {what}: {found.evidence}" for what, found in changes(before, now))
+        before = now
+        if {(each.name, each.severity) for each in stored(line)} != {(each.name, each.severity) for each in now}:
+            others.append(str(line["round"]))
+    if others:
+        yield f"During the run, other troubles were told in {kind.unit} {', '.join(others)}: by other rules."
