@@ -1,0 +1,253 @@
+"""Each trouble by lines made by hand: where it is seen, and where something healthy looks like it."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from common.messages.records import to_record
+from server.aggregation.directions import Directions
+from server.diagnosis.diagnosis import About, Diagnosis
+from server.diagnosis.judge import TROUBLES, changes, diagnose, judged_again, suspects
+
+ABOUT = About(rates=(0.1,) * 20, adversarial=True, training="pgd-3", by_class=(100,) * 9 + (10,))
+Line = dict[str, Any]
+
+
+def line(number: int, loss: float | None = 1.0, norm: float = 1.0, **signals: Any) -> Line:
+    """A line of a healthy round; ``signals`` differ from that."""
+    healthy = {
+        "n": 100,
+        "natural": 0.6,
+        "fgsm": 0.42,
+        "pgd": 0.38,
+        "training-attack": 0.41,
+        "class-examples": [10] * 10,
+        "class-natural": [6] * 10,
+        "class-pgd": [4] * 10,
+        "most-predicted": {"class": 3, "share": 0.2, "true-share": 0.1},
+        "gradients": {
+            **{"correct": 60, "zero": 0, "one-step": [1, 5], "large-budget": 0, "chance": 0.1, "logit-gap": 2.0}
+        },
+        "cosines": {str(client): 0.3 + 0.01 * client for client in range(10)},
+        "dispersion": 3.0,
+    }
+    clients = {str(client): {"loss": loss, "seconds": 1.0, "update-norm": norm} for client in range(10)}
+    beside = {"clients": clients, "refused": {}, "distrusted": []}
+    return {"round": number, "loss": loss, "update-norm": norm, **beside, "signals": {**healthy, **signals}}
+
+
+def healthy(count: int) -> list[Line]:
+    return [line(number) for number in range(1, count + 1)]
+
+
+def names(lines: list[Line], about: About = ABOUT) -> dict[str, str]:
+    return {found.name: found.severity for found in diagnose(lines, about)}
+
+
+def with_gradients(**checks: Any) -> Line:
+    return {**line(1)["signals"]["gradients"], **checks}
+
+
+def test_a_healthy_run_has_no_trouble() -> None:
+    assert len(TROUBLES) == 8
+    assert all(names(healthy(count)) == {} for count in range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("trained", "pgd", "found"),
+    [
+        (0.60, 0.05, "severe"),
+        (0.60, 0.30, "severe"),
+        (0.40, 0.25, "mild"),  # the gap was 3 points in the rounds before
+        (0.60, 0.45, None),  # more than two thirds are left
+        (0.12, 0.00, None),  # a jump of less than 12 points
+    ],
+)
+def test_catastrophic_overfitting(trained: float, pgd: float, found: str | None) -> None:
+    lines = [*healthy(4), line(5, **{"training-attack": trained, "pgd": pgd})]
+    assert names(lines).get("catastrophic-overfitting") == found
+
+
+def test_training_without_attacks_has_gaps_of_its_own() -> None:
+    natural = About(rates=(0.1,), adversarial=False)
+    lines = [line(number, fgsm=0.5, pgd=0.0, **{"class-pgd": [0] * 10}) for number in range(1, 10)]
+    assert names(lines, natural) == {}
+
+
+def falling(*accuracies: float, losses: float = -0.05) -> list[Line]:
+    return [
+        line(number, loss=1.0 + losses * number, pgd=pgd, **{"training-attack": pgd + 0.03, "class-pgd": [4] * 10})
+        for number, pgd in enumerate(accuracies, 1)
+    ]
+
+
+def test_robust_overfitting_needs_several_rounds_and_a_falling_loss() -> None:
+    rise = (0.20, 0.30, 0.40, 0.40, 0.40)
+    assert names(falling(*rise, 0.36, 0.34, 0.32, 0.31, 0.30)) == {"robust-overfitting": "mild"}
+    assert names(falling(*rise, 0.36, 0.32, 0.28, 0.26, 0.24)) == {"robust-overfitting": "severe"}
+    assert names(falling(*rise, 0.36, 0.32)) == {}
+    assert names(falling(*rise, 0.36, 0.32, 0.28, 0.26, 0.24, losses=0.0)) == {}
+    assert names(falling(*rise, 0.20, 0.41, 0.40, 0.40, 0.28)) == {}  # two bad rounds
+
+
+def test_client_drift_needs_discord_and_forgetting() -> None:
+    apart = {str(client): -0.1 for client in range(10)}
+    one, other = [9, 1] * 5, [1, 9] * 5
+    swinging = [line(n, cosines=apart, **{"class-natural": (one, other)[n % 2]}) for n in range(1, 7)]
+    assert names(swinging) == {"client-drift": "severe"}
+    assert names([line(n, cosines=apart) for n in range(1, 7)]) == {}
+    assert names([line(n, **{"class-natural": (one, other)[n % 2]}) for n in range(1, 7)]) == {}
+    weak = {str(client): 0.02 for client in range(10)}
+    assert names([line(n, cosines=weak, **{"class-natural": (one, other)[n % 2]}) for n in range(1, 7)]) == {
+        "client-drift": "mild"
+    }
+
+
+@pytest.mark.parametrize(
+    ("norm", "loss", "found"),
+    [(5.0, 1.0, "mild"), (12.0, 1.0, "severe"), (3.0, 1.2, None), (1.0, float("nan"), "severe"), (1.0, 9.0, None)],
+)
+def test_divergence_in_one_round(norm: float, loss: float, found: str | None) -> None:
+    assert names([*healthy(4), line(5, loss, norm)]).get("divergence") == found
+
+
+def test_divergence_of_the_loss_and_no_alarm_by_a_schedule() -> None:
+    assert names([*healthy(4), line(5, 1.6), line(6, 1.7)]) == {"divergence": "mild"}
+    assert names([*healthy(4), line(5, 2.6), line(6, 2.7)]) == {"divergence": "severe"}
+    rising = About(rates=(0.01, 0.01, 0.01, 0.01, 0.1), adversarial=True, by_class=(100,) * 10)
+    assert names([*healthy(4), line(5, 1.0, 10.0)], rising) == {}  # the rate is ten times as high
+
+
+def test_collapse() -> None:
+    def most(share: float, true: float = 0.1) -> Line:
+        return {"most-predicted": {"class": 0, "share": share, "true-share": true}}
+
+    assert names([*healthy(3), line(4, **most(0.97))]) == {"collapse": "severe"}
+    assert names([*healthy(3), line(4, **most(0.90))]) == {"collapse": "mild"}
+    assert names([*healthy(2), line(3, **most(1.0))]) == {}  # it has just begun
+    assert names([*healthy(3), line(4, **most(0.96, 0.95))]) == {}  # most images are of that class
+
+
+@pytest.mark.parametrize(
+    "checks", [{"zero": 30}, {"one-step": [20, 2]}, {"large-budget": 30}, {"logit-gap": 3e4}, {"logit-gap": 0.01}]
+)
+def test_masked_gradients_in_two_rounds(checks: Line) -> None:
+    bad = {"gradients": with_gradients(**checks)}
+    assert names([*healthy(3), line(4, **bad)]) == {}
+    assert names([*healthy(3), line(4, **bad), line(5, **bad)]) == {"masked-gradients": "severe"}
+
+
+@pytest.mark.parametrize("checks", [{"zero": 1}, {"one-step": [5, 4]}, {"large-budget": 12}, {"logit-gap": None}])
+def test_gradients_that_are_only_unlucky(checks: Line) -> None:
+    bad = {"gradients": with_gradients(**checks)}
+    assert names([*healthy(3), line(4, **bad), line(5, **bad)]) == {}
+
+
+def against(number: int, client: int, cosine: float = -0.4) -> Line:
+    return line(number, cosines={**line(1)["signals"]["cosines"], str(client): cosine})
+
+
+def test_a_client_that_pulls_against_the_others_is_named_after_its_second_time() -> None:
+    lines = [*healthy(2), against(3, 7)]
+    assert diagnose(lines, ABOUT) == []
+    (found,) = diagnose([*lines, against(4, 7)], ABOUT)
+    assert (found.name, found.severity, found.clients) == ("harmful-client", "severe", (7,))
+    assert "client 7: cosine -0.40 with the others' updates" in found.evidence
+    assert suspects([found]) == {7}
+    assert names([*lines, line(4), line(5), against(6, 7)]) == {}  # twice, but not of three in succession
+    assert names([*lines, against(4, 7, cosine=-0.15)]) == {}
+
+
+def test_clients_of_two_classes_that_agree_little_are_no_liars() -> None:
+    wide = {str(client): value for client, value in enumerate(np.linspace(-0.3, 0.3, 10))}
+    assert names([line(number, cosines=wide) for number in range(1, 6)]) == {}
+
+
+def test_a_client_that_is_refused_for_what_it_sent() -> None:
+    def refused(number: int, clients: list[int], sent: bool = True) -> Line:
+        given = line(number)
+        for client in clients:
+            del given["clients"][str(client)]
+        reasons = {str(client): "its update is too long" for client in clients}
+        return {**given, "refused": reasons, "distrusted": clients if sent else []}
+
+    (found,) = diagnose([line(1), refused(2, [4]), refused(3, [4])], ABOUT)
+    assert found.clients == (4,)
+    assert names([line(1), refused(2, [4], sent=False), refused(3, [4], sent=False)]) == {}  # no reply in time
+    assert names([line(1), refused(2, [*range(6)]), refused(3, [*range(6)])]) == {}  # more than half: no minority
+
+
+def test_a_long_update_and_a_high_loss() -> None:
+    def odd(number: int, key: str, value: float) -> Line:
+        given = line(number)
+        given["clients"]["2"][key] = value
+        return given
+
+    (found,) = diagnose([odd(1, "update-norm", 4.0), odd(2, "update-norm", 4.0)], ABOUT)
+    assert (found.severity, found.clients) == ("severe", (2,))
+    (found,) = diagnose([odd(number, "loss", 3.5) for number in (1, 2, 3)], ABOUT)
+    assert (found.severity, found.clients) == ("mild", (2,))
+    assert suspects([found]) == frozenset()
+
+
+def test_a_lost_class() -> None:
+    gone = {"class-natural": [6] * 9 + [0]}
+    assert names([*healthy(3), *(line(n, **gone) for n in range(4, 8))]) == {"lost-class": "severe"}
+    assert names([*healthy(3), *(line(n, **gone) for n in range(4, 7))]) == {}
+    weak = {"class-pgd": [4] * 9 + [0]}
+    assert names([line(n, **weak) for n in range(1, 8)]) == {"lost-class": "mild"}  # the last one is rare
+    common = {"class-pgd": [0] + [4] * 9}
+    assert names([line(n, **common) for n in range(1, 8)]) == {}
+    few = {"class-natural": [6] * 9 + [0], "class-examples": [10] * 9 + [4]}
+    assert names([line(n, **few) for n in range(1, 8)]) == {}
+
+
+def test_a_trouble_ends_after_two_clean_rounds_and_is_told_when_it_changes() -> None:
+    collapsed = {"most-predicted": {"class": 0, "share": 0.9, "true-share": 0.1}}
+    worse = {"most-predicted": {"class": 0, "share": 0.99, "true-share": 0.1}}
+    lines = [*healthy(3), line(4, **collapsed), line(5), line(6, **worse), line(7), line(8), line(9)]
+    rounds = [found for _, found in judged_again(lines, ABOUT)]
+    kept = [[(each.severity, each.since, each.clean) for each in found] for found in rounds[3:]]
+    assert kept == [[("mild", 4, 0)], [("mild", 4, 1)], [("severe", 4, 0)], [("severe", 4, 1)], [], []]
+    told = [[what for what, _ in changes(*pair)] for pair in pairwise(rounds)]
+    assert told == [[], [], ["begins"], [], ["is severe now"], [], ["is over"], []]
+
+
+def test_a_diagnosis_survives_its_file() -> None:
+    found = Diagnosis("harmful-client", "severe", "client 7: ...", 4, 1, (7,))
+    assert Diagnosis.from_json(found.as_json()) == found
+
+
+def test_rounds_that_were_given_up_are_not_looked_at() -> None:
+    lines = [against(1, 7), against(2, 7), *(line(number) for number in range(3, 5))]
+    assert [each.name for each in diagnose(lines[:2], ABOUT)] == ["harmful-client"]
+    assert diagnose([*lines[:2], against(3, 7)], ABOUT, first=3) == []
+
+
+def test_directions_by_hand() -> None:
+    before = to_record({"w": torch.tensor([1.0, 1.0]), "count": torch.tensor(3)})
+    compared = Directions(before, {"w"}, {"w": torch.tensor([2.0, 0.0])})
+    for client, update in enumerate([(2.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, 0.0)]):
+        compared.add(
+            client, to_record({"w": torch.tensor([1.0, 1.0]) + torch.tensor(update), "count": torch.tensor(9)})
+        )
+    found = compared.report()
+    # of client 0: the others' directions add up to (-1, 1); of client 1: to (0, 0); of client 2: to (1, 1)
+    assert found["cosines"] == {"0": pytest.approx(-(0.5**0.5), abs=1e-6), "2": pytest.approx(-(0.5**0.5), abs=1e-6)}
+    assert found["dispersion"] == pytest.approx((4 + 1 + 1) / 3 / (1 / 9 + 1 / 9))
+    assert found["pool-cosines"] == {"0": 1.0, "1": 0.0, "2": -1.0}  # the one that has not moved is left out
+
+
+def test_sketches_of_many_weights_keep_cosines() -> None:
+    generator = torch.Generator().manual_seed(1)
+    common, own = torch.randn(200_000, generator=generator), torch.randn(2, 200_000, generator=generator)
+    before = to_record({"w": torch.zeros(150_000), "v": torch.zeros(50_000)})
+    compared = Directions(before, {"w", "v"})
+    for client in range(2):
+        update = common + own[client]
+        compared.add(client, to_record({"w": update[:150_000], "v": update[150_000:]}))
+    exact = float(torch.cosine_similarity(common + own[0], common + own[1], dim=0))
+    assert compared.report()["cosines"]["0"] == pytest.approx(exact, abs=0.03)
