@@ -116,7 +116,7 @@ class Recorder:
             log.info("%s", _seconds(report))
         if self.diagnosis is not None:
             self.diagnosis.tell(round_or_epoch)
-        elif evaluation is not None:
+        if evaluation is not None and not (self.diagnosis and self.diagnosis.sees):
             self._watch(round_or_epoch, evaluation)
         self._watchers.after_round(record)
         return evaluation

@@ -1,24 +1,42 @@
 """A client that harms: it pulls against all others, or sends what has to be refused."""
 
 from collections.abc import Mapping
-from statistics import median
+from dataclasses import dataclass, field
+from statistics import fmean, median
 from typing import ClassVar
 
 from server.diagnosis.diagnosis import MILD, SEVERE, About, Found, Line, Lines, signal
 
 _WINDOW = 3  # of a client's last rounds
-_OFTEN = 2  # of these, with a sign
-_AGAINST, _APART = -0.2, 4  # cosine with the others; and how many robust deviations below their median
-_LEAST = 0.05  # of a robust deviation
+_OFTEN = 2  # of these, with a sign; or that make a mean
+_AGAINST, _APART = -0.05, 3  # mean cosine with the others; and how many robust deviations below the median client's
+_LEAST = 0.04  # of a robust deviation
 _LONG = 3  # times the median norm
 _LOSS = 3  # times the median loss
+
+
+@dataclass
+class _Record:
+    """What the server has seen of a client, round by round."""
+
+    signs: list[str] = field(default_factory=list)
+    losses: list[bool] = field(default_factory=list)
+    cosines: list[float] = field(default_factory=list)
+    pool: list[float] = field(default_factory=list)
+
+    def mean(self, which: str) -> float | None:
+        """Return the mean of the last values; None where there are too few."""
+        values: list[float] = getattr(self, which)[-_WINDOW:]
+        return fmean(values) if len(values) >= _OFTEN else None
 
 
 class HarmfulClient:
     """Names the clients that pull against the others, are far longer, or were refused for what they sent.
 
-    FLTrust's score (Cao et al. 2021, arXiv 2012.13995), and norms and directions compared within a round, as robust
-    aggregation does. One round is no proof: two of a client's last three are. Mild: only its loss stands out.
+    A direction is judged by its mean over a client's last three rounds: against the other clients, far from the median
+    client, and, where images are held out, against their gradient too (FLTrust trusts such an update not at all: Cao et
+    al. 2021, arXiv 2012.13995, equation 2). Of the other signs two in three rounds are enough. Mild: only its loss
+    stands out.
     """
 
     name: ClassVar[str] = "harmful-client"
@@ -27,55 +45,60 @@ class HarmfulClient:
 
     def judge(self, lines: Lines, about: About) -> Found | None:
         """Judge each client of the last rounds; see ``Trouble.judge``."""
-        signs: dict[int, list[str]] = {}
-        losses: dict[int, list[bool]] = {}
+        known: dict[int, _Record] = {}
         for line in lines:
-            asked = {*line.get("clients", {}), *line.get("refused", {})}
-            seen, high = _signs(line), _high_losses(line)
-            for client in sorted(map(int, asked)):
-                signs.setdefault(client, []).append(seen.get(client, ""))
-                losses.setdefault(client, []).append(client in high)
-        named = {client: told for client, all_ in signs.items() if (told := _often(all_[-_WINDOW:]))}
-        if named and 2 * len(named) < len(signs):
-            told = "; ".join(f"client {client}: {why}" for client, why in sorted(named.items()))
+            _note(line, known)
+        named = _pulling(known)
+        for client, record in known.items():
+            shown = [sign for sign in record.signs[-_WINDOW:] if sign]
+            if len(shown) >= _OFTEN:
+                named[client] = f"{shown[-1]} ({len(shown)} of its last {_WINDOW} rounds)"
+        if named and 2 * len(named) < len(known):
+            told = "; ".join(f"client {client}: {named[client]}" for client in sorted(named))
             return Found(SEVERE, told, tuple(sorted(named)))
-        costly = sorted(client for client, high in losses.items() if len(high) >= _WINDOW and all(high[-_WINDOW:]))
-        if not costly or 2 * len(costly) >= len(signs):
+        costly = sorted(
+            client
+            for client, record in known.items()
+            if len(record.losses) >= _WINDOW and all(record.losses[-_WINDOW:])
+        )
+        if not costly or 2 * len(costly) >= len(known):
             return None
         who = ", ".join(map(str, costly))
         return Found(MILD, f"client {who}: more than {_LOSS} times the median loss in {_WINDOW} rounds", tuple(costly))
 
 
-def _often(signs: list[str]) -> str:
-    """Return the last of a client's signs, if it has shown enough of them."""
-    shown = [sign for sign in signs if sign]
-    return f"{shown[-1]} ({len(shown)} of its last {len(signs)} rounds)" if len(shown) >= _OFTEN else ""
-
-
-def _signs(line: Line) -> dict[int, str]:
-    """Return what speaks against each client in a round."""
-    found = {int(client): f"refused: {line['refused'].get(str(client))}" for client in line.get("distrusted", ())}
-    cosines: Mapping[str, float] = signal(line, "cosines") or {}
-    pool: Mapping[str, float] = signal(line, "pool-cosines") or {}
-    if len(cosines) > 3:
-        middle = median(cosines.values())
-        spread = max(_LEAST, 1.4826 * median(abs(value - middle) for value in cosines.values()))
-        for client, value in cosines.items():
-            if value < _AGAINST and value < middle - _APART * spread:
-                score = f", and {pool[client]:.2f} with the held-out images' gradient" if client in pool else ""
-                found.setdefault(
-                    int(client), f"cosine {value:.2f} with the others' updates, whose median is {middle:.2f}{score}"
-                )
-    norms = {client: told["update-norm"] for client, told in line.get("clients", {}).items() if "update-norm" in told}
-    if len(norms) > 3 and (usual := median(norms.values())) > 0:
-        for client, norm in norms.items():
-            if norm > _LONG * usual:
-                found.setdefault(int(client), f"its update is {norm / usual:.1f} times as long as the median")
+def _pulling(known: Mapping[int, _Record]) -> dict[int, str]:
+    """Return the clients that pull against the others, with the numbers."""
+    means = {client: mean for client, record in known.items() if (mean := record.mean("cosines")) is not None}
+    if len(means) <= 3:
+        return {}
+    middle = median(means.values())
+    spread = max(_LEAST, 1.4826 * median(abs(mean - middle) for mean in means.values()))
+    found = {}
+    for client, mean in means.items():
+        pool = known[client].mean("pool")
+        if mean < _AGAINST and mean < middle - _APART * spread and (pool is None or pool < 0):
+            beside = "" if pool is None else f", and {pool:.2f} with the gradient on held-out images"
+            found[client] = (
+                f"cosine {mean:.2f} with the others' updates, the median client's is {middle:.2f}{beside} (means over "
+                f"its last rounds)"
+            )
     return found
 
 
-def _high_losses(line: Line) -> set[int]:
-    losses = {client: told["loss"] for client, told in line.get("clients", {}).items()}
-    if len(losses) <= 3 or (usual := median(losses.values())) <= 0:
-        return set()
-    return {int(client) for client, loss in losses.items() if loss > _LOSS * usual}
+def _note(line: Line, known: dict[int, _Record]) -> None:
+    """Add what a round tells of each client that was asked."""
+    clients, distrusted = line.get("clients", {}), {str(client) for client in line.get("distrusted", ())}
+    norms = {client: told["update-norm"] for client, told in clients.items() if "update-norm" in told}
+    losses = {client: told["loss"] for client, told in clients.items()}
+    usual, common = (median(each.values()) if len(each) > 3 else 0.0 for each in (norms, losses))
+    for client in sorted({*clients, *line.get("refused", {})}, key=int):
+        record = known.setdefault(int(client), _Record())
+        sign = f"refused: {line['refused'].get(client)}" if client in distrusted else ""
+        if usual > 0 and norms.get(client, 0.0) > _LONG * usual:
+            sign = f"its update is {norms[client] / usual:.1f} times as long as the median"
+        record.signs.append(sign)
+        record.losses.append(common > 0 and losses.get(client, 0.0) > _LOSS * common)
+        for name, values in (("cosines", record.cosines), ("pool-cosines", record.pool)):
+            if client in (found := signal(line, name) or {}):
+                values.append(found[client])

@@ -3,19 +3,18 @@
 from statistics import median
 from typing import ClassVar
 
-from server.diagnosis.diagnosis import MILD, SEVERE, About, Found, Line, Lines, signal
+from server.diagnosis.diagnosis import MILD, SEVERE, About, Found, Line, Lines, percent, signal
 
-_WINDOW = 4  # rounds in which it is so
-_FIRST = 6
+_WINDOW, _LONG = 4, 6  # rounds in which it is so: for a mild, for a severe diagnosis
+_FIRST = 8  # rounds in which a model that has just begun may do so
 _FEWEST = 5  # images of a class that is judged
 _ABOVE = 3  # how many times chance the others must reach
-_RARE = 0.5  # of the median number of training images
 
 
 class LostClass:
-    """In four rounds, none, or no more than chance, of a class is classified correctly, while the others are.
+    """In four rounds, not one held-out image of a class is classified correctly, while those of others are.
 
-    Severe: without any attack, none is. Mild: none is left under PGD-10 of a class that is rare in training.
+    Severe: it lasts for six rounds. Mild, too: none is left under PGD-10 of a class that is rare in training.
     """
 
     name: ClassVar[str] = "lost-class"
@@ -24,19 +23,20 @@ class LostClass:
 
     def judge(self, lines: Lines, about: About) -> Found | None:
         """Look at the last four rounds; see ``Trouble.judge``."""
-        known = [line for line in lines if signal(line, "class-natural")][-_WINDOW:]
+        known = [line for line in lines if signal(line, "class-natural")][-_LONG:]
         if len(lines) < _FIRST or len(known) < _WINDOW:
             return None
-        chance = 1 / len(signal(known[-1], "class-natural"))
-        if all(signal(line, "natural") >= _ABOVE * chance for line in known) and (
-            lost := _never(known, "class-natural")
-        ):
-            return Found(SEVERE, _told(lost, "none", "correctly without an attack", about, "natural", known[-1]))
-        if not about.adversarial or any((signal(line, "pgd") or 0) < _ABOVE * chance for line in known):
+        last = known[-_WINDOW:]
+        chance = 1 / len(signal(last[-1], "class-natural"))
+        if all(signal(line, "natural") >= _ABOVE * chance for line in last) and (lost := _never(last, "class-natural")):
+            gone = _never(known, "class-natural") if len(known) == _LONG else []
+            told = _told(gone or lost, "without an attack", len(known) if gone else _WINDOW, about, last[-1])
+            return Found(SEVERE if gone else MILD, told)
+        if not about.adversarial or any((signal(line, "pgd") or 0) < _ABOVE * chance for line in last):
             return None
         usual = median(about.by_class) if about.by_class else 0
-        rare = [number for number in _never(known, "class-pgd") if about.by_class[number] < _RARE * usual]
-        return Found(MILD, _told(rare, "none", "correctly under pgd-10", about, "pgd", known[-1])) if rare else None
+        rare = [number for number in _never(last, "class-pgd") if about.by_class and about.by_class[number] < usual / 2]
+        return Found(MILD, _told(rare, "under pgd-10", _WINDOW, about, last[-1])) if rare else None
 
 
 def _never(known: Lines, key: str) -> list[int]:
@@ -46,10 +46,10 @@ def _never(known: Lines, key: str) -> list[int]:
     return [number for number, most in enumerate(hits) if most == 0 and examples[number] >= _FEWEST]
 
 
-def _told(lost: list[int], most: str, how: str, about: About, key: str, line: Line) -> str:
-    names = ", ".join(map(str, lost))
-    images = f" ({', '.join(str(about.by_class[number]) for number in lost)} training images)" if about.by_class else ""
+def _told(classes: list[int], how: str, rounds: int, about: About, line: Line) -> str:
+    images = [f" ({about.by_class[number]} training images)" if about.by_class else "" for number in classes]
+    names = ", ".join(f"{number}{told}" for number, told in zip(classes, images, strict=True))
     return (
-        f"class {names}{images}, counted from 0: {most} of its held-out images is classified {how} in {_WINDOW} "
-        f"{about.unit}s; of all classes {100 * signal(line, key):.0f} % are"
+        f"class {names}, counted from 0: none of its held-out images is classified correctly {how} in {rounds} "
+        f"{about.unit}s; without an attack {percent(signal(line, 'natural'))} of all images are"
     )

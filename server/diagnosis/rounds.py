@@ -35,6 +35,7 @@ class RoundDiagnosis:
 
     Attributes:
         diagnoses: after the last round.
+        sees: whether there are images on which the model is judged.
     """
 
     def __init__(self, config: RunConfig, run: RunDir, data: ServerData, model: nn.Module) -> None:
@@ -46,6 +47,8 @@ class RoundDiagnosis:
         held = data.held_out(config.diagnosis.examples, config.seed)
         reason = _why_not(config, model, len(held.labels), federated)
         self._probe = None if reason else Probe(config, model, held)
+        self.sees = self._probe is not None
+        self._changes: list[tuple[str, Diagnosis]] = []
         if reason:
             blind = [trouble.name for trouble in TROUBLES if trouble.images]
             log.info("diagnosis: %s; not judged: %s", reason, ", ".join(blind))

@@ -155,10 +155,20 @@ def test_a_client_that_pulls_against_the_others_is_named_after_its_second_time()
     assert diagnose(lines, ABOUT) == []
     (found,) = diagnose([*lines, against(4, 7)], ABOUT)
     assert (found.name, found.severity, found.clients) == ("harmful-client", "severe", (7,))
-    assert "client 7: cosine -0.40 with the others' updates" in found.evidence
+    assert "client 7: cosine -0.14 with the others' updates, the median client's is 0.3" in found.evidence
     assert suspects([found]) == {7}
-    assert names([*lines, line(4), line(5), against(6, 7)]) == {}  # twice, but not of three in succession
-    assert names([*lines, against(4, 7, cosine=-0.15)]) == {}
+    assert names([*lines, line(4), line(5)]) == {}  # one round is an accident
+    assert names([*lines, against(4, 7, cosine=0.0)]) == {}
+
+
+def test_a_client_that_the_held_out_images_agree_with_is_no_liar() -> None:
+    def odd(number: int, score: float) -> Line:
+        given = against(number, 7)
+        given["signals"]["pool-cosines"] = {str(client): score for client in range(10)}
+        return given
+
+    assert names([odd(number, 0.1) for number in range(1, 5)]) == {}
+    assert names([odd(number, -0.1) for number in range(1, 5)]) == {"harmful-client": "severe"}
 
 
 def test_clients_of_two_classes_that_agree_little_are_no_liars() -> None:
@@ -194,15 +204,20 @@ def test_a_long_update_and_a_high_loss() -> None:
 
 
 def test_a_lost_class() -> None:
+    def last(rounds: int, **signals: Any) -> list[Line]:
+        return [*healthy(9 - rounds), *(line(number, **signals) for number in range(10 - rounds, 10))]
+
     gone = {"class-natural": [6] * 9 + [0]}
-    assert names([*healthy(3), *(line(n, **gone) for n in range(4, 8))]) == {"lost-class": "severe"}
-    assert names([*healthy(3), *(line(n, **gone) for n in range(4, 7))]) == {}
+    assert names(last(6, **gone)) == {"lost-class": "severe"}
+    assert names(last(4, **gone)) == {"lost-class": "mild"}
+    assert names(last(3, **gone)) == {}
+    assert names(last(6, **gone)[:7]) == {}  # it has just begun
     weak = {"class-pgd": [4] * 9 + [0]}
-    assert names([line(n, **weak) for n in range(1, 8)]) == {"lost-class": "mild"}  # the last one is rare
+    assert names(last(6, **weak)) == {"lost-class": "mild"}  # the last one is rare
     common = {"class-pgd": [0] + [4] * 9}
-    assert names([line(n, **common) for n in range(1, 8)]) == {}
+    assert names(last(6, **common)) == {}
     few = {"class-natural": [6] * 9 + [0], "class-examples": [10] * 9 + [4]}
-    assert names([line(n, **few) for n in range(1, 8)]) == {}
+    assert names(last(6, **few)) == {}
 
 
 def test_a_trouble_ends_after_two_clean_rounds_and_is_told_when_it_changes() -> None:
