@@ -27,7 +27,7 @@ _FEW = 200  # examples for the checks that run attacks of their own
 _LEVEL = 0.01  # of the tests; the share of false alarms that each check may raise at most
 _ITERATIVE = frozenset({"bim", "pgd", "cw", "apgd-ce", "apgd-t", "autoattack"})
 _CROSS_ENTROPY = frozenset({"fgsm", "bim", "pgd", "apgd-ce"})
-USUAL_GAPS = (0.1, 100.0)  # between the two largest logits, in the median
+_USUAL_GAPS = (0.1, 100.0)  # between the two largest logits, in the median
 _USUAL_GAP = 4.0
 _MARGIN = "cw-20"
 _OVERSTATED = 0.1  # share of the survivors that it may break: PGD leaves more than AutoAttack on sound models, too
@@ -232,7 +232,7 @@ def _scale(again: _Again, masks: dict[str, Mask]) -> str | None:
     if weaker is None or len(rows) == 0:
         return None
     gap = logit_gap(again.model, again.images[rows])
-    if not 0 < gap < float("inf") or USUAL_GAPS[0] <= gap <= USUAL_GAPS[1]:
+    if not 0 < gap < float("inf") or _USUAL_GAPS[0] <= gap <= _USUAL_GAPS[1]:
         return None
     label = f"pgd-{AttackSpec.parse(weaker).steps or 20}"
     given = again.attack(rows, label).masks()[label]

@@ -4,18 +4,20 @@ from itertools import pairwise
 from statistics import fmean, median
 from typing import ClassVar
 
-from server.diagnosis.diagnosis import MILD, SEVERE, About, Found, Line, Lines, percent, signal
+from server.diagnosis.diagnosis import MILD, SEVERE, About, Found, Line, Lines, percent, signal, smooth
 
 _WINDOW = 3
-_APART, _AGAINST = 0.05, -0.05  # cosine of the median client with the others
-_FORGOTTEN, _MUCH = 0.15, 0.25  # of what each class had, in a round
+_APART = 0.05  # cosine of the median client with the others
+_FORGOTTEN = 0.15  # of what each class had, in a round
+_WORSE = 0.1  # fall of natural accuracy from its best mean
 
 
 class ClientDrift:
     """Updates share no direction any more, and classes are forgotten from one round to the next.
 
     Karimireddy et al. 2020 (arXiv 1910.06378); forgetting in federations: Lee et al. 2022 (arXiv 2106.03097). Either
-    alone is usual: clients of two classes agree little, and early rounds forget. Severe: both are strong.
+    alone is usual: clients of two classes agree little, and early rounds forget. With both, a model may still learn, but
+    more slowly. Severe: it gets worse.
     """
 
     name: ClassVar[str] = "client-drift"
@@ -24,18 +26,22 @@ class ClientDrift:
 
     def judge(self, lines: Lines, about: About) -> Found | None:
         """Look at the last three rounds; see ``Trouble.judge``."""
-        known = [line for line in lines if signal(line, "cosines") and signal(line, "class-natural")][-_WINDOW - 1 :]
-        if len(known) <= _WINDOW:
+        judged = [line for line in lines if signal(line, "cosines") and signal(line, "class-natural")]
+        if len(judged) <= _WINDOW:
             return None
+        known = judged[-_WINDOW - 1 :]
         agreement = fmean(median(signal(line, "cosines").values()) for line in known[1:])
         lost = fmean(_forgotten(*pair) for pair in pairwise(known))
         if agreement > _APART or lost < _FORGOTTEN:
             return None
+        natural = smooth([signal(line, "natural") for line in judged], _WINDOW)
+        worse = max(natural) - natural[-1]
         return Found(
-            SEVERE if agreement <= _AGAINST and lost >= _MUCH else MILD,
+            SEVERE if worse >= _WORSE else MILD,
             f"the median client's update has a cosine of {agreement:.2f} with the others', and of the accuracy of each "
             f"class {percent(lost)} is forgotten in a {about.unit} (means over {_WINDOW}); the updates' dispersion is "
-            f"{signal(known[-1], 'dispersion') or 0:.3g}",
+            f"{signal(known[-1], 'dispersion') or 0:.3g}; natural accuracy is {percent(natural[-1])}, at its best it was "
+            f"{percent(max(natural))}",
         )
 
 

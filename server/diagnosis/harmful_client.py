@@ -33,8 +33,8 @@ class _Record:
 class HarmfulClient:
     """Names the clients that pull against the others, are far longer, or were refused for what they sent.
 
-    A direction is judged by its mean over a client's last three rounds: against the other clients, far from the median
-    client, and, where images are held out, against their gradient too (FLTrust trusts such an update not at all: Cao et
+    A direction is judged by its mean over a client's last three rounds: against the other clients, who agree among
+    themselves, far from the median client, and, where images are held out, against their gradient too (FLTrust trusts such an update not at all: Cao et
     al. 2021, arXiv 2012.13995, equation 2). Of the other signs two in three rounds are enough. Mild: only its loss
     stands out.
     """
@@ -70,9 +70,8 @@ class HarmfulClient:
 def _pulling(known: Mapping[int, _Record]) -> dict[int, str]:
     """Return the clients that pull against the others, with the numbers."""
     means = {client: mean for client, record in known.items() if (mean := record.mean("cosines")) is not None}
-    if len(means) <= 3:
+    if len(means) <= 3 or (middle := median(means.values())) <= 0:  # all against all: nobody stands out
         return {}
-    middle = median(means.values())
     spread = max(_LEAST, 1.4826 * median(abs(mean - middle) for mean in means.values()))
     found = {}
     for client, mean in means.items():

@@ -2,11 +2,11 @@
 
 from typing import ClassVar
 
-from common.evaluation.sanity_checks import USUAL_GAPS
 from common.statistics import binomial_tail, sign_test
 from server.diagnosis.diagnosis import MILD, SEVERE, About, Found, Line, Lines, signal
 
 _LEVEL = 0.001  # of each test in each round: there are many rounds
+_USUAL_GAPS = (1e-3, 100.0)  # between the two largest logits; further out, float32 has no gradient of cross-entropy
 _ZERO = 0.05  # share of gradients that are exactly zero
 
 
@@ -44,6 +44,6 @@ def _told(line: Line) -> list[str]:
     if binomial_tail(left, n, checks["chance"]) < _LEVEL:
         told.append(f"pgd-10 without a limit that a person would accept leaves {left} of {n} images, more than chance")
     gap = checks["logit-gap"]
-    if gap is not None and not USUAL_GAPS[0] <= gap <= USUAL_GAPS[1] and signal(line, "pgd") > checks["chance"]:
+    if gap is not None and not _USUAL_GAPS[0] <= gap <= _USUAL_GAPS[1] and signal(line, "pgd") > checks["chance"]:
         told.append(f"the two largest logits differ by {gap:.2g} in the median, where attacks on cross-entropy fail")
     return told

@@ -93,17 +93,20 @@ def test_robust_overfitting_needs_several_rounds_and_a_falling_loss() -> None:
     assert names(falling(*rise, 0.20, 0.41, 0.40, 0.40, 0.28)) == {}  # two bad rounds
 
 
-def test_client_drift_needs_discord_and_forgetting() -> None:
+def test_client_drift_needs_discord_and_forgetting_and_is_severe_where_the_model_gets_worse() -> None:
+    def swinging(cosine: float, *natural: float) -> list[Line]:
+        cosines = {str(client): cosine for client in range(10)}
+        counts = ([9, 1] * 5, [1, 9] * 5)
+        return [
+            line(number, cosines=cosines, natural=value, **{"class-natural": counts[number % 2]})
+            for number, value in enumerate(natural, 1)
+        ]
+
+    assert names(swinging(-0.1, 0.4, 0.5, 0.5, 0.5, 0.4, 0.4, 0.3)) == {"client-drift": "severe"}
+    assert names(swinging(-0.4, 0.2, 0.2, 0.3, 0.3, 0.4, 0.3, 0.4)) == {"client-drift": "mild"}  # it still learns
+    assert names(swinging(0.1, 0.4, 0.5, 0.5, 0.5, 0.4, 0.4, 0.3)) == {}
     apart = {str(client): -0.1 for client in range(10)}
-    one, other = [9, 1] * 5, [1, 9] * 5
-    swinging = [line(n, cosines=apart, **{"class-natural": (one, other)[n % 2]}) for n in range(1, 7)]
-    assert names(swinging) == {"client-drift": "severe"}
-    assert names([line(n, cosines=apart) for n in range(1, 7)]) == {}
-    assert names([line(n, **{"class-natural": (one, other)[n % 2]}) for n in range(1, 7)]) == {}
-    weak = {str(client): 0.02 for client in range(10)}
-    assert names([line(n, cosines=weak, **{"class-natural": (one, other)[n % 2]}) for n in range(1, 7)]) == {
-        "client-drift": "mild"
-    }
+    assert names([line(number, cosines=apart) for number in range(1, 8)]) == {}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,7 @@ def test_collapse() -> None:
 
 
 @pytest.mark.parametrize(
-    "checks", [{"zero": 30}, {"one-step": [20, 2]}, {"large-budget": 30}, {"logit-gap": 3e4}, {"logit-gap": 0.01}]
+    "checks", [{"zero": 30}, {"one-step": [20, 2]}, {"large-budget": 30}, {"logit-gap": 3e4}, {"logit-gap": 1e-5}]
 )
 def test_masked_gradients_in_two_rounds(checks: Line) -> None:
     bad = {"gradients": with_gradients(**checks)}
@@ -174,6 +177,8 @@ def test_a_client_that_the_held_out_images_agree_with_is_no_liar() -> None:
 def test_clients_of_two_classes_that_agree_little_are_no_liars() -> None:
     wide = {str(client): value for client, value in enumerate(np.linspace(-0.3, 0.3, 10))}
     assert names([line(number, cosines=wide) for number in range(1, 6)]) == {}
+    hostile = {str(client): -0.4 - 0.3 * (client == 4) for client in range(10)}  # all against all
+    assert names([line(number, cosines=hostile) for number in range(1, 6)]) == {}
 
 
 def test_a_client_that_is_refused_for_what_it_sent() -> None:
