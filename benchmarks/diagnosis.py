@@ -19,7 +19,7 @@ from common.config.flat import default_config, merge
 from common.config.schema import RunConfig, parse_config
 from server.app import run_federation
 from server.diagnosis.diagnosis import SEVERE
-from server.diagnosis.judge import TROUBLES, stored, suspects
+from server.diagnosis.judge import stored, suspects
 from server.run_directory.reader import read_metrics
 from simulations.cli.options import resolve
 from simulations.engine.byzantine import ByzantineExecutor
@@ -106,11 +106,7 @@ def judge(name: str, lines: list[dict[str, Any]]) -> list[Any]:
         for found in stored(line):
             first[found.severity].setdefault(found.name, line["round"])
     others = {
-        severity: ", ".join(
-            f"{each.name} (round {rounds[each.name]})"
-            for each in TROUBLES
-            if each.name in rounds and each.name != wanted
-        )
+        severity: ", ".join(f"{name} (round {number})" for name, number in rounds.items() if name != wanted)
         for severity, rounds in first.items()
     }
     seen = first[SEVERE].get(wanted)

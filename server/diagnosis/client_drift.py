@@ -16,8 +16,8 @@ class ClientDrift:
     """Updates share no direction any more, and classes are forgotten from one round to the next.
 
     Karimireddy et al. 2020 (arXiv 1910.06378); forgetting in federations: Lee et al. 2022 (arXiv 2106.03097). Either
-    alone is usual: clients of two classes agree little, and early rounds forget. With both, a model may still learn, but
-    more slowly. Severe: it gets worse.
+    alone is usual: clients of two classes agree little, and early rounds forget. With both, a model may still learn,
+    but more slowly. Severe: it gets worse.
     """
 
     name: ClassVar[str] = "client-drift"
@@ -40,8 +40,8 @@ class ClientDrift:
             SEVERE if worse >= _WORSE else MILD,
             f"the median client's update has a cosine of {agreement:.2f} with the others', and of the accuracy of each "
             f"class {percent(lost)} is forgotten in a {about.unit} (means over {_WINDOW}); the updates' dispersion is "
-            f"{signal(known[-1], 'dispersion') or 0:.3g}; natural accuracy is {percent(natural[-1])}, at its best it was "
-            f"{percent(max(natural))}",
+            f"{signal(known[-1], 'dispersion') or 0:.3g}; natural accuracy is {percent(natural[-1])}, {percent(max(natural))} "
+            "at its best",
         )
 
 

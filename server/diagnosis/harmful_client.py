@@ -34,9 +34,9 @@ class HarmfulClient:
     """Names the clients that pull against the others, are far longer, or were refused for what they sent.
 
     A direction is judged by its mean over a client's last three rounds: against the other clients, who agree among
-    themselves, far from the median client, and, where images are held out, against their gradient too (FLTrust trusts such an update not at all: Cao et
-    al. 2021, arXiv 2012.13995, equation 2). Of the other signs two in three rounds are enough. Mild: only its loss
-    stands out.
+    themselves, far from the median client, and, where images are held out, against their gradient too (FLTrust trusts
+    such an update not at all: Cao et al. 2021, arXiv 2012.13995, equation 2). Of the other signs two in three rounds
+    are enough. Mild: only its loss stands out.
     """
 
     name: ClassVar[str] = "harmful-client"
