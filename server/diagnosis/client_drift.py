@@ -40,8 +40,8 @@ class ClientDrift:
             SEVERE if worse >= _WORSE else MILD,
             f"the median client's update has a cosine of {agreement:.2f} with the others', and of the accuracy of each "
             f"class {percent(lost)} is forgotten in a {about.unit} (means over {_WINDOW}); the updates' dispersion is "
-            f"{signal(known[-1], 'dispersion') or 0:.3g}; natural accuracy is {percent(natural[-1])}, {percent(max(natural))} "
-            "at its best",
+            f"{signal(known[-1], 'dispersion') or 0:.3g}; natural accuracy is {percent(natural[-1])}, "
+            f"{percent(max(natural))} at its best",
         )
 
 
