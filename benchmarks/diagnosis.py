@@ -26,9 +26,9 @@ from simulations.engine.byzantine import ByzantineExecutor
 from simulations.engine.executor import Executor, InProcess
 from simulations.engine.local_grid import LocalGrid
 
-_QUICK = {"threads": 1, "evaluate.every": 1000, "evaluate.examples": 10, "evaluate.final-attacks": ""}
-_TINY = {"data.max-examples": 300, "federation.rounds": 5, "model.width": 4}
-_FGSM = {
+_QUICK: dict[str, Any] = {"threads": 1, "evaluate.every": 1000, "evaluate.examples": 10, "evaluate.final-attacks": ""}
+_TINY: dict[str, Any] = {"data.max-examples": 300, "federation.rounds": 5, "model.width": 4}
+_FGSM: dict[str, Any] = {
     **{"attack.name": "fgsm", "attack.epsilon-255": 16.0, "partition.scheme": "iid", "model.width": 32},
     **{"train.augment": False, "train.noise-std": 0.0, "train.label-smoothing": 0.0},
 }
