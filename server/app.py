@@ -89,8 +89,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         run.write_environment({**describe_environment(device, model, data.test.images.shape[-1]), **precision})
         data = with_shared(config, data, run.path, device)
         run.write_partition(data.described_partition)
-        compare = recorder.diagnosis.compare if recorder.diagnosis else None
-        strategy = _strategy(config, run, model, data, roster, compare)
+        strategy = _strategy(config, run, model, data, roster, recorder.compare)
         if (state := run.load_checkpoint()) is not None:
             fit_state(model, state, run.path)
         else:

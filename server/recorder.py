@@ -14,6 +14,7 @@ from common.evaluation.overfitting import told_overfitting
 from common.evaluation.personal import tell_personal
 from common.messages.records import State
 from common.models.networks import load_state
+from server.aggregation.strategy import Compare
 from server.average import ModelAverage
 from server.diagnosis.rounds import RoundDiagnosis
 from server.evaluation import evaluate_finally, evaluate_on
@@ -62,6 +63,11 @@ class Recorder:
         self._overfits = False
         self.diagnosis = RoundDiagnosis(config, run, data, model) if config.diagnosis.enabled else None
         self._round_started = time.perf_counter()
+
+    @property
+    def compare(self) -> Compare | None:
+        """What compares the replies of a round, for the diagnosis; None without one."""
+        return self.diagnosis.compare if self.diagnosis else None
 
     def after_round(
         self,
