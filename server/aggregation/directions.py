@@ -5,6 +5,7 @@ sign and is added to one of them (Charikar et al. 2002, ICALP: count sketch). Th
 updates, up to about 1/64; of networks with no more weights than that it is exact.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -67,18 +68,19 @@ class Directions:
         length of the mean: 1 where all updates are the same, n where n of them are orthogonal (Karimireddy et al. 2020,
         arXiv 1910.06378, (A1)).
         """
-        lengths = {client: float(np.linalg.norm(sketch)) for client, sketch in self._sketches.items()}
+        lengths = {client: math.sqrt(_dot(sketch, sketch)) for client, sketch in self._sketches.items()}
         moved = {client: length for client, length in lengths.items() if 0 < length < np.inf}
         if not moved:
             return {}
         units, norms = np.stack([self._sketches[client] for client in moved]), np.array([*moved.values()], np.float32)
-        mean = float(np.square(units.mean(0, dtype=np.float64)).sum())
+        middle = units.mean(0, dtype=np.float64)
+        mean = _dot(middle, middle)
         units /= norms[:, None]
         found: dict[str, Any] = {}
         if len(moved) > 1:
             total = units.sum(0)
             found["cosines"] = _by_client(moved, [_cosine(unit, total - unit) for unit in units])
-            found["dispersion"] = float(np.square(norms, dtype=np.float64).mean()) / mean if mean else None
+            found["dispersion"] = round(_dot(norms, norms) / len(norms) / mean, 6) if mean else None
         if self._descent is not None:
             found["pool-cosines"] = _by_client(moved, [_cosine(unit, self._descent) for unit in units])
         return found
@@ -88,6 +90,11 @@ def _by_client(clients: Collection[int], values: list[float | None]) -> dict[str
     return {str(client): value for client, value in zip(clients, values, strict=True) if value is not None}
 
 
+def _dot(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """Return the inner product; NumPy's own depends, in its last bits, on where in memory the numbers are."""
+    return float(np.multiply(first, second, dtype=np.float64).sum())
+
+
 def _cosine(first: Floats, second: Floats) -> float | None:
-    lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
-    return round(float(first @ second) / lengths, 6) if lengths else None
+    lengths = math.sqrt(_dot(first, first) * _dot(second, second))
+    return round(_dot(first, second) / lengths, 6) if lengths else None
