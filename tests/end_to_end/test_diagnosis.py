@@ -59,10 +59,12 @@ def test_workers_give_the_same_signals(whole: Path, tmp_path: Path) -> None:
 
 
 def test_a_liar_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = tiny_config(byzantine__clients=1, federation__rounds=3)
-    liars = ByzantineExecutor(InProcess(), config)
+    # With the tiny run's sixteen images each, honest clients agree on nothing.
+    more = {"data__max_examples": 600, "partition__scheme": "iid", "model__width": 4, "federation__rounds": 3}
+    changes = {**more, "byzantine__clients": 1, "evaluate__final_attacks": ""}
+    liars = ByzantineExecutor(InProcess(), tiny_config(**changes))
     with caplog.at_level(logging.WARNING, "fedshield"):
-        path = run(tmp_path, "liar", liars, byzantine__clients=1, federation__rounds=3)
+        path = run(tmp_path, "liar", liars, **changes)
     last = read_metrics(path)[-1]
     (liar,) = suspects(stored(last))
     assert last["signals"]["cosines"][str(liar)] == min(last["signals"]["cosines"].values())
@@ -126,7 +128,11 @@ def test_the_report_has_a_timeline_above_the_curves(whole: Path, tmp_path: Path)
     titles = [section.title for section in page.sections]
     assert titles.index("Troubles of training") + 1 == titles.index("Accuracy over rounds")
     chart, table = page.sections[titles.index("Troubles of training")].blocks
-    assert [row["round"] for row in chart.spec["data"]["values"]] == [2, 3]  # type: ignore[union-attr]
+    (rows,) = chart.spec["datasets"].values()  # type: ignore[union-attr]
+    assert [(row["round"], row["trouble"], row["severity"]) for row in rows] == [
+        (2, "collapse", "severe"),
+        (3, "collapse", "severe"),
+    ]
     assert table.rows == [["collapse", "severe", TROUBLE["evidence"], "2 to 3"]]  # type: ignore[union-attr]
     replayed = [*replay(tmp_path / "troubled")]
     assert replayed[-1] == "During the run, other troubles were told in round 2, 3: by other rules."
