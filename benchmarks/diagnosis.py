@@ -65,7 +65,7 @@ SETTINGS: Mapping[str, Setting] = {
     "quickstart, FGSM": ("quickstart", {"attack.name": "fgsm"}, ""),
     "quickstart, no attack": ("quickstart", {"attack.name": "none"}, ""),
     "FGSM, large step": ("quickstart", _FGSM, "catastrophic-overfitting"),
-    "rate x 10": ("quickstart", {"train.learning-rate": 0.8}, "divergence"),
+    "rate x 10": ("quickstart", {"train.learning-rate": 0.8}, "divergence or collapse"),
     "one liar": ("quickstart", {"byzantine.clients": 1}, "harmful-client"),
     "two liars, IPM": ("quickstart", {"byzantine.clients": 2, "byzantine.attack": "ipm"}, "harmful-client"),
     "two liars, label flip": (
@@ -100,19 +100,20 @@ def rounds_of(config: RunConfig) -> list[dict[str, Any]]:
 
 def judge(name: str, lines: list[dict[str, Any]]) -> list[Any]:
     """Return a row: what should be seen, whether and when it was, and what else was severe or mild."""
-    wanted = SETTINGS[name][2]
+    wanted = SETTINGS[name][2].split(" or ")
     first: dict[str, dict[str, int]] = {"mild": {}, "severe": {}}
     for line in lines:
         for found in stored(line):
             first[found.severity].setdefault(found.name, line["round"])
     others = {
-        severity: ", ".join(f"{name} (round {number})" for name, number in rounds.items() if name != wanted)
+        severity: ", ".join(f"{name} (round {number})" for name, number in rounds.items() if name not in wanted)
         for severity, rounds in first.items()
     }
-    seen = first[SEVERE].get(wanted)
+    seen = min((first[SEVERE][trouble] for trouble in wanted if trouble in first[SEVERE]), default=0)
     named = sorted({client for line in lines for client in suspects(stored(line))})
-    when = "–" if not wanted else f"round {seen}" if seen else "no"
-    return [wanted or "none", when, others["severe"] or "–", others["mild"] or "–", ", ".join(map(str, named)) or "–"]
+    when = "–" if wanted == [""] else f"round {seen}" if seen else "no"
+    cells = others["severe"], others["mild"], ", ".join(map(str, named))
+    return [SETTINGS[name][2] or "none", when, *(cell or "–" for cell in cells)]
 
 
 def main() -> None:

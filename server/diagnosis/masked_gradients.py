@@ -7,6 +7,7 @@ from server.diagnosis.diagnosis import MILD, SEVERE, About, Found, Line, Lines, 
 
 _LEVEL = 0.001  # of each test in each round: there are many rounds
 _USUAL_GAPS = (1e-3, 100.0)  # between the two largest logits; further out, float32 has no gradient of cross-entropy
+_FEWEST, _ONE_CLASS = 10, 0.95  # correct images that are enough; share of one class at which there is no gradient
 _ZERO = 0.05  # share of gradients that are exactly zero
 
 
@@ -35,7 +36,8 @@ def _told(line: Line) -> list[str]:
         return []
     told = []
     correct, zero = checks["correct"], checks["zero"]
-    if correct and zero > max(1, _ZERO * correct):
+    collapsed = signal(line, "most-predicted")["share"] > _ONE_CLASS
+    if correct >= _FEWEST and zero > max(1, _ZERO * correct) and not collapsed:
         told.append(f"the gradient is exactly zero for {zero} of {correct} images")
     alone, reverse = checks["one-step"]
     if sign_test(alone, reverse) < _LEVEL:

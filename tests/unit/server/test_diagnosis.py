@@ -143,7 +143,9 @@ def test_masked_gradients_in_two_rounds(checks: Line) -> None:
     assert names([*healthy(3), line(4, **bad), line(5, **bad)]) == {"masked-gradients": "severe"}
 
 
-@pytest.mark.parametrize("checks", [{"zero": 1}, {"one-step": [5, 4]}, {"large-budget": 12}, {"logit-gap": None}])
+@pytest.mark.parametrize(
+    "checks", [{"zero": 1}, {"zero": 9, "correct": 9}, {"one-step": [5, 4]}, {"large-budget": 12}, {"logit-gap": None}]
+)
 def test_gradients_that_are_only_unlucky(checks: Line) -> None:
     bad = {"gradients": with_gradients(**checks)}
     assert names([*healthy(3), line(4, **bad), line(5, **bad)]) == {}
