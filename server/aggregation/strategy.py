@@ -1,12 +1,11 @@
 """FedAvg that distributes shared data, checks replies, and gives the same run for the same seed."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
@@ -19,6 +18,7 @@ from common.methods.method import Arrays, Method
 from server.aggregation.combining import Combined
 from server.aggregation.directions import Directions
 from server.aggregation.fine_tuning import FineTuning
+from server.aggregation.in_order import in_order
 from server.aggregation.mean import RunningMean
 from server.aggregation.outliers import LastRound, judge
 from server.aggregation.private import Privacy, PrivateMean
@@ -225,7 +225,7 @@ class SharedDataFedAvg(FedAvg):
         self, asked: list[int], replies: Iterable[Message], report: RoundReport
     ) -> Iterator[tuple[int, Checked]]:
         """Yield the replies that are well formed, in client order."""
-        for client, reply in self._in_order(asked, replies):
+        for client, reply in in_order(asked, self._sent, replies, self.roster.failure):
             try:
                 # Twice as long as the server has waited, and a minute: clocks differ, machines sleep.
                 patience = 2 * (time.monotonic() - self._asked_at) + 60
@@ -258,31 +258,6 @@ class SharedDataFedAvg(FedAvg):
         settings, model = self.settings, self._checks.reference
         arguments = settings.name, settings.malicious, model, self._checks.weights, settings.pre, settings.clip_radius
         return RobustMean(*arguments, root=self._root, server_round=server_round)
-
-    def _in_order(self, asked: list[int], replies: Iterable[Message]) -> Iterator[tuple[int, Message]]:
-        """Yield the round's clients in increasing order, each with its reply, as soon as it is next."""
-        early: dict[int, Message] = {}
-        client_of: dict[str, int] = {}
-        waiting = deque(asked)
-        for reply in replies:
-            # Not by its source node: an error that Flower itself reports about a client comes from another node.
-            question = reply.metadata.reply_to_message_id
-            if question not in client_of:  # Flower numbers a message when it is sent, which may be during this loop
-                client_of = {message.metadata.message_id: client for client, message in self._sent.items()}
-            sender = client_of.get(question)
-            if sender is not None:
-                early[sender] = reply
-            while waiting and waiting[0] in early:
-                client = waiting.popleft()
-                yield client, early.pop(client)
-        for client in waiting:
-            yield client, early.get(client) or self._silent(client)
-
-    def _silent(self, client: int) -> Message:
-        """Return an error in place of the reply of a client that has sent none."""
-        message = self._sent.get(client)
-        reason = self.roster.failure(client) if message is None else "no reply in time"
-        return Message(Error(0, reason), reply_to=message or Message(RecordDict(), 0, MessageType.TRAIN))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

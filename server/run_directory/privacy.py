@@ -18,7 +18,8 @@ from pydantic import Field
 
 from common.attacks.threat import Norm
 from common.files import read_json, replace_json
-from server.run_directory.schema import Count, FileFormat, Length, OnTheSame, Share, check_format
+from server.run_directory.formats import Count, FileFormat, Length, Share
+from server.run_directory.schema import OnTheSame, check_format
 
 _FILE = "privacy.json"
 

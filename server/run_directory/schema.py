@@ -213,7 +213,7 @@ class DescribedPartition(FileFormat):
     used: Count = 0
     available: Count = 0
     shared_kind: str = Field("images", alias="shared-kind")
-    alignment: dict[str, StoredDistance] = {}
+    alignment: dict[str, StoredDistance] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _of_the_same_classes(self) -> Self:
