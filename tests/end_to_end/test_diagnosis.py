@@ -19,7 +19,7 @@ from simulations.replay import replay
 from simulations.reports.html.run_page import run_page
 from simulations.terminal.live_view import LiveView
 from tests.helpers.processes import free_ports
-from tests.helpers.program import fedshield
+from tests.helpers.program import invoke
 from tests.helpers.runs import figures, run, run_in_parts, run_with, same, weights
 from tests.helpers.settings import tiny_config
 
@@ -106,7 +106,7 @@ def test_replay_tells_what_was_judged(whole: Path, tmp_path: Path) -> None:
         (old / name).write_bytes((whole / name).read_bytes())
     kept = [{k: v for k, v in line.items() if k not in ("signals", "diagnoses")} for line in read_metrics(whole)]
     (old / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
-    done = fedshield("replay", str(old))
+    done = invoke("replay", old)
     assert done.returncode == 1
     assert done.stderr == (
         f"fedshield: {old}/metrics.jsonl: has no signals to judge; a run stores them with diagnosis.enabled=true\n"
