@@ -25,7 +25,7 @@ from server.aggregation.outliers import LastRound
 from server.aggregation.root import Root
 from server.aggregation.rules import RULES, ByPool, no_pool
 from server.aggregation.selection import Cohort, find_selection
-from server.aggregation.strategy import OPTIMIZER, PRIVACY, Compare, SharedDataFedAvg
+from server.aggregation.strategy import OPTIMIZER, Compare, SharedDataFedAvg
 from server.aggregation.whole_round import find_rule
 from server.monitoring.observers import watching
 from server.network.roster import Roster
@@ -209,7 +209,7 @@ def _strategy(
         engine=run.kind != DEPLOYED,
         fine_tune_after=run.total if config.method.fine_tune_epochs else 0,
         root=_root(config, data.pool, next(model.parameters()).device),
-        privacy=find_privacy(config, model, method, run.kind, _privately_kept(run)),
+        privacy=find_privacy(config, model, method, run.kind, run.load_kept("server")),
         compare=compare,
     )
 
@@ -255,12 +255,6 @@ def _kept(run: RunDir, method: Method) -> State:
         )
         return {name: array for name, array in kept.items() if name.startswith(OPTIMIZER)}
     return kept
-
-
-def _privately_kept(run: RunDir) -> State:
-    """Return what the server has kept of its privacy in an earlier part of the run."""
-    kept = run.load_kept("server").items()
-    return {name.removeprefix(PRIVACY): array for name, array in kept if name.startswith(PRIVACY)}
 
 
 def _speak_plainly() -> None:

@@ -13,7 +13,7 @@ from common.factory import make_federated_method
 from common.messages.records import State
 from common.methods.method import Method
 from server.aggregation.accounting import epsilon, planned_rounds, sufficient_noise
-from server.aggregation.private import Privacy, update_noise
+from server.aggregation.private import PRIVACY, Privacy, update_noise
 from server.aggregation.server_optimizer import OPTIMIZERS
 from server.run_directory.reader import CENTRALIZED, DEPLOYED, Kind
 
@@ -105,14 +105,15 @@ def find_privacy(config: RunConfig, model: nn.Module, method: Method, kind: Kind
         model: its network.
         method: of the federation.
         kind: of the run.
-        kept: what an earlier part of the run has kept of this.
+        kept: all that the server has kept in an earlier part of the run.
     """
     if config.privacy.noise_multiplier == 0:
         return None
     still = {name for name, weight in model.named_parameters(remove_duplicate=False) if not weight.requires_grad}
     fixed = still.union(method.stays(model))
     seed = None if _is_secret(config, kind) else config.seed
-    return Privacy(config.privacy, config.federation.cohort, seed, partial(epsilon, config), fixed, kept)
+    own = {name.removeprefix(PRIVACY): array for name, array in kept.items() if name.startswith(PRIVACY)}
+    return Privacy(config.privacy, config.federation.cohort, seed, partial(epsilon, config), fixed, own)
 
 
 def _is_secret(config: RunConfig, kind: Kind) -> bool:

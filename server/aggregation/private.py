@@ -27,6 +27,7 @@ from common.config.tables import PrivacyConfig
 from common.messages.records import LiveArray, record_of
 from common.seeding import rng_for
 
+PRIVACY = "privacy/"  # before the names of what the server keeps of this
 RATE = 0.2  # η_C of Andrew et al.: how fast the clipping norm follows
 _NORM = "clipping-norm"
 _CLIPPED_SHARE = 1 / 20  # of Andrew et al.: noise on the count of short updates, relative to the clients of a round

@@ -21,7 +21,7 @@ from server.aggregation.fine_tuning import FineTuning
 from server.aggregation.in_order import in_order
 from server.aggregation.mean import RunningMean
 from server.aggregation.outliers import LastRound, judge
-from server.aggregation.private import Privacy, PrivateMean
+from server.aggregation.private import PRIVACY, Privacy, PrivateMean
 from server.aggregation.reply_checks import Checked, RefusedError, ReplyChecks
 from server.aggregation.robust import RobustMean
 from server.aggregation.root import Root
@@ -37,7 +37,7 @@ _FAR_APART = (
     "strategy.update-limit (0: no comparison), or continue without them with a lower federation.min-fraction"
 )
 Compare = Callable[[ArrayRecord, Collection[str]], Directions]
-METHOD, OPTIMIZER, PRIVACY = "method/", "optimizer/", "privacy/"  # before the names of what the server keeps
+METHOD, OPTIMIZER = "method/", "optimizer/"  # before the names of what the server keeps
 _DIVERGED = "training has diverged: start a new run with a lower train.learning-rate, or with train.warmup"
 
 
