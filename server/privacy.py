@@ -134,8 +134,8 @@ def tell_privacy(config: RunConfig, model: nn.Module, kind: Kind) -> None:
     rounds = planned_rounds(config)
     floats = sum(array.numel() for array in model.state_dict().values() if array.is_floating_point())
     log.info(
-        "client-level differential privacy: epsilon = %.3g at delta = %g after %d rounds%s",
-        *(epsilon(config, rounds), privacy.delta, rounds, _shortened(config, rounds)),
+        "client-level differential privacy: epsilon = %.3g at delta = %g after %d of %d rounds%s",
+        *(epsilon(config, rounds), privacy.delta, rounds, config.federation.rounds, _shortened(config, rounds)),
     )
     length = update_noise(privacy, clients) * privacy.clipping_norm / clients
     log.info(
@@ -164,10 +164,9 @@ def tell_privacy(config: RunConfig, model: nn.Module, kind: Kind) -> None:
 
 
 def _shortened(config: RunConfig, rounds: int) -> str:
-    asked = config.federation.rounds
-    if rounds == asked:
+    if rounds == config.federation.rounds:
         return ""
-    return f", of {asked}: one more would exceed privacy.epsilon-max = {config.privacy.epsilon_max:g}"
+    return f": one more would exceed privacy.epsilon-max = {config.privacy.epsilon_max:g}"
 
 
 def tell_budget_spent(config: RunConfig) -> None:
