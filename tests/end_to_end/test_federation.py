@@ -52,7 +52,8 @@ def test_a_run_leaves_everything_a_reader_needs(tmp_path: Path) -> None:
     assert stored["summary"]["rounds"] == stored["summary"]["evaluated-round"] == 2
     assert stored["summary"]["selected-by"] == "last round"
     assert "validation" not in stored["partition"]
-    assert [set(line) for line in lines] == [{"round", "seconds", "loss", "update-norm", *REPLIES, "evaluation"}] * 2
+    measured = {"round", "seconds", "loss", "update-norm", "evaluation", "signals", "diagnoses"}
+    assert [set(line) for line in lines] == [{*measured, *REPLIES, "distrusted"}] * 2
     assert set(stored["summary"]["final"]["robust"]) == {"pgd-3"}
 
 

@@ -138,7 +138,8 @@ OWN = ("model.name", "loss.name", "attack.name")
     [
         ("def it(:\n", "line 1: SyntaxError: invalid syntax"),
         ("x = 1\ny = x / 0\n", "line 2: ZeroDivisionError: division by zero"),
-        ("import sys\nsys.exit()\n", r"line 2: SystemExit: sys.exit\(\) would end the whole run; raise"),
+        # wandb, once another test has imported it, gives every sys.exit() a number.
+        ("import sys\nsys.exit()\n", r"line 2: SystemExit: sys.exit\(0?\) would end the whole run; raise"),
         ("def it(classes):\n    exit(3)\n", r"line 2: SystemExit: sys.exit\(3\) would end"),
         ("import no_such_package\n", "line 1: ModuleNotFoundError: No module named 'no_such_package'"),
         ("def that(): ...\n", "has no function it; it has that"),

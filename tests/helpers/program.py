@@ -36,12 +36,15 @@ def invoke(*arguments: str | Path, cwd: Path | None = None, **environment: str) 
     A command that starts processes of clients needs ``--engine inprocess``: a process that has computed is not forked.
     """
     from simulations.cli.main import main
+    from simulations.terminal.console import console
 
     told, complaint = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, undone(), redirect_stdout(told), redirect_stderr(complaint):
         patch.setattr(sys, "argv", ["fedshield", *map(str, arguments)])
-        for name, value in {"COLUMNS": "120", **environment}.items():
+        variables = {"COLUMNS": "120", **environment}
+        for name, value in variables.items():
             patch.setenv(name, value)
+        patch.setattr(console, "_width", int(variables["COLUMNS"]))  # it may have been made with another one
         if cwd is not None:
             patch.chdir(cwd)
         with pytest.raises(SystemExit) as ended:

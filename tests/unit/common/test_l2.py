@@ -17,8 +17,8 @@ from common.attacks.threat import L2, LINF, Threat, radius
 from common.config.flat import default_config
 from common.config.schema import parse_config
 from common.errors import FedShieldError
+from common.evaluation.curve_checks import find_curve_warnings
 from common.evaluation.evaluate import evaluate
-from common.evaluation.sanity_checks import find_curve_warnings
 from common.models.networks import build_model
 from common.training.losses import LOSSES, LossContext
 
