@@ -6,6 +6,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from client.changes import changed
 from client.node_config import check_node_config, check_place, client_number
 from client.session import session_for
 from common.config.flat import Flat
@@ -13,6 +14,7 @@ from common.errors import FedShieldError
 from common.messages.protocol import (
     ARRAYS,
     BESIDE,
+    CHANGES,
     CONFIG,
     COUNTED,
     DATA_PATH,
@@ -66,7 +68,8 @@ def train(content: RecordDict, run_config: Flat, node_config: NodeConfig, state:
         state: what Flower keeps for the client; changed if the method keeps something.
 
     Raises:
-        FedShieldError: the shared data is neither in the message nor on this machine, or the images are not there.
+        FedShieldError: the shared data is neither in the message nor on this machine, the images are not there, or the
+            server asks for settings that this client does not take.
     """
     order = content.config_records[CONFIG]
     shared = None
@@ -74,6 +77,7 @@ def train(content: RecordDict, run_config: Flat, node_config: NodeConfig, state:
         shared = _shared_data(content.array_records.get(SHARED), str(order[SHARED_DIGEST]))
     sent = to_state(content.array_records[BESIDE]) if BESIDE in content.array_records else {}
     client = client_number(node_config)
+    run_config = changed(run_config, content.config_records.get(CHANGES, {}))
     arrays, beside, result = session_for(run_config, _place(node_config)).train(
         client,
         int(order[SERVER_ROUND]),  # type: ignore[arg-type]

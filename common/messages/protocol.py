@@ -12,6 +12,7 @@
                        CONFIG   SERVER_ROUND int, from 1; SHARED_DIGEST str: SHA-256 of shared data, if there is any;
                                 COUNTED ints: each client's last round whose reply was taken, if the method keeps
                        BESIDE   what the method sends beside the model, if anything; see ``common.methods``
+                       CHANGES  keys of the configuration that have another value in this round; see ``client.changes``
                        SHARED   IMAGES uint8 [S,3,H,W], LABELS int64 [S]; only to a client that does not hold them yet
     client -> server   ARRAYS   the trained model, of the same names, shapes and types
                        BESIDE   an array for each weight, if the method asks for it
@@ -41,6 +42,7 @@ CONFIG: Final = "config"
 METRICS: Final = "metrics"
 SHARED: Final = "shared"
 BESIDE: Final = "beside"
+CHANGES: Final = "changes"
 KEPT: Final = "kept"
 ENGINE: Final = "engine"
 

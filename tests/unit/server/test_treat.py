@@ -1,0 +1,115 @@
+"""What is done against a trouble, by hand: when, how often, and when not."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from server.diagnosis.diagnosis import MILD, SEVERE, Diagnosis
+from server.repair.treat import treat
+from server.repair.treatment import Action, Limits, Treatment
+
+LIMITS = Limits(
+    cool_down=3,
+    most=2,
+    rate_factor=0.5,
+    steps=1,
+    attack_steps=7,
+    epochs=4,
+    sharing=0.2,
+    sharing_step=0.15,
+    sharing_budget=0.4,
+    proximal=0.1,
+    quarantine=3,
+    spare=2,
+)
+
+
+def severe(name: str, *clients: int) -> Diagnosis:
+    return Diagnosis(name, SEVERE, "seen", 1, 0, clients)
+
+
+def course(
+    troubles: Sequence[Sequence[Diagnosis]], limits: Limits = LIMITS
+) -> tuple[list[Treatment], list[tuple[int, str]]]:
+    """Return the treatment after each round, and the actions with their round."""
+    treatments, actions, now = [], [], Treatment()
+    for number, diagnoses in enumerate(troubles, 1):
+        now, done = treat(now, number, diagnoses, limits)
+        treatments.append(now)
+        actions += [(number, action.name) for action in done]
+    return treatments, actions
+
+
+def test_divergence_goes_back_at_half_the_rate_and_at_most_twice() -> None:
+    found, actions = course([[severe("divergence")]] * 12)
+    assert actions == [(1, "roll-back"), (5, "roll-back"), (9, "none")]
+    assert [each.rate for each in found[:6]] == [0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
+    assert [number for number, each in enumerate(found, 1) if each.back] == [1, 5]
+    assert (found[0].first, found[4].first) == (2, 6)  # what came before is not judged any more
+
+
+def test_nothing_is_done_for_what_is_mild_or_was_not_seen_in_the_round() -> None:
+    gone = replace(severe("divergence"), clean=1)
+    assert course([[Diagnosis("divergence", MILD, "seen", 1)], [gone], [severe("masked-gradients")]])[1] == []
+
+
+def test_catastrophic_overfitting_is_answered_by_a_longer_attack_once() -> None:
+    found, _ = course([[severe("catastrophic-overfitting")]] * 5)
+    assert (found[0].longer, found[0].rate, found[0].back) == (True, 0.5, True)
+    assert found[4].rate == 0.25
+    long_already, _ = course([[severe("catastrophic-overfitting")]], replace(LIMITS, steps=10))
+    assert (long_already[0].longer, long_already[0].back) == (False, True)
+
+
+def test_robust_overfitting_lowers_the_rate_and_then_ends() -> None:
+    found, actions = course([[severe("robust-overfitting")]] * 9)
+    assert actions == [(1, "lower-rate"), (5, "end")]
+    assert not found[3].end
+    assert found[8].end
+
+
+def test_drift_uses_up_the_budget_then_epochs_then_the_proximal_term() -> None:
+    found, actions = course([[severe("client-drift")]] * 25, replace(LIMITS, cool_down=0))
+    assert [name for _, name in actions] == [
+        *("share-more", "share-more", "fewer-epochs", "fewer-epochs", "proximal-term", "none")
+    ]
+    assert [each.sharing for each in found[:3]] == pytest.approx([0.35, 0.4, 0.4])  # the last step is cut
+    assert (found[-1].epochs, found[-1].proximal) == (1, True)
+
+
+def test_of_two_troubles_the_worse_is_treated_first_and_the_other_after_the_cool_down() -> None:
+    both = [severe("lost-class"), severe("collapse")]
+    assert course([both, both, both, [severe("lost-class")], [severe("lost-class")]])[1] == [
+        (1, "roll-back"),
+        (5, "share-more"),
+    ]
+
+
+def test_a_client_that_harms_is_set_aside_returns_and_stays_away_twice_as_long() -> None:
+    named = [severe("harmful-client", 4)]
+    found, actions = course([named, named, [], [], named, [], [], [], [], [], [], []])
+    # Away in rounds 2 to 4; round 2 names it still, of what was before. Named again in round 5: away in 6 to 11.
+    assert actions == [(1, "quarantine"), (4, "probation"), (5, "quarantine"), (11, "probation")]
+    away = [number for number, each in enumerate(found, 1) if each.set_aside(number + 1)]
+    assert away == [1, 2, 3, 5, 6, 7, 8, 9, 10]
+
+
+def test_no_more_clients_are_set_aside_than_may_be_missing() -> None:
+    found, _ = course([[severe("harmful-client", 1, 5, 7)]])
+    assert found[0].set_aside(2) == {1, 5}
+    assert course([[severe("harmful-client", 1)]], replace(LIMITS, quarantine=0))[1] == []
+
+
+def test_quarantine_does_not_wait_for_the_cool_down() -> None:
+    assert course([[severe("divergence")], [severe("divergence"), severe("harmful-client", 3)]])[1] == [
+        (1, "roll-back"),
+        (2, "quarantine"),
+    ]
+
+
+def test_an_action_says_what_and_why() -> None:
+    _, done = treat(Treatment(), 3, [severe("divergence")], LIMITS)
+    assert done == [
+        Action("roll-back", "divergence", "go back to the last good model, and train at 0.5 of the learning rate: seen")
+    ]
