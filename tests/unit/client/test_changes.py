@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from client.changes import changed
+from common.config.flat import Flat
 from common.errors import FedShieldError
 
-RUN = {
+RUN: Flat = {
     "train.learning-rate": 0.1,
     "train.local-epochs": 2,
     "attack.name": "fgsm",
