@@ -3,9 +3,11 @@
 import io
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
@@ -19,13 +21,12 @@ from common.errors import FedShieldError, explain_os_errors
 from common.factory import make_federated_method, make_model, prepare_torch, server_data
 from common.messages.records import State, to_record, to_state
 from common.messages.shared_slice import shared_record
-from common.methods.method import Method
 from common.words import visible
-from server.aggregation.outliers import LastRound
+from server import earlier
 from server.aggregation.root import Root
 from server.aggregation.rules import RULES, ByPool, no_pool
 from server.aggregation.selection import Cohort, find_selection
-from server.aggregation.strategy import OPTIMIZER, Compare, SharedDataFedAvg
+from server.aggregation.strategy import SharedDataFedAvg
 from server.aggregation.whole_round import find_rule
 from server.monitoring.observers import watching
 from server.network.roster import Roster
@@ -34,6 +35,8 @@ from server.personal import tell_what_stays
 from server.preflight import check_attacks, check_settings, try_own_attacks
 from server.privacy import find_privacy, tell_budget_spent, tell_privacy
 from server.recorder import Recorder
+from server.repair.preflight import check_sight
+from server.repair.strategy import EndedEarly, RepairingFedAvg
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
 from server.run_directory.reader import DEPLOYED, FEDERATION, Kind
@@ -85,25 +88,27 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         try_own_attacks(config, model, len(data.test.classes))
         _tell(config, model, kind)
         recorder = Recorder(config, run, data, model, watchers)
+        check_sight(config, recorder.diagnosis is not None and recorder.diagnosis.sees)
         precision = {} if kind == DEPLOYED else tell_precision(config)
         run.write_environment({**describe_environment(device, model, data.test.images.shape[-1]), **precision})
         data = with_shared(config, data, run.path, device)
         run.write_partition(data.described_partition)
-        strategy = _strategy(config, run, model, data, roster, recorder.compare)
+        strategy = _strategy(config, run, model, data, roster, recorder)
         if (state := run.load_checkpoint()) is not None:
             fit_state(model, state, run.path)
         else:
             warm_start(config, model, data.pool)
         if isinstance(grid, KeepsForClients):
             grid.restore_kept(run.load_kept("clients"), strategy.counted)
-        strategy.start(
-            grid,
-            initial_arrays=to_record(model.state_dict()),
-            # 0 where only the final evaluation was missing.
-            num_rounds=max(0, run.total - run.completed_rounds),
-            timeout=config.federation.client_timeout_seconds,
-            evaluate_fn=_after_round(strategy, recorder, grid),
-        )
+        with suppress(EndedEarly):
+            strategy.start(
+                grid,
+                initial_arrays=to_record(model.state_dict()),
+                # 0 where only the final evaluation was missing.
+                num_rounds=max(0, run.total - run.completed_rounds),
+                timeout=config.federation.client_timeout_seconds,
+                evaluate_fn=_after_round(strategy, recorder, grid),
+            )
         tell_budget_spent(config)
         recorder.finish()
     return run.path
@@ -148,13 +153,6 @@ def _after_round(
     return after_round
 
 
-def _last_round(metrics: Sequence[Mapping[str, Any]]) -> LastRound | None:
-    """Return what the next round is judged by; empty if an earlier version has not stored that."""
-    last = metrics[-1] if metrics else {}
-    update, loss = last.get("update-norm"), last.get("loss")
-    return None if update is None or loss is None else LastRound(update, loss)
-
-
 def _is_flowers(grid: Grid) -> bool:
     """Return whether a grid is one of Flower's own, whose imports a run on this machine is spared: a second."""
     if "flwr.superlink.grid" not in sys.modules:
@@ -180,7 +178,7 @@ def _own_images(data: ServerData) -> tuple[int, ...]:
 
 
 def _strategy(
-    config: RunConfig, run: RunDir, model: nn.Module, data: ServerData, roster: Roster, compare: Compare | None
+    config: RunConfig, run: RunDir, model: nn.Module, data: ServerData, roster: Roster, recorder: Recorder
 ) -> SharedDataFedAvg:
     """Put together how the rounds are run, from where the run has got to."""
     cohort = Cohort(
@@ -193,25 +191,33 @@ def _strategy(
     method = make_federated_method(config)
     shared = shared_record(data.shared) if len(data.shared.labels) else None
     weights = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    return SharedDataFedAvg(
+    made: Callable[..., SharedDataFedAvg] = SharedDataFedAvg
+    if recorder.repair is not None:
+        take = partial(_slice, data, config.seed)
+        made = partial(RepairingFedAvg, repair=recorder.repair, take=take, own=_own_images(data))
+    return made(
         cohort,
         roster,
         config.strategy,
         shared,
         run.completed_rounds,
-        _last_round(run.metrics()),
+        earlier.last_round(run.metrics()),
         method=method,
         rule=find_rule(config.strategy, config.train.learning_rate),
-        counted=_counted(run, config.federation.clients),
-        losses=_losses(run, config.federation.clients),
-        kept=_kept(run, method),
+        counted=earlier.counted(run, config.federation.clients),
+        losses=earlier.losses(run, config.federation.clients),
+        kept=earlier.kept(run, method),
         weights=weights,
         engine=run.kind != DEPLOYED,
         fine_tune_after=run.total if config.method.fine_tune_epochs else 0,
         root=_root(config, data.pool, next(model.parameters()).device),
         privacy=find_privacy(config, model, method, run.kind, run.load_kept("server")),
-        compare=compare,
+        compare=recorder.compare,
     )
+
+
+def _slice(data: ServerData, seed: int, share: float) -> Dataset:
+    return data.pool.take(data.slice(share, seed))
 
 
 def _root(config: RunConfig, pool: Dataset, device: torch.device) -> Root | None:
@@ -221,40 +227,6 @@ def _root(config: RunConfig, pool: Dataset, device: torch.device) -> Root | None
     if not len(pool.labels):
         raise no_pool(config.strategy)
     return Root(config, pool, device)
-
-
-def _counted(run: RunDir, clients: int) -> list[int]:
-    """Return the last round in which each client's reply was taken; 0 where what it kept then is not there any more."""
-    counted = [0] * clients
-    if run.kind != DEPLOYED:
-        for line in run.metrics():
-            for client in line.get("clients", {}):
-                counted[int(client)] = int(line["round"])
-    return counted
-
-
-def _losses(run: RunDir, clients: int) -> list[float | None]:
-    """Return the loss of each client in the last round in which its reply was taken; None where there is none."""
-    losses: list[float | None] = [None] * clients
-    for line in run.metrics():
-        for client, told in line.get("clients", {}).items():
-            losses[int(client)] = float(told["loss"])
-    return losses
-
-
-def _kept(run: RunDir, method: Method) -> State:
-    """Return what the server has kept in an earlier part of the run.
-
-    Real clients have lost what they kept: for Flower, the part that goes on is another run. What the server kept of
-    their method does not fit any more.
-    """
-    kept = run.load_kept("server")
-    if run.kind == DEPLOYED and method.keeps and kept:
-        log.warning(
-            "the clients of an earlier part of the run are gone: what the method kept starts again with nothing"
-        )
-        return {name: array for name, array in kept.items() if name.startswith(OPTIMIZER)}
-    return kept
 
 
 def _speak_plainly() -> None:

@@ -23,6 +23,7 @@ from server.aggregation.rules import RULES, ByPool, check_strategy, no_pool
 from server.aggregation.selection import Cohort, check_selection
 from server.personal import check_personal
 from server.privacy import check_privacy
+from server.repair.preflight import check_repair
 from server.run_directory.reader import CENTRALIZED, DEPLOYED, Kind
 
 log = logging.getLogger("fedshield")
@@ -47,6 +48,7 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
     if kind == DEPLOYED:
         _check_deployed(config)
     check_privacy(config, kind)
+    check_repair(config, kind)
     _check_average(config, kind)
     if kind != CENTRALIZED:
         check_selection(config.federation)

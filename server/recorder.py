@@ -20,7 +20,8 @@ from server.diagnosis.rounds import RoundDiagnosis
 from server.evaluation import evaluate_finally, evaluate_on
 from server.monitoring.observers import Watchers
 from server.personal import evaluate_personal
-from server.run_directory.checkpoint import UNAVERAGED, load_model, read_checkpoint, selected_model
+from server.repair.rounds import RoundRepair
+from server.run_directory.checkpoint import GOOD, UNAVERAGED, load_model, read_checkpoint, selected_model
 from server.run_directory.reader import DEPLOYED, FEDERATION
 from server.run_directory.writer import RunDir
 
@@ -62,6 +63,8 @@ class Recorder:
         self._best: dict[str, Any] | None = checkpoint.get("best", {}).get("validation")
         self._overfits = False
         self.diagnosis = RoundDiagnosis(config, run, data, model) if config.diagnosis.enabled else None
+        good = run.load_kept(GOOD) or (load_model(run.path, checkpoint) if checkpoint else None)
+        self.repair = RoundRepair(config, run.metrics(), good) if config.repair.enabled else None
         self._round_started = time.perf_counter()
 
     @property
@@ -105,7 +108,10 @@ class Recorder:
         record = {"round": round_or_epoch, "seconds": seconds, **report, **figures}
         if self.diagnosis is not None:
             record["signals"] = signals
-            record["diagnoses"] = self.diagnosis.judge(record)
+            record["diagnoses"] = self.diagnosis.judge(record, self.repair.treatment.first if self.repair else 1)
+            if self.repair is not None:
+                record["repairs"] = self.repair.after_round(record, self.diagnosis.diagnoses, state)
+                kept = {**(kept or {}), GOOD: self.repair.kept(state)}
         self.run.append_metrics(record)
         chosen = validation.as_json() if validation is not None and self._is_best(validation) else None
         self._best = chosen or self._best
@@ -122,6 +128,8 @@ class Recorder:
             log.info("%s", _seconds(report))
         if self.diagnosis is not None:
             self.diagnosis.tell(round_or_epoch)
+        if self.repair is not None:
+            self.repair.tell(round_or_epoch)
         if evaluation is not None and not (self.diagnosis and self.diagnosis.sees):
             self._watch(round_or_epoch, evaluation)
         self._watchers.after_round(record)

@@ -6,7 +6,10 @@ from pathlib import Path
 from common.errors import FedShieldError
 from server.diagnosis.about import about_run
 from server.diagnosis.diagnosis import Diagnosis
-from server.diagnosis.judge import changes, judged_again, stored
+from server.diagnosis.judge import changes, diagnose, stored
+from server.repair.rounds import limits_of
+from server.repair.treat import treat
+from server.repair.treatment import Treatment
 from server.run_directory.reader import (
     parse_stored,
     read_config,
@@ -18,6 +21,9 @@ from server.run_directory.reader import (
 
 def replay(run_dir: Path) -> Iterator[str]:
     """Yield a line for each round of a run: its troubles, with the evidence where one begins or becomes severe.
+
+    Also what repair does about them; of a run without repair, what it would do. Such a run has gone on with its
+    troubles, so after the first action the others are not what would really have followed.
 
     Args:
         run_dir: absolute.
@@ -32,14 +38,19 @@ def replay(run_dir: Path) -> Iterator[str]:
             f"{run_dir / 'metrics.jsonl'}: has no signals to judge; a run stores them with diagnosis.enabled=true"
         )
     about = about_run(config, kind, read_described_partition(run_dir))
+    verb, limits, treatment = "does" if config.repair.enabled else "would do", limits_of(config), Treatment()
     before: list[Diagnosis] = []
     others = []
-    for line, now in judged_again(metrics, about):
+    for count, line in enumerate(metrics, 1):
+        first = treatment.first if config.repair.enabled else 1
+        now = diagnose(metrics[:count], about, before, first) if "signals" in line else before
         told = "; ".join(f"{each.name} ({each.severity}, since {kind.unit} {each.since})" for each in now)
         lacks = "" if "signals" in line else "no signals"
         yield f"{kind.unit} {line['round']}  {lacks or told or 'no trouble'}"
         yield from (f"    {found.name} {what}: {found.evidence}" for what, found in changes(before, now))
         before = now
+        treatment, actions = treat(treatment, int(line["round"]), now, limits)
+        yield from (f"    repair {verb} ({action.name}): {action.told}" for action in actions)
         if {(each.name, each.severity) for each in stored(line)} != {(each.name, each.severity) for each in now}:
             others.append(str(line["round"]))
     if others:

@@ -25,6 +25,7 @@ from common.config.tables import (
     ModelConfig,
     PartitionConfig,
     PrivacyConfig,
+    RepairConfig,
     ResultsConfig,
     SharingConfig,
     StrategyConfig,
@@ -69,6 +70,7 @@ class RunConfig(ConfigTable):
     centralized: CentralizedConfig
     evaluate: EvaluateConfig
     diagnosis: DiagnosisConfig
+    repair: RepairConfig
     results: ResultsConfig
 
     @model_validator(mode="after")

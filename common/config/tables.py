@@ -268,6 +268,20 @@ class DiagnosisConfig(ConfigTable):
     examples: Annotated[int, Field(ge=20, le=10_000)]
 
 
+class RepairConfig(ConfigTable):
+    """What is done against the troubles that diagnosis finds; see ``server.repair``."""
+
+    enabled: bool
+    cool_down: Annotated[int, Field(ge=0, le=1000)]
+    max_actions: Annotated[int, Field(ge=0, le=1000)]
+    rate_factor: Annotated[float, Field(gt=0, lt=1)]
+    attack_steps: Annotated[int, Field(ge=2, le=100)]
+    sharing_step: PositiveFraction
+    sharing_budget: Fraction
+    proximal: Annotated[float, Field(ge=0, le=1000)]
+    quarantine: Annotated[int, Field(ge=0, le=1000)]
+
+
 class ResultsConfig(ConfigTable):
     """Where the run directory goes; see ``server.run_directory.writer``."""
 

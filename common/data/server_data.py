@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.datasets import Dataset, Splits, balanced_subset
-from common.data.partition import Indices, Partition
+from common.data.partition import Indices, Partition, balanced_part
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,22 @@ class ServerData:
         """Own training images of each class at each client, [clients, classes]."""
         return np.array(self.described_partition["clients"], dtype=np.int64)
 
-    def held_out(self, count: int, seed: int) -> Dataset:
+    def slice(self, fraction: float, seed: int) -> Indices:
+        """Return the rows of the pool that ``sharing.fraction`` takes; a smaller slice is contained in a larger one."""
+        return balanced_part(np.arange(len(self.pool.labels)), self.pool.labels, fraction, seed, "shared")
+
+    def held_out(self, count: int, seed: int, budget: float = 0.0) -> Dataset:
         """Return images on which no client trains, balanced over the classes: for validation, else of the pool.
 
         Args:
             count: how many; fewer where there are fewer, none where there are none; 0 for all.
-            seed: of the draw, >= 0.
+            seed: of the draw, >= 0; of the run.
+            budget: share of the pool that the clients may receive later, beside what they receive now.
         """
         if len(self.validation.labels):
             return self.validation.take(balanced_subset(self.validation.labels, count, seed, "held-out"))
-        unsent = np.setdiff1d(np.arange(len(self.pool.labels)), self.sent)
+        reached = np.union1d(self.sent, self.slice(budget, seed))
+        unsent = np.setdiff1d(np.arange(len(self.pool.labels)), reached)
         return self.pool.take(unsent[balanced_subset(self.pool.labels[unsent], count, seed, "held-out")])
 
 

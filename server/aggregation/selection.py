@@ -52,6 +52,7 @@ class Cohort:
         examples: images that each client trains on, shared ones included, by client number.
         seed: the run's seed.
         select: the rule by which they are chosen.
+        away: clients that do not train if they are chosen; nobody takes their place.
     """
 
     size: int
@@ -59,6 +60,7 @@ class Cohort:
     examples: tuple[int, ...]
     seed: int
     select: Select = uniform
+    away: frozenset[int] = frozenset()
 
     def sample(self, server_round: int, losses: Sequence[float | None] = ()) -> list[int]:
         """Return the sorted clients of a round: a function of the seed, the round and the losses.
@@ -68,7 +70,8 @@ class Cohort:
             losses: of each client in its last round that counted, which a resumed run knows too; None for none.
         """
         rng, known = rng_for(self.seed, "cohort", server_round), losses or [None] * len(self.examples)
-        return sorted(self.select(Candidates(self.size, server_round, self.examples, known), rng))
+        chosen = self.select(Candidates(self.size, server_round, self.examples, known), rng)
+        return sorted(set(chosen) - self.away)
 
 
 def by_size(candidates: Candidates, rng: np.random.Generator) -> Sequence[int]:

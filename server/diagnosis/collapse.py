@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from server.diagnosis.diagnosis import MILD, SEVERE, About, Found, Lines, percent, signal
+from server.diagnosis.diagnosis import MILD, SEVERE, About, Found, Line, Lines, percent, signal
 
 _MOST, _NEARLY = 0.95, 0.85
 _FIRST = 3  # rounds in which a model that has just begun may do so
@@ -17,14 +17,18 @@ class Collapse:
 
     def judge(self, lines: Lines, about: About) -> Found | None:
         """Look at the last round; see ``Trouble.judge``."""
+        if len(lines) <= _FIRST or not says_one_class(lines[-1]):
+            return None
         most = signal(lines[-1], "most-predicted")
-        if most is None or len(lines) <= _FIRST:
-            return None
         share = most["share"]
-        if share <= _NEARLY or share < most["true-share"] + 0.1:
-            return None
         return Found(
             SEVERE if share > _MOST else MILD,
             f"class {most['class']} (counted from 0) is predicted for {percent(share)} of the held-out images; "
             f"{percent(most['true-share'])} have it",
         )
+
+
+def says_one_class(line: Line) -> bool:
+    """Return whether one class is predicted for nearly all held-out images after a round, the first ones too."""
+    most = signal(line, "most-predicted")
+    return bool(most) and most["share"] > _NEARLY and most["share"] >= most["true-share"] + 0.1

@@ -1,6 +1,6 @@
 """From the lines of a run to its diagnoses: the same during the run, when it is resumed, and when it is over."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from server.diagnosis.catastrophic_overfitting import CatastrophicOverfitting
@@ -66,15 +66,6 @@ def suspects(diagnoses: Iterable[Diagnosis]) -> frozenset[int]:
 def stored(line: Line) -> list[Diagnosis]:
     """Return the diagnoses that a line of ``metrics.jsonl`` has."""
     return [Diagnosis.from_json(each) for each in line.get("diagnoses", ())]
-
-
-def judged_again(lines: Lines, about: About) -> Iterator[tuple[Line, list[Diagnosis]]]:
-    """Yield each line with what is diagnosed there now, by what the run has stored."""
-    before: list[Diagnosis] = []
-    for count, line in enumerate(lines, 1):
-        if "signals" in line:
-            before = diagnose(lines[:count], about, before)
-        yield line, before
 
 
 def changes(before: Sequence[Diagnosis], now: Sequence[Diagnosis]) -> list[tuple[str, Diagnosis]]:

@@ -44,7 +44,8 @@ class RoundDiagnosis:
         self._lines = run.metrics()
         self.diagnoses: list[Diagnosis] = stored(self._lines[-1]) if self._lines else []
         federated = run.kind.name != CENTRALIZED.name
-        held = data.held_out(config.diagnosis.examples, config.seed)
+        budget = config.repair.sharing_budget if config.repair.enabled else 0.0
+        held = data.held_out(config.diagnosis.examples, config.seed, budget)
         reason = _why_not(config, model, len(held.labels), federated)
         self._probe = None if reason else Probe(config, model, held)
         self.sees = self._probe is not None
@@ -66,10 +67,15 @@ class RoundDiagnosis:
         """Return the signals of the model as it is now; none without images."""
         return self._probe.signals() if self._probe else {}
 
-    def judge(self, line: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the diagnoses after a round, for its line, which has its signals already."""
+    def judge(self, line: Mapping[str, Any], first: int = 1) -> list[dict[str, Any]]:
+        """Return the diagnoses after a round, for its line, which has its signals already.
+
+        Args:
+            line: of the round.
+            first: rounds before this one are not looked at.
+        """
         self._lines.append(dict(line))
-        before, self.diagnoses = self.diagnoses, diagnose(self._lines, self._about, self.diagnoses)
+        before, self.diagnoses = self.diagnoses, diagnose(self._lines, self._about, self.diagnoses, first)
         self._changes = changes(before, self.diagnoses)
         return [diagnosis.as_json() for diagnosis in self.diagnoses]
 

@@ -89,6 +89,9 @@ REMEDIES: Mapping[str, tuple[Remedy, ...]] = {
 }
 """By trouble; those before come first."""
 
+UNSETTLING = frozenset(name for name, (first, *_) in REMEDIES.items() if first in {roll_back, longer_attack})
+"""Troubles after which a model is no good start any more."""
+
 
 def _spent(treatment: Treatment, limits: Limits, action: str) -> bool:
     return treatment.taken.get(action, 0) >= limits.most

@@ -10,6 +10,7 @@ from server.repair.remedies import REMEDIES
 from server.repair.treatment import Action, Limits, Treatment
 
 QUARANTINE, PROBATION, STUCK = "quarantine", "probation", "none"
+_PROBATION = 3  # rounds of a client that has come back, after which it is judged by them alone
 
 
 def treat(
@@ -47,17 +48,18 @@ def treat(
 def _quarantine(
     treatment: Treatment, number: int, diagnoses: Sequence[Diagnosis], limits: Limits
 ) -> tuple[Treatment, list[Action]]:
-    """Set clients that harm aside for some rounds; who is named again after that, for twice as many."""
+    """Set clients that harm aside for some rounds; who is named again after the probation, for twice as many."""
     evidence = next((each.evidence for each in diagnoses if each.name == HarmfulClient.name), "")
-    here = set(treatment.set_aside(number + 1))
+    absent = set(treatment.set_aside(number + 1))
     away, terms, actions = dict(treatment.away), dict(treatment.terms), []
     for client in sorted(client for client, last in away.items() if last == number):
         actions.append(Action(PROBATION, HarmfulClient.name, f"client {client} trains again"))
-    for client in sorted(suspects(each for each in diagnoses if each.clean == 0) - here):
-        if not limits.quarantine or len(here) >= limits.spare:
+    judged = {client for client, last in away.items() if number < last + _PROBATION}
+    for client in sorted(suspects(each for each in diagnoses if each.clean == 0) - judged):
+        if not limits.quarantine or len(absent) >= limits.spare:
             break
         rounds = limits.quarantine * 2 ** terms.get(client, 0)
-        here.add(client)
+        absent.add(client)
         away[client], terms[client] = number + rounds, terms.get(client, 0) + 1
         told = f"client {client} does not train in rounds {number + 1} to {number + rounds}: {evidence}"
         actions.append(Action(QUARANTINE, HarmfulClient.name, told))

@@ -31,7 +31,8 @@ from server.run_directory.schema import Checkpoint, check_format
 log = logging.getLogger("fedshield")
 
 UNAVERAGED = "unaveraged"  # from which training goes on
-_KEPT = ("optimizer", UNAVERAGED, "server", "clients")  # beside the models
+GOOD = "good"  # the last good model of a run that is repaired, if it is another
+_KEPT = ("optimizer", UNAVERAGED, GOOD, "server", "clients")  # beside the models
 _LAST, _PREVIOUS = "checkpoint.json", "previous.json"
 
 
@@ -52,7 +53,8 @@ def write_checkpoint(
         validation: figures of this model on the validation images, if it is the best so far; otherwise the best one
             before it stays.
         momenta: of SGD; empty in a federation, where they start at zero in each round.
-        kept: by ``server`` and by ``clients``, and the model itself by ``UNAVERAGED``; an empty one is not stored.
+        kept: by ``server`` and by ``clients``, the model itself by ``UNAVERAGED``, an earlier one by ``GOOD``; an empty
+            one is not stored.
 
     Raises:
         FedShieldError: a file cannot be written; the checkpoint before is still whole.
@@ -183,7 +185,7 @@ def load_momenta(run_dir: Path, checkpoint: dict[str, Any]) -> list[Tensor]:
 
 
 def load_kept(run_dir: Path, checkpoint: dict[str, Any], whose: str) -> State:
-    """Return what was kept at the ``server`` or at the ``clients``, or ``UNAVERAGED``; empty where nothing was stored.
+    """Return what was kept at the ``server`` or the ``clients``, ``UNAVERAGED`` or ``GOOD``; empty if nothing was.
 
     Raises:
         FedShieldError: its file is damaged or missing.

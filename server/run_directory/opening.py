@@ -91,7 +91,7 @@ def is_finished(path: Path, kind: Kind, completed_rounds: int, stored: Flat, con
             f"{path}: {key} = {stored[key]} there, {asked} now: with train.schedule = {schedule} the {unit}s "
             f"done so far would have had other learning rates; resume with {key}={stored[key]}, or start a new run"
         )
-    if completed_rounds < kind.total(config) or not (path / "summary.json").exists():
+    if not ran_to_its_end(path, kind.total(config), completed_rounds):
         return False
     longer = "" if stretches else f"raise {key} to continue, or "
     told = f"all {completed_rounds} {unit}s are done; {longer}evaluate it with: fedshield evaluate {path}"
@@ -99,6 +99,15 @@ def is_finished(path: Path, kind: Kind, completed_rounds: int, stored: Flat, con
         raise FedShieldError(f"{path}: {other[0]} = {now[other[0]]!r}: {told}")
     log.info("%s%s", told[0].upper(), told[1:])
     return True
+
+
+def ran_to_its_end(path: Path, total: int, completed_rounds: int) -> bool:
+    """Return whether a run has its summary, after all of its rounds or after the one with which repair ended it."""
+    if not (path / "summary.json").exists():
+        return False
+    return completed_rounds >= total or any(
+        action["action"] == "end" for line in read_metrics(path)[-1:] for action in line.get("repairs", ())
+    )
 
 
 def keep_code(path: Path, config: RunConfig, begun: bool = False) -> None:

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 from common.attacks.threat import LINF, Norm
 from common.errors import FedShieldError
 from server.run_directory.formats import Count, FileFormat, FileName, Length, Share
-from server.run_directory.signals import Signals, StoredDiagnosis
+from server.run_directory.signals import Signals, StoredAction, StoredDiagnosis
 
 
 class StoredRate(FileFormat):
@@ -175,6 +175,7 @@ class Round(FileFormat):
     signals: Signals | None = None
     diagnoses: list[StoredDiagnosis] = Field([])
     transferred: Transferred | None = Field(None, alias="bytes")
+    repairs: list[StoredAction] = Field([])
     privacy: StoredPrivacy | None = None
 
 
@@ -271,6 +272,7 @@ class Checkpoint(Named):
     best: Best | None = None
     optimizer: Stored | None = None
     unaveraged: Stored | None = None
+    good: Stored | None = None
     server: Stored | None = None
     clients: Stored | None = None
 

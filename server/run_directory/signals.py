@@ -56,6 +56,14 @@ class Signals(FileFormat):
         return self
 
 
+class StoredAction(FileFormat):
+    """What has been done after a round, as ``server.repair`` writes it."""
+
+    action: str
+    trouble: str
+    told: str
+
+
 class StoredDiagnosis(FileFormat):
     """A trouble, as ``server.diagnosis`` writes it."""
 

@@ -32,7 +32,15 @@ from server.run_directory.checkpoint import (
     write_checkpoint,
 )
 from server.run_directory.environment import went_on
-from server.run_directory.opening import check_empty, is_finished, keep_code, keep_lines, keep_summary, new_place
+from server.run_directory.opening import (
+    check_empty,
+    is_finished,
+    keep_code,
+    keep_lines,
+    keep_summary,
+    new_place,
+    ran_to_its_end,
+)
 from server.run_directory.reader import DEPLOYED, FEDERATION, Kind, read_config, read_environment, read_metrics
 from server.run_directory.restored import changed_keys, first_threads, with_copies, with_first_threads
 
@@ -282,7 +290,7 @@ def finished_run(config: RunConfig, kind: Kind = FEDERATION) -> Path | None:
         return None
     path = whole_path(config.results.resume)
     read_config(path, kind)
-    if count_completed(path) < kind.total(config) or not (path / "summary.json").exists():
+    if not ran_to_its_end(path, kind.total(config), count_completed(path)):
         return None
     with RunDir.open(config, kind) as run:
         return run.path if run.finished else None

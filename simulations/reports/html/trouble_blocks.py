@@ -28,4 +28,14 @@ def troubles(metrics: Sequence[Record], unit: str) -> list[Block]:
         for (_, since), (end, found) in sorted(last.items(), key=lambda each: each[0][1])
     ]
     header = ["trouble", "at its worst", f"what was seen last, on few held-out images or in the {unit}'s replies"]
-    return [*charts(timeline(judged, unit)), Table([*header, f"{unit}s"], rows, 3)]
+    return [*charts(timeline(judged, unit)), Table([*header, f"{unit}s"], rows, 3), *_repairs(metrics, unit)]
+
+
+def _repairs(metrics: Sequence[Record], unit: str) -> list[Block]:
+    """Return what repair has done; nothing where it has done nothing."""
+    rows = [
+        [each["action"], each["trouble"], each["told"], f"{line['round']}"]
+        for line in metrics
+        for each in line.get("repairs", ())
+    ]
+    return [Table(["repair", "against", "what, and why", f"after {unit}"], rows, 3)] if rows else []

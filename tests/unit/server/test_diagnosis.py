@@ -10,7 +10,7 @@ import torch
 from common.messages.records import to_record
 from server.aggregation.directions import Directions
 from server.diagnosis.diagnosis import About, Diagnosis
-from server.diagnosis.judge import TROUBLES, changes, diagnose, judged_again, suspects
+from server.diagnosis.judge import TROUBLES, changes, diagnose, suspects
 
 ABOUT = About(rates=(0.1,) * 20, adversarial=True, training="pgd-3", by_class=(100,) * 9 + (10,))
 Line = dict[str, Any]
@@ -231,7 +231,9 @@ def test_a_trouble_ends_after_two_clean_rounds_and_is_told_when_it_changes() -> 
     collapsed = {"most-predicted": {"class": 0, "share": 0.9, "true-share": 0.1}}
     worse = {"most-predicted": {"class": 0, "share": 0.99, "true-share": 0.1}}
     lines = [*healthy(3), line(4, **collapsed), line(5), line(6, **worse), line(7), line(8), line(9)]
-    rounds = [found for _, found in judged_again(lines, ABOUT)]
+    rounds: list[list[Diagnosis]] = []
+    for count in range(1, len(lines) + 1):
+        rounds.append(diagnose(lines[:count], ABOUT, rounds[-1] if rounds else ()))
     kept = [[(each.severity, each.since, each.clean) for each in found] for found in rounds[3:]]
     assert kept == [[("mild", 4, 0)], [("mild", 4, 1)], [("severe", 4, 0)], [("severe", 4, 1)], [], []]
     told = [[what for what, _ in changes(*pair)] for pair in pairwise(rounds)]

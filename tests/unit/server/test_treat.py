@@ -88,11 +88,11 @@ def test_of_two_troubles_the_worse_is_treated_first_and_the_other_after_the_cool
 
 def test_a_client_that_harms_is_set_aside_returns_and_stays_away_twice_as_long() -> None:
     named = [severe("harmful-client", 4)]
-    found, actions = course([named, named, [], [], named, [], [], [], [], [], [], []])
-    # Away in rounds 2 to 4; round 2 names it still, of what was before. Named again in round 5: away in 6 to 11.
-    assert actions == [(1, "quarantine"), (4, "probation"), (5, "quarantine"), (11, "probation")]
-    away = [number for number, each in enumerate(found, 1) if each.set_aside(number + 1)]
-    assert away == [1, 2, 3, 5, 6, 7, 8, 9, 10]
+    found, actions = course([named] * 15)
+    # Away in rounds 2 to 4. It is judged by its next three rounds, so not before the end of round 7; away in 8 to 13.
+    assert actions == [(1, "quarantine"), (4, "probation"), (7, "quarantine"), (13, "probation")]
+    away = [number + 1 for number, each in enumerate(found, 1) if each.set_aside(number + 1)]
+    assert away == [2, 3, 4, *range(8, 14)]
 
 
 def test_no_more_clients_are_set_aside_than_may_be_missing() -> None:
