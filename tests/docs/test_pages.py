@@ -108,7 +108,6 @@ BEFORE = {
     """,
     "privacy.md": "fedshield run --name NAME",
     "sharing.md": "cp -r pets/train others",
-    "results.md": "fedshield sweep cpu-activations",
     "studies.md": """
         fedshield run --name NAME
         fedshield run --name THEIRS --set model.name=own.py:network --set data.name=folder --set data.root=IMAGES

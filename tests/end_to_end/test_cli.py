@@ -51,7 +51,7 @@ def test_run_prints_its_place_and_a_line_for_each_round(finished: tuple[Path, st
         "final",
     ]
     assert "pgd-2" in lines[3]
-    assert "n = 40" in lines[2]
+    assert "n = 40" in lines[3]
     for name in ("accuracy.png", "accuracy.svg", "partition.png", "partition.svg"):
         assert (path / "figures" / name).stat().st_size > 1000
 
