@@ -121,7 +121,7 @@ class Recorder:
         line = f"{evaluation.line()}  " if evaluation else ""
         if validation is not None:
             line += f"validation {100 * validation.values()['worst']:.1f} %{' (best)' if chosen else ''}  "
-        line += f"loss {report['loss']:.3f}  {_spent(report)}{_turnout(report)}{seconds:.1f} s"
+        line += f"{_loss(report)}  {_spent(report)}{_turnout(report)}{seconds:.1f} s"
         event = {"event": "round", **record}
         log.info("%s %d/%d  %s", self.run.kind.unit, round_or_epoch, self.run.total, line, extra={"event": event})
         if self.run.kind == DEPLOYED:
@@ -194,6 +194,10 @@ class Recorder:
                     "final  backdoor: with the trigger %.1f %% of other classes' images pass for %s, without %.1f %%",
                     *(rates[0], found["target"], rates[1]),
                 )
+
+
+def _loss(report: dict[str, Any]) -> str:
+    return f"loss {report['loss']:.3f}" if "loss" in report else "no new model"
 
 
 def _spent(report: dict[str, Any]) -> str:

@@ -7,8 +7,7 @@ from common.errors import FedShieldError
 from server.diagnosis.about import about_run
 from server.diagnosis.diagnosis import Diagnosis
 from server.diagnosis.judge import changes, diagnose, stored
-from server.repair.rounds import limits_of
-from server.repair.treat import treat
+from server.repair.rounds import limits_of, treat_line
 from server.repair.treatment import Treatment
 from server.run_directory.reader import (
     parse_stored,
@@ -49,7 +48,7 @@ def replay(run_dir: Path) -> Iterator[str]:
         yield f"{kind.unit} {line['round']}  {lacks or told or 'no trouble'}"
         yield from (f"    {found.name} {what}: {found.evidence}" for what, found in changes(before, now))
         before = now
-        treatment, actions = treat(treatment, int(line["round"]), now, limits)
+        treatment, actions = treat_line(treatment, line, now, limits)
         yield from (f"    repair {verb} ({action.name}): {action.told}" for action in actions)
         if {(each.name, each.severity) for each in stored(line)} != {(each.name, each.severity) for each in now}:
             others.append(str(line["round"]))

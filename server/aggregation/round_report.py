@@ -100,12 +100,11 @@ class RoundReport:
         """Return the round's part of ``metrics.jsonl``.
 
         Args:
-            loss: of all clients together.
+            loss: of all clients together; None where the round has no new model.
             sent: bytes of the arrays that have gone out.
         """
         return {
-            "loss": loss,
-            "update-norm": self.median_norm(),
+            **({} if loss is None else {"loss": loss, "update-norm": self.median_norm()}),
             "clients": {
                 str(client): {**record, "update-norm": self._norms[client]} for client, record in self.metrics.items()
             },

@@ -206,13 +206,12 @@ class SharedDataFedAvg(FedAvg):
         # A client that failed may have lost the shared data, or never received it: it is sent again.
         self.counted = [server_round if client in report.metrics else last for client, last in enumerate(self.counted)]
         self._holders = (self._holders | report.metrics.keys()) - report.refused.keys()
-        report.require(self.cohort.min_replies, self.cohort.size)
+        self._require(report)
         together = self.train_metrics_aggr_fn(
             [RecordDict({METRICS: record}) for record in report.metrics.values()], self.weighted_by_key
         )
         self._last_round = LastRound(report.median_norm(), float(together[LOSS]))  # type: ignore[arg-type]
-        sent = sum(array_bytes(message.content) for message in self._sent.values())
-        self.report = report.report(together[LOSS], sent)
+        self.report = report.report(together[LOSS], self._sent_bytes())
         if directions is not None:
             self.report |= {"distrusted": sorted(report.distrusted), "signals": directions.report()}
         ruled = combined.ruled(server_round, self._checks.weights, self._moments)
@@ -220,6 +219,13 @@ class SharedDataFedAvg(FedAvg):
         if self._privacy:
             self.report["privacy"] = self._privacy.report(server_round)
         return model, together
+
+    def _sent_bytes(self) -> int:
+        return sum(array_bytes(message.content) for message in self._sent.values())
+
+    def _require(self, report: RoundReport) -> None:
+        """End the run if a round has too few valid replies."""
+        report.require(self.cohort.min_replies, self.cohort.size)
 
     def _checked(
         self, asked: list[int], replies: Iterable[Message], report: RoundReport

@@ -12,7 +12,7 @@ _BEFORE = 3  # rounds that make a band
 
 
 class Divergence:
-    """The loss is no number or rises far above its lowest value, or updates are far longer than those before.
+    """The loss is no number or rises far above its lowest, updates get far longer, or too few replies are valid.
 
     The length of an update is divided by the learning rate of its round, so that a schedule is no alarm.
     """
@@ -23,6 +23,8 @@ class Divergence:
 
     def judge(self, lines: Lines, about: About) -> Found | None:
         """Compare the last round with those before; see ``Trouble.judge``."""
+        if failed := lines[-1].get("failed"):
+            return Found(SEVERE, str(failed))
         loss = lines[-1].get("loss")
         if loss is not None and not math.isfinite(loss):
             return Found(SEVERE, f"the training loss is {loss}")

@@ -55,7 +55,8 @@ class Exporter:
         """Take a round's line of ``metrics.jsonl``; centralized training has no clients."""
         self._done.set(record["round"])
         self._seconds.set(record["seconds"])
-        self._loss.set(record["loss"])
+        if "loss" in record:  # a round without a model has none
+            self._loss.set(record["loss"])
         self._client_seconds.clear()  # of clients that this round was without
         for client, reply in record.get("clients", {}).items():
             self._client_seconds.labels(client).set(reply["seconds"])

@@ -74,7 +74,7 @@ class RoundRepair:
         self._lines.append(line)
         if is_good(self._lines) and not any(each.name in UNSETTLING for each in diagnoses):
             self._good = state
-        self.treatment, self._actions = treat(self.treatment, int(line["round"]), diagnoses, self._limits)
+        self.treatment, self._actions = treat_line(self.treatment, line, diagnoses, self._limits)
         return [action.as_json() for action in self._actions]
 
     def tell(self, number: int) -> None:
@@ -117,6 +117,8 @@ def is_good(lines: Lines) -> bool:
     natural, loss = signal(lines[-1], "natural") or 0.0, lines[-1].get("loss") or 0.0
     best = max(signal(line, "natural") or 0.0 for line in known)
     lowest = min(line.get("loss") or 0.0 for line in known)
+    if "failed" in lines[-1]:
+        return False
     return not says_one_class(lines[-1]) and natural >= _LEAST * best and loss <= _MOST * lowest
 
 
@@ -124,5 +126,12 @@ def treatment_after(lines: Lines, limits: Limits) -> Treatment:
     """Return how a run goes on after its lines, by the diagnoses that they have."""
     treatment = Treatment()
     for line in lines:
-        treatment, _ = treat(treatment, int(line["round"]), stored(line), limits)
+        treatment, _ = treat_line(treatment, line, stored(line), limits)
     return treatment
+
+
+def treat_line(
+    treatment: Treatment, line: Line, diagnoses: Sequence[Diagnosis], limits: Limits
+) -> tuple[Treatment, list[Action]]:
+    """Return what ``treat`` returns after the round of a line."""
+    return treat(treatment, int(line["round"]), diagnoses, limits, failed="failed" in line)

@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from common.data.datasets import Dataset
+from common.errors import DeadEndError
 from common.messages.protocol import CHANGES
 from common.messages.records import to_record, to_state
 from common.messages.shared_slice import shared_digest, shared_record
+from server.aggregation.round_report import RoundReport
 from server.aggregation.strategy import SharedDataFedAvg
 from server.repair.rounds import RoundRepair
 
@@ -20,6 +22,10 @@ Slice = Callable[[float], Dataset]
 
 class EndedEarly(Exception):  # noqa: N818 - not an error: Flower's loop has no other way out
     """Repair has ended the training; all that it has done is stored."""
+
+
+class _NoModelError(Exception):
+    """A round has ended without a new model."""
 
 
 class RepairingFedAvg(SharedDataFedAvg):
@@ -36,6 +42,7 @@ class RepairingFedAvg(SharedDataFedAvg):
     def __init__(self, *arguments: Any, repair: RoundRepair, take: Slice, own: Sequence[int], **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._repair, self._take, self._own, self._share = repair, take, own, 0.0
+        self._failure: DeadEndError | None = None
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -44,11 +51,15 @@ class RepairingFedAvg(SharedDataFedAvg):
 
         Raises:
             EndedEarly: there are no more rounds.
+            FedShieldError: the round before had no model, and there is nothing left to do about it.
         """
         self._repair.begin(to_state(arrays))
         treatment = self._repair.treatment
         if treatment.end:
             raise EndedEarly
+        if self._failure is not None and not treatment.back:
+            raise self._failure
+        self._failure = None
         if treatment.sharing > self._share:
             self._send_more(treatment.sharing)
         self.cohort = replace(self.cohort, away=treatment.set_aside(server_round + self.completed_rounds))
@@ -61,6 +72,24 @@ class RepairingFedAvg(SharedDataFedAvg):
             for message in messages:
                 message.content[CHANGES] = ConfigRecord({**changes})
         return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the valid replies; where training has diverged so far that too few are, the model stays as it is."""
+        try:
+            return super().aggregate_train(server_round, replies)
+        except _NoModelError:
+            return None, None
+
+    def _require(self, report: RoundReport) -> None:
+        try:
+            super()._require(report)
+        except DeadEndError as error:
+            self._failure = error
+            self.report = {**report.report(None, self._sent_bytes()), "failed": str(error)}
+            self.report |= {"distrusted": sorted(report.distrusted), "signals": {}}
+            raise _NoModelError from error
 
     def _send_more(self, share: float) -> None:
         """Let every client receive a larger slice of the pool with its next message."""

@@ -14,7 +14,7 @@ _PROBATION = 3  # rounds of a client that has come back, after which it is judge
 
 
 def treat(
-    treatment: Treatment, number: int, diagnoses: Sequence[Diagnosis], limits: Limits
+    treatment: Treatment, number: int, diagnoses: Sequence[Diagnosis], limits: Limits, failed: bool = False
 ) -> tuple[Treatment, list[Action]]:
     """Return what the next round is trained with, and what is done for that.
 
@@ -26,10 +26,11 @@ def treat(
         number: of the finished round, from 1.
         diagnoses: after it.
         limits: of the run.
+        failed: the round has no model: without an action the run is over, so nothing is waited for.
     """
     treatment = replace(treatment, back=False)
     treatment, actions = _quarantine(treatment, number, diagnoses, limits)
-    if number <= treatment.quiet_until or treatment.end:
+    if (number <= treatment.quiet_until and not failed) or treatment.end:
         return treatment, actions
     severe = {each.name: each for each in diagnoses if each.severity == SEVERE and each.clean == 0}
     for name in filter(severe.__contains__, REMEDIES):

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 from common.attacks.threat import LINF, Norm
 from common.errors import FedShieldError
 from server.run_directory.formats import Count, FileFormat, FileName, Length, Share
-from server.run_directory.signals import Signals, StoredAction, StoredDiagnosis
+from server.run_directory.signals import Signals, StoredAction, StoredDiagnosis, StoredPrivacy
 
 
 class StoredRate(FileFormat):
@@ -150,14 +150,6 @@ class Transferred(FileFormat):
     received: Count
 
 
-class StoredPrivacy(FileFormat):
-    """What the models up to a round have cost a client."""
-
-    epsilon: Length
-    delta: Share
-    noise: Literal["seeded", "secret"]
-
-
 class Round(FileFormat):
     """A line of ``metrics.jsonl``."""
 
@@ -176,6 +168,7 @@ class Round(FileFormat):
     diagnoses: list[StoredDiagnosis] = Field([])
     transferred: Transferred | None = Field(None, alias="bytes")
     repairs: list[StoredAction] = Field([])
+    failed: str = ""
     privacy: StoredPrivacy | None = None
 
 

@@ -1,4 +1,4 @@
-"""What a round's diagnosis leaves in its line of ``metrics.jsonl``, as far as its readers depend on it."""
+"""What diagnosis, repair and privacy leave in a line of ``metrics.jsonl``, as far as its readers depend on it."""
 
 from typing import Annotated, Literal, Self
 
@@ -73,3 +73,11 @@ class StoredDiagnosis(FileFormat):
     since: Count = Field(alias="since-round")
     clean: Count = Field(alias="clean-rounds")
     clients: list[Count] = Field([])
+
+
+class StoredPrivacy(FileFormat):
+    """What the models up to a round have cost a client."""
+
+    epsilon: Length
+    delta: Share
+    noise: Literal["seeded", "secret"]

@@ -1,6 +1,7 @@
 """Runs that are repaired: what is done, the same bits on other engines and when they go on, and what is refused."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from server.repair import remedies
 from server.run_directory.reader import read_metrics, read_summary
 from simulations.engine.byzantine import ByzantineExecutor
 from simulations.engine.executor import InProcess
+from simulations.engine.local_grid import Reply
 from simulations.engine.process_executor import Processes
 from simulations.replay import replay
 from simulations.reports.html.page import Table
@@ -23,6 +25,10 @@ DIVERGES: dict[str, Any] = {
     **{"train__learning_rate": 5.0, "strategy__update_limit": 0.0},
     **{"repair__enabled": True, "repair__rate_factor": 0.001},
 }
+
+
+def _at(stop: int, reply: Reply) -> bool:
+    return reply.server_round == stop
 
 
 def actions(run_dir: Path) -> list[tuple[int, str, str]]:
@@ -50,11 +56,23 @@ def test_the_same_repairs_with_the_same_bits_in_other_processes_and_when_the_run
     elsewhere = run_with(Processes, tmp_path, "elsewhere", federation__rounds=6, **DIVERGES)
     assert same(weights(elsewhere), weights(repaired))
     for stop in (4, 5):  # in the last round before the repair, and in the first one after it
-        parts = run_in_parts(
-            tmp_path / str(stop), lambda reply, stop=stop: reply.server_round == stop, federation__rounds=6, **DIVERGES
-        )
+        parts = run_in_parts(tmp_path / str(stop), partial(_at, stop), federation__rounds=6, **DIVERGES)
         assert same(weights(parts), weights(repaired))
         assert actions(parts) == actions(repaired)
+
+
+def test_a_round_that_would_end_the_run_is_repaired_as_long_as_something_is_left_to_do(tmp_path: Path) -> None:
+    far_too_high = {**DIVERGES, "train__learning_rate": 30.0, "strategy__update_limit": 30.0}
+    path = run(tmp_path, "far", federation__rounds=6, **far_too_high)
+    lines = read_metrics(path)
+    failed = next(line for line in lines if "failed" in line)
+    number = failed["round"]
+    assert failed["failed"].startswith(f"round {number}: ")
+    assert "loss" not in failed
+    assert actions(path) == [(number, "roll-back", "divergence")]
+    assert [("failed" in line) for line in lines[number:]] == [False] * (6 - number)
+    with pytest.raises(FedShieldError, match=r"valid replies of 10, federation\.min-fraction asks"):
+        run(tmp_path, "spent", federation__rounds=6, **{**far_too_high, "repair__max_actions": 0})
 
 
 def test_the_report_shows_what_was_done_and_why(repaired: Path) -> None:
