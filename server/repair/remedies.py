@@ -23,7 +23,8 @@ def roll_back(treatment: Treatment, limits: Limits, number: int) -> Done | None:
     """Go on from the last good model, with a smaller learning rate."""
     if _spent(treatment, limits, ROLL_BACK):
         return None
-    rate = treatment.rate * limits.rate_factor
+    # A rate that is far too high costs some rounds each time, so it falls faster and faster.
+    rate = treatment.rate * limits.rate_factor ** (1 + treatment.taken.get(ROLL_BACK, 0))
     back = treatment.counted(ROLL_BACK, rate=rate, back=True, first=number + 1)
     return back, f"go back to the last good model, and train at {rate:.3g} of the learning rate"
 

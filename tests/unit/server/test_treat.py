@@ -41,10 +41,10 @@ def course(
     return treatments, actions
 
 
-def test_divergence_goes_back_at_half_the_rate_and_at_most_twice() -> None:
+def test_divergence_goes_back_at_a_lower_rate_and_at_most_twice() -> None:
     found, actions = course([[severe("divergence")]] * 12)
     assert actions == [(1, "roll-back"), (5, "roll-back"), (9, "none")]
-    assert [each.rate for each in found[:6]] == [0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
+    assert [each.rate for each in found[:6]] == [0.5, 0.5, 0.5, 0.5, 0.125, 0.125]
     assert [number for number, each in enumerate(found, 1) if each.back] == [1, 5]
     assert (found[0].first, found[4].first) == (2, 6)  # what came before is not judged any more
 
@@ -57,7 +57,7 @@ def test_nothing_is_done_for_what_is_mild_or_was_not_seen_in_the_round() -> None
 def test_catastrophic_overfitting_is_answered_by_a_longer_attack_once() -> None:
     found, _ = course([[severe("catastrophic-overfitting")]] * 5)
     assert (found[0].longer, found[0].rate, found[0].back) == (True, 0.5, True)
-    assert found[4].rate == 0.25
+    assert found[4].rate == 0.125
     long_already, _ = course([[severe("catastrophic-overfitting")]], replace(LIMITS, steps=10))
     assert (long_already[0].longer, long_already[0].back) == (False, True)
 
