@@ -149,6 +149,11 @@ class SharedDataFedAvg(FedAvg):
         # Copies: the next round may change them in place.
         return {f"{whose}{name}": array.clone() for whose, arrays in kept.items() for name, array in arrays.items()}
 
+    def begin_anew(self) -> None:
+        """Forget the rounds before: an optimizer at the server starts again, and no reply is judged by the last round."""
+        self._moments.clear()
+        self._last_round = None
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:

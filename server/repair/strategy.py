@@ -65,8 +65,7 @@ class RepairingFedAvg(SharedDataFedAvg):
         self.cohort = replace(self.cohort, away=treatment.set_aside(server_round + self.completed_rounds))
         if treatment.back:
             arrays = to_record(self._repair.start_from(to_state(arrays)))
-            self._moments.clear()  # an optimizer at the server begins anew
-            self._last_round = None  # nor is the next round judged by one that has gone wrong
+            self.begin_anew()
         messages = list(super().configure_train(server_round, arrays, config, grid))
         if changes := self._repair.changes():
             for message in messages:
