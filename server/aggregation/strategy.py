@@ -150,7 +150,7 @@ class SharedDataFedAvg(FedAvg):
         return {f"{whose}{name}": array.clone() for whose, arrays in kept.items() for name, array in arrays.items()}
 
     def begin_anew(self) -> None:
-        """Forget the rounds before: an optimizer at the server starts again, and no reply is judged by the last round."""
+        """Forget the rounds before: the server's optimizer starts again, and no reply is judged by the last round."""
         self._moments.clear()
         self._last_round = None
 
@@ -216,7 +216,7 @@ class SharedDataFedAvg(FedAvg):
             [RecordDict({METRICS: record}) for record in report.metrics.values()], self.weighted_by_key
         )
         self._last_round = LastRound(report.median_norm(), float(together[LOSS]))  # type: ignore[arg-type]
-        self.report = report.report(together[LOSS], self._sent_bytes())
+        self.report = report.report(together[LOSS], self.sent_bytes())
         if directions is not None:
             self.report |= {"distrusted": sorted(report.distrusted), "signals": directions.report()}
         ruled = combined.ruled(server_round, self._checks.weights, self._moments)
@@ -225,7 +225,8 @@ class SharedDataFedAvg(FedAvg):
             self.report["privacy"] = self._privacy.report(server_round)
         return model, together
 
-    def _sent_bytes(self) -> int:
+    def sent_bytes(self) -> int:
+        """Return how many bytes of arrays have gone out in this round."""
         return sum(array_bytes(message.content) for message in self._sent.values())
 
     def _require(self, report: RoundReport) -> None:

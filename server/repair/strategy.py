@@ -86,7 +86,7 @@ class RepairingFedAvg(SharedDataFedAvg):
             super()._require(report)
         except DeadEndError as error:
             self._failure = error
-            self.report = {**report.report(None, self._sent_bytes()), "failed": str(error)}
+            self.report = {**report.report(None, self.sent_bytes()), "failed": str(error)}
             self.report |= {"distrusted": sorted(report.distrusted), "signals": {}}
             raise _NoModelError from error
 
