@@ -112,14 +112,15 @@ def is_good(lines: Lines) -> bool:
     A trouble is only named when it is sure, so the rounds just before it are no good either: the model must not say one
     class of all images, nor be far from the best held-out accuracy, or the lowest loss, since the last action.
     """
-    since = max((line["round"] for line in lines[:-1] if line.get("repairs")), default=0)
-    known = [line for line in lines if line["round"] > since]
-    natural, loss = signal(lines[-1], "natural") or 0.0, lines[-1].get("loss") or 0.0
-    best = max(signal(line, "natural") or 0.0 for line in known)
-    lowest = min(line.get("loss") or 0.0 for line in known)
-    if "failed" in lines[-1]:
+    last = lines[-1]
+    if "failed" in last or says_one_class(last):
         return False
-    return not says_one_class(lines[-1]) and natural >= _LEAST * best and loss <= _MOST * lowest
+    since = max((line["round"] for line in lines[:-1] if line.get("repairs")), default=0)
+    known = [line for line in lines if line["round"] > since and "failed" not in line]
+    best = max(signal(line, "natural") for line in known)
+    return bool(
+        signal(last, "natural") >= _LEAST * best and last["loss"] <= _MOST * min(line["loss"] for line in known)
+    )
 
 
 def treatment_after(lines: Lines, limits: Limits) -> Treatment:
