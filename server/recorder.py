@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from common.config.schema import RunConfig
 from common.data.server_data import ServerData
+from common.errors import DeadEndError
 from common.evaluation.evaluate import Evaluation
 from common.evaluation.overfitting import told_overfitting
 from common.evaluation.personal import tell_personal
@@ -112,6 +113,7 @@ class Recorder:
             if self.repair is not None:
                 record["repairs"] = self.repair.after_round(record, self.diagnosis.diagnoses, state)
                 kept = {**(kept or {}), GOOD: self.repair.kept(state)}
+                self._end_without(record)
         self.run.append_metrics(record)
         chosen = validation.as_json() if validation is not None and self._is_best(validation) else None
         self._best = chosen or self._best
@@ -134,6 +136,19 @@ class Recorder:
             self._watch(round_or_epoch, evaluation)
         self._watchers.after_round(record)
         return evaluation
+
+    def _end_without(self, record: Mapping[str, Any]) -> None:
+        """End the run as without repair if a round has no model and the next would start from the same one.
+
+        Nothing is written down, so that a resumed run begins with this very round.
+
+        Raises:
+            DeadEndError: why the round has no model.
+        """
+        if self.repair is None or "failed" not in record or self.repair.treatment.back or self.repair.treatment.end:
+            return
+        self.repair.tell(record["round"])
+        raise DeadEndError(record["failed"])
 
     def _evaluate(self) -> tuple[Evaluation, Evaluation | None]:
         settings = self.config.evaluate

@@ -10,6 +10,7 @@ from server.diagnosis.judge import changes, diagnose, stored
 from server.repair.rounds import limits_of, treat_line
 from server.repair.treatment import Treatment
 from server.run_directory.reader import (
+    odd_rounds,
     parse_stored,
     read_config,
     read_described_partition,
@@ -38,6 +39,8 @@ def replay(run_dir: Path) -> Iterator[str]:
         )
     about = about_run(config, kind, read_described_partition(run_dir))
     verb, limits, treatment = "does" if config.repair.enabled else "would do", limits_of(config), Treatment()
+    if odd := odd_rounds(metrics, kind.unit):
+        yield f"{odd}: what is told of these {kind.unit}s may be wrong"
     before: list[Diagnosis] = []
     others = []
     for count, line in enumerate(metrics, 1):

@@ -4,6 +4,7 @@ import math
 from statistics import median
 from typing import ClassVar
 
+from common.words import in_one_line
 from server.diagnosis.diagnosis import MILD, SEVERE, About, Found, Lines
 
 _LONGER, _FAR = 4, 10  # times the median of the updates of the rounds before, each over its learning rate
@@ -24,7 +25,7 @@ class Divergence:
     def judge(self, lines: Lines, about: About) -> Found | None:
         """Compare the last round with those before; see ``Trouble.judge``."""
         if failed := lines[-1].get("failed"):
-            return Found(SEVERE, str(failed))
+            return Found(SEVERE, in_one_line(str(failed)))  # it has the reason of each client
         loss = lines[-1].get("loss")
         if loss is not None and not math.isfinite(loss):
             return Found(SEVERE, f"the training loss is {loss}")

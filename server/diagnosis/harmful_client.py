@@ -92,7 +92,10 @@ def _note(line: Line, known: dict[int, _Record]) -> None:
     norms = {client: told["update-norm"] for client, told in clients.items() if "update-norm" in told}
     losses = {client: told["loss"] for client, told in clients.items()}
     usual, common = (median(each.values()) if len(each) > 3 else 0.0 for each in (norms, losses))
-    for client in sorted({*clients, *line.get("refused", {})}, key=int):
+    asked = sorted({*clients, *line.get("refused", {})}, key=int)
+    if 2 * len(distrusted) >= len(asked):  # training has gone wrong, not a client
+        distrusted = set()
+    for client in asked:
         record = known.setdefault(int(client), _Record())
         sign = f"refused: {line['refused'].get(client)}" if client in distrusted else ""
         if usual > 0 and norms.get(client, 0.0) > _LONG * usual:

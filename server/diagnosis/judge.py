@@ -38,7 +38,7 @@ def diagnose(lines: Lines, about: About, before: Iterable[Diagnosis] = (), first
         before: what this function returned after the line before.
         first: rounds before this one are not looked at: the training that they tell of has been given up.
     """
-    seen = [line for line in lines if line["round"] >= first]
+    seen = [line for line in lines if line["round"] >= first] or [lines[-1]]  # of a file that is out of order
     known = {diagnosis.name: diagnosis for diagnosis in before}
     found = [_goes_on(trouble, known.get(trouble.name), seen, about) for trouble in TROUBLES]
     return [diagnosis for diagnosis in found if diagnosis is not None]

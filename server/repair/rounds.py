@@ -83,8 +83,10 @@ class RoundRepair:
             log.warning("repair: after round %d, against %s: %s", number, action.trouble, action.told)
 
     def start_from(self, state: State) -> State:
-        """Return the model from which the next round starts."""
-        return self._good if self.treatment.back and self._good is not None else state
+        """Return the model from which the next round starts, its arrays in the order of ``state``."""
+        if not self.treatment.back or self._good is None:
+            return state
+        return {name: self._good[name] for name in state}  # a file does not keep their order
 
     def kept(self, state: State) -> State:
         """Return the last good model for the checkpoint; empty if it is the present one."""

@@ -42,7 +42,6 @@ class RepairingFedAvg(SharedDataFedAvg):
     def __init__(self, *arguments: Any, repair: RoundRepair, take: Slice, own: Sequence[int], **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._repair, self._take, self._own, self._share = repair, take, own, 0.0
-        self._failure: DeadEndError | None = None
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -51,15 +50,11 @@ class RepairingFedAvg(SharedDataFedAvg):
 
         Raises:
             EndedEarly: there are no more rounds.
-            FedShieldError: the round before had no model, and there is nothing left to do about it.
         """
         self._repair.begin(to_state(arrays))
         treatment = self._repair.treatment
         if treatment.end:
             raise EndedEarly
-        if self._failure is not None and not treatment.back:
-            raise self._failure
-        self._failure = None
         if treatment.sharing > self._share:
             self._send_more(treatment.sharing)
         self.cohort = replace(self.cohort, away=treatment.set_aside(server_round + self.completed_rounds))
@@ -85,7 +80,6 @@ class RepairingFedAvg(SharedDataFedAvg):
         try:
             super()._require(report)
         except DeadEndError as error:
-            self._failure = error
             self.report = {**report.report(None, self.sent_bytes()), "failed": str(error)}
             self.report |= {"distrusted": sorted(report.distrusted), "signals": {}}
             raise _NoModelError from error

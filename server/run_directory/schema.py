@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 from common.attacks.threat import LINF, Norm
 from common.errors import FedShieldError
 from server.run_directory.formats import Count, FileFormat, FileName, Length, Share
-from server.run_directory.signals import Signals, StoredAction, StoredDiagnosis, StoredPrivacy
+from server.run_directory.signals import ClientNumber, Signals, StoredAction, StoredDiagnosis, StoredPrivacy
 
 
 class StoredRate(FileFormat):
@@ -141,6 +141,7 @@ class Client(FileFormat):
 
     loss: float
     seconds: float
+    update: Length | None = Field(None, alias="update-norm")
 
 
 class Transferred(FileFormat):
@@ -159,10 +160,10 @@ class Round(FileFormat):
     update: Length | None = Field(None, alias="update-norm")
     evaluation: Figures | None
     validation: Figures | None = None
-    clients: dict[str, Client] = Field({})
-    refused: dict[str, str] = Field({})
-    shortened: dict[str, str] = Field({})
-    retried: dict[str, str] = Field({})
+    clients: dict[ClientNumber, Client] = Field({})
+    refused: dict[ClientNumber, str] = Field({})
+    shortened: dict[ClientNumber, str] = Field({})
+    retried: dict[ClientNumber, str] = Field({})
     distrusted: list[Count] = Field([])
     signals: Signals | None = None
     diagnoses: list[StoredDiagnosis] = Field([])

@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from server.run_directory.formats import Count, FileFormat, Length, Share
 
-ByClient = dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-1.001, le=1.001)]]
+ClientNumber = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+ByClient = dict[ClientNumber, Annotated[float, Field(ge=-1.001, le=1.001)]]
 
 
 class MostPredicted(FileFormat):

@@ -71,8 +71,18 @@ def test_a_round_that_would_end_the_run_is_repaired_as_long_as_something_is_left
     assert "loss" not in failed
     assert actions(path) == [(number, "roll-back", "divergence")]
     assert [("failed" in line) for line in lines[number:]] == [False] * (6 - number)
-    with pytest.raises(FedShieldError, match=r"valid replies of 10, federation\.min-fraction asks"):
-        run(tmp_path, "spent", federation__rounds=6, **{**far_too_high, "repair__max_actions": 0})
+
+
+def test_a_run_with_nothing_left_to_do_ends_in_the_same_round_each_time(tmp_path: Path) -> None:
+    far_too_high = {**DIVERGES, "train__learning_rate": 30.0, "strategy__update_limit": 30.0, "repair__max_actions": 0}
+    with pytest.raises(FedShieldError, match=r"valid replies of 10, federation\.min-fraction asks") as first:
+        run(tmp_path, "spent", federation__rounds=6, **far_too_high)
+    before = read_metrics(tmp_path / "spent")
+    again = {"results__resume": str(tmp_path / "spent"), "federation__rounds": len(before) + 1}
+    with pytest.raises(FedShieldError) as second:  # in the last round too
+        run(tmp_path, "spent", **far_too_high, **again)
+    assert str(second.value) == str(first.value)
+    assert read_metrics(tmp_path / "spent") == before
 
 
 def test_the_report_shows_what_was_done_and_why(repaired: Path) -> None:

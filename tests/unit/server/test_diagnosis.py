@@ -275,3 +275,25 @@ def test_sketches_of_many_weights_keep_cosines() -> None:
         compared.add(client, to_record({"w": update[:150_000], "v": update[150_000:]}))
     exact = float(torch.cosine_similarity(common + own[0], common + own[1], dim=0))
     assert compared.report()["cosines"]["0"] == pytest.approx(exact, abs=0.06)
+
+
+def refusing(number: int, *clients: int) -> Line:
+    """A line of a round in which the replies of some clients were refused."""
+    told = line(number)
+    kept = {client: one for client, one in told["clients"].items() if int(client) not in clients}
+    return {**told, "clients": kept, "refused": {str(one): "no number" for one in clients}, "distrusted": [*clients]}
+
+
+def test_nobody_is_named_for_a_round_in_which_most_replies_were_refused() -> None:
+    assert "harmful-client" in names([*healthy(4), refusing(5, 3), refusing(6, 3)])
+    assert "harmful-client" not in names([*healthy(4), refusing(5, 3), refusing(6, *range(10))])
+
+
+def test_lines_that_are_not_in_order_are_judged_without_an_error() -> None:
+    assert diagnose([line(5), line(2)], ABOUT, first=4) == []
+
+
+def test_the_evidence_of_a_round_without_a_model_is_no_longer_than_a_line() -> None:
+    (found,) = diagnose([{**line(1), "failed": "client 1: no number; " * 1000}], ABOUT)
+    assert found.name == "divergence"
+    assert len(found.evidence) < 600
