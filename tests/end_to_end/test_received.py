@@ -273,6 +273,29 @@ def test_what_a_run_goes_on_from_is_a_number(received: Path, key: str, value: ob
             COMMANDS[command](received)
 
 
+@pytest.mark.parametrize(
+    "clients", [{"x": {"loss": 1, "seconds": 1}}, {"1": {"loss": 1, "seconds": 1, "update-norm": "long"}}]
+)
+def test_clients_have_numbers(received: Path, clients: object) -> None:
+    path = received / "metrics.jsonl"
+    last = json.loads(path.read_text().splitlines()[-1])
+    path.write_text(f"{json.dumps({**last, 'clients': clients})}\n")
+    with pytest.raises(FedShieldError, match=r"metrics.jsonl: line 1: damaged, or of another version.*clients\."):
+        COMMANDS["report"](received)
+
+
+def test_a_diagnosis_of_somebody_else_writes_nothing_invisible_into_the_report(received: Path) -> None:
+    path = received / "metrics.jsonl"
+    last = json.loads(path.read_text().splitlines()[-1])
+    told = {"action": "a\x1b", "trouble": "b\u202e", "told": "<script>\x1b]0;"}
+    found = {"name": "c\u202e", "severity": "mild", "evidence": "\x1b[31m", "since-round": 1, "clean-rounds": 0}
+    path.write_text(f"{json.dumps({**last, 'diagnoses': [found], 'repairs': [told]})}\n")
+    COMMANDS["report"](received)
+    page = (received / "report.html").read_text()
+    assert "&lt;script&gt;\\x1b]0;" in page
+    assert not {"\x1b", "\u202e"} & {*page}
+
+
 def test_rounds_that_are_lost_are_told_where_the_run_is_read(received: Path) -> None:
     assert "has no line" not in write_report(received).read_text()
     assert "has no line" not in told_by_compare(received)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jinja2
 import vl_convert
 
+from common.words import visible
 from simulations.reports.figures.style import Figure, page_spec
 from simulations.reports.sheets import Sheet
 
@@ -145,10 +146,15 @@ class Page:
     sections: Sequence[Section]
 
 
+def _shown(value: object) -> object:
+    """Return what a template prints; marks that change the direction of writing, and the like, are spelled out."""
+    return visible(value, "\n\t") if type(value) is str else value  # Markup is the page's own
+
+
 def render(page: Page) -> str:
     """Return the HTML file: it loads nothing, and draws its figures itself."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
     # A browser reads no NaN, and would draw nothing.
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False}

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+import torch
 
 from server.diagnosis.diagnosis import MILD, SEVERE, Diagnosis
+from server.repair.rounds import RoundRepair
 from server.repair.treat import treat
 from server.repair.treatment import Action, Limits, Treatment
+from tests.helpers.settings import tiny_config
 
 LIMITS = Limits(
     cool_down=3,
@@ -113,3 +116,9 @@ def test_an_action_says_what_and_why() -> None:
     assert done == [
         Action("roll-back", "divergence", "go back to the last good model, and train at 0.5 of the learning rate: seen")
     ]
+
+
+def test_a_good_model_from_a_file_has_its_arrays_in_the_order_of_the_network() -> None:
+    repair = RoundRepair(tiny_config(repair__enabled=True), [], {"a": torch.ones(1), "b": torch.ones(1)})
+    repair.treatment = Treatment(back=True)
+    assert [*repair.start_from({"b": torch.zeros(1), "a": torch.zeros(1)})] == ["b", "a"]
