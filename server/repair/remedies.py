@@ -15,13 +15,14 @@ Done = tuple[Treatment, str]
 Remedy = Callable[[Treatment, Limits, int], Done | None]
 """(treatment so far, limits, finished round) -> the treatment with it and a sentence; None if it cannot be had."""
 
+_LOWEST = 1e-6  # of the learning rate: what is not mended by then is not mended by a lower one
 ROLL_BACK, LOWER_RATE, END = "roll-back", "lower-rate", "end"
 SHARE_MORE, FEWER_EPOCHS, PROXIMAL = "share-more", "fewer-epochs", "proximal-term"
 
 
 def roll_back(treatment: Treatment, limits: Limits, number: int) -> Done | None:
     """Go on from the last good model, with a smaller learning rate."""
-    if _spent(treatment, limits, ROLL_BACK):
+    if _spent(treatment, limits, ROLL_BACK) or treatment.rate < _LOWEST:
         return None
     # A rate that is far too high costs some rounds each time, so it falls faster and faster.
     rate = treatment.rate * limits.rate_factor ** (1 + treatment.taken.get(ROLL_BACK, 0))
