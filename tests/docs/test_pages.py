@@ -42,7 +42,7 @@ case "$program $*" in
         study="$2"
         [ -e "$study" ] || study="{ROOT}/simulations/sweeps/$2.toml"
         file="short/$(basename "$study")"
-        sed 's/^seeds = .*/seeds = [1]/' "$study" > "$file"
+        sed -e 's/^seeds = .*/seeds = [1]/' -e '/^"model.width"/d' "$study" > "$file"
         set -- sweep "$file" $short "${{@:3}}" ;;
 esac
 exec "{BIN}/$program" "$@"
