@@ -9,7 +9,7 @@ import numpy as np
 
 from common.config.schema import RunConfig
 from common.data.datasets import Dataset
-from common.data.partition import Indices, balanced_part
+from common.data.partition import Indices
 from common.data.server_data import class_counts, take_server_data
 from common.errors import FedShieldError
 from common.factory import client_data, prepare_data, server_data
@@ -106,7 +106,7 @@ def _split(run_dir: Path, config: RunConfig, described: dict[str, Any], trained:
     pool, sharing = server.pool, config.sharing
     rows = np.arange(len(pool.labels))
     if not sharing.warm_start_epochs:
-        rows = balanced_part(rows, pool.labels, sharing.fraction, config.seed, "shared")
+        rows = server.slice(sharing.slice_fraction, config.seed)
     if read_kind(run_dir) == DEPLOYED:
         notes = ["the clients' own images are with the clients, so only those of the pool were asked about"]
         return _grouped(config, _join([pool, server.validation]), server.test, rows, rows[:0], notes)

@@ -20,7 +20,6 @@ class ServerData:
         shared: what every client receives; may be empty.
         validation: images that nobody trains on, by which the best model is chosen; may be empty.
         pool: out of which the shared images are taken; may be empty.
-        sent: rows of the pool that are the shared images, int64, increasing.
         described_partition: the content of ``partition.json``; see ``describe_partition``.
     """
 
@@ -28,7 +27,6 @@ class ServerData:
     shared: Dataset
     validation: Dataset
     pool: Dataset
-    sent: Indices
     described_partition: dict[str, Any]
 
     @property
@@ -40,18 +38,17 @@ class ServerData:
         """Return the rows of the pool that ``sharing.fraction`` takes; a smaller slice is contained in a larger one."""
         return balanced_part(np.arange(len(self.pool.labels)), self.pool.labels, fraction, seed, "shared")
 
-    def held_out(self, count: int, seed: int, budget: float = 0.0) -> Dataset:
+    def held_out(self, count: int, seed: int, fraction: float) -> Dataset:
         """Return images on which no client trains, balanced over the classes: for validation, else of the pool.
 
         Args:
             count: how many; fewer where there are fewer, none where there are none; 0 for all.
             seed: of the draw, >= 0; of the run.
-            budget: share of the pool that the clients may receive later, beside what they receive now.
+            fraction: the largest share of the pool that clients receive.
         """
         if len(self.validation.labels):
             return self.validation.take(balanced_subset(self.validation.labels, count, seed, "held-out"))
-        reached = np.union1d(self.sent, self.slice(budget, seed))
-        unsent = np.setdiff1d(np.arange(len(self.pool.labels)), reached)
+        unsent = np.setdiff1d(np.arange(len(self.pool.labels)), self.slice(fraction, seed))
         return self.pool.take(unsent[balanced_subset(self.pool.labels[unsent], count, seed, "held-out")])
 
 
@@ -60,8 +57,7 @@ def take_server_data(splits: Splits, division: Partition) -> ServerData:
     train = splits.train
     shared, validation, pool = map(train.take, (division.shared, division.validation, division.pool))
     described = {**describe_partition(train, division), "test": class_counts(splits.test)}
-    sent = np.searchsorted(division.pool, division.shared)
-    return ServerData(splits.test, shared, validation, pool, sent, described)
+    return ServerData(splits.test, shared, validation, pool, described)
 
 
 def class_counts(data: Dataset, rows: Indices | None = None) -> list[int]:

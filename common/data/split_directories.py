@@ -145,8 +145,7 @@ def read_server_data(root: Path, image_size: int, clients: int, shared_fraction:
         raise FedShieldError(
             f"sharing.fraction = {shared_fraction}: {place / 'pool'} has no images to share; set sharing.fraction=0"
         )
-    sent = balanced_part(np.arange(len(pool.labels)), pool.labels, shared_fraction, seed, "shared")
-    shared = pool.take(sent)
+    shared = pool.take(balanced_part(np.arange(len(pool.labels)), pool.labels, shared_fraction, seed, "shared"))
     there = manifest.get("available-by-class")
     described = {
         # If a directory was made by hand, it is not known how many images there were.
@@ -160,7 +159,7 @@ def read_server_data(root: Path, image_size: int, clients: int, shared_fraction:
         "test": class_counts(test),
         "sha256": _digest(counts, pool, validation),
     }
-    return ServerData(test, shared, validation, pool, sent, described)
+    return ServerData(test, shared, validation, pool, described)
 
 
 def server_test(root: Path, image_size: int) -> Dataset:

@@ -45,7 +45,8 @@ class RoundDiagnosis:
         self.diagnoses: list[Diagnosis] = stored(self._lines[-1]) if self._lines else []
         federated = run.kind.name != CENTRALIZED.name
         budget = config.repair.sharing_budget if config.repair.enabled else 0.0
-        held = data.held_out(config.diagnosis.examples, config.seed, budget)
+        most = max(config.sharing.slice_fraction, budget)
+        held = data.held_out(config.diagnosis.examples, config.seed, most)
         reason = _why_not(config, model, len(held.labels), federated)
         self._probe = None if reason else Probe(config, model, held)
         self.sees = self._probe is not None
