@@ -8,7 +8,9 @@ from pathlib import Path
 
 from common.errors import FedShieldError
 
-ROOT = Path(__file__).resolve().parents[1]  # a checkout, an app that Flower has sent, or where packages are installed
+ROOT = Path(__file__).resolve().parents[1]  # a checkout or an app that Flower has sent, or the installed package
+PACKAGE = (__package__ or "").rpartition(".")[0]  # "fedshield" where it is installed, with all of ROOT in it; or ""
+IMPORTED_FROM = ROOT.parent if PACKAGE else ROOT  # the folder in which Python finds it
 
 
 def whole_path(given: Path | str, hint: str = "write the whole path") -> Path:
@@ -26,7 +28,7 @@ def whole_path(given: Path | str, hint: str = "write the whole path") -> Path:
 
 
 def defaults_file() -> Path:
-    """Return ``pyproject.toml``, which has the defaults: next to the packages, or in this one in an installed wheel.
+    """Return ``pyproject.toml``, which has the defaults: next to the packages, or in this one where it is installed.
 
     Raises:
         FedShieldError: it is missing.
@@ -57,15 +59,21 @@ def cache_dir() -> Path:
 
 def python_path() -> str:
     """Return PYTHONPATH for a process that imports this very app."""
-    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.pathsep.join([str(IMPORTED_FROM), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def sources_digest(*names: str) -> bytes:
     """Return a SHA-256 of source files, named from ``ROOT``: what they have made is made again when they change."""
     digest = hashlib.sha256()
     for name in names:
-        digest.update((ROOT / name).read_bytes())
+        digest.update(source(ROOT / name))
     return digest.digest()
+
+
+def source(path: Path) -> bytes:
+    """Return a source file as it is in a checkout: an installed package imports its parts under other names."""
+    code = path.read_bytes()
+    return code.replace(f"from {PACKAGE}.".encode(), b"from ") if PACKAGE else code
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A user's own network, training method or attack: ``FILE.py:NAME`` in the configuration."""
 
+import ast
 import hashlib
 import os
 import re
@@ -13,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from common.errors import DeadEndError, FedShieldError, explain_os_errors
-from common.paths import ROOT
+from common.paths import IMPORTED_FROM, PACKAGE, ROOT
 
 _REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
 
@@ -30,7 +31,7 @@ def user_file(reference: str) -> Path:
     a client brings its files there, and runs anywhere.
     """
     path = Path(os.path.expanduser(reference.rpartition(":")[0]))
-    beside = ROOT / path
+    beside = IMPORTED_FROM / path
     # os.path raises nothing, even if a configuration from elsewhere has an impossible path.
     return path.absolute() if os.path.exists(path) or not os.path.exists(beside) else beside
 
@@ -70,6 +71,7 @@ def load_user_code(key: str, reference: str) -> Callable[..., Any]:
     name = reference.rpartition(":")[2]
     code = read_user_code(key, reference)
     with explain_user_code(key, reference):
+        _refuse_clashes(user_file(reference), code)
         module = _module(user_file(reference), code)
     function = getattr(module, name, None)
     if not callable(function):
@@ -79,6 +81,38 @@ def load_user_code(key: str, reference: str) -> Callable[..., Any]:
         )
     made: Callable[..., Any] = function
     return made
+
+
+def _refuse_clashes(path: Path, code: bytes) -> None:
+    """Check that a file, where it imports a folder of the checkout in which FedShield runs, does not mean its own.
+
+    Raises:
+        FedShieldError: it imports something of ``common``, say, that is not there, and ``common.py`` lies beside it.
+    """
+    if PACKAGE or path.parent == ROOT:
+        return
+    for name in sorted(_imported(path, code)):
+        top, _, inside = name.partition(".")
+        beside, ours = _modules(path.with_name(top)), ROOT / top
+        if beside and (ours / "__init__.py").exists() and not (inside and _modules(ours / inside.partition(".")[0])):
+            raise FedShieldError(
+                f"{path}: imports {name}, and {top} is {ours} here, not {beside[0]}; put all that yours needs into one "
+                "file, or give the other a name of its own"
+            )
+
+
+def _imported(path: Path, code: bytes) -> Iterator[str]:
+    """Yield the full name of all that a source imports, in functions too."""
+    for node in ast.walk(ast.parse(code, str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _modules(place: Path) -> list[Path]:
+    """Return the files and folders that Python may import as a module of this path."""
+    return [path for path in (place, place.with_suffix(".py")) if path.exists()]
 
 
 @lru_cache(maxsize=16)
@@ -104,6 +138,8 @@ def explain_user_code(key: str, reference: str) -> Iterator[None]:
             lines.append(error.lineno)
         where = f"{place}, line {lines[-1]}" if lines else str(place)
         told = str(error).strip().split("\n")[0]
+        if isinstance(error, ModuleNotFoundError) and PACKAGE and (ROOT / str(error.name) / "__init__.py").exists():
+            told += f"; FedShield's own is {PACKAGE}.{error.name} where it is installed as a package"
         if isinstance(error, SystemExit):
             told = f"sys.exit({told}) would end the whole run; raise an exception instead"
         raise DeadEndError(f"{key} = {reference}: {where}: {type(error).__name__}: {told}") from error

@@ -9,6 +9,8 @@ from pathlib import Path
 from common.errors import FedShieldError, explain_os_errors
 from common.links import refuse_links
 
+_NAME = f"{__package__}.{Path(__file__).stem}"  # also where it runs as __main__
+
 
 def main(words: list[str]) -> None:
     """Draw several runs side by side.
@@ -20,7 +22,7 @@ def main(words: list[str]) -> None:
         FedShieldError: there are no such words, a directory has no run, or the folder cannot be made.
     """
     if len(words) < 2 or not all("=" in word for word in words[1:]):
-        raise FedShieldError("usage: python -m simulations.plots STEM TITLE=RUN_DIR ...")
+        raise FedShieldError(f"usage: python -m {_NAME} STEM TITLE=RUN_DIR ...")
     given = {title: Path(run_dir) for title, _, run_dir in (word.partition("=") for word in words[1:])}
     for path in given.values():
         refuse_links(path)
@@ -39,4 +41,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except FedShieldError as error:
-        sys.exit(f"simulations.plots: {error}")
+        sys.exit(f"{_NAME}: {error}")

@@ -51,7 +51,7 @@ def supernode() -> None:
             command = [
                 sys.executable,
                 "-m",
-                "client.supernode.fork_server",
+                __name__,
                 str(fork_server_socket(folder)),
                 str(os.getpid()),
             ]
@@ -105,7 +105,8 @@ def serve(place: Path, parent: int, prepare: Callable[[], object]) -> list[str] 
 
 def _forget() -> None:
     """Keep installed packages from shadowing the run's own copy of the app, whose packages have the same names."""
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("client", "common")]:
+    ours = {part.__module__.partition(".")[0] for part in (is_alive, FedShieldError)}
+    for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
         del sys.modules[name]
 
 

@@ -162,7 +162,7 @@ def _start(place: Path) -> Connection | None:
     """Start the process; None when it does not come up."""
     place.unlink(missing_ok=True)
     process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", "client.supernode.worker", str(place), str(os.getppid())],
+        [sys.executable, "-m", __name__, str(place), str(os.getppid())],
         env={**os.environ, "PYTHONPATH": python_path()},
         stdin=subprocess.DEVNULL,
         start_new_session=True,

@@ -11,11 +11,11 @@ from common.config.flat import default_config
 from common.config.schema import RunConfig
 from common.paths import defaults_file
 
-HEAD = """# Every key of the configuration
+HEAD = f"""# Every key of the configuration
 
 Set a key in a TOML file (`[attack]`, then `epsilon-255 = 4`), with `--set attack.epsilon-255=4`, or in
 `flwr run --run-config`. An unknown key, or a value that is not allowed, ends the command with one line that names it.
-`python -m common.config.reference` generates this page from the typed model and the defaults.
+`python -m {__package__}.reference` generates this page from the typed model and the defaults.
 """
 _LINE = re.compile(r"(?P<key>[a-z0-9-]+) = [^#]*?(?:#\s*(?P<meaning>.*))?")
 _MORE = re.compile(r"\s+#\s*(?P<meaning>.*)")

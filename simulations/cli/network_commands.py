@@ -7,7 +7,7 @@ import typer
 
 from common.config.flat import default_config
 from common.config.schema import parse_config
-from common.paths import ROOT, whole_path
+from common.paths import whole_path
 from simulations.cli.options import AuthorityOption, FileArgument, SetOption, SuperlinkOption, WaitOption, resolve
 from simulations.terminal.console import console, log_to
 
@@ -98,7 +98,7 @@ def submit(
     set_: SetOption = None,
     ca: AuthorityOption = None,
     app_: Annotated[
-        Path | None, typer.Option("--app", metavar="DIR", help="A checkout of FedShield. Default: this one.")
+        Path | None, typer.Option("--app", metavar="DIR", help="A checkout of FedShield. Default: the code that runs now.")
     ] = None,
     wait: WaitOption = 60,
 ) -> None:
@@ -108,8 +108,10 @@ def submit(
 
     fedshield submit --superlink localhost:8000 --ca federation/ca.crt my.toml
     """
+    from simulations.deployment.app_folder import app_folder
     from simulations.deployment.flower_control import Control
     from simulations.deployment.flower_control import submit as run_there
 
     settings = parse_config(resolve(file, set_ or [], default_config())).flat()
-    run_there(settings, Control(superlink, ca), whole_path(app_ or ROOT), console, wait)
+    with app_folder(app_, settings) as app:
+        run_there(settings, Control(superlink, ca), app, console, wait)

@@ -113,7 +113,7 @@ class Processes:
         FedShieldError: this is not Linux.
     """
 
-    worker = "simulations.engine.process_worker"
+    worker = f"{__package__}.process_worker"
 
     def __init__(self, config: RunConfig, workers: int | None = None) -> None:
         if sys.platform != "linux":

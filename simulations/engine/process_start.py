@@ -64,5 +64,4 @@ def import_all() -> None:
     """Import what every client needs."""
     import torchattacks  # noqa: F401
 
-    import client.app
-    import client.tasks  # noqa: F401
+    from client import app, tasks  # noqa: F401

@@ -43,7 +43,7 @@ class Worker:
     """The inside of an actor."""
 
     def __init__(self) -> None:
-        import client.app  # noqa: F401  # the seconds that it takes are not the first client's
+        from client import app  # noqa: F401  # the seconds that it takes are not the first client's
 
     def ready(self) -> None:
         """Answer once the imports are done."""

@@ -9,7 +9,7 @@ from typing import Any
 from common.attacks.threat import radius
 from common.errors import FedShieldError, explain_os_errors
 from common.files import read_json, read_json_lines, replace_file
-from common.paths import ROOT
+from common.paths import ROOT, source
 from server.run_directory.privacy import read_privacy
 from simulations.reports.accuracy import AccuracyTable, chance
 from simulations.studies.study import Point, Study
@@ -25,7 +25,7 @@ def code_version() -> str:
     rooms = [path for room in ("client", "common", "server") for path in (ROOT / room).rglob("*.py")]
     # In the folder `simulations`, only this trains.
     for path in sorted([*rooms, *(ROOT / "simulations").glob("centralized.py")]):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + source(path))
     return digest.hexdigest()[:12]
 
 

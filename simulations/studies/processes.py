@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import resolve_name
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -131,7 +132,7 @@ def _start(command: str, point: Point, runs: Path, slot: int, devices: Sequence[
         with open_to_append(path) as log:
             begin = log.seek(0, os.SEEK_END)
             process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-P", "-m", "simulations.cli.child", *arguments],
+                [sys.executable, "-P", "-m", resolve_name("..cli.child", __package__), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
