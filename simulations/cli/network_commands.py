@@ -98,7 +98,8 @@ def submit(
     set_: SetOption = None,
     ca: AuthorityOption = None,
     app_: Annotated[
-        Path | None, typer.Option("--app", metavar="DIR", help="A checkout of FedShield. Default: the code that runs now.")
+        Path | None,
+        typer.Option("--app", metavar="DIR", help="A checkout of FedShield. Default: what runs now."),
     ] = None,
     wait: WaitOption = 60,
 ) -> None:

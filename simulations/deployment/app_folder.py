@@ -46,7 +46,9 @@ def _description() -> str:
     app = whole["tool"]["flwr"]["app"]
     components = {name: f"{PACKAGE}.{place}" for name, place in app["components"].items()}
     pinned = {key: whole["tool"]["uv"][key] for key in ("override-dependencies", "constraint-dependencies")}
-    return tomli_w.dumps({"project": project, "tool": {"uv": pinned, "flwr": {"app": {**app, "components": components}}}})
+    return tomli_w.dumps(
+        {"project": project, "tool": {"uv": pinned, "flwr": {"app": {**app, "components": components}}}}
+    )
 
 
 def _add(app: Path, key: str, reference: str) -> None:
