@@ -62,6 +62,13 @@ def python_path() -> str:
     return os.pathsep.join([str(IMPORTED_FROM), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
+def to_install(extra: str = "") -> str:
+    """Return the command that installs what is missing: all of FedShield's needs, or those of one of its extras."""
+    if PACKAGE:
+        return f"pip install 'fedshield[{extra}]'" if extra else "pip install fedshield"
+    return f"uv sync --extra {extra}" if extra else "uv sync"
+
+
 def sources_digest(*names: str) -> bytes:
     """Return a SHA-256 of source files, named from ``ROOT``: what they have made is made again when they change."""
     digest = hashlib.sha256()

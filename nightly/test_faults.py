@@ -1,6 +1,6 @@
 """Faults done to real processes over TLS; what they cost is in docs/reliability.md.
 
-Some minutes each, so not among the tests of every change: ``uv run pytest nightly -n 0``.
+Some minutes each, so not among the tests of every change: ``uv run --group dev pytest nightly -n 0``.
 """
 
 import contextlib

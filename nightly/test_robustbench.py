@@ -1,7 +1,7 @@
 """An exported model is what RobustBench takes, measured by the real package in an environment of its own.
 
-Needs uv and a package index: ``uv run pytest nightly/test_robustbench.py -n 0``, three minutes, and 6 GB of packages
-unless uv has them. RobustBench wants AutoAttack from a repository; the index has a fork of it, ``pyautoattack``.
+Needs uv and a package index: ``uv run --group dev pytest nightly/test_robustbench.py -n 0``, three minutes, and 6 GB
+of packages unless uv has them. RobustBench wants AutoAttack from a repository; the index has a fork, ``pyautoattack``.
 """
 
 import json

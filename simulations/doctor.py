@@ -17,13 +17,14 @@ from common.errors import FedShieldError
 from common.factory import make_federated_method, make_model, server_data
 from common.machine import available_cores
 from common.models.flops import model_cost, trained_images, training_passes
-from common.paths import ROOT, cache_dir, whole_path
+from common.paths import ROOT, cache_dir, to_install, whole_path
 from common.user_code import is_user_code
 from server.run_directory.environment import PACKAGES, installed, processor
 from simulations.studies.trial import count_classes
 from simulations.terminal.console import Terminal
 
 _NEEDED_GB = 2.0
+_COMPARED = "3.5.1"  # version of torchattacks with which all figures in the docs were obtained
 _USUAL_CLASSES = 10  # as shapes10 has
 
 
@@ -106,11 +107,15 @@ def _packages() -> list[Finding]:
 
 
 def _package(name: str) -> Finding:
-    if found := installed(name):
+    found = installed(name)
+    if found and name == "torchattacks" and found != _COMPARED:
+        other = "all other attacks are the same" if found == "3.3.0" else "other attacks were compared with 3.3.0 alone"
+        return "note", f"{name} {found}: do not compare its figures of cw-N (C&W) with those of {_COMPARED}; {other}"
+    if found:
         return "ok", f"{name} {found}"
     if name == "fedshield":  # which needs no installation where its folder is on Python's path
         return "note", f"fedshield is not installed; it runs from its source in {ROOT}"
-    return "missing", f"{name} is not installed; run: uv sync"
+    return "missing", f"{name} is not installed; run: {to_install()}"
 
 
 def _gpu() -> Finding:
@@ -121,7 +126,7 @@ def _gpu() -> Finding:
 
 def _ray() -> Finding:
     if importlib.util.find_spec("ray") is None:
-        return "note", "Ray is not installed: --engine ray and flwr run will not work; run: uv sync"
+        return "note", f"Ray is not installed: --engine ray and flwr run will not work; run: {to_install()}"
     return "ok", f"ray {version('ray')}"
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from common.config.schema import RunConfig
 from common.config.tables import FederationConfig
 from common.errors import FedShieldError
+from common.paths import to_install
 from server.aggregation.selection import Cohort
 
 
@@ -88,7 +89,7 @@ def _epsilon(noise_multiplier: float, times: int, delta: float) -> float:
         from dp_accounting import GaussianDpEvent, rdp
     except ImportError as error:
         raise FedShieldError(
-            f"privacy.noise-multiplier = {noise_multiplier:g}: needs dp-accounting; run: uv sync --extra dp, or set "
+            f"privacy.noise-multiplier = {noise_multiplier:g}: needs dp-accounting; run: {to_install('dp')}, or set "
             "privacy.noise-multiplier=0"
         ) from error
     return float(rdp.RdpAccountant().compose(GaussianDpEvent(noise_multiplier), times).get_epsilon(delta))

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
+from common.paths import to_install
 from server.monitoring.prometheus import Exporter
 from server.monitoring.trackers import MlflowTracker, TensorBoardTracker, WandbTracker
 from server.run_directory.writer import RunDir
@@ -92,7 +93,7 @@ def _start(name: str, config: RunConfig, run: RunDir) -> Watcher:
         raise
     except ImportError as error:
         raise FedShieldError(
-            f"results.trackers = {name}: needs {error.name or name}; run: uv sync --extra {name}, or leave it out"
+            f"results.trackers = {name}: needs {error.name or name}; run: {to_install(name)}, or leave it out"
         ) from error
     except Exception as error:
         told = (str(error).strip() or type(error).__name__).split("\n")[0]

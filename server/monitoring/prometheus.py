@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from common.errors import FedShieldError
+from common.paths import to_install
 from server.diagnosis.diagnosis import SEVERE
 from server.diagnosis.judge import TROUBLES
 
@@ -27,8 +28,8 @@ class Exporter:
             from prometheus_client import CollectorRegistry, Gauge, start_http_server
         except ImportError as error:
             raise FedShieldError(
-                f"results.prometheus-port = {port}: needs prometheus-client; run: uv sync --extra prometheus, or "
-                "set results.prometheus-port=0"
+                f"results.prometheus-port = {port}: needs prometheus-client; run: {to_install('prometheus')}, or set "
+                "results.prometheus-port=0"
             ) from error
         registry = CollectorRegistry()
 

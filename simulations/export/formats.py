@@ -20,7 +20,7 @@ from common.factory import make_model
 from common.files import replace_file, writing
 from common.models.external import TORCHVISION
 from common.models.networks import BasicBlock
-from common.paths import whole_path
+from common.paths import to_install, whole_path
 from common.user_code import is_user_code, read_user_code
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.reader import read_classes
@@ -106,7 +106,7 @@ def _write_onnx(model: nn.Module, path: Path, config: RunConfig, classes: list[s
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise FedShieldError("--format onnx: needs onnx and onnxscript; run: uv sync --extra onnx") from error
+        raise FedShieldError(f"--format onnx: needs onnx and onnxscript; run: {to_install('onnx')}") from error
     with _explain_refusal("onnx", config), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         done = torch.onnx.export(

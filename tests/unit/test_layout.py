@@ -1,6 +1,7 @@
 """Who may import whom (see CONTRIBUTING.md)."""
 
 import ast
+import re
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -13,6 +14,7 @@ ALLOWED = {
     "client": {"client", "common"},
     "server": {"server", "common"},
     "simulations": {"simulations", "server", "client", "common"},
+    "fedshield": {"fedshield", "simulations", "server", "client", "common"},
 }
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -68,6 +70,16 @@ def test_no_folder_imports_in_a_circle() -> None:
 def test_of_common_only_the_messages_know_flower() -> None:
     knowing = {name for name, path in FILES.items() if any(used.split(".")[0] == "flwr" for used in named(path))}
     assert {folder(name) for name in knowing if name.startswith("common.")} == {"common.messages"}
+
+
+def test_no_module_is_named_in_a_string() -> None:
+    """In the wheel it has another name, of which only imports know; see hatch_build.py."""
+    for name, path in FILES.items():
+        tree = ast.parse(path.read_text())
+        described = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in described:
+                assert not {*re.findall(r"\w+(?:\.\w+)+", node.value)} & FILES.keys(), f"{name}, line {node.lineno}"
 
 
 def test_the_keys_of_a_message_are_written_in_one_place() -> None:
