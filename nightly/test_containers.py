@@ -1,6 +1,7 @@
 """Faults done to the containers of docker-compose.yml; what they cost is in docs/reliability.md.
 
-Needs a Docker engine, with Compose 1.29 or later: ``uv run --group dev pytest nightly/test_containers.py -n 0``, half an hour.
+Needs a Docker engine, with Compose 1.29 or later, and half an hour:
+``uv run --group dev pytest nightly/test_containers.py -n 0``.
 """
 
 import contextlib

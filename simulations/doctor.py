@@ -110,7 +110,7 @@ def _package(name: str) -> Finding:
     found = installed(name)
     if found and name == "torchattacks" and found != _COMPARED:
         other = "all other attacks are the same" if found == "3.3.0" else "other attacks were compared with 3.3.0 alone"
-        return "note", f"{name} {found}: do not compare its figures of cw-N (C&W) with those of {_COMPARED}; {other}"
+        return "note", f"{name} {found}: do not compare its figures of cw-l2 with those of {_COMPARED}; {other}"
     if found:
         return "ok", f"{name} {found}"
     if name == "fedshield":  # which needs no installation where its folder is on Python's path

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import FedShieldError
 from common.paths import ROOT, source
+from common.user_code import load_user_code
 from hatch_build import FOLDERS, PACKAGE, renamed, write_package
 from simulations.studies.gather import code_version
+from tests.helpers.bench import running
 from tests.helpers.program import tiny_options
 from tests.helpers.runs import figures, run
 
@@ -22,6 +25,7 @@ def network(classes, width, activation):
     convolution = nn.Conv2d(3, common.channels(width), 5, stride=4)
     return nn.Sequential(convolution, activation(), nn.Flatten(), nn.Linear(49 * convolution.out_channels, classes))
 """
+ALONE = MINE.replace("import common\n", "").replace("common.channels(width)", "2 * width")
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +103,81 @@ def test_a_run_and_its_report_work_where_a_user_has_modules_of_the_same_names(in
         assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "runs" / "first" / "report.html").stat().st_size > 10_000
     assert '"fedshield run ' in (tmp_path / "runs" / "first" / "environment.json").read_text()
-    (tmp_path / "alone.py").write_text(MINE.replace("import common", "").replace("common.channels(width)", "2 * width"))
+    (tmp_path / "alone.py").write_text(ALONE)
     checkout = run(tmp_path, "checkout", model__name=f"{tmp_path / 'alone.py'}:network")
     assert figures(checkout) == figures(tmp_path / "runs" / "first")
+
+
+APP = """
+import shutil, sys
+from fedshield.simulations.deployment.app_folder import app_folder
+with app_folder(None, {"model.name": "sent/mine.py:network", "loss.name": "mixed-at"}) as app:
+    shutil.copytree(app, sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_an_app_made_of_the_package_gives_the_numbers_of_the_checkout(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sent").mkdir()
+    (tmp_path / "sent" / "mine.py").write_text(ALONE)
+    made = python(installed, "-c", APP, "app", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    own = {"model.name": "sent/mine.py:network"}
+    with running(tmp_path, 2, **own) as bench:
+        assert bench.finish(bench.submit(tmp_path / "app")) == "finished:completed", bench.logs()
+    monkeypatch.chdir(tmp_path)
+    simulated = run(
+        tmp_path, "simulated", federation__clients=2, partition__scheme="iid", model__name=own["model.name"]
+    )
+    assert figures(tmp_path / "runs" / "run") == figures(simulated)
+
+
+def test_a_file_that_an_app_cannot_hold_is_refused(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "mine.py").write_text(ALONE)
+    made = python(installed, "-c", APP.replace("sent/", "../"), "app", cwd=tmp_path / "here")
+    assert made.stderr.splitlines()[-1].endswith(
+        f"model.name = ../mine.py:network: {tmp_path / 'here' / '..' / 'mine.py'} cannot be sent to the clients; put the "
+        "file into the folder where you start, and write model.name = mine.py:network"
+    )
+
+
+def test_a_file_for_a_checkout_is_told_the_names_of_the_package(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from common.models import Normalize\n\nnetwork = Normalize\n")
+    done = python(installed, "-m", PACKAGE, "doctor", "--set", "model.name=mine.py:network", cwd=tmp_path)
+    assert done.returncode == 1
+    assert (
+        f"model.name = mine.py:network: {tmp_path / 'mine.py'}, line 1: ModuleNotFoundError: No module named 'common'; "
+        "FedShield's own is fedshield.common where it is installed as a package" in done.stdout + done.stderr
+    )
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_users_module_that_hides_a_folder_of_the_checkout_is_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.py").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", PACKAGE, "doctor"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"fedshield: {tmp_path / name}.py: Python finds this as {name!r} instead of {ROOT / name}; give yours another "
+        "name, start from another folder, or install FedShield as a package\n"
+    )
+
+
+def test_a_users_file_that_means_a_module_beside_it_is_told_whose_it_gets(tmp_path: Path) -> None:
+    (tmp_path / "common.py").touch()
+    (tmp_path / "models").mkdir()
+    for code, imported in (("import common\n", "common"), ("def f():\n    from common import h\n", "common.h")):
+        (tmp_path / "mine.py").write_text(code)
+        with pytest.raises(FedShieldError) as found:
+            load_user_code("model.name", f"{tmp_path / 'mine.py'}:network")
+        assert str(found.value) == (
+            f"{tmp_path / 'mine.py'}: imports {imported}, and common is {ROOT / 'common'} here, not "
+            f"{tmp_path / 'common.py'}; put all that yours needs into one file, or give the other a name of its own"
+        )
+    (tmp_path / "mine.py").write_text("from common.models import Normalize as network\nimport models\n")
+    with pytest.raises(FedShieldError, match="No module named 'models'"):  # FedShield's common is meant, and is there
+        load_user_code("model.name", f"{tmp_path / 'mine.py'}:network")
