@@ -139,8 +139,8 @@ def test_a_file_that_an_app_cannot_hold_is_refused(installed: Path, tmp_path: Pa
     (tmp_path / "mine.py").write_text(ALONE)
     made = python(installed, "-c", APP.replace("sent/", "../"), "app", cwd=tmp_path / "here")
     assert made.stderr.splitlines()[-1].endswith(
-        f"model.name = ../mine.py:network: {tmp_path / 'here' / '..' / 'mine.py'} cannot be sent to the clients; put the "
-        "file into the folder where you start, and write model.name = mine.py:network"
+        f"model.name = ../mine.py:network: {tmp_path / 'here' / '..' / 'mine.py'} cannot be sent to the clients; put "
+        "the file into the folder where you start, and write model.name = mine.py:network"
     )
 
 
