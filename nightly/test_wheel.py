@@ -15,6 +15,18 @@ import pytest
 from common.paths import ROOT
 
 SHORT = [part for key in ("model.width=4", "data.max-examples=300", "federation.rounds=2") for part in ("--set", key)]
+STUDY = """
+title = "Two"
+base = "quickstart"
+seeds = [1]
+
+[[case]]
+name = "folded"
+
+[[case]]
+name = "plain"
+"attack.fast" = false
+"""
 
 
 def call(*words: str | Path, cwd: Path, **environment: str) -> str:
@@ -49,9 +61,10 @@ def test_pip_resolves_the_wheel_and_a_run_a_study_and_their_reports_work(program
     call(programs / "fedshield", "run", "--name", "first", *SHORT, cwd=tmp_path)
     call(programs / "fedshield", "report", "runs/first", cwd=tmp_path)
     assert (tmp_path / "runs" / "first" / "report.html").stat().st_size > 10_000
-    call(programs / "python", "-m", "fedshield", "sweep", "cpu-fast", "--jobs", "2", *SHORT, cwd=tmp_path)
-    call(programs / "fedshield", "report", "runs/cpu-fast", cwd=tmp_path)
-    assert (tmp_path / "runs" / "cpu-fast" / "report.html").stat().st_size > 10_000
+    (tmp_path / "study.toml").write_text(STUDY)
+    call(programs / "fedshield", "sweep", "study.toml", *SHORT, cwd=tmp_path)
+    call(programs / "fedshield", "report", "runs/study", cwd=tmp_path)
+    assert (tmp_path / "runs" / "study" / "report.html").stat().st_size > 10_000
 
 
 def test_attacks_are_the_same_in_the_version_of_torchattacks_that_pip_takes(tmp_path: Path) -> None:
