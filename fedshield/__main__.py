@@ -3,9 +3,14 @@
 They have the same address in a checkout and in the installed package.
 """
 
+import os
 import sys
 
-from fedshield.clash import refuse_clashes
+try:
+    from fedshield.clash import refuse_clashes
+except KeyboardInterrupt:  # before `entry` can say so
+    os.write(2, b"fedshield: interrupted\n")
+    os._exit(130)
 
 
 def main() -> None:

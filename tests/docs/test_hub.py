@@ -39,12 +39,12 @@ def test_flwr_builds_an_app_with_all_of_its_code(checkout: Path, tmp_path: Path)
     packed = set(zipfile.ZipFile(fab).namelist())
     code = {
         str(path.relative_to(checkout))
-        for package in ("client", "common", "server", "simulations")
+        for package in ("client", "common", "fedshield", "server", "simulations")
         for ending in ("py", "toml")
         for path in (checkout / package).rglob(f"*.{ending}")
     }
     assert {"server/app.py", "client/app.py", "simulations/presets/cpu-cifar10.toml"} <= code
-    assert code | {"pyproject.toml", "README.md", "LICENSE"} <= packed
+    assert code | {"pyproject.toml", "hatch_build.py", "README.md", "LICENSE"} <= packed
 
 
 def test_flowers_own_checks_before_publishing_pass(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:

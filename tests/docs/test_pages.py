@@ -26,8 +26,9 @@ program=${{0##*/}}
 short="--set threads=1 --set data.max-examples=300 --set federation.rounds=1 --set centralized.epochs=1
     --set model.width=4 --set evaluate.examples=10 --set evaluate.final-examples=10"
 case "$program $*" in
+    "uv run --group dev "*) exec "${{@:4}}" ;;
     "uv run "*) exec "${{@:2}}" ;;
-    "uv sync "*) exit ;;
+    "uv sync "*|"uv venv "*|"uv pip "*) exit ;;
     "python -m benchmarks."*)
         for option in $(printf '%s\\n' "${{@:3}}" | grep -e ^--); do
             PYTHONPATH={ROOT} {BIN}/python -m "$2" --help | grep -qe "$option" || {{ echo "$2: no $option"; exit 1; }}
