@@ -15,6 +15,7 @@ HEAD = f"""# Every key of the configuration
 
 Set a key in a TOML file (`[attack]`, then `epsilon-255 = 4`), with `--set attack.epsilon-255=4`, or in
 `flwr run --run-config`. An unknown key, or a value that is not allowed, ends the command with one line that names it.
+Each key has an address of its own on this page, such as `#attack.epsilon-255`.
 `python -m {__package__}.reference` generates this page from the typed model and the defaults.
 """
 _LINE = re.compile(r"(?P<key>[a-z0-9-]+) = [^#]*?(?:#\s*(?P<meaning>.*))?")
@@ -60,7 +61,7 @@ def _table(
         if "$ref" not in place:
             key = prefix + name
             default = str(defaults[key]).lower() if isinstance(defaults[key], bool) else str(defaults[key])
-            cells = f"`{key}`", _allowed(place), f"`{default}`" if default else "empty", meant[key]
+            cells = f'<a id="{key}"></a>`{key}`', _allowed(place), f"`{default}`" if default else "empty", meant[key]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
