@@ -126,7 +126,8 @@ def _prepare_data(
 
 def make_model(config: RunConfig, classes: int) -> nn.Module:
     """Build the run's network with its initial weights, on the CPU."""
-    return build_model(**config.model.model_dump(), classes=classes, seed=config.seed, image_size=config.data.side)
+    network = config.model.model_dump(exclude={"weights"})  # the server puts these in
+    return build_model(**network, classes=classes, seed=config.seed, image_size=config.data.side)
 
 
 def check_batches(config: RunConfig, model: nn.Module, alone: bool = False) -> None:

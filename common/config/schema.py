@@ -80,6 +80,28 @@ class RunConfig(ConfigTable):
                 f"byzantine.clients = {self.byzantine.clients}: of {self.federation.clients} clients, fewer than half "
                 "may lie; no strategy works with more"
             )
+        self._check_model()
+        self._check_attack()
+        lengths = {
+            "attack.epsilon-255": self.attack.epsilon_255,
+            "attack.step-255": self.attack.step_255,
+            "evaluate.step-255": self.evaluate.step_255,
+        }
+        for key, length in lengths.items():
+            if self.attack.norm == LINF and length > 255:
+                raise ValueError(
+                    f"{key} = {length:g}: 255 is the whole range of a pixel in attack.norm = linf; set 255 or less"
+                )
+        families = [AttackSpec.parse(label).family for label in self.evaluate.attacks]
+        if self.data.validation_fraction > 0 and all(isinstance(family, Minimal) for family in families):
+            raise ValueError(
+                f"evaluate.attacks = '{join(self.evaluate.attacks)}': data.validation-fraction chooses the checkpoint "
+                "by robust accuracy; name an attack within epsilon, as in evaluate.attacks=pgd-10"
+            )
+        return self
+
+    def _check_model(self) -> None:
+        """Check that the network has what is said of it."""
         if self.model.name == "cnn2" and self.data.name in {"folder", "split"} and self.data.image_size != 32:
             raise ValueError(
                 f"data.image-size = {self.data.image_size}: model.name = cnn2 is made for 32; "
@@ -100,24 +122,11 @@ class RunConfig(ConfigTable):
                     f"model.{key} = {getattr(self.model, key)}: model.name = {self.model.name} has its own; leave it "
                     f"at {str(value).lower()}"
                 )
-        self._check_attack()
-        lengths = {
-            "attack.epsilon-255": self.attack.epsilon_255,
-            "attack.step-255": self.attack.step_255,
-            "evaluate.step-255": self.evaluate.step_255,
-        }
-        for key, length in lengths.items():
-            if self.attack.norm == LINF and length > 255:
-                raise ValueError(
-                    f"{key} = {length:g}: 255 is the whole range of a pixel in attack.norm = linf; set 255 or less"
-                )
-        families = [AttackSpec.parse(label).family for label in self.evaluate.attacks]
-        if self.data.validation_fraction > 0 and all(isinstance(family, Minimal) for family in families):
+        if self.model.weights == "torchvision" and not self.model.name.startswith("torchvision:"):
             raise ValueError(
-                f"evaluate.attacks = '{join(self.evaluate.attacks)}': data.validation-fraction chooses the checkpoint "
-                "by robust accuracy; name an attack within epsilon, as in evaluate.attacks=pgd-10"
+                f"model.weights = torchvision: model.name = {self.model.name} is not torchvision's; set model.name to "
+                "torchvision:NAME, or give a file or a run"
             )
-        return self
 
     def _check_attack(self) -> None:
         """Check that the loss can be trained with the attack."""

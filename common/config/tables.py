@@ -173,6 +173,7 @@ class ModelConfig(ConfigTable):
     stem: Literal["small", "imagenet"]
     downsample: bool
     norm: Literal["batch", "group"]
+    weights: str
 
 
 class AttackConfig(ConfigTable):

@@ -82,3 +82,12 @@ class StoredPrivacy(FileFormat):
     epsilon: Length
     delta: Share
     noise: Literal["seeded", "secret"]
+
+
+class StoredStart(FileFormat):
+    """The weights that a run was given to begin with."""
+
+    source: str = Field(alias="from")
+    sha256: str
+    round: Count | None = None
+    name: str = ""

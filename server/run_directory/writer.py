@@ -32,6 +32,7 @@ from server.run_directory.checkpoint import (
     write_checkpoint,
 )
 from server.run_directory.environment import went_on
+from server.run_directory.given_weights import with_whole_weights
 from server.run_directory.opening import (
     check_empty,
     is_finished,
@@ -81,6 +82,7 @@ class RunDir:
         Raises:
             FedShieldError: it cannot be written, holds another run, or belongs to another configuration.
         """
+        config = with_whole_weights(config)
         return cls._resume(config, kind) if config.results.resume else cls._create(config, kind)
 
     @classmethod

@@ -11,6 +11,7 @@ from common.factory import make_federated_method, make_method, make_model
 from common.paths import whole_path
 from common.user_code import is_user_code
 from server.preflight import check_attacks, check_settings, try_own_attacks
+from server.run_directory.given_weights import fit_given
 from server.run_directory.reader import CENTRALIZED, FEDERATION
 from simulations.engine.byzantine import check_liars
 
@@ -27,6 +28,7 @@ def try_out(config: RunConfig, federation: bool) -> None:
     classes = count_classes(config)
     check_attacks(config, classes)
     model = make_model(config, classes)
+    fit_given(config, model)
     if federation:
         make_federated_method(config).check(model)
     images, targets = torch.rand(2, 3, config.data.side, config.data.side), torch.tensor([0, classes - 1])
