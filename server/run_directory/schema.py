@@ -13,6 +13,7 @@ from server.run_directory.signals import (
     StoredAction,
     StoredDiagnosis,
     StoredPrivacy,
+    StoredSource,
     StoredStart,
 )
 
@@ -96,14 +97,6 @@ class StoredBackdoor(FileFormat):
     hit: StoredRate = Field(alias="with")
     without: StoredRate
     n: Count
-
-
-class StoredSource(FileFormat):
-    """A run on whose model examples were made."""
-
-    name: str
-    round: Count
-    sha256: str
 
 
 class Figures(FileFormat):

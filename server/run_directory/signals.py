@@ -1,4 +1,7 @@
-"""What diagnosis, repair and privacy leave in a line of ``metrics.jsonl``, as far as its readers depend on it."""
+"""What diagnosis, repair and privacy leave in a line of ``metrics.jsonl``, as far as its readers depend on it.
+
+Also what is kept of other models: those that examples were made on, and the weights that a run began with.
+"""
 
 from typing import Annotated, Literal, Self
 
@@ -82,6 +85,14 @@ class StoredPrivacy(FileFormat):
     epsilon: Length
     delta: Share
     noise: Literal["seeded", "secret"]
+
+
+class StoredSource(FileFormat):
+    """A run on whose model examples were made."""
+
+    name: str
+    round: Count
+    sha256: str
 
 
 class StoredStart(FileFormat):
