@@ -102,7 +102,7 @@ class RunConfig(ConfigTable):
 
     def _check_model(self) -> None:
         """Check that the network has what is said of it."""
-        if self.model.name == "cnn2" and self.data.name in {"folder", "split"} and self.data.image_size != 32:
+        if self.model.name == "cnn2" and self.data.side != 32:
             raise ValueError(
                 f"data.image-size = {self.data.image_size}: model.name = cnn2 is made for 32; "
                 "set data.image-size=32 or another model"
@@ -166,6 +166,19 @@ class RunConfig(ConfigTable):
                 f"federation.clients = {self.federation.clients}: partition.scheme = paper is made for 10 clients; "
                 "set federation.clients=10 or another scheme"
             )
+        sizes = self.partition.sizes
+        if self.partition.scheme in {"size", "inner-dirichlet"} and sizes and len(sizes) != self.federation.clients:
+            raise FedShieldError(
+                f"partition.sizes names the sizes of {len(sizes)} clients, federation.clients = "
+                f"{self.federation.clients}; give one number for each client"
+            )
+        if self.partition.scheme == "size" and not sizes:
+            raise FedShieldError(
+                "partition.sizes is empty: partition.scheme = size divides by it; give one number for each client, as "
+                "in partition.sizes=1,1,2, or set partition.scheme=iid"
+            )
+        if self.partition.scheme == "natural":
+            self._check_owners()
         if self.sharing.warm_start_epochs and self.sharing.pool_fraction == 0:
             raise FedShieldError(
                 f"sharing.warm-start-epochs = {self.sharing.warm_start_epochs}: there is no pool to train on; set "
@@ -175,6 +188,19 @@ class RunConfig(ConfigTable):
             raise FedShieldError(
                 f"sharing.fraction = {self.sharing.fraction}: there is no pool to share; "
                 "set sharing.pool-fraction above 0, or sharing.fraction=0"
+            )
+
+    def _check_owners(self) -> None:
+        """Check that it is known where the images of ``natural`` say whose they are."""
+        from_hub = self.data.name.startswith("hf:")
+        if not from_hub and self.data.name != "folder":
+            raise FedShieldError(
+                f"partition.scheme = natural: the images of data.name = {self.data.name} have no owners; use folder or "
+                "hf:NAME, or another scheme"
+            )
+        if from_hub and not self.partition.by:
+            raise FedShieldError(
+                "partition.by is empty: partition.scheme = natural needs the column with each image's owner; name it"
             )
 
     def final_attacks(self, classes: int = 10) -> tuple[str, ...]:

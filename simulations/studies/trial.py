@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from common.config.schema import RunConfig
+from common.data.datasets import is_at_hand, load_data
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import list_images
 from common.data.shapes10 import CLASSES
@@ -41,4 +42,9 @@ def count_classes(config: RunConfig) -> int:
     """Return the number of classes of a dataset, also of a published one that is not downloaded yet."""
     if config.data.name == "folder":
         return len(list_images(whole_path(config.data.root) / "train"))
-    return PUBLISHED[config.data.name].classes if config.data.name in PUBLISHED else len(CLASSES)
+    data = config.data
+    if data.name in PUBLISHED:
+        return PUBLISHED[data.name].classes
+    if data.name != "shapes10" and is_at_hand(data.name, data.root, data.image_size):
+        return len(load_data(data.name, data.root, data.image_size).train.classes)
+    return len(CLASSES)

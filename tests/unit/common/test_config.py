@@ -10,7 +10,7 @@ from common.config.schema import parse_config
 from common.config.tables import AttackConfig, DataConfig, LossConfig, ModelConfig, PartitionConfig
 from common.config.values import ActivationName
 from common.data.datasets import DATASETS
-from common.data.partition import SCHEMES
+from common.data.schemes import SCHEMES
 from common.errors import FedShieldError
 from common.factory import prepare_data
 from common.models.activations import ACTIVATIONS
