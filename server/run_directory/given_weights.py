@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,29 +16,11 @@ from common.errors import FedShieldError, explain_os_errors
 from common.messages.records import State
 from common.models.external import TORCHVISION, default_weights
 from common.models.networks import load_state
-from common.paths import whole_path
 from server.run_directory.checkpoint import selected_checkpoint, selected_model
-from server.run_directory.reader import find_results, read_environment
+from server.run_directory.reader import read_environment
+from server.run_directory.restored import PUBLISHED_WEIGHTS, no_weights, whole_weights
 
 log = logging.getLogger("fedshield")
-
-_PUBLISHED = "torchvision"  # value of model.weights
-
-
-def with_whole_weights(config: RunConfig) -> RunConfig:
-    """Return a configuration whose ``model.weights`` is an absolute path, so that it names the same from everywhere.
-
-    Raises:
-        FedShieldError: there is no such file or run.
-    """
-    given = config.model.weights
-    if given in ("", _PUBLISHED) or os.path.isabs(given):
-        return config
-    path = whole_path(given)
-    path = path if path.is_file() else find_results(Path(given))
-    if not path.exists():
-        raise _missing(given, path)
-    return config.model_copy(update={"model": config.model.model_copy(update={"weights": str(path)})})
 
 
 def begin_with_given(config: RunConfig, model: nn.Module, run_dir: Path, completed_rounds: int) -> dict[str, Any]:
@@ -83,14 +64,14 @@ def fit_given(config: RunConfig, model: nn.Module) -> dict[str, Any]:
     Raises:
         FedShieldError: they are not there, are damaged, or do not fit the network.
     """
-    given = with_whole_weights(config).model.weights
+    given = whole_weights(config).model.weights
     if not given:
         return {}
     state, told = _read(given, config.model.name)
     if anew := _fit(given, state, model):
         own = model.state_dict()[anew[0]]
         log.log(
-            logging.INFO if given == _PUBLISHED else logging.WARNING,
+            logging.INFO if given == PUBLISHED_WEIGHTS else logging.WARNING,
             "model.weights = %s: its last layer is made for %d classes, here there are %d: %s begin anew; give weights "
             "for the same classes if they shall not",
             *(given, len(state[anew[0]]), len(own), ", ".join(anew)),
@@ -102,7 +83,7 @@ def fit_given(config: RunConfig, model: nn.Module) -> dict[str, Any]:
 def _read(given: str, name: str) -> tuple[State, dict[str, Any]]:
     """Return weights by the names of the network, and what is told of them."""
     path = Path(given)
-    if given == _PUBLISHED:
+    if given == PUBLISHED_WEIGHTS:
         state, told = default_weights(name)
     elif path.is_file():
         state, told = _read_file(path)
@@ -110,7 +91,7 @@ def _read(given: str, name: str) -> tuple[State, dict[str, Any]]:
         number, state = selected_model(path)
         told = {"from": given, "round": number, "sha256": (selected_checkpoint(path) or {})["sha256"]}
     else:
-        raise _missing(given, path)
+        raise no_weights(given, path)
     if name.startswith(TORCHVISION) and not all(key.startswith("1.") for key in state):
         state = {f"1.{key}": array for key, array in state.items()}  # behind the normalization
     return state, told
@@ -152,10 +133,4 @@ def _is_head(keys: list[str], own: Mapping[str, torch.Tensor], state: Mapping[st
     return all(
         key.rpartition(".")[0] == last and key in own and key in state and state[key].shape[1:] == own[key].shape[1:]
         for key in keys
-    )
-
-
-def _missing(given: str, path: Path) -> FedShieldError:
-    return FedShieldError(
-        f"model.weights = {given}: no file or run {path}; give FILE.safetensors, a run directory, or torchvision"
     )

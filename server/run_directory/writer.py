@@ -32,7 +32,6 @@ from server.run_directory.checkpoint import (
     write_checkpoint,
 )
 from server.run_directory.environment import went_on
-from server.run_directory.given_weights import with_whole_weights
 from server.run_directory.opening import (
     check_empty,
     is_finished,
@@ -43,7 +42,7 @@ from server.run_directory.opening import (
     ran_to_its_end,
 )
 from server.run_directory.reader import DEPLOYED, FEDERATION, Kind, read_config, read_environment, read_metrics
-from server.run_directory.restored import changed_keys, first_threads, with_copies, with_first_threads
+from server.run_directory.restored import changed_keys, first_threads, whole_weights, with_copies, with_first_threads
 
 log = logging.getLogger("fedshield")
 
@@ -82,7 +81,7 @@ class RunDir:
         Raises:
             FedShieldError: it cannot be written, holds another run, or belongs to another configuration.
         """
-        config = with_whole_weights(config)
+        config = whole_weights(config)
         return cls._resume(config, kind) if config.results.resume else cls._create(config, kind)
 
     @classmethod

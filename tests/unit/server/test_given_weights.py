@@ -13,12 +13,13 @@ from torch import nn
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.factory import make_model
-from server.run_directory.given_weights import begin_with_given, fit_given, with_whole_weights
+from server.run_directory.given_weights import begin_with_given, fit_given
+from server.run_directory.restored import changed_keys, whole_weights
 from simulations.centralized import train_centrally
 from simulations.export.formats import export_run
 from simulations.reports.html.run_page import run_page
 from tests.helpers.runs import figures, run, run_in_parts, same, weights
-from tests.helpers.settings import tiny_config
+from tests.helpers.settings import tiny_config, tiny_flat
 
 LITTLE = {"federation__rounds": 1, "evaluate__final_attacks": "", "diagnosis__enabled": False}
 STILL = {**LITTLE, "train__local_epochs": 0}  # nobody trains: what comes out is what went in
@@ -68,6 +69,7 @@ def test_a_run_goes_on_from_another_run_and_after_a_stop_it_goes_on_from_elsewhe
     settings = {**LITTLE, "federation__rounds": 2, "model__weights": "first"}
     whole = run(tmp_path, "whole", **settings)
     told = json.loads((whole / "environment.json").read_text())["weights"]
+    assert changed_keys(tiny_flat(**{**settings, "model__weights": str(first)}), tiny_config(**settings)) == {}
     assert (told["from"], told["round"]) == (str(first), 1)
     assert {fact.label: fact.value for fact in run_page(whole).facts}[
         "began with weights of"
@@ -154,7 +156,7 @@ def test_what_is_no_weights_is_refused_in_one_line(tmp_path: Path, monkeypatch: 
         FedShieldError, match=r"model\.name = cnn is not torchvision's; set model.name to torchvision:NAME"
     ):
         tiny_config(model__weights="torchvision")
-    assert with_whole_weights(tiny_config()) == tiny_config()
+    assert whole_weights(tiny_config()) == tiny_config()
 
 
 def test_a_run_that_has_not_got_to_its_first_round_goes_on_with_the_same_weights_only(tmp_path: Path) -> None:
