@@ -25,7 +25,8 @@ import torch
 
 from benchmarks.harness import Figures, Side, alternate, median, median_ratio, report
 from benchmarks.sides.work import FIRST_STEP
-from common.data.datasets import Dataset, balanced_subset, load_data
+from common.data.datasets import Dataset, load_data
+from common.data.draws import balanced_subset
 from common.data.shapes10 import CLASSES, generate
 from common.paths import ROOT
 

@@ -13,7 +13,9 @@ from common.attacks.threat import Threat
 from common.config.schema import USER_CODE_KEYS, RunConfig
 from common.config.tables import DataConfig, PartitionConfig, SharingConfig
 from common.data.datasets import Dataset, Splits, load_data
-from common.data.partition import Amounts, Partition, SchemeParameters, kept_partition, undivided
+from common.data.owners import image_owners
+from common.data.partition import Amounts, Partition, kept_partition, undivided
+from common.data.schemes import SchemeParameters
 from common.data.server_data import ServerData, take_server_data
 from common.data.split_directories import client_images, read_server_data, server_test
 from common.errors import FedShieldError
@@ -118,7 +120,11 @@ def _prepare_data(
     splits = load_data(data.name, data.root, data.image_size)
     if clients == 0:
         return splits, undivided(splits.train.labels, data.limit, data.validation_fraction, seed)
-    parameters = SchemeParameters(scheme.alpha, scheme.classes_per_client, seed)
+    named = scheme.scheme == "natural"
+    owners = image_owners(data.name, data.root, data.image_size, scheme.by) if named else ()
+    parameters = SchemeParameters(
+        scheme.alpha, scheme.classes_per_client, seed, sizes=scheme.sizes, sigma=scheme.sigma, owners=owners
+    )
     amounts = Amounts(data.limit, sharing.pool_fraction, sharing.slice_fraction, data.validation_fraction)
     labels, classes = splits.train.labels, len(splits.train.classes)
     return splits, kept_partition(labels, classes, clients, scheme.scheme, parameters, amounts)
@@ -126,7 +132,8 @@ def _prepare_data(
 
 def make_model(config: RunConfig, classes: int) -> nn.Module:
     """Build the run's network with its initial weights, on the CPU."""
-    return build_model(**config.model.model_dump(), classes=classes, seed=config.seed, image_size=config.data.side)
+    network = config.model.model_dump(exclude={"weights"})  # the server puts these in
+    return build_model(**network, classes=classes, seed=config.seed, image_size=config.data.side)
 
 
 def check_batches(config: RunConfig, model: nn.Module, alone: bool = False) -> None:

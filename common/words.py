@@ -28,6 +28,11 @@ def visible(text: str, keep: str = "") -> str:
     return "".join(letter if _shows(letter) or letter in keep else _spelled(letter) for letter in text)
 
 
+def as_file_name(text: str) -> str:
+    """Return a text as it can be part of a file's name: ``hf:uoft-cs/cifar10`` becomes ``hf-uoft-cs-cifar10``."""
+    return re.sub(r"[^\w.-]+", "-", text)
+
+
 def in_one_line(words: str) -> str:
     """Return a text from somebody else as one line for a log: not too long, and ``visible``."""
     shown = visible(" ".join(words.split()))

@@ -39,6 +39,7 @@ from server.repair.preflight import check_sight
 from server.repair.strategy import EndedEarly, RepairingFedAvg
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
+from server.run_directory.given_weights import begin_with_given
 from server.run_directory.reader import DEPLOYED, FEDERATION, Kind
 from server.run_directory.restored import with_first_threads
 from server.run_directory.writer import RunDir, finished_run
@@ -83,21 +84,19 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     with RunDir.open(config, kind) as run, watching(config, run) as watchers:
         check_attacks(config, len(data.test.classes))
         model = make_model(config, len(data.test.classes)).to(device)
+        told = begin_with_given(config, model, run.path, run.completed_rounds)
         make_federated_method(config).check(model)
         tell_what_is_folded(config, model)
         try_own_attacks(config, model, len(data.test.classes))
         _tell(config, model, kind)
         recorder = Recorder(config, run, data, model, watchers)
         check_sight(config, recorder.diagnosis is not None and recorder.diagnosis.sees)
-        precision = {} if kind == DEPLOYED else tell_precision(config)
-        run.write_environment({**describe_environment(device, model, data.test.images.shape[-1]), **precision})
+        told |= {} if kind == DEPLOYED else tell_precision(config)
+        run.write_environment({**describe_environment(device, model, data.test.images.shape[-1]), **told})
         data = with_shared(config, data, run.path, device)
         run.write_partition(data.described_partition)
         strategy = _strategy(config, run, model, data, roster, recorder)
-        if (state := run.load_checkpoint()) is not None:
-            fit_state(model, state, run.path)
-        else:
-            warm_start(config, model, data.pool)
+        _begin(config, run, model, data)
         if isinstance(grid, KeepsForClients):
             grid.restore_kept(run.load_kept("clients"), strategy.counted)
         with suppress(EndedEarly):
@@ -112,6 +111,14 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         tell_budget_spent(config)
         recorder.finish()
     return run.path
+
+
+def _begin(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData) -> None:
+    """Put into the network what the next round starts from."""
+    if (state := run.load_checkpoint()) is not None:
+        fit_state(model, state, run.path)
+    else:
+        warm_start(config, model, data.pool)
 
 
 def _tell(config: RunConfig, model: nn.Module, kind: Kind) -> None:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from common.attacks.threat import AttackSpec, Threat
 from common.config.schema import RunConfig
-from common.data.datasets import Dataset, balanced_subset
+from common.data.datasets import Dataset
+from common.data.draws import balanced_subset
 from common.data.trigger import TARGET, stamp
 from common.evaluation.confidence import answer
 from common.evaluation.corrupted import evaluate_corrupted

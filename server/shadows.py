@@ -14,6 +14,7 @@ from common.errors import DeadEndError
 from common.factory import check_batches, make_method, make_model, make_trainer, training_plan
 from common.seeding import seed_for
 from common.training.trainer import TrainingPlan
+from server.run_directory.given_weights import fit_given
 from server.run_directory.reader import CENTRALIZED, read_described_partition, read_kind, read_metrics
 from server.run_directory.restored import with_first_precision
 
@@ -102,6 +103,7 @@ class Shadows:
         """
         config = self._config.model_copy(update={"seed": seed_for(self._config.seed, "shadow", number) % 2**31})
         model = make_model(config, len(data.classes)).to(self._device)
+        fit_given(config, model)  # as the run did
         check_batches(config, model, len(data.labels) == 1)
         method = make_method(config, model, len(data.classes))
         trainer, loss = make_trainer(model, config, method), method.loss_for(data.labels)

@@ -9,6 +9,7 @@ from common.config.schema import RunConfig
 from common.data.datasets import Dataset
 from common.errors import DeadEndError, FedShieldError
 from common.factory import check_batches, make_method, make_model, make_trainer, training_plan
+from common.models.networks import load_state
 from common.seeding import seed_for
 from server.run_directory.restored import with_first_precision
 
@@ -37,6 +38,7 @@ def warm_start(config: RunConfig, model: nn.Module, pool: Dataset) -> None:
         raise FedShieldError(f"{_KEY} = {epochs}: the server has no pool to train on; set {_KEY}=0")
     log.info("warm start: the server trains for %d epochs on the %d images of its pool", epochs, len(pool.labels))
     trained = make_model(config, len(pool.classes)).to(next(model.parameters()).device)
+    load_state(trained, model.state_dict())  # given ones, perhaps
     check_batches(config, trained, len(pool.labels) == 1)
     method = make_method(with_first_precision(config), trained, len(pool.classes))
     plan = training_plan(config, epochs, 1, config.federation.rounds)

@@ -22,7 +22,7 @@ from common.factory import (
     prepare_torch,
     training_plan,
 )
-from common.models.networks import copies_on_cpu
+from common.models.networks import copies_on_cpu, load_state
 from common.seeding import seed_for
 from server.monitoring.observers import watching
 from server.notices import (
@@ -38,6 +38,7 @@ from server.preflight import check_attacks, check_settings, try_own_attacks
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
+from server.run_directory.given_weights import begin_with_given
 from server.run_directory.reader import CENTRALIZED
 from server.run_directory.restored import with_first_precision, with_first_threads
 from server.run_directory.writer import RunDir, finished_run
@@ -92,12 +93,13 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
         tell_idle_cores(config)
         check_attacks(config, len(images.classes))
         evaluated = make_model(config, len(images.classes)).to(device)  # not the one that is trained
+        weights = begin_with_given(config, evaluated, run.path, run.completed_rounds)
         tell_what_is_folded(config, evaluated)
         try_own_attacks(config, evaluated, len(images.classes))
         tell_randomized(config, evaluated)
         recorder = Recorder(config, run, data, evaluated, watchers)
         environment = describe_environment(device, evaluated, images.images.shape[-1])
-        run.write_environment({**environment, **tell_precision(config)})
+        run.write_environment({**environment, **tell_precision(config), **weights})
         run.write_partition(data.described_partition)
         _train(config, run, recorder, images, device, on_batch)
         recorder.finish()
@@ -124,6 +126,8 @@ def _train(
             raise FedShieldError(
                 f"{run.path}: its checkpoint has no momentum that fits its model; restore the files, or start a new run"
             )
+    elif config.model.weights:
+        load_state(model, recorder.model.state_dict())
     for epoch in range(run.completed_rounds + 1, run.total + 1):
         plan = training_plan(config, 1, epoch, run.total)
         loss = method.loss_for(data.labels)

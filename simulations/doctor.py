@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from common.config.schema import RunConfig
-from common.data.datasets import data_key
+from common.data.datasets import data_key, is_at_hand
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import is_litter
 from common.errors import FedShieldError
@@ -135,7 +135,9 @@ def _ray() -> Finding:
 def _data(config: RunConfig) -> tuple[list[Finding], int]:
     """Return findings about the configured data and what else is there, and its number of classes."""
     name, root = config.data.name, whole_path(config.data.root)
-    if name in {"folder", "split"}:
+    if name in {"folder", "split", "tiny-imagenet"} or ":" in name:
+        if name != "split" and not is_at_hand(name, config.data.root, config.data.image_size):
+            return [("note", f"{name} is not in {root}: it is downloaded when a run first asks for it")], _USUAL_CLASSES
         try:
             classes = _on_this_machine(config)
         except FedShieldError as error:

@@ -80,7 +80,29 @@ class RunConfig(ConfigTable):
                 f"byzantine.clients = {self.byzantine.clients}: of {self.federation.clients} clients, fewer than half "
                 "may lie; no strategy works with more"
             )
-        if self.model.name == "cnn2" and self.data.name in {"folder", "split"} and self.data.image_size != 32:
+        self._check_model()
+        self._check_attack()
+        lengths = {
+            "attack.epsilon-255": self.attack.epsilon_255,
+            "attack.step-255": self.attack.step_255,
+            "evaluate.step-255": self.evaluate.step_255,
+        }
+        for key, length in lengths.items():
+            if self.attack.norm == LINF and length > 255:
+                raise ValueError(
+                    f"{key} = {length:g}: 255 is the whole range of a pixel in attack.norm = linf; set 255 or less"
+                )
+        families = [AttackSpec.parse(label).family for label in self.evaluate.attacks]
+        if self.data.validation_fraction > 0 and all(isinstance(family, Minimal) for family in families):
+            raise ValueError(
+                f"evaluate.attacks = '{join(self.evaluate.attacks)}': data.validation-fraction chooses the checkpoint "
+                "by robust accuracy; name an attack within epsilon, as in evaluate.attacks=pgd-10"
+            )
+        return self
+
+    def _check_model(self) -> None:
+        """Check that the network has what is said of it."""
+        if self.model.name == "cnn2" and self.data.side != 32:
             raise ValueError(
                 f"data.image-size = {self.data.image_size}: model.name = cnn2 is made for 32; "
                 "set data.image-size=32 or another model"
@@ -100,24 +122,11 @@ class RunConfig(ConfigTable):
                     f"model.{key} = {getattr(self.model, key)}: model.name = {self.model.name} has its own; leave it "
                     f"at {str(value).lower()}"
                 )
-        self._check_attack()
-        lengths = {
-            "attack.epsilon-255": self.attack.epsilon_255,
-            "attack.step-255": self.attack.step_255,
-            "evaluate.step-255": self.evaluate.step_255,
-        }
-        for key, length in lengths.items():
-            if self.attack.norm == LINF and length > 255:
-                raise ValueError(
-                    f"{key} = {length:g}: 255 is the whole range of a pixel in attack.norm = linf; set 255 or less"
-                )
-        families = [AttackSpec.parse(label).family for label in self.evaluate.attacks]
-        if self.data.validation_fraction > 0 and all(isinstance(family, Minimal) for family in families):
+        if self.model.weights == "torchvision" and not self.model.name.startswith("torchvision:"):
             raise ValueError(
-                f"evaluate.attacks = '{join(self.evaluate.attacks)}': data.validation-fraction chooses the checkpoint "
-                "by robust accuracy; name an attack within epsilon, as in evaluate.attacks=pgd-10"
+                f"model.weights = torchvision: model.name = {self.model.name} is not torchvision's; set model.name to "
+                "torchvision:NAME, or give a file or a run"
             )
-        return self
 
     def _check_attack(self) -> None:
         """Check that the loss can be trained with the attack."""
@@ -157,6 +166,19 @@ class RunConfig(ConfigTable):
                 f"federation.clients = {self.federation.clients}: partition.scheme = paper is made for 10 clients; "
                 "set federation.clients=10 or another scheme"
             )
+        sizes = self.partition.sizes
+        if self.partition.scheme in {"size", "inner-dirichlet"} and sizes and len(sizes) != self.federation.clients:
+            raise FedShieldError(
+                f"partition.sizes names the sizes of {len(sizes)} clients, federation.clients = "
+                f"{self.federation.clients}; give one number for each client"
+            )
+        if self.partition.scheme == "size" and not sizes:
+            raise FedShieldError(
+                "partition.sizes is empty: partition.scheme = size divides by it; give one number for each client, as "
+                "in partition.sizes=1,1,2, or set partition.scheme=iid"
+            )
+        if self.partition.scheme == "natural":
+            self._check_owners()
         if self.sharing.warm_start_epochs and self.sharing.pool_fraction == 0:
             raise FedShieldError(
                 f"sharing.warm-start-epochs = {self.sharing.warm_start_epochs}: there is no pool to train on; set "
@@ -166,6 +188,19 @@ class RunConfig(ConfigTable):
             raise FedShieldError(
                 f"sharing.fraction = {self.sharing.fraction}: there is no pool to share; "
                 "set sharing.pool-fraction above 0, or sharing.fraction=0"
+            )
+
+    def _check_owners(self) -> None:
+        """Check that it is known where the images of ``natural`` say whose they are."""
+        from_hub = self.data.name.startswith("hf:")
+        if not from_hub and self.data.name != "folder":
+            raise FedShieldError(
+                f"partition.scheme = natural: the images of data.name = {self.data.name} have no owners; use folder or "
+                "hf:NAME, or another scheme"
+            )
+        if from_hub and not self.partition.by:
+            raise FedShieldError(
+                "partition.by is empty: partition.scheme = natural needs the column with each image's owner; name it"
             )
 
     def final_attacks(self, classes: int = 10) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from common.config.values import (
     ActivationName,
     AttackLabels,
     AttackName,
+    DatasetName,
     FinalAttackLabels,
     FolderName,
     Fraction,
@@ -21,7 +22,9 @@ from common.config.values import (
     Natural,
     Positive,
     PositiveFraction,
+    SchemeName,
     SelectionName,
+    Sizes,
     StrategyName,
     Trackers,
     UpdateLimit,
@@ -46,7 +49,7 @@ class ConfigTable(BaseModel):
 class DataConfig(ConfigTable):
     """Which images; see ``common.data.datasets``."""
 
-    name: Literal["shapes10", "cifar10", "cifar100", "svhn", "fashion-mnist", "folder", "split"]
+    name: DatasetName
     root: str
     max_examples: Annotated[int, Field(ge=-1)]
     image_size: Annotated[int, Field(ge=16, le=512, multiple_of=16)]
@@ -60,12 +63,12 @@ class DataConfig(ConfigTable):
     @property
     def keeps_class_mirrored(self) -> bool | None:
         """Whether an image that is mirrored left to right is still of its class; None where nobody knows."""
-        return {"svhn": False, "folder": None, "split": None}.get(self.name, True)
+        return None if self.name in {"folder", "split"} or ":" in self.name else self.name != "svhn"
 
     @property
     def side(self) -> int:
-        """Height and width of the images, in pixels; only files may have another one than 32."""
-        return self.image_size if self.name in {"folder", "split"} else 32
+        """Height and width of the images, in pixels: 32 where they are published or generated so."""
+        return self.image_size if self.name in {"folder", "split", "tiny-imagenet"} or ":" in self.name else 32
 
 
 class FederationConfig(ConfigTable):
@@ -95,9 +98,12 @@ class FederationConfig(ConfigTable):
 class PartitionConfig(ConfigTable):
     """How the private training images are divided among the clients; see ``common.data.partition``."""
 
-    scheme: Literal["iid", "dirichlet", "pathological", "shards", "paper"]
+    scheme: SchemeName
     alpha: Annotated[float, Field(gt=0)]
     classes_per_client: Positive
+    sizes: Sizes
+    sigma: Annotated[float, Field(ge=0, le=10)]
+    by: str
 
 
 class StrategyConfig(ConfigTable):
@@ -173,6 +179,7 @@ class ModelConfig(ConfigTable):
     stem: Literal["small", "imagenet"]
     downsample: bool
     norm: Literal["batch", "group"]
+    weights: str
 
 
 class AttackConfig(ConfigTable):

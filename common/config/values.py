@@ -35,6 +35,20 @@ def _split_milestones(value: object) -> tuple[int, ...]:
     return rounds
 
 
+def _split_sizes(value: object) -> tuple[float, ...]:
+    """``"1,1,2.5"`` -> ``(1.0, 1.0, 2.5)``."""
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else ["?"]
+    if parts == [""]:
+        return ()
+    if not all(re.fullmatch(r"\d+(\.\d*)?", part) and 0 < float(part) < 1e15 for part in parts):
+        raise ValueError('write one number above 0 for each client, as one string, separated by commas: "1,1,2"')
+    return tuple(map(float, parts))
+
+
+def _join_sizes(value: tuple[float, ...]) -> str:
+    return ",".join(repr(size).removesuffix(".0") for size in value)
+
+
 def _split_trackers(value: object) -> tuple[str, ...]:
     names = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else [repr(value)]
     if unknown := [name for name in names if name not in _TRACKERS]:
@@ -72,6 +86,15 @@ def _check_name(allowed: Sequence[str], name: str) -> str:
     raise ValueError(f"unknown; allowed: {', '.join(allowed)}{near(name, list(allowed))}")
 
 
+def _check_dataset(allowed: Sequence[str], name: str) -> str:
+    """Pass on a name that is in the list, or is ``hf:NAME`` or ``medmnist:NAME``."""
+    if name in allowed and not name.endswith(":NAME"):
+        return name
+    if re.fullmatch(r"hf:[^:\s][^:]*(:[^:]+)?|medmnist:\w+", name) and visible(name) == name:
+        return name
+    raise ValueError(f"unknown; allowed: {', '.join(allowed)}{near(name, list(allowed))}")
+
+
 def _check_folder_name(name: str) -> str:
     """Pass on what names one folder in ``results.dir``, also to a shell; for an empty one, a name is made up."""
     outside = name in {".", ".."} or set(name) & {"/", "\\"}
@@ -92,11 +115,16 @@ def join(value: tuple[object, ...]) -> str:
 AttackLabels = Annotated[tuple[str, ...], BeforeValidator(parse_labels), PlainSerializer(join)]
 FinalAttackLabels = Annotated[tuple[str, ...], BeforeValidator(_final_labels), PlainSerializer(join)]
 Milestones = Annotated[tuple[int, ...], BeforeValidator(_split_milestones), PlainSerializer(join)]
+Sizes = Annotated[tuple[float, ...], BeforeValidator(_split_sizes), PlainSerializer(_join_sizes)]
 Trackers = Annotated[tuple[str, ...], BeforeValidator(_split_trackers), PlainSerializer(join)]
 MixtureWeights = Annotated[
     tuple[tuple[str, float], ...], BeforeValidator(_split_mixture), PlainSerializer(_join_mixture)
 ]
 
+_DATASETS = (
+    *("shapes10", "cifar10", "cifar100", "svhn", "fashion-mnist", "tiny-imagenet", "folder", "split"),
+    *("hf:NAME", "medmnist:NAME"),
+)
 _MODELS = ("cnn", "cnn2", "resnet18", _TORCHVISION, _OWN)
 _ATTACKS = ("none", "fgsm", "bim", "pgd", "cw", "deepfool", "mixture", _OWN)
 _PERSONAL = ("fedbn", "fedper", "fedrep", "ditto", "fedrbn")
@@ -108,6 +136,7 @@ _STRATEGIES = (
 )
 _SELECTIONS = ("uniform", "size", "power-of-choice", _OWN)
 _LOSSES = ("pgd-at", "mixed-at", "trades", "mart", "calfat", "logit-calibrated", "boundary-weighted", _OWN)
+DatasetName = Annotated[str, AfterValidator(partial(_check_dataset, _DATASETS)), WithJsonSchema({"enum": _DATASETS})]
 ModelName = Annotated[str, AfterValidator(partial(_check_name, _MODELS)), WithJsonSchema({"enum": _MODELS})]
 AttackName = Annotated[str, AfterValidator(partial(_check_name, _ATTACKS)), WithJsonSchema({"enum": _ATTACKS})]
 MethodName = Annotated[str, AfterValidator(partial(_check_name, _METHODS)), WithJsonSchema({"enum": _METHODS})]
@@ -132,4 +161,18 @@ PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 UpdateLimit = Annotated[float, Field(ge=0), AfterValidator(_check_limit)]
 ActivationName = Literal[
     "relu", "leaky-relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "tanh"
+]
+SchemeName = Literal[
+    "iid",
+    "dirichlet",
+    "pathological",
+    "shards",
+    "paper",
+    "size",
+    "linear",
+    "square",
+    "exponential",
+    "distribution",
+    "inner-dirichlet",
+    "natural",
 ]

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data import shapes10
+from common.data import huggingface, medmnist, shapes10, tiny_imagenet
 from common.data.array_cache import Arrays, find_arrays, keep_arrays
-from common.data.downloads import PUBLISHED
+from common.data.downloads import PUBLISHED, Part
 from common.data.image_folders import ImageFile, check_link, decode_images, list_images, listing_digest
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import cache_dir, whole_path
-from common.seeding import rng_for
 
 log = logging.getLogger("fedshield")
 
@@ -74,40 +73,46 @@ class Source:
     Attributes:
         key: names the content, so that a changed source is decoded again.
         decode: reads everything; called once for each key.
+        at_hand: whether it is on this machine, so that nothing is downloaded.
     """
 
     key: str
     decode: Callable[[], Splits]
+    at_hand: bool = True
 
 
 def load_data(name: str, root: str, image_size: int) -> Splits:
     """Return a dataset, decoding it into the cache when it is not there yet.
 
     Args:
-        name: a key of ``DATASETS``.
+        name: a key of ``DATASETS``, or one of ``FAMILIES`` and what follows the colon.
         root: folder of the dataset; ``~`` and paths relative to the working directory are resolved.
-        image_size: side of the square to which differing images of ``folder`` are resized, in pixels.
+        image_size: side of the square to which differing images are resized, in pixels; not those of ``PUBLISHED``.
 
     Raises:
         FedShieldError: the dataset is missing, damaged or has a wrong hash; the message names the file.
     """
     if (known := _ADOPTED.get((name, root, image_size))) is not None:
         return _cached(*known)
-    source = DATASETS[name](whole_path(root), image_size)
+    source = _source(name, root, image_size)
     return _cached(source.key, source.decode)
 
 
 def data_key(name: str, root: str, image_size: int) -> str:
     """Return the name under which ``load_data`` keeps this dataset in the cache."""
-    return DATASETS[name](whole_path(root), image_size).key
+    return _source(name, root, image_size).key
 
 
 def is_at_hand(name: str, root: str, image_size: int) -> bool:
     """Return whether ``load_data`` can do without downloading anything; the arguments are the same."""
-    if name not in PUBLISHED:
-        return True
-    kept = find_arrays(cache_dir() / "datasets" / data_key(name, root, image_size), _ARRAYS)
-    return kept is not None or all(os.path.exists(whole_path(root) / file) for file in PUBLISHED[name].files)
+    source = _source(name, root, image_size)
+    return source.at_hand or find_arrays(cache_dir() / "datasets" / source.key, _ARRAYS) is not None
+
+
+def _source(name: str, root: str, image_size: int) -> Source:
+    family = name.partition(":")[0]
+    make = partial(FAMILIES[family], name) if family in FAMILIES else DATASETS[name]
+    return make(whole_path(root), image_size)
 
 
 def adopt_data(name: str, root: str, image_size: int, key: str, fetch: Callable[[], Splits]) -> None:
@@ -151,48 +156,6 @@ def _to_splits(kept: Arrays) -> Splits:
     return Splits(Dataset(train_images, train_labels, classes), Dataset(test_images, test_labels, classes))
 
 
-def balanced_subset(
-    labels: NDArray[np.int64], count: int, seed: int, purpose: str, most: float = 1.0
-) -> NDArray[np.int64]:
-    """Choose ``count`` rows, as equally many of each class as can be, at random; 0 or too many: all of them.
-
-    The choice for a smaller count is contained in the choice for a larger one. Rows are returned in increasing order.
-
-    Args:
-        labels: int64 [N], >= 0.
-        count: number of rows; there are fewer where ``most`` does not allow as many.
-        seed: of the draw, >= 0.
-        purpose: of the draw; another purpose draws other rows.
-        most: share of a class that may be chosen, in (0, 1]; see ``class_limits``.
-    """
-    if count == 0 or count >= len(labels):
-        return np.arange(len(labels))
-    rng = rng_for(seed, purpose)
-    shuffled = rng.permutation(len(labels))
-    # Rank within the class: taking the lowest ranks takes the classes in turn.
-    order = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    counts = np.bincount(labels)
-    rank = np.empty(len(labels), dtype=np.int64)
-    rank[order] = np.concatenate([np.arange(size) for size in counts])
-    in_turn = shuffled[np.argsort(rank[shuffled], kind="stable")]
-    allowed = in_turn[rank[in_turn] < class_limits(counts, most)[labels[in_turn]]]
-    return np.sort(allowed[:count])
-
-
-def class_limits(counts: NDArray[np.int64], most: float) -> NDArray[np.int64]:
-    """Return how many images may be chosen of each class: the share ``most`` of them.
-
-    That is rounded up, but for a class that is smaller than the mean it is rounded down. So a limit never changes a
-    choice from classes of one size, and a single image of a rare class stays where it is.
-
-    Args:
-        counts: int64 [classes], images of each class.
-        most: share, in (0, 1].
-    """
-    shares = np.round(most * counts, 9)  # 0.19 × 100 is a little more than 19 in floats
-    return np.where(counts < counts.sum() // len(counts), np.floor(shares), np.ceil(shares)).astype(np.int64)
-
-
 def _shapes10(root: Path, image_size: int) -> Source:
     def decode() -> Splits:
         train, test = (
@@ -206,10 +169,31 @@ def _shapes10(root: Path, image_size: int) -> Source:
 
 def _published(name: str, root: Path, image_size: int) -> Source:
     def decode() -> Splits:
-        train, test = PUBLISHED[name].read(root)
-        return Splits(Dataset(*train), Dataset(*test))
+        return _splits(PUBLISHED[name].read(root))
 
-    return Source(f"{name}-1", decode)
+    return Source(f"{name}-1", decode, all(os.path.exists(root / file) for file in PUBLISHED[name].files))
+
+
+def _splits(parts: tuple[Part, Part]) -> Splits:
+    return Splits(*(Dataset(*part) for part in parts))
+
+
+def _hugging_face(name: str, root: Path, image_size: int) -> Source:
+    key = f"hf-{huggingface.content_key(name, root, image_size)}-1"
+    there = huggingface.local_folder(name, root) is not None
+    return Source(key, lambda: _splits(huggingface.read(name, root, image_size)), there)
+
+
+def _medmnist(name: str, root: Path, image_size: int) -> Source:
+    file = medmnist.place(name, root, image_size)
+    key = f"medmnist-{file.stem}-{image_size}-1"
+    return Source(key, lambda: _splits(medmnist.read(name, root, image_size)), file.exists())
+
+
+def _tiny_imagenet(root: Path, image_size: int) -> Source:
+    there = any((root / name).exists() for name in (tiny_imagenet.FOLDER, tiny_imagenet.ARCHIVE))
+    key = f"tiny-imagenet-{tiny_imagenet.content_key(root, image_size)}-1"
+    return Source(key, lambda: _splits(tiny_imagenet.read(root, image_size)), there)
 
 
 def _folder(root: Path, image_size: int) -> Source:
@@ -274,6 +258,8 @@ def _split(root: Path, image_size: int) -> Source:
 DATASETS: dict[str, Callable[[Path, int], Source]] = {
     "shapes10": _shapes10,
     **{name: partial(_published, name) for name in PUBLISHED},
+    "tiny-imagenet": _tiny_imagenet,
     "folder": _folder,
     "split": _split,
 }
+FAMILIES: dict[str, Callable[[str, Path, int], Source]] = {"hf": _hugging_face, "medmnist": _medmnist}

@@ -48,7 +48,7 @@ def _cifar(kind: str, root: Path) -> tuple[Part, Part]:
     from torchvision import datasets
 
     source: Any = getattr(datasets, kind)
-    archive = _fetch(source.url, root / source.filename, "sha256", CIFAR_SHA256[kind])
+    archive = fetch(source.url, root / source.filename, "sha256", CIFAR_SHA256[kind])
     # Always unpacked again: a folder that is already there could hold other pickles.
     with explain_os_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
         shutil.unpack_archive(archive, folder, filter="data")
@@ -67,7 +67,7 @@ def _svhn(root: Path) -> tuple[Part, Part]:
 
     for name in ("train", "test"):
         url, file, md5 = SVHN.split_list[name]
-        _fetch(url, root / file, "md5", md5)
+        fetch(url, root / file, "md5", md5)
     train, test = (SVHN(root, split=split) for split in ("train", "test"))
     return _svhn_part(train), _svhn_part(test)
 
@@ -85,7 +85,7 @@ def _fashion_mnist(root: Path) -> tuple[Part, Part]:
         raw = Path(folder) / "FashionMNIST" / "raw"
         raw.mkdir(parents=True)
         for file, md5 in FashionMNIST.resources:
-            archive = _fetch(FashionMNIST.mirrors[0] + file, root / "FashionMNIST" / "raw" / file, "md5", md5)
+            archive = fetch(FashionMNIST.mirrors[0] + file, root / "FashionMNIST" / "raw" / file, "md5", md5)
             extract_archive(str(archive), str(raw))
         train, test = (FashionMNIST(folder, train=train) for train in (True, False))
     return _gray_part(train), _gray_part(test)
@@ -98,8 +98,18 @@ def _gray_part(part: Any) -> Part:
     return np.repeat(images[:, None], 3, axis=1), part.targets.numpy().astype(np.int64), classes
 
 
-def _fetch(url: str, path: Path, method: str, digest: str) -> Path:
-    """Download a file unless it is there, check its hash, and return it."""
+def fetch(url: str, path: Path, method: str, digest: str) -> Path:
+    """Download a file unless it is there, check its hash, and return it.
+
+    Args:
+        url: where it is published.
+        path: where it is kept.
+        method: of the hash, as ``hashlib`` names it: ``sha256`` or ``md5``.
+        digest: in hexadecimal.
+
+    Raises:
+        FedShieldError: the download failed, or the file is another one.
+    """
     with explain_os_errors(path):
         if not path.exists():
             _download(url, path)

@@ -6,7 +6,6 @@ the shards split the rest, so no image is in two of them; ``Partition`` checks t
 
 import hashlib
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -14,15 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.array_cache import Arrays, find_arrays, keep_arrays
-from common.data.datasets import balanced_subset
+from common.data.draws import balanced_subset
+from common.data.schemes import SCHEMES, SchemeParameters
 from common.errors import FedShieldError
 from common.paths import cache_dir, sources_digest
-from common.seeding import rng_for, seed_for
+from common.seeding import rng_for
 
 Indices = NDArray[np.int64]
-
-# The ten two-class clients of arXiv 2512.04264's non-IID setting: every class is at two of them.
-_PAPER_CLASSES = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (0, 3), (1, 4), (2, 5), (6, 9), (7, 8))
 
 
 @dataclass(frozen=True)
@@ -51,21 +48,6 @@ class Partition:
                     f"client {client} has no training image; use fewer federation.clients, a larger data.max-examples, "
                     "or another partition.scheme"
                 )
-
-
-@dataclass(frozen=True)
-class SchemeParameters:
-    """What a scheme may need.
-
-    Attributes:
-        alpha: Dirichlet concentration, > 0; small is far from IID.
-        classes_per_client: classes (``pathological``) or shards (``shards``) of each client.
-        seed: of the partitioner.
-    """
-
-    alpha: float
-    classes_per_client: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -116,7 +98,7 @@ def partition(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # retries of the Dirichlet draw
-            local = SCHEMES[scheme](labels[private], classes, clients, parameters)
+            local = SCHEMES[scheme](labels[private], classes, clients, parameters.of(private))
     except ValueError as error:
         raise FedShieldError(f"partition.scheme = {scheme}: {' '.join(str(error).split())}") from error
     missed = len(private) - sum(len(rows) for rows in local)
@@ -162,7 +144,9 @@ def kept_partition(
     """
     arguments = classes, clients, scheme, parameters, amounts
     # What decides the division: the code, the libraries' random numbers, and what they are asked for.
-    rules = sources_digest("common/data/partition.py", "common/data/datasets.py", "common/seeding.py")
+    rules = sources_digest(
+        *(f"common/{name}.py" for name in ("data/partition", "data/schemes", "data/draws", "seeding"))
+    )
     versions = f"{version('flwr-datasets')} {version('datasets')} {np.__version__} {arguments}"
     key = hashlib.sha256(rules + versions.encode() + labels.tobytes()).hexdigest()[:32]
     place = cache_dir() / "partitions" / key
@@ -212,87 +196,3 @@ def balanced_part(
     """
     count = round(fraction * len(rows))
     return rows[balanced_subset(labels[rows], count, seed, purpose, most)] if count else rows[:0]
-
-
-def _by_flower(partitioner: object, labels: Indices, clients: int) -> list[Indices]:
-    """Run one of flwr-datasets' partitioners, which know datasets but not index arrays."""
-    from datasets import Dataset
-
-    partitioner.dataset = Dataset.from_dict({"label": labels, "row": np.arange(len(labels))})  # type: ignore[attr-defined]
-    load = partitioner.load_partition  # type: ignore[attr-defined]
-    return [np.asarray(load(client)["row"], dtype=np.int64) for client in range(clients)]
-
-
-def _iid(labels: Indices, classes: int, clients: int, parameters: SchemeParameters) -> list[Indices]:
-    from flwr_datasets.partitioner import IidPartitioner
-
-    return _by_flower(IidPartitioner(clients), labels, clients)
-
-
-def _dirichlet(labels: Indices, classes: int, clients: int, parameters: SchemeParameters) -> list[Indices]:
-    """Each class is divided by a draw from Dir(alpha) (Yurochkin et al. 2019, arXiv 1905.12022)."""
-    from flwr_datasets.partitioner import DirichletPartitioner
-
-    partitioner = DirichletPartitioner(
-        clients, "label", alpha=parameters.alpha, min_partition_size=1, seed=seed_for(parameters.seed, "scheme")
-    )
-    return _by_flower(partitioner, labels, clients)
-
-
-def _pathological(labels: Indices, classes: int, clients: int, parameters: SchemeParameters) -> list[Indices]:
-    """Exactly k classes at each client (Li et al. 2022, arXiv 2102.02079); client i has class i mod N among them."""
-    from flwr_datasets.partitioner import PathologicalPartitioner
-
-    if parameters.classes_per_client > classes:
-        raise FedShieldError(
-            f"partition.classes-per-client = {parameters.classes_per_client}: the data has {classes} classes; "
-            f"set it to {classes} or less"
-        )
-    partitioner = PathologicalPartitioner(
-        clients, "label", parameters.classes_per_client, "first-deterministic", seed=seed_for(parameters.seed, "scheme")
-    )
-    return _by_flower(partitioner, labels, clients)
-
-
-def _shards(labels: Indices, classes: int, clients: int, parameters: SchemeParameters) -> list[Indices]:
-    """Rows sorted by class, cut into equal shards, k for each client (McMahan et al. 2017, arXiv 1602.05629)."""
-    from flwr_datasets.partitioner import ShardPartitioner
-
-    if clients * parameters.classes_per_client > len(labels):
-        raise FedShieldError(
-            f"partition.classes-per-client = {parameters.classes_per_client}: {clients} clients with as many shards "
-            f"each need more than the {len(labels)} private training images; use fewer"
-        )
-    partitioner = ShardPartitioner(
-        clients, "label", parameters.classes_per_client, seed=seed_for(parameters.seed, "scheme")
-    )
-    local = _by_flower(partitioner, labels, clients)
-    # The partitioner drops what is left when the shards do not divide the data: each row goes to a client that has its
-    # class, the smallest such one first.
-    for row in np.setdiff1d(np.arange(len(labels)), np.concatenate(local)):
-        holders = [client for client in range(clients) if labels[row] in labels[local[client]]] or range(clients)
-        smallest = min(holders, key=lambda client: len(local[client]))
-        local[smallest] = np.append(local[smallest], row)
-    return local
-
-
-def _paper(labels: Indices, classes: int, clients: int, parameters: SchemeParameters) -> list[Indices]:
-    """The ten two-class clients of arXiv 2512.04264: each class is halved between the two clients that have it."""
-    if classes != 10:
-        raise FedShieldError(f"partition.scheme = paper: made for 10 classes, the data has {classes}; use pathological")
-    local: list[list[Indices]] = [[] for _ in _PAPER_CLASSES]
-    for label in range(classes):
-        holders = [client for client, pair in enumerate(_PAPER_CLASSES) if label in pair]
-        halves = np.array_split(np.flatnonzero(labels == label), len(holders))
-        for client, rows in zip(holders, halves, strict=True):
-            local[client].append(rows)
-    return [np.concatenate(rows) for rows in local]
-
-
-SCHEMES: dict[str, Callable[[Indices, int, int, SchemeParameters], list[Indices]]] = {
-    "iid": _iid,
-    "dirichlet": _dirichlet,
-    "pathological": _pathological,
-    "shards": _shards,
-    "paper": _paper,
-}

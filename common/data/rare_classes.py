@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from common.data.cuts import DescribedPartition
-from common.data.datasets import class_limits
+from common.data.draws import class_limits
 from common.data.partition import most_of_a_class
 from common.words import some
 

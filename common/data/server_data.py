@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data.datasets import Dataset, Splits, balanced_subset
+from common.data.datasets import Dataset, Splits
+from common.data.draws import balanced_subset
 from common.data.partition import Indices, Partition, balanced_part
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.attacks.library import Attack, attack_mode
-from common.data.datasets import balanced_subset
+from common.data.draws import balanced_subset
 from common.errors import FedShieldError
 from common.seeding import rng_for, seed_for
 from common.statistics import auc_interval

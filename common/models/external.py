@@ -1,7 +1,10 @@
 """Networks that are not FedShield's: torchvision's classifiers by name, and a user's own from a Python file."""
 
+import hashlib
 import inspect
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +15,8 @@ from common.errors import FedShieldError
 from common.models.modes import keep_statistics
 from common.user_code import explain_user_code, is_user_code, load_user_code
 from common.words import near
+
+log = logging.getLogger("fedshield")
 
 TORCHVISION = "torchvision:"
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool}
@@ -70,6 +75,38 @@ def _torchvision(name: str, classes: int, image_size: int) -> nn.Module:
     except (AssertionError, RuntimeError, ValueError) as error:
         raise _unfit(name, image_size, error) from error
     return model
+
+
+def default_weights(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return torchvision's default weights of ``torchvision:NAME``, downloaded into PyTorch's hub folder if missing.
+
+    Args:
+        name: of the network.
+
+    Returns:
+        The weights, by torchvision's names; and ``from``, ``name`` and ``sha256`` of the file.
+
+    Raises:
+        FedShieldError: there is no such classifier, or the download failed; the message names file and address.
+    """
+    import torchvision
+
+    kind = name.removeprefix(TORCHVISION)
+    weights = torchvision.models.get_model_weights(kind).DEFAULT
+    path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    if not path.exists():
+        log.info("Downloading %s from %s", path, weights.url)
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError) as error:  # no network, or another hash
+        raise FedShieldError(
+            f"model.weights = torchvision: {path}: not found or damaged, and the download of {weights.url} failed "
+            f"({error}); put the file there by hand"
+        ) from error
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    auxiliary = ("aux", "AuxLogits")  # which are left out here
+    state = {key: value for key, value in state.items() if not key.startswith(auxiliary)}
+    return state, {"from": "torchvision", "name": str(weights), "sha256": digest}
 
 
 def torchvision_options(name: str, classes: int, image_size: int) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.datasets import Dataset, balanced_subset
+from common.data.datasets import Dataset
+from common.data.draws import balanced_subset
 from common.data.image_folders import ImageFile, decode_images, list_images
 from common.errors import FedShieldError, explain_os_errors
 from common.words import some

@@ -13,6 +13,7 @@ from common.errors import FedShieldError, explain_os_errors
 from common.files import append_json_line, clear_leftovers, replace_file
 from common.trust import trust
 from common.user_code import read_user_code, user_file
+from common.words import as_file_name
 from server.run_directory.reader import Kind, odd_rounds, read_kind, read_metrics, read_summary
 from server.run_directory.restored import changed_code, user_code_copies
 
@@ -32,7 +33,7 @@ _BEGUN = (
 
 def new_place(folder: Path, config: RunConfig) -> Path:
     """Make and return the directory of a run without a name: one for each of those that begin in the same second."""
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-seed{config.seed}"
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{as_file_name(config.data.name)}-seed{config.seed}"
     place, copies = folder / name, 1
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

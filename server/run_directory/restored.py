@@ -12,7 +12,7 @@ from common.machine import fitting_precision
 from common.paths import whole_path
 from common.trust import is_trusted, require_trust
 from common.user_code import read_user_code, user_file
-from server.run_directory.reader import Kind, parse_stored, read_config, read_environment
+from server.run_directory.reader import Kind, find_results, parse_stored, read_config, read_environment
 
 # What may differ between a run and its continuation: length, place, the server's patience, what is measured beside.
 RESUMABLE_KEYS = (
@@ -29,6 +29,7 @@ RESUMABLE_KEYS = (
     "sharing.root",
 )
 ROOTS = ("data.root", "sharing.root")  # folders of images
+PUBLISHED_WEIGHTS = "torchvision"  # model.weights that are no path
 
 
 def first_threads(run_dir: Path) -> int:
@@ -61,6 +62,29 @@ def with_first_precision(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"train": train})
 
 
+def whole_weights(config: RunConfig) -> RunConfig:
+    """Return a configuration whose ``model.weights`` is an absolute path, so that it names the same from everywhere.
+
+    Raises:
+        FedShieldError: there is no such file or run.
+    """
+    given = config.model.weights
+    if given in ("", PUBLISHED_WEIGHTS) or os.path.isabs(given):
+        return config
+    path = whole_path(given)
+    path = path if path.is_file() else find_results(Path(given))
+    if not path.exists():
+        raise no_weights(given, path)
+    return config.model_copy(update={"model": config.model.model_copy(update={"weights": str(path)})})
+
+
+def no_weights(given: str, path: Path) -> FedShieldError:
+    """Return the error of weights that are not there."""
+    return FedShieldError(
+        f"model.weights = {given}: no file or run {path}; give FILE.safetensors, a run directory, or torchvision"
+    )
+
+
 def changed_keys(stored: Flat, config: RunConfig) -> Flat:
     """Return the keys that must agree between a run and its continuation but do not: key -> the run's value.
 
@@ -73,7 +97,7 @@ def changed_keys(stored: Flat, config: RunConfig) -> Flat:
         stored = meant.flat()
         if meant.data.limit == config.data.limit:  # earlier versions stored 1500 for today's -1
             stored["data.max-examples"] = config.data.max_examples
-    given = config.flat()
+    given = whole_weights(config).flat()
     return {
         key: value for key, value in stored.items() if not key.startswith(RESUMABLE_KEYS) and given.get(key) != value
     }

@@ -7,7 +7,15 @@ from pydantic import Field, ValidationError, model_validator
 from common.attacks.threat import LINF, Norm
 from common.errors import FedShieldError
 from server.run_directory.formats import Count, FileFormat, FileName, Length, Share
-from server.run_directory.signals import ClientNumber, Signals, StoredAction, StoredDiagnosis, StoredPrivacy
+from server.run_directory.signals import (
+    ClientNumber,
+    Signals,
+    StoredAction,
+    StoredDiagnosis,
+    StoredPrivacy,
+    StoredSource,
+    StoredStart,
+)
 
 
 class StoredRate(FileFormat):
@@ -89,14 +97,6 @@ class StoredBackdoor(FileFormat):
     hit: StoredRate = Field(alias="with")
     without: StoredRate
     n: Count
-
-
-class StoredSource(FileFormat):
-    """A run on whose model examples were made."""
-
-    name: str
-    round: Count
-    sha256: str
 
 
 class Figures(FileFormat):
@@ -224,6 +224,7 @@ class Environment(FileFormat):
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     precision: Literal["", "train", "bfloat16"] = Field("", alias="attack-precision")
     resumed: list[dict[str, Any]] = Field([])
+    weights: StoredStart | None = None
 
 
 class Named(FileFormat):

@@ -1,4 +1,7 @@
-"""What diagnosis, repair and privacy leave in a line of ``metrics.jsonl``, as far as its readers depend on it."""
+"""What diagnosis, repair and privacy leave in a line of ``metrics.jsonl``, as far as its readers depend on it.
+
+Also what is kept of other models: those that examples were made on, and the weights that a run began with.
+"""
 
 from typing import Annotated, Literal, Self
 
@@ -82,3 +85,20 @@ class StoredPrivacy(FileFormat):
     epsilon: Length
     delta: Share
     noise: Literal["seeded", "secret"]
+
+
+class StoredSource(FileFormat):
+    """A run on whose model examples were made."""
+
+    name: str
+    round: Count
+    sha256: str
+
+
+class StoredStart(FileFormat):
+    """The weights that a run was given to begin with."""
+
+    source: str = Field(alias="from")
+    sha256: str
+    round: Count | None = None
+    name: str = ""

@@ -42,7 +42,7 @@ from server.run_directory.opening import (
     ran_to_its_end,
 )
 from server.run_directory.reader import DEPLOYED, FEDERATION, Kind, read_config, read_environment, read_metrics
-from server.run_directory.restored import changed_keys, first_threads, with_copies, with_first_threads
+from server.run_directory.restored import changed_keys, first_threads, whole_weights, with_copies, with_first_threads
 
 log = logging.getLogger("fedshield")
 
@@ -81,6 +81,7 @@ class RunDir:
         Raises:
             FedShieldError: it cannot be written, holds another run, or belongs to another configuration.
         """
+        config = whole_weights(config)
         return cls._resume(config, kind) if config.results.resume else cls._create(config, kind)
 
     @classmethod

@@ -11,6 +11,7 @@ from common.config.flat import default_config
 from common.config.schema import parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import whole_path
+from common.words import as_file_name
 from server.run_directory.reader import find_results, read_config
 from simulations.cli.options import (
     FileArgument,
@@ -228,7 +229,7 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
         console.print(table)
     tell_rare_classes(described, config)
     folder = whole_path(config.results.dir)
-    stem = f"partition-{config.data.name}-{config.partition.scheme}-seed{config.seed}"
+    stem = f"partition-{as_file_name(config.data.name)}-{config.partition.scheme}-seed{config.seed}"
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         save(partition_figure(described), folder / stem)

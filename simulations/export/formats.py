@@ -82,7 +82,7 @@ def _check_same_model(run_dir: Path, folder: Path, others: Sequence[str], digest
 
 
 def _write_safetensors(model: nn.Module, path: Path, config: RunConfig, classes: list[str]) -> None:
-    network = config.model.model_dump()
+    network = config.model.model_dump(exclude={"weights"})
     if is_user_code(config.model.name):  # the code goes along
         network["name"] = f"{CODE}:{config.model.name.rpartition(':')[2]}"
         replace_file(path.parent / CODE, read_user_code("model.name", config.model.name))

@@ -23,7 +23,7 @@ from server.run_directory.reader import (
 from simulations.export.chosen import Chosen
 from simulations.reports.accuracy import NO_ATTACK, AccuracyTable, bracket, share, tell_chance
 from simulations.reports.beside import corruption_sheet, tell_backdoor, tell_calibration, tell_epsilon
-from simulations.reports.headline import dataset_name, read_figures, tell_others, threat_label, training
+from simulations.reports.headline import dataset_name, read_figures, tell_others, threat_label, told_weights, training
 from simulations.reports.privacy import privacy_sheet
 from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
 
@@ -72,7 +72,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], chosen:
             f"# {markdown(run_dir.name)}",
             "",
             f"`{network}`{activation}: {how}, by {who}, on {data}, seed {config.seed}; {whose} after {kind.unit} "
-            f"{chosen.round}.",
+            f"{chosen.round}.{_given(environment)}",
             "",
             *(_figures(run_dir, config, described) if chosen.client is None else _own_figures(run_dir, chosen.client)),
             *(_private(read_metrics(run_dir)) if chosen.client is None else []),
@@ -94,6 +94,13 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], chosen:
             "",
         ]
     )
+
+
+def _given(environment: Mapping[str, Any]) -> str:
+    """Say with which weights training began, where they were given."""
+    if not (told := environment.get("weights")):
+        return ""
+    return f" Training began with given weights: {markdown(told_weights(told))} (SHA-256 {told['sha256']})."
 
 
 def _figures(run_dir: Path, config: RunConfig, described: Mapping[str, Any]) -> list[str]:

@@ -240,6 +240,14 @@ def dataset_name(config: Mapping[str, Any]) -> str:
     return Path(config["data.root"]).name if config["data.name"] == "folder" else str(config["data.name"])
 
 
+def told_weights(told: Mapping[str, Any]) -> str:
+    """Say in words which weights a run began with, from ``environment.json``."""
+    source = str(told["from"])
+    if "round" in told:
+        return f"{Path(source).name}, round or epoch {told['round']}"
+    return str(told.get("name") or Path(source).name)
+
+
 def training(config: Mapping[str, Any]) -> str:
     """Say by which method, and against which attack, the model of a flat configuration was trained."""
     loss, attack = config["loss.name"], config["attack.name"]

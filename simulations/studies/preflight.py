@@ -76,6 +76,7 @@ def _needs_trial(config: RunConfig) -> bool:
     return (
         bool(config.user_code_references())
         or config.model.name.startswith("torchvision:")
+        or config.model.weights != ""
         or config.strategy.name != "fedavg"
         or config.byzantine.clients > 0
         or config.attack.norm == L2

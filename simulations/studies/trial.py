@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from common.config.schema import RunConfig
+from common.data.datasets import is_at_hand, load_data
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import list_images
 from common.data.shapes10 import CLASSES
@@ -11,6 +12,7 @@ from common.factory import make_federated_method, make_method, make_model
 from common.paths import whole_path
 from common.user_code import is_user_code
 from server.preflight import check_attacks, check_settings, try_own_attacks
+from server.run_directory.given_weights import fit_given
 from server.run_directory.reader import CENTRALIZED, FEDERATION
 from simulations.engine.byzantine import check_liars
 
@@ -27,6 +29,7 @@ def try_out(config: RunConfig, federation: bool) -> None:
     classes = count_classes(config)
     check_attacks(config, classes)
     model = make_model(config, classes)
+    fit_given(config, model)
     if federation:
         make_federated_method(config).check(model)
     images, targets = torch.rand(2, 3, config.data.side, config.data.side), torch.tensor([0, classes - 1])
@@ -39,4 +42,9 @@ def count_classes(config: RunConfig) -> int:
     """Return the number of classes of a dataset, also of a published one that is not downloaded yet."""
     if config.data.name == "folder":
         return len(list_images(whole_path(config.data.root) / "train"))
-    return PUBLISHED[config.data.name].classes if config.data.name in PUBLISHED else len(CLASSES)
+    data = config.data
+    if data.name in PUBLISHED:
+        return PUBLISHED[data.name].classes
+    if data.name != "shapes10" and is_at_hand(data.name, data.root, data.image_size):
+        return len(load_data(data.name, data.root, data.image_size).train.classes)
+    return len(CLASSES)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.config.schema import RunConfig
-from common.data.datasets import balanced_subset
+from common.data.draws import balanced_subset
 from common.errors import FedShieldError
 from common.evaluation.evaluate import evaluate
 from common.evaluation.personal import tell_personal

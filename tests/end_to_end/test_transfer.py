@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from common import factory
-from common.data.datasets import balanced_subset
+from common.data.draws import balanced_subset
 from common.errors import FedShieldError
 from server.evaluation import evaluate_run
 from server.run_directory.checkpoint import fit_state, selected_model

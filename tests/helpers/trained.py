@@ -3,7 +3,8 @@
 from torch import nn
 
 from common.attacks.threat import Threat
-from common.data.datasets import Dataset, balanced_subset, load_data
+from common.data.datasets import Dataset, load_data
+from common.data.draws import balanced_subset
 from common.models.networks import build_model
 from common.training.losses import LOSSES, LossContext
 from common.training.trainer import Trainer, TrainingPlan

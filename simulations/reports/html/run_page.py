@@ -26,6 +26,7 @@ from simulations.reports.headline import (
     last_round,
     read_headline,
     threat_label,
+    told_weights,
     training,
 )
 from simulations.reports.html.client_blocks import clients, labels, own_models, refusals, shared_slice
@@ -67,10 +68,11 @@ def run_page(run_dir: Path) -> Page:
     unit = kind.unit
     return Page(
         title=run_dir.name,
-        lead=_lead(config, kind, metrics, environment),
+        lead=_lead(config, kind, metrics, environment, described),
         facts=[
             *_facts(final, threat_label(final, config), unit, summary, described),
             *_training(described),
+            *_given(environment),
             *([Fact("privacy", *spent)] if (spent := tell_epsilon(metrics)) else []),
         ],
         warnings=[
@@ -97,7 +99,7 @@ def run_page(run_dir: Path) -> Page:
     )
 
 
-def _lead(config: Record, kind: Kind, metrics: Sequence[Record], environment: Record) -> str:
+def _lead(config: Record, kind: Kind, metrics: Sequence[Record], environment: Record, described: Record) -> str:
     number = last_round(metrics)
     done = f"{number} {kind.unit}{'' if number == 1 else 's'}"
     who = (
@@ -108,6 +110,7 @@ def _lead(config: Record, kind: Kind, metrics: Sequence[Record], environment: Re
     device = environment.get("processor" if environment.get("device") == "cpu" else "device", "")
     how = training(config)
     what = f"{how[0].upper()}{how[1:]} of {config['model.name']} on {dataset_name(config)}"
+    what += f" ({used} training images)" if (used := training_images(described)) else ""
     return f"{what}: {who}, {done}, seed {config['seed']}{f', on {device}' if device else ''}."
 
 
@@ -115,6 +118,12 @@ def _training(described: Record) -> list[Fact]:
     """Return how many of the training images were used, where that is known."""
     cut = "" if not unused_images(described) else "data.max-examples leaves out the others"
     return [Fact("training images", told, cut)] if (told := training_images(described)) else []
+
+
+def _given(environment: Record) -> list[Fact]:
+    """Return with which weights the run began, where they were given."""
+    told = environment.get("weights")
+    return [Fact("began with weights of", told_weights(told), f"SHA-256 {told['sha256'][:16]}…")] if told else []
 
 
 def _facts(final: Record, epsilon: str, unit: str, summary: Record, described: Record) -> list[Fact]:

@@ -7,10 +7,10 @@ import pytest
 
 from common.config.flat import default_config, flatten, merge, read_toml
 from common.config.schema import parse_config
-from common.config.tables import AttackConfig, DataConfig, LossConfig, ModelConfig, PartitionConfig
-from common.config.values import ActivationName
+from common.config.tables import AttackConfig, DataConfig, LossConfig, ModelConfig
+from common.config.values import ActivationName, SchemeName
 from common.data.datasets import DATASETS
-from common.data.partition import SCHEMES
+from common.data.schemes import SCHEMES
 from common.errors import FedShieldError
 from common.factory import prepare_data
 from common.models.activations import ACTIVATIONS
@@ -67,7 +67,7 @@ def test_paper_presets_differ_in_partition_and_sharing_alone() -> None:
     assert rest[0] == rest[1] == rest[2]
 
 
-def names_in(table: type[ModelConfig | AttackConfig | LossConfig]) -> tuple[str, ...]:
+def names_in(table: type[DataConfig | ModelConfig | AttackConfig | LossConfig]) -> tuple[str, ...]:
     """The names of what is FedShield's own."""
     allowed = table.model_json_schema()["properties"]["name"]["enum"]
     return tuple(name for name in allowed if ":" not in name)
@@ -76,8 +76,8 @@ def names_in(table: type[ModelConfig | AttackConfig | LossConfig]) -> tuple[str,
 @pytest.mark.parametrize(
     ("names", "table"),
     [
-        (get_args(DataConfig.model_fields["name"].annotation), DATASETS),
-        (get_args(PartitionConfig.model_fields["scheme"].annotation), SCHEMES),
+        (names_in(DataConfig), DATASETS),
+        (get_args(SchemeName), SCHEMES),
         (names_in(ModelConfig), MODELS),
         (get_args(ActivationName), ACTIVATIONS),
         (names_in(AttackConfig), {"none", "mixture", "fgsm", "bim", "pgd", "cw", "deepfool"}),
@@ -96,6 +96,9 @@ def test_the_names_that_the_config_allows_are_those_of_the_tables(names: tuple[s
             "federation.round=3",
             "unknown key federation.round (--set federation.round=3); did you mean federation.rounds",
         ),
+        ("data.name=hf:", "data.name = 'hf:': unknown; allowed: shapes10, cifar10,"),
+        ("data.name=fashion", "data.name = 'fashion': unknown; allowed: shapes10,"),
+        ("partition.sizes=1,0", "partition.sizes = '1,0': write one number above 0 for each client"),
         ("rounds=3", "did you mean federation.rounds?"),
         ("federation=3", "unknown key federation "),
         ("federation.rounds=0", "federation.rounds = 0: input should be greater than or equal to 1"),

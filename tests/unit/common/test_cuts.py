@@ -69,6 +69,7 @@ def test_what_a_limit_leaves_out_is_said_wherever_figures_are_read(
         "Images: training all 1,602, shared 128 of 320 (sharing.fraction), test 40 of 60 (evaluate.examples), "
         "final test all 60",
     ]
+    assert " on pets (1,000 of 1,602 training images): 2 clients" in run_page(cut).lead
     facts = {fact.label: fact.value for fact in run_page(cut).facts}
     assert (facts["training images"], facts["test images"]) == ("1,000 of 1,602", "n = 50 of 60")
     facts = {fact.label: fact.value for fact in run_page(whole).facts}

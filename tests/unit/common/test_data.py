@@ -19,7 +19,8 @@ from PIL import ExifTags, Image
 
 from common.data import shapes10
 from common.data.array_cache import find_arrays, keep_arrays
-from common.data.datasets import adopt_data, balanced_subset, data_key, load_data
+from common.data.datasets import adopt_data, data_key, load_data
+from common.data.draws import balanced_subset
 from common.data.image_folders import decode_images
 from common.errors import FedShieldError
 from common.paths import ROOT

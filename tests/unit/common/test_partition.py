@@ -7,17 +7,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from common.data.datasets import balanced_subset, class_limits
+from common.data.draws import balanced_subset, class_limits
 from common.data.partition import (
-    SCHEMES,
     Amounts,
     Partition,
-    SchemeParameters,
     kept_partition,
     most_of_a_class,
     partition,
     undivided,
 )
+from common.data.schemes import SCHEMES, SchemeParameters
 from common.errors import FedShieldError
 from common.paths import ROOT
 from common.seeding import seed_for
@@ -26,7 +25,10 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 53))  # 5
 
 
 def divide(scheme: str, seed: int = 1, clients: int = 10, classes_per_client: int = 2, **changes: float) -> Partition:
-    parameters = SchemeParameters(changes.pop("alpha", 0.5), classes_per_client, seed)
+    sizes = tuple(range(1, clients + 1)) if scheme == "size" else ()
+    owners = tuple(range(clients)) * 53 if scheme == "natural" else ()
+    alpha = changes.pop("alpha", 0.5)
+    parameters = SchemeParameters(alpha, classes_per_client, seed, sizes=sizes, owners=owners)
     given = {"max_examples": 0, "pool_fraction": 0.2, "shared_fraction": 0.4, **changes}
     return partition(LABELS, 10, clients, scheme, parameters, Amounts(**given))  # type: ignore[arg-type]
 
@@ -38,13 +40,14 @@ def rows(division: Partition) -> list[list[int]]:
 @pytest.mark.parametrize("validation_fraction", [0.0, 0.25])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_disjoint_exhaustive_and_repeatable(scheme: str, validation_fraction: float) -> None:
-    division = divide(scheme, validation_fraction=validation_fraction)
+    clients = 4 if scheme in {"square", "exponential"} else 10  # the smallest of ten would have none
+    division = divide(scheme, clients=clients, validation_fraction=validation_fraction)
     given_away = np.concatenate([*division.shards, division.pool, division.validation])
     assert sorted(given_away.tolist()) == list(range(len(LABELS)))
     assert set(division.shared) <= set(division.pool)
     assert min(map(len, division.shards)) > 0
-    assert rows(divide(scheme, validation_fraction=validation_fraction)) == rows(division)
-    assert rows(divide(scheme, validation_fraction=validation_fraction, seed=2)) != rows(division)
+    assert rows(divide(scheme, clients=clients, validation_fraction=validation_fraction)) == rows(division)
+    assert rows(divide(scheme, clients=clients, validation_fraction=validation_fraction, seed=2)) != rows(division)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +210,62 @@ def test_small_alpha_is_far_from_iid_and_large_alpha_near() -> None:
 
 
 @pytest.mark.parametrize(
+    ("scheme", "images", "sizes", "expected"),
+    [
+        ("size", 100, (1, 1, 2.5), [22, 22, 56]),  # 22.2, 22.2 and 55.6: the largest remainder gets what is left
+        ("linear", 100, (), [10, 20, 30, 40]),
+        ("square", 100, (), [3, 13, 30, 54]),  # 3.3, 13.3, 30 and 53.3: what is left goes to the last
+        ("exponential", 1000, (), [32, 87, 236, 645]),  # e, e², e³, e⁴ of 84.79
+        ("inner-dirichlet", 100, (), [25, 25, 25, 25]),
+        ("inner-dirichlet", 100, (1, 2, 3, 4), [10, 20, 30, 40]),
+    ],
+)
+def test_sizes_grow_as_the_scheme_says(scheme: str, images: int, sizes: tuple[float, ...], expected: list[int]) -> None:
+    labels = np.arange(images) % 5
+    parameters = SchemeParameters(10.0, 2, 1, sizes=sizes)
+    division = partition(labels, 5, len(expected), scheme, parameters, Amounts(0, 0.0, 0.0))
+    assert [*map(len, division.shards)] == expected
+
+
+def test_distribution_gives_each_client_neighboring_classes_in_amounts_that_differ() -> None:
+    labels = np.arange(4000) % 10
+    spread = []
+    for sigma in (0.0, 2.0):
+        parameters = SchemeParameters(0.5, 3, 1, sigma=sigma)
+        shards = partition(labels, 10, 20, "distribution", parameters, Amounts(0, 0.0, 0.0)).shards
+        for client, shard in enumerate(shards):
+            assert set(labels[shard].tolist()) == {(client + step) % 10 for step in range(3)}
+            assert np.bincount(labels[shard])[[*set(labels[shard])]].min() >= 5
+        spread.append(max(map(len, shards)) / min(map(len, shards)))
+    # Six clients share each class: 400 / 6 images each, rounded down, and what is left goes to one of them.
+    assert spread[0] < 1.1
+    assert spread[1] > 3
+
+
+def test_inner_dirichlet_is_far_from_iid_for_a_small_alpha_though_sizes_are_equal() -> None:
+    def spread(alpha: float) -> float:
+        shards = divide("inner-dirichlet", alpha=alpha, clients=5).shards
+        assert max(map(len, shards)) - min(map(len, shards)) <= 1
+        return float(np.std([np.bincount(LABELS[shard], minlength=10) / len(shard) for shard in shards], axis=0).mean())
+
+    assert spread(0.5) > 3 * spread(1000.0)
+
+
+def test_inner_dirichlet_takes_classes_without_private_images() -> None:
+    labels = np.array([0, 2, 3] * 20)  # of four classes
+    division = partition(labels, 4, 3, "inner-dirichlet", SchemeParameters(1.0, 2, 1), Amounts(0, 0.0, 0.0))
+    assert sorted(np.concatenate(division.shards).tolist()) == [*range(60)]
+
+
+def test_owners_stay_together_and_are_grouped() -> None:
+    owners = tuple(number % 6 for number in range(len(LABELS)))
+    parameters = SchemeParameters(0.5, 2, 1, owners=owners)
+    for clients, groups in ((6, [{0}, {1}, {2}, {3}, {4}, {5}]), (2, [{0, 1, 2}, {3, 4, 5}])):
+        division = partition(LABELS, 10, clients, "natural", parameters, Amounts(0, 0.2, 0.4))
+        assert [{owners[row] for row in shard} for shard in division.shards] == groups
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (
@@ -227,8 +286,24 @@ def test_small_alpha_is_far_from_iid_and_large_alpha_near() -> None:
             {"scheme": "iid", "max_examples": 100, "validation_fraction": 0.001},
             "data.validation-fraction = 0.001: no image of 100 training images; use a larger fraction",
         ),
+        (
+            {"scheme": "exponential"},
+            "federation.clients = 10: 424 private training images are so few that the smallest",
+        ),
+        (
+            {"scheme": "distribution", "clients": 12},
+            "partition.scheme = distribution needs a multiple of the 10 classes",
+        ),
+        ({"scheme": "distribution", "clients": 100}, "partition.scheme = distribution: There is insufficient samples"),
+        (
+            {"scheme": "inner-dirichlet", "alpha": 1e-5},
+            "partition.alpha = 1e-05: the classes that a client draws run out",
+        ),
     ],
-    ids=["classes", "clients", "left-out", "dirichlet", "shards", "validation"],
+    ids=[
+        *("classes", "clients", "left-out", "dirichlet", "shards", "validation"),
+        *("exponential", "multiple", "few", "inner-dirichlet"),
+    ],
 )
 def test_impossible_divisions_say_why(arguments: dict, expected: str) -> None:
     with pytest.raises(FedShieldError) as caught:

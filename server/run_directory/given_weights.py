@@ -1,0 +1,136 @@
+"""Weights that a run begins with instead of the network's own initial ones: ``model.weights``."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import nn
+
+from common.config.schema import RunConfig
+from common.errors import FedShieldError, explain_os_errors
+from common.messages.records import State
+from common.models.external import TORCHVISION, default_weights
+from common.models.networks import load_state
+from server.run_directory.checkpoint import selected_checkpoint, selected_model
+from server.run_directory.reader import read_environment
+from server.run_directory.restored import PUBLISHED_WEIGHTS, no_weights, whole_weights
+
+log = logging.getLogger("fedshield")
+
+
+def begin_with_given(config: RunConfig, model: nn.Module, run_dir: Path, completed_rounds: int) -> dict[str, Any]:
+    """Put the given weights into a network before round 1.
+
+    Args:
+        config: of the run.
+        model: freshly initialized; takes the weights, all but those of a last layer of other classes.
+        run_dir: the run's.
+        completed_rounds: of the run; after the first, its checkpoint has the weights, and the given ones are not read.
+
+    Returns:
+        What ``environment.json`` keeps of them, under ``weights``; nothing where none are given, or none are read.
+
+    Raises:
+        FedShieldError: they are not there, are damaged, do not fit the network, or are not those that this run began
+            with; one line with the first array that differs.
+    """
+    if completed_rounds or not (told := fit_given(config, model)):
+        return {}
+    given = config.model.weights
+    before = read_environment(run_dir).get("weights", {}).get("sha256", told["sha256"])
+    if before != told["sha256"]:
+        raise FedShieldError(
+            f"model.weights = {given}: has changed since {run_dir} was started; give the same weights, or start a new "
+            "run"
+        )
+    log.info("model.weights = %s: the run begins with these weights (SHA-256 %s)", given, told["sha256"][:16])
+    if config.privacy.noise_multiplier:
+        log.info("privacy: epsilon does not count what the images have told that model.weights was trained on")
+    return {"weights": told}
+
+
+def fit_given(config: RunConfig, model: nn.Module) -> dict[str, Any]:
+    """Put the given weights into a network, and return what is told of them; nothing where none are given.
+
+    Args:
+        config: of the run.
+        model: as in ``begin_with_given``.
+
+    Raises:
+        FedShieldError: they are not there, are damaged, or do not fit the network.
+    """
+    given = whole_weights(config).model.weights
+    if not given:
+        return {}
+    state, told = _read(given, config.model.name)
+    if anew := _fit(given, state, model):
+        own = model.state_dict()[anew[0]]
+        log.log(
+            logging.INFO if given == PUBLISHED_WEIGHTS else logging.WARNING,
+            "model.weights = %s: its last layer is made for %d classes, here there are %d: %s begin anew; give weights "
+            "for the same classes if they shall not",
+            *(given, len(state[anew[0]]), len(own), ", ".join(anew)),
+        )
+        told["anew"] = anew
+    return told
+
+
+def _read(given: str, name: str) -> tuple[State, dict[str, Any]]:
+    """Return weights by the names of the network, and what is told of them."""
+    path = Path(given)
+    if given == PUBLISHED_WEIGHTS:
+        state, told = default_weights(name)
+    elif path.is_file():
+        state, told = _read_file(path)
+    elif path.is_dir():
+        number, state = selected_model(path)
+        told = {"from": given, "round": number, "sha256": (selected_checkpoint(path) or {})["sha256"]}
+    else:
+        raise no_weights(given, path)
+    if name.startswith(TORCHVISION) and not all(key.startswith("1.") for key in state):
+        state = {f"1.{key}": array for key, array in state.items()}  # behind the normalization
+    return state, told
+
+
+def _read_file(path: Path) -> tuple[State, dict[str, Any]]:
+    with explain_os_errors(path):
+        content = path.read_bytes()
+    try:
+        state: State = load(content)
+    except SafetensorError as error:
+        raise FedShieldError(
+            f"model.weights = {path}: not a safetensors file ({error}); write it with safetensors.torch.save_file"
+        ) from error
+    return state, {"from": str(path), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _fit(given: str, state: Mapping[str, torch.Tensor], model: nn.Module) -> list[str]:
+    """Load weights, and return the names of those that begin anew: of a last layer for other classes."""
+    own = model.state_dict()
+    other = [key for key in own if key not in state or state[key].shape != own[key].shape]
+    other += [key for key in state if key not in own]
+    anew = other if _is_head(other, own, state) else []
+    if other and not anew:
+        shapes = (list(known[other[0]].shape) if other[0] in known else "none" for known in (state, own))
+        raise FedShieldError(
+            "model.weights = {}: not of this network: {} is {} there, and {} in the network; give weights of the same "
+            "model.name, with its width, norm and image size".format(given, other[0], *shapes)
+        )
+    if odd := next((key for key, each in state.items() if not torch.isfinite(each).all()), None):
+        raise FedShieldError(f"model.weights = {given}: {odd} contains nan or infinity; give other weights")
+    load_state(model, {**state, **{key: own[key] for key in anew}})
+    return anew
+
+
+def _is_head(keys: list[str], own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> bool:
+    """Return whether arrays are of the network's last layer alone, and differ in the number of classes alone."""
+    last = [*own][-1].rpartition(".")[0]
+    return all(
+        key.rpartition(".")[0] == last and key in own and key in state and state[key].shape[1:] == own[key].shape[1:]
+        for key in keys
+    )
