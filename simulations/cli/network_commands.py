@@ -8,7 +8,15 @@ import typer
 from common.config.flat import default_config
 from common.config.schema import parse_config
 from common.paths import ROOT, whole_path
-from simulations.cli.options import AuthorityOption, FileArgument, SetOption, SuperlinkOption, WaitOption, resolve
+from simulations.cli.options import (
+    AuthorityOption,
+    FileArgument,
+    SetOption,
+    SomePath,
+    SuperlinkOption,
+    WaitOption,
+    resolve,
+)
 from simulations.terminal.console import console, log_to
 
 network = typer.Typer()
@@ -16,7 +24,7 @@ network = typer.Typer()
 
 @network.command(name="split-data")
 def split_data(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the directories.")],
+    out: Annotated[Path, typer.Option(click_type=SomePath(), metavar="DIR", help="Where to write the directories.")],
     file: FileArgument = None,
     set_: SetOption = None,
 ) -> None:
@@ -51,7 +59,12 @@ def split_data(
 
 @network.command()
 def certs(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write. Existing CA, keys and hosts are kept.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            click_type=SomePath(), metavar="DIR", help="Where to write. Existing CA, keys and hosts are kept."
+        ),
+    ],
     clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 10,
     host: Annotated[
         list[str] | None,

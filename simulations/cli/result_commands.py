@@ -14,6 +14,7 @@ from simulations.cli.options import (
     OF_MEASURING,
     RunArgument,
     SetOption,
+    SomePath,
     TrustOption,
     finite,
     measuring,
@@ -39,7 +40,9 @@ def report(
     run_or_study: Annotated[
         Path, typer.Argument(metavar="RUN_OR_STUDY", help="Its directory, or its name in results.dir.")
     ],
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: report.html in the directory.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(click_type=SomePath(), metavar="FILE", help="Default: report.html in the directory.")
+    ] = None,
     browse: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
 ) -> None:
     """Write a report on a run or a study: one HTML file that needs no network and can be sent to others.
@@ -212,7 +215,9 @@ def export(
             "torchvision: weights with torchvision's names.",
         ),
     ] = Format.SAFETENSORS,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: RUN_DIR/export.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(click_type=SomePath(), metavar="DIR", help="Default: RUN_DIR/export.")
+    ] = None,
     client: Annotated[
         str | None,
         typer.Option(
@@ -254,7 +259,9 @@ def attack(
         str | None,
         typer.Option(help="Class of the images. Default: the name of their folder, or the model's prediction."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the attacked images.")] = Path("attacked"),
+    out: Annotated[
+        Path, typer.Option(click_type=SomePath(), metavar="DIR", help="Folder for the attacked images.")
+    ] = Path("attacked"),
     trust_code: TrustOption = False,
 ) -> None:
     """Show what an attack does to your own images.

@@ -10,6 +10,7 @@ from common.config.flat import Flat
 from server.run_directory.reader import find_results
 from simulations.cli.options import (
     SetOption,
+    SomePath,
     complete_study,
 )
 from simulations.terminal.console import console, log_to, tell_figures
@@ -29,7 +30,8 @@ def sweep(
     ],
     set_: SetOption = None,
     results: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The study's directory. Default: results.dir/STUDY.")
+        Path | None,
+        typer.Option(click_type=SomePath(), metavar="DIR", help="The study's directory. Default: results.dir/STUDY."),
     ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs at a time. Default: one for each GPU, or as many as fit the cores.")
