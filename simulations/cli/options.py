@@ -76,6 +76,9 @@ ResultsOption = Annotated[
 NameOption = Annotated[str | None, typer.Option(help="Name of the run directory (results.name).")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Show only warnings and errors.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout; other text on stderr.")]
+DryOption = Annotated[
+    bool, typer.Option("--dry-run", help="Only check everything, and estimate work, time and memory; write nothing.")
+]
 ResumeOption = Annotated[
     Path | None, typer.Option(metavar="RUN_DIR", help="Continue this unfinished run (directory or name).")
 ]

@@ -11,8 +11,9 @@ from common.config.flat import default_config
 from common.config.schema import parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import whole_path
-from server.run_directory.reader import find_results, read_config
+from server.run_directory.reader import CENTRALIZED, FEDERATION, find_results, read_config
 from simulations.cli.options import (
+    DryOption,
     FileArgument,
     JsonOption,
     NameOption,
@@ -67,6 +68,7 @@ def run(
     trust_code: TrustOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
+    dry: DryOption = False,
 ) -> None:
     """Train a federation and log natural and robust accuracy every round.
 
@@ -81,7 +83,11 @@ def run(
     output = output_of(quiet, json)
     log_to(console, output)
     config = new_or_stored(file, set_, results, name, resume, "federation", trust_code)
+    if dry:
+        from simulations.estimates.dry_run import dry_run
 
+        dry_run(config, FEDERATION, console, engine and engine.value, workers, ray_address)
+        return
     from simulations.federation import run_locally
 
     run_locally(config, engine and engine.value, workers, ray_address, console, output)
@@ -97,6 +103,7 @@ def centralized(
     trust_code: TrustOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
+    dry: DryOption = False,
 ) -> None:
     """Train one model on all the data, without a federation, and log natural and robust accuracy every epoch.
 
@@ -109,7 +116,11 @@ def centralized(
     output = output_of(quiet, json)
     log_to(console, output)
     config = new_or_stored(file, set_, results, name, resume, "centralized", trust_code)
+    if dry:
+        from simulations.estimates.dry_run import dry_run
 
+        dry_run(config, CENTRALIZED, console)
+        return
     from simulations.centralized import run_centrally
 
     run_centrally(config, console, output)

@@ -9,6 +9,7 @@ from common.config.assignment import parse_assignment
 from common.config.flat import Flat
 from server.run_directory.reader import find_results
 from simulations.cli.options import (
+    DryOption,
     SetOption,
     SomePath,
     complete_study,
@@ -36,20 +37,27 @@ def sweep(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs at a time. Default: one for each GPU, or as many as fit the cores.")
     ] = None,
+    dry: DryOption = False,
 ) -> None:
     """Run all points of a study and write results.csv.
 
     Finished runs are skipped: after Ctrl-C or a crash, the same command continues.
 
     fedshield sweep cpu-sharing              a shipped study
+    fedshield sweep cpu-sharing --dry-run    only its checks, points, work and time
     fedshield sweep my-study.toml --jobs 2   your own study, two runs at the same time
     """
     log_to(console)
-    from simulations.studies.sweep import run_study
-
     changes: Flat = {}
     for assignment in set_ or []:
         changes |= parse_assignment(assignment)
+    if dry:
+        from simulations.estimates.dry_sweep import dry_sweep
+
+        dry_sweep(study, changes, results, jobs, console)
+        return
+    from simulations.studies.sweep import run_study
+
     run_study(study, changes, results, jobs, console)
 
 

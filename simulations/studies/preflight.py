@@ -21,13 +21,20 @@ def claim(directory: Path) -> None:
     """Make the study's directory; one that holds something else is left as it is."""
     with explain_os_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        refuse_links(directory)
         clear_leftovers(directory, "study.toml")  # of a sweep that was killed as it began
-        present = {entry.name for entry in directory.iterdir()} - {".lock", "runs"}
-        whole = (directory / "study.toml").is_file() and (directory / "runs").is_dir()
-        if present and not whole:
-            raise FedShieldError(f"{directory}: contains other files than a study's; choose another --results")
+    check_claim(directory)
+    with explain_os_errors(directory):
         (directory / "runs").mkdir(exist_ok=True)
+
+
+def check_claim(directory: Path) -> None:
+    """Refuse a directory that holds something else than a study; one that is not there is accepted."""
+    refuse_links(directory)
+    with explain_os_errors(directory):
+        present = {entry.name for entry in directory.iterdir()} - {".lock", "runs"} if directory.exists() else set()
+        whole = (directory / "study.toml").is_file() and (directory / "runs").is_dir()
+    if present and not whole:
+        raise FedShieldError(f"{directory}: contains other files than a study's; choose another --results")
 
 
 def check_directory(study: Study, points: Sequence[Point], directory: Path) -> None:

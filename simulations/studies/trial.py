@@ -7,7 +7,7 @@ from common.config.schema import RunConfig
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import list_images
 from common.data.shapes10 import CLASSES
-from common.factory import make_federated_method, make_method, make_model
+from common.factory import make_federated_method, make_method, make_model, server_data
 from common.paths import whole_path
 from common.user_code import is_user_code
 from server.preflight import check_attacks, check_settings, try_own_attacks
@@ -37,6 +37,8 @@ def try_out(config: RunConfig, federation: bool) -> None:
 
 def count_classes(config: RunConfig) -> int:
     """Return the number of classes of a dataset, also of a published one that is not downloaded yet."""
+    if config.data.name == "split":
+        return len(server_data(config).described_partition["classes"])
     if config.data.name == "folder":
         return len(list_images(whole_path(config.data.root) / "train"))
     return PUBLISHED[config.data.name].classes if config.data.name in PUBLISHED else len(CLASSES)
