@@ -1,5 +1,6 @@
 """Commands of studies."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from simulations.cli.options import (
     SomePath,
     complete_study,
 )
-from simulations.terminal.console import console, log_to, tell_figures
+from simulations.terminal.console import Terminal, console, log_to, tell_figures
 
 studies = typer.Typer()
 
@@ -61,22 +62,43 @@ def sweep(
     run_study(study, changes, results, jobs, console)
 
 
+class TableFormat(StrEnum):
+    """What tables are printed as."""
+
+    MD = "md"
+    CSV = "csv"
+    LATEX = "latex"
+
+
 @studies.command()
 def tables(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's directory, or its name in results.dir.")],
+    format_: Annotated[
+        TableFormat | None,
+        typer.Option("--format", help="Print the tables so, and nothing else on stdout; latex needs booktabs."),
+    ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Figures without title and caption, for a text that has its own.")
+    ] = False,
 ) -> None:
-    """Show the tables of a study and draw its figures. Nothing is run again.
+    """Show the tables of a study and draw its figures, as PNG, SVG and PDF. Nothing is run again.
 
     fedshield tables cpu-sharing             the study with this name in results.dir
     fedshield tables docs/results/cpu-sharing
+    fedshield tables cpu-sharing --format latex --plain > tables.tex
     """
+    from simulations.reports.formats import FORMATS
     from simulations.reports.study_tables import make_tables, write_tables
 
     path = find_results(study)
     sheets = make_tables(path)
-    for sheet in sheets:
-        console.print(sheet.rich(console.width))
-    console.print(f"Tables: {write_tables(path, sheets)}")
+    if format_ is not None:
+        typer.echo(FORMATS[format_.value](sheets), nl=False)
+    else:
+        for sheet in sheets:
+            console.print(sheet.rich(console.width))
+    beside = console if format_ is None else Terminal(stderr=True)
+    beside.print(f"Tables: {write_tables(path, sheets)}")
     from simulations.reports.figures.study_figures import plot_study
 
-    tell_figures(plot_study(path))
+    tell_figures(plot_study(path, plain), beside)

@@ -14,7 +14,7 @@ from server.run_directory.reader import lost_rounds
 from simulations.studies.gather import gather, is_finished, note_code, note_failure
 from simulations.studies.preflight import check_code, check_data, check_directory, claim
 from simulations.studies.processes import RunProcess, await_orphans, default_jobs, run_jobs
-from simulations.studies.study import Point, Study, load_study, points, study_toml
+from simulations.studies.study import Point, Study, load_study, points, study_toml, with_headline
 from simulations.terminal.console import Terminal, figures_may_fail
 
 
@@ -42,7 +42,7 @@ def run_study(file: Path, changes: Flat, results: Path | None, jobs: int | None,
         except Timeout as error:  # an OSError too
             raise FedShieldError(f"{directory}: another sweep runs this study; wait for it to end") from error
     try:
-        _Progress(study, todo, directory, console).run(jobs)
+        _Progress(with_headline(study, todo), todo, directory, console).run(jobs)
     finally:
         lock.release()
     return directory

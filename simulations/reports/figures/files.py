@@ -1,8 +1,9 @@
-"""Writes figures as PNG and SVG: the same bytes for the same figure on the same machine."""
+"""Writes figures as PNG, SVG and PDF: the same bytes for the same figure on the same machine."""
 
 import io
 import logging
 import mmap
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,36 +23,41 @@ _NO_LETTER = "\U0010fffd"  # for private use: no font has it
 _CELL = 40
 _ROOM = 66 * 2**30  # bytes of addresses, 64.5 GiB and some more: Vega's JavaScript engine ends the process without them
 
+# What Vega tells a screen reader of an axis: in other digits after other figures were drawn.
+_RANGE = re.compile(r" with values from [^\"]* to [^\"]*(?=\")")
+_ENTRIES = re.compile(rb"(?:^ +/\w+ \d+ 0 R\n){2,}", re.M)
+
 log = logging.getLogger("fedshield")
 
 
-def save_all(figures: Mapping[str, Figure], folder: Path, patterns: Iterable[str]) -> list[Path]:
+def save_all(figures: Mapping[str, Figure], folder: Path, patterns: Iterable[str], pdf: bool = False) -> list[Path]:
     """Save figures by name into a folder, and remove those of earlier times, which would show something else.
 
     Args:
         figures: name -> figure.
         folder: made where it is missing.
         patterns: of all names that the caller ever uses.
+        pdf: write PDF files too.
 
     Returns:
-        The files, each figure's PNG before its SVG.
+        The files, each figure's PNG before its SVG and its PDF.
 
     Raises:
         FedShieldError: the folder cannot be written.
     """
     with explain_os_errors(folder):
         folder.mkdir(exist_ok=True)
-    paths = [path for name, figure in figures.items() for path in save(figure, folder / name)]
+    paths = [path for name, figure in figures.items() for path in save(figure, folder / name, pdf)]
     for pattern in patterns:
-        for path in [*folder.glob(f"{pattern}.png"), *folder.glob(f"{pattern}.svg")]:
+        for path in [file for suffix in ("png", "svg", "pdf") for file in folder.glob(f"{pattern}.{suffix}")]:
             if path not in paths:
                 with explain_os_errors(path):
                     path.unlink()
     return paths
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as PNG and SVG; return the two paths.
+def save(figure: Figure, stem: Path, pdf: bool = False) -> list[Path]:
+    """Write a figure as PNG and SVG, and on request as PDF; return the paths.
 
     Raises:
         FedShieldError: it cannot be written, or not be drawn under the limits of this process.
@@ -61,7 +67,9 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     try:
         # Letters that XML cannot hold would end the whole process.
         svg = vl_convert.vegalite_to_svg(_spelled_out(file_spec(figure)), allowed_base_urls=[])
+        svg = _RANGE.sub("", svg)
         drawn = vl_convert.svg_to_png(svg, scale=_SCALE)
+        printed = vl_convert.svg_to_pdf(svg) if pdf else b""
     except ValueError as error:  # of its threads, what they lacked is on stderr
         raise FedShieldError(
             f"{png}: could not be drawn ({' '.join(str(error).split())}); most often too few files may be open "
@@ -69,12 +77,19 @@ def save(figure: Figure, stem: Path) -> list[Path]:
         ) from error
     replace_file(png, _smaller(drawn))
     replace_file(text, svg.encode())
+    if pdf:
+        replace_file(stem.with_name(f"{stem.name}.pdf"), _in_order(printed))
     if letters := _without_font(sorted({letter for letter in svg if letter > "\xff"})):
         log.info(
             "%s: no font has %s; drawn as boxes here, as letters in the SVG (fonts: fonts-noto-cjk, fonts-symbola)",
             *(png, "".join(letters[:20])),
         )
-    return [png, text]
+    return [png, text, *([stem.with_name(f"{stem.name}.pdf")] if pdf else [])]
+
+
+def _in_order(pdf: bytes) -> bytes:
+    """Return the same PDF with the entries of its dictionaries in order; they come in another one each time."""
+    return _ENTRIES.sub(lambda found: b"".join(sorted(found[0].splitlines(keepends=True))), pdf)
 
 
 def _check_room(png: Path) -> None:
