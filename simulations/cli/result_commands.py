@@ -270,10 +270,13 @@ def attack(
     fedshield attack model/model.safetensors pictures/cat/*.jpg --attack autoattack --epsilon 4
     """
     log_to(console)
+    from server.notices import doubted_radius
     from simulations.attack_images import attack_pictures, table, write_pictures
     from simulations.reports.sheets import whole
 
     name = _one_attack(attack_)
+    if epsilon is not None and (doubt := doubted_radius("--epsilon", epsilon)):
+        console.print(f"warning: {doubt}")
     found = attack_pictures(find_results(checkpoint), images, name, epsilon, label, trust_code=trust_code)
     console.print(whole(table(found), console.width, names=4))
     for path in write_pictures(found, name, whole_path(out)):

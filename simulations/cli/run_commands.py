@@ -11,7 +11,7 @@ from common.config.flat import default_config
 from common.config.schema import parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import whole_path
-from server.run_directory.reader import CENTRALIZED, FEDERATION, find_results, read_config
+from server.run_directory.reader import CENTRALIZED, FEDERATION, find_results, parse_stored, read_config
 from simulations.cli.options import (
     DryOption,
     FileArgument,
@@ -196,8 +196,16 @@ def evaluate(
     from simulations.reports.beside import corruption_sheet
     from simulations.reports.headline import read_figures
     from simulations.reports.sheets import whole
+    from simulations.terminal.evaluation_view import EvaluationView, planned
 
-    found = evaluate_run(path, changes, radii, trust_code, kinds, others, personal)
+    stored = parse_stored(path, {**read_config(path), **changes})
+    parts = planned(stored.final_attacks(), 1 + len(others), len(radii), kinds)
+    try:
+        with EvaluationView(console, parts):
+            found = evaluate_run(path, changes, radii, trust_code, kinds, others, personal)
+    except KeyboardInterrupt:
+        console.print(f"Stopped: what was measured is kept in {path / 'evaluations'}; the same command continues")
+        raise
     attack = found.config.attack
     which = f"after {read_kind(path).unit} {found.round}, epsilon {radius(attack.epsilon_255, attack.norm)}"
     which += f", {out_of(found.evaluation.n, found.tests)} test images"

@@ -8,7 +8,7 @@ from common.data.server_data import take_server_data
 from common.errors import FedShieldError
 from common.factory import prepare_data, server_data
 from common.paths import whole_path
-from common.words import some
+from common.words import some, time_text
 from server.notices import tell_mirroring, tell_rare_classes, tell_settings, tell_small_radius
 from server.run_directory.reader import CENTRALIZED, Kind
 from server.sharing import check_sharing
@@ -142,13 +142,6 @@ def time_lines(work: Work, speed: Speed, workers: int) -> list[str]:
 
 def _short(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
-
-
-def time_text(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 90:
-        return f"{max(1, seconds):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def flop_text(number: float) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 from common.config.flat import Flat
 from common.config.schema import RunConfig
 from common.paths import whole_path
+from common.words import time_text
 from server.run_directory.reader import CENTRALIZED, FEDERATION
-from simulations.estimates.dry_run import flop_text, seconds_of, time_text
+from simulations.estimates.dry_run import flop_text, seconds_of
 from simulations.estimates.speed import Speed, measure
 from simulations.estimates.work import Work, count_images, work_of
 from simulations.reports.sheets import Sheet

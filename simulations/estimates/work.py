@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from common.attacks.passes import attack_passes
 from common.config.schema import RunConfig
 from common.data.datasets import is_at_hand, load_data
 from common.data.image_folders import list_images
@@ -11,7 +12,6 @@ from common.models.flops import trained_images, training_passes
 from common.paths import whole_path
 from common.user_code import is_user_code
 from server.run_directory.reader import CENTRALIZED, Kind
-from simulations.estimates.attack_passes import attack_passes
 
 _NATURAL = 3  # passes of natural training on one image
 _RIGHT = 0.6  # share of the test images that are taken to be classified correctly, and so are attacked

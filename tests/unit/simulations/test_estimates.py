@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from common.attacks.passes import attack_passes
+from common.words import time_text
 from server.run_directory.reader import CENTRALIZED, FEDERATION
-from simulations.estimates.attack_passes import attack_passes
-from simulations.estimates.dry_run import flop_text, seconds_of, time_text
+from simulations.estimates.dry_run import flop_text, seconds_of
 from simulations.estimates.speed import Speed
 from simulations.estimates.work import Images, Work, count_images, passes_of, work_of
 from tests.helpers.program import invoke, tiny_options
