@@ -135,7 +135,7 @@ def _on_this_machine(config: RunConfig) -> int:
     data = config.data
     if data.name == "split":
         return len(server_data(config).described_partition["classes"])
-    data_key(data.name, data.root, data.image_size)
+    data_key(data.name, data.root, data.image_size, data.resize)
     return count_classes(config)
 
 

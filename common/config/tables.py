@@ -21,6 +21,7 @@ from common.config.values import (
     Natural,
     Positive,
     PositiveFraction,
+    Resize,
     SelectionName,
     StrategyName,
     Trackers,
@@ -50,6 +51,7 @@ class DataConfig(ConfigTable):
     root: str
     max_examples: Annotated[int, Field(ge=-1)]
     image_size: Annotated[int, Field(ge=16, le=512, multiple_of=16)]
+    resize: Resize
     validation_fraction: Annotated[float, Field(ge=0, le=0.5)]
 
     @property

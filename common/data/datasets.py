@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from common.data import shapes10
 from common.data.array_cache import Arrays, find_arrays, keep_arrays
 from common.data.downloads import PUBLISHED
-from common.data.image_folders import ImageFile, check_link, decode_images, list_images, listing_digest
+from common.data.image_folders import SQUASH, ImageFile, check_link, decode_images, list_images, listing_digest, resized
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import cache_dir, whole_path
 from common.seeding import rng_for
@@ -80,37 +80,40 @@ class Source:
     decode: Callable[[], Splits]
 
 
-def load_data(name: str, root: str, image_size: int) -> Splits:
+def load_data(name: str, root: str, image_size: int, resize: str = SQUASH) -> Splits:
     """Return a dataset, decoding it into the cache when it is not there yet.
 
     Args:
         name: a key of ``DATASETS``.
         root: folder of the dataset; ``~`` and paths relative to the working directory are resolved.
         image_size: side of the square to which differing images of ``folder`` are resized, in pixels.
+        resize: how, as in ``decode_images``.
 
     Raises:
         FedShieldError: the dataset is missing, damaged or has a wrong hash; the message names the file.
     """
-    if (known := _ADOPTED.get((name, root, image_size))) is not None:
+    if (known := _ADOPTED.get((name, root, image_size, resize))) is not None:
         return _cached(*known)
-    source = DATASETS[name](whole_path(root), image_size)
+    source = DATASETS[name](whole_path(root), image_size, resize)
     return _cached(source.key, source.decode)
 
 
-def data_key(name: str, root: str, image_size: int) -> str:
+def data_key(name: str, root: str, image_size: int, resize: str = SQUASH) -> str:
     """Return the name under which ``load_data`` keeps this dataset in the cache."""
-    return DATASETS[name](whole_path(root), image_size).key
+    return DATASETS[name](whole_path(root), image_size, resize).key
 
 
-def is_at_hand(name: str, root: str, image_size: int) -> bool:
+def is_at_hand(name: str, root: str, image_size: int, resize: str = SQUASH) -> bool:
     """Return whether ``load_data`` can do without downloading anything; the arguments are the same."""
     if name not in PUBLISHED:
         return True
-    kept = find_arrays(cache_dir() / "datasets" / data_key(name, root, image_size), _ARRAYS)
+    kept = find_arrays(cache_dir() / "datasets" / data_key(name, root, image_size, resize), _ARRAYS)
     return kept is not None or all(os.path.exists(whole_path(root) / file) for file in PUBLISHED[name].files)
 
 
-def adopt_data(name: str, root: str, image_size: int, key: str, fetch: Callable[[], Splits]) -> None:
+def adopt_data(
+    name: str, root: str, image_size: int, key: str, fetch: Callable[[], Splits], resize: str = SQUASH
+) -> None:
     """Make ``load_data`` use what another process has found: on this machine, or on one that has the images.
 
     Args:
@@ -119,11 +122,12 @@ def adopt_data(name: str, root: str, image_size: int, key: str, fetch: Callable[
         image_size: as in ``load_data``.
         key: the dataset's name in the cache.
         fetch: called when this machine's cache does not hold it.
+        resize: as in ``load_data``.
     """
-    _ADOPTED[name, root, image_size] = key, fetch
+    _ADOPTED[name, root, image_size, resize] = key, fetch
 
 
-_ADOPTED: dict[tuple[str, str, int], tuple[str, Callable[[], Splits]]] = {}
+_ADOPTED: dict[tuple[str, str, int, str], tuple[str, Callable[[], Splits]]] = {}
 
 
 def _cached(key: str, decode: Callable[[], Splits]) -> Splits:
@@ -193,7 +197,7 @@ def class_limits(counts: NDArray[np.int64], most: float) -> NDArray[np.int64]:
     return np.where(counts < counts.sum() // len(counts), np.floor(shares), np.ceil(shares)).astype(np.int64)
 
 
-def _shapes10(root: Path, image_size: int) -> Source:
+def _shapes10(root: Path, image_size: int, resize: str) -> Source:
     def decode() -> Splits:
         train, test = (
             Dataset(*shapes10.generate(train, count), shapes10.CLASSES)
@@ -204,7 +208,7 @@ def _shapes10(root: Path, image_size: int) -> Source:
     return Source("shapes10-1", decode)
 
 
-def _published(name: str, root: Path, image_size: int) -> Source:
+def _published(name: str, root: Path, image_size: int, resize: str) -> Source:
     def decode() -> Splits:
         train, test = PUBLISHED[name].read(root)
         return Splits(Dataset(*train), Dataset(*test))
@@ -212,7 +216,7 @@ def _published(name: str, root: Path, image_size: int) -> Source:
     return Source(f"{name}-1", decode)
 
 
-def _folder(root: Path, image_size: int) -> Source:
+def _folder(root: Path, image_size: int, resize: str) -> Source:
     """Any image folder: ``train/<class>/*`` and ``test/<class>/*``."""
     left_out: list[str] = []
     files = {part: _whole_part(root / part, left_out) for part in ("train", "test")}
@@ -220,13 +224,15 @@ def _folder(root: Path, image_size: int) -> Source:
     if set(files["test"]) != set(classes):
         odd = ", ".join(sorted(set(files["test"]) ^ set(classes)))
         raise FedShieldError(f"{root}: train and test must have the same classes; only one of them has: {odd}")
-    key = listing_digest(f"{root} {image_size}", (group for part in files.values() for group in part.values()))
+    key = listing_digest(
+        f"{root} {resized(image_size, resize)}", (group for part in files.values() for group in part.values())
+    )
 
     def decode() -> Splits:
         count = sum(len(entries) for group in files.values() for entries in group.values())
         log.info("Decoding %d images of %s into %s (once)", count, root, cache_dir())
         tell_left_out(left_out)
-        train, test = (_decode_part(files[part], classes, image_size) for part in ("train", "test"))
+        train, test = (_decode_part(files[part], classes, image_size, resize) for part in ("train", "test"))
         return Splits(train, test)
 
     return Source(f"folder-{key}", decode)
@@ -258,20 +264,20 @@ def _whole_part(folder: Path, left_out: list[str]) -> dict[str, list[ImageFile]]
     return groups
 
 
-def _decode_part(groups: dict[str, list[ImageFile]], classes: tuple[str, ...], size: int) -> Dataset:
+def _decode_part(groups: dict[str, list[ImageFile]], classes: tuple[str, ...], size: int, resize: str) -> Dataset:
     entries = [(file.path, label) for label, name in enumerate(classes) for file in groups[name]]
-    images = decode_images([path for path, _ in entries], size)
+    images = decode_images([path for path, _ in entries], size, resize)
     return Dataset(images, np.array([label for _, label in entries], dtype=np.int64), classes)
 
 
-def _split(root: Path, image_size: int) -> Source:
+def _split(root: Path, image_size: int, resize: str) -> Source:
     raise FedShieldError(
         "data.name = split: these images are already divided, and only fedshield run and real clients "
         "can use them; give the original dataset"
     )
 
 
-DATASETS: dict[str, Callable[[Path, int], Source]] = {
+DATASETS: dict[str, Callable[[Path, int, str], Source]] = {
     "shapes10": _shapes10,
     **{name: partial(_published, name) for name in PUBLISHED},
     "folder": _folder,

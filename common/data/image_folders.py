@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # for a run without image files
     from PIL.Image import Image as Picture
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+SQUASH = "squash"
 _DECODING = 3  # what is in the cache was decoded so; 2: gray images of 32 bits were cut; 1: orientation, 16 bits too
 
 
@@ -134,8 +135,14 @@ def listing_digest(what: str, groups: Iterable[Sequence[ImageFile]]) -> str:
     return listing.hexdigest()[:16]
 
 
-def decode_images(paths: Sequence[str], size: int) -> NDArray[np.uint8]:
+def decode_images(paths: Sequence[str], size: int, resize: str = SQUASH) -> NDArray[np.uint8]:
     """Decode images as RGB, uint8 [N,3,size,size], the way up that cameras note; those of another size are resized.
+
+    Args:
+        paths: of the files.
+        size: side of the square, in pixels.
+        resize: how one that is no square becomes one: ``squash`` changes its shape, ``crop`` takes its middle, ``pad``
+            puts black at two of its edges.
 
     Raises:
         FedShieldError: a file is not a readable image.
@@ -151,9 +158,25 @@ def decode_images(paths: Sequence[str], size: int) -> NDArray[np.uint8]:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise FedShieldError(f"{path}: {_complaint(error)}") from error
         if image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BILINEAR)
+            image = _squared(image, size, resize)
         images[row] = np.asarray(image).transpose(2, 0, 1)
     return images
+
+
+def _squared(image: "Picture", size: int, resize: str) -> "Picture":
+    """Return an image as a square of this side."""
+    from PIL import Image, ImageOps
+
+    if resize == "crop":
+        return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    if resize == "pad":
+        return ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color="black")
+    return image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def resized(size: int, resize: str) -> str:
+    """Return what names the size of decoded images in the cache; as in earlier versions for those that are squashed."""
+    return f"{size}" if resize == SQUASH else f"{size} {resize}"
 
 
 def _upright(image: "Picture") -> "Picture":

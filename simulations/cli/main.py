@@ -1,6 +1,7 @@
 """The command line."""
 
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -27,11 +28,20 @@ class _Commands(TyperGroup):
     It would also draw a box around wrong usage of an option, where every other mistake is one line.
     """
 
-    def main(self, *args: Any, standalone_mode: bool = True, **options: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        given = args, prog_name, complete_var, False, windows_expand_args
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **options)
+            return super().main(*given, **extra)
         try:
-            done = super().main(*args, standalone_mode=False, **options)
+            done = super().main(*given, **extra)
         except NoArgsIsHelpError as error:
             error.show()
             sys.exit(error.exit_code)

@@ -73,7 +73,7 @@ def check_place(config: RunConfig, kind: Kind) -> None:
 def _look_at_data(config: RunConfig, kind: Kind, console: Terminal) -> None:
     """Divide the data as the run will, where it is on this machine."""
     data = config.data
-    if not is_at_hand(data.name, data.root, data.image_size):
+    if not is_at_hand(data.name, data.root, data.image_size, data.resize):
         size = PUBLISHED[data.name].megabytes
         console.print(f"Images: {data.name} is not in {data.root}: the run downloads it first ({size} MB)")
         return

@@ -98,9 +98,9 @@ def _available(config: RunConfig) -> tuple[int, int, int]:
     if data.name == "folder":
         train, test = (list_images(whole_path(data.root) / part) for part in ("train", "test"))
         return sum(map(len, train.values())), sum(map(len, test.values())), len(train)
-    if data.name in _PUBLISHED and not is_at_hand(data.name, data.root, data.image_size):
+    if data.name in _PUBLISHED and not is_at_hand(data.name, data.root, data.image_size, data.resize):
         return _PUBLISHED[data.name]
-    splits = load_data(data.name, data.root, data.image_size)
+    splits = load_data(data.name, data.root, data.image_size, data.resize)
     return len(splits.train.labels), len(splits.test.labels), len(splits.train.classes)
 
 

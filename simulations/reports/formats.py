@@ -39,8 +39,8 @@ def as_csv(sheets: Sequence[Sheet]) -> str:
     """Return tables as CSV: a table, its title and its notes as lines that begin with ``#``, and an empty line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    for sheet in sheets:
-        text.write("" if sheet is sheets[0] else "\n")
+    for place, sheet in enumerate(sheets):
+        text.write("\n" if place else "")
         text.write(f"# {visible(sheet.title)}\n")
         writer.writerow(sheet.header)
         writer.writerows(sheet.rows)

@@ -52,8 +52,9 @@ def check_directory(study: Study, points: Sequence[Point], directory: Path) -> N
 
 def check_data(points: Sequence[Point]) -> None:
     """Look for each dataset once, rather than let each run fail; what can be downloaded need not be there yet."""
-    for name, root, size in {(p.config.data.name, p.config.data.root, p.config.data.image_size) for p in points}:
-        data_key(name, root, size)
+    found = [point.config.data for point in points]
+    for given in {(data.name, data.root, data.image_size, data.resize) for data in found}:
+        data_key(*given)
 
 
 def check_code(study: Study, points: Sequence[Point]) -> None:
