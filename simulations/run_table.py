@@ -2,16 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from common.config.flat import default_config
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import whole_path
+from server.run_directory.lock import is_running, locked
 from server.run_directory.reader import find_results, parse_stored, read_config, read_kind, read_metrics, read_summary
 from simulations.reports.accuracy import share
 from simulations.reports.headline import last_round, read_headline
@@ -92,26 +90,6 @@ def _told(path: Path) -> list[str]:
     return [state, f"{done} of {total} {kind.unit}s", natural, robust]
 
 
-def is_running(path: Path) -> bool:
-    """Return whether a process writes to a run: it holds the lock of its directory."""
-    if not (path / ".lock").exists():
-        return False
-    try:
-        with explain_os_errors(path), _locked(path):
-            return False
-    except FedShieldError:
-        return True
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    try:
-        with FileLock(path / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise FedShieldError(f"{path}: this run goes on; stop it first, with Ctrl-C where it was started") from error
-
-
 def checked_runs(given: Sequence[Path]) -> list[Path]:
     """Return the directories of runs that may be removed.
 
@@ -128,7 +106,7 @@ def checked_runs(given: Sequence[Path]) -> list[Path]:
             what = "a study's directory" if _is_study(path) else "not a run's directory"
             raise FedShieldError(f"{path}: {what}; --rm deletes run directories alone, so remove it yourself")
         if is_running(path):
-            with _locked(path):
+            with locked(path):
                 pass
     return found
 
@@ -139,7 +117,7 @@ def remove_run(path: Path) -> None:
     Raises:
         FedShieldError: it goes on, or cannot be deleted.
     """
-    with explain_os_errors(path), _locked(path):
+    with explain_os_errors(path), locked(path):
         # What makes it a run goes last: a deletion that is interrupted can be repeated.
         for entry in path.iterdir():
             if entry.is_dir() and not entry.is_symlink():

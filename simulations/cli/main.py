@@ -14,6 +14,7 @@ from common.errors import FedShieldError, explain_os_errors
 from common.paths import ROOT
 from common.words import near, visible
 from simulations.cli.catalogue_commands import answers
+from simulations.cli.measure_commands import measures
 from simulations.cli.network_commands import network
 from simulations.cli.result_commands import results
 from simulations.cli.run_commands import machine, runs
@@ -93,7 +94,7 @@ app = typer.Typer(
 )
 
 
-for part in (runs, studies, machine, answers, results, network):
+for part in (runs, studies, machine, answers, results, measures, network):
     app.add_typer(part)
 
 

@@ -11,7 +11,7 @@ from common.config.flat import default_config
 from common.config.schema import parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import whole_path
-from server.run_directory.reader import CENTRALIZED, FEDERATION, find_results, parse_stored, read_config
+from server.run_directory.reader import CENTRALIZED, FEDERATION, find_results, read_config, read_kind
 from simulations.cli.options import (
     DryOption,
     FileArgument,
@@ -191,21 +191,15 @@ def evaluate(
     from common.data.cuts import out_of
     from common.evaluation.personal import tell_personal
     from server.evaluation import evaluate_run
-    from server.run_directory.reader import read_kind
     from simulations.cli.tables import evaluation_tables, headline_lines
     from simulations.reports.beside import corruption_sheet
     from simulations.reports.headline import read_figures
     from simulations.reports.sheets import whole
     from simulations.terminal.evaluation_view import EvaluationView, planned
 
-    stored = parse_stored(path, {**read_config(path), **changes})
-    parts = planned(stored.final_attacks(), 1 + len(others), len(radii), kinds)
-    try:
-        with EvaluationView(console, parts):
-            found = evaluate_run(path, changes, radii, trust_code, kinds, others, personal)
-    except KeyboardInterrupt:
-        console.print(f"Stopped: what was measured is kept in {path / 'evaluations'}; the same command continues")
-        raise
+    parts = planned(path, changes, 1 + len(others), len(radii), kinds)
+    with EvaluationView(console, parts, path / "evaluations"):
+        found = evaluate_run(path, changes, radii, trust_code, kinds, others, personal)
     attack = found.config.attack
     which = f"after {read_kind(path).unit} {found.round}, epsilon {radius(attack.epsilon_255, attack.norm)}"
     which += f", {out_of(found.evaluation.n, found.tests)} test images"
@@ -219,10 +213,14 @@ def evaluate(
     if count := len(found.record["warnings"]):
         console.print(f"Warnings of this evaluation: {count}, above its tables; read them before you trust its figures")
     if found.config.evaluate.final_attacks or "curve" in found.record:
-        with figures_may_fail("the same command"):
-            from simulations.reports.figures.evaluation_figures import plot_evaluation
+        _draw_evaluation(path)
 
-            tell_figures(plot_evaluation(path))
+
+def _draw_evaluation(path: Path) -> None:
+    with figures_may_fail("the same command"):
+        from simulations.reports.figures.evaluation_figures import plot_evaluation
+
+        tell_figures(plot_evaluation(path))
 
 
 @runs.command()

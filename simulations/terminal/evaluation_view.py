@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,8 +11,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from common.attacks.passes import attack_passes
 from common.attacks.threat import AttackSpec
+from common.config.flat import Flat
 from common.evaluation.evaluate import passes
 from common.evaluation.store import SAVED
+from server.run_directory.reader import parse_stored, read_config
 
 _CLASSES = 10  # where nobody has counted them yet: only the shares of the bar depend on it
 _SEVERITIES = 5
@@ -20,8 +23,22 @@ _UNKNOWN = 40.0  # forward passes of a user's own attack
 Part = tuple[str, float]  # what is kept under this name, and its work in forward passes of an image
 
 
-def planned(attacks: Sequence[str], models: int, radii: int, corruptions: Sequence[str]) -> list[Part]:
-    """Return what an evaluation keeps, in its order, with the work of each.
+def planned(run_dir: Path, changes: Flat, models: int, radii: int, corruptions: Sequence[str]) -> list[Part]:
+    """Return what an evaluation of a run keeps, in its order, with the work of each.
+
+    Args:
+        run_dir: of the run.
+        changes: keys of its configuration to change.
+        models: how many models the examples are made on, 1 or more.
+        radii: of the curve over epsilon.
+        corruptions: their kinds.
+    """
+    attacks = parse_stored(run_dir, {**read_config(run_dir), **changes}).final_attacks()
+    return parts_of(attacks, models, radii, corruptions)
+
+
+def parts_of(attacks: Sequence[str], models: int, radii: int, corruptions: Sequence[str]) -> list[Part]:
+    """Return the same for these attacks; the other arguments are those of ``planned``.
 
     Args:
         attacks: of the evaluation.
@@ -46,10 +63,12 @@ class EvaluationView(logging.Handler):
     Args:
         console: where the log goes too.
         parts: as in ``planned``.
+        kept: the folder of what is kept, which Ctrl-C tells.
     """
 
-    def __init__(self, console: Console, parts: Sequence[Part]) -> None:
+    def __init__(self, console: Console, parts: Sequence[Part], kept: Path) -> None:
         super().__init__()
+        self._console, self._kept = console, kept
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -73,6 +92,8 @@ class EvaluationView(logging.Handler):
     ) -> None:
         SAVED.removeHandler(self)
         self._bar.stop()
+        if isinstance(error, KeyboardInterrupt):
+            self._console.print(f"Stopped: what was measured is kept in {self._kept}; the same command continues")
 
     @property
     def share(self) -> float:

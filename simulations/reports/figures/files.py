@@ -1,4 +1,7 @@
-"""Writes figures as PNG, SVG and PDF: the same bytes for the same figure on the same machine."""
+"""Writes figures as PNG, SVG and PDF: the same bytes for the same figure on the same machine.
+
+A PDF names its fonts at random, so it is written only where its figure has changed.
+"""
 
 import io
 import logging
@@ -25,7 +28,6 @@ _ROOM = 66 * 2**30  # bytes of addresses, 64.5 GiB and some more: Vega's JavaScr
 
 # What Vega tells a screen reader of an axis: in other digits after other figures were drawn.
 _RANGE = re.compile(r" with values from [^\"]* to [^\"]*(?=\")")
-_ENTRIES = re.compile(rb"(?:^ +/\w+ \d+ 0 R\n){2,}", re.M)
 
 log = logging.getLogger("fedshield")
 
@@ -63,13 +65,16 @@ def save(figure: Figure, stem: Path, pdf: bool = False) -> list[Path]:
         FedShieldError: it cannot be written, or not be drawn under the limits of this process.
     """
     png, text = paths_of(stem)
+    printed = [stem.with_name(f"{stem.name}.pdf")] if pdf else []
     _check_room(png)
     try:
         # Letters that XML cannot hold would end the whole process.
         svg = vl_convert.vegalite_to_svg(_spelled_out(file_spec(figure)), allowed_base_urls=[])
         svg = _RANGE.sub("", svg)
         drawn = vl_convert.svg_to_png(svg, scale=_SCALE)
-        printed = vl_convert.svg_to_pdf(svg) if pdf else b""
+        for path in printed:
+            if not (path.exists() and text.exists() and text.read_bytes() == svg.encode()):
+                replace_file(path, vl_convert.svg_to_pdf(svg))
     except ValueError as error:  # of its threads, what they lacked is on stderr
         raise FedShieldError(
             f"{png}: could not be drawn ({' '.join(str(error).split())}); most often too few files may be open "
@@ -77,19 +82,12 @@ def save(figure: Figure, stem: Path, pdf: bool = False) -> list[Path]:
         ) from error
     replace_file(png, _smaller(drawn))
     replace_file(text, svg.encode())
-    if pdf:
-        replace_file(stem.with_name(f"{stem.name}.pdf"), _in_order(printed))
     if letters := _without_font(sorted({letter for letter in svg if letter > "\xff"})):
         log.info(
             "%s: no font has %s; drawn as boxes here, as letters in the SVG (fonts: fonts-noto-cjk, fonts-symbola)",
             *(png, "".join(letters[:20])),
         )
-    return [png, text, *([stem.with_name(f"{stem.name}.pdf")] if pdf else [])]
-
-
-def _in_order(pdf: bytes) -> bytes:
-    """Return the same PDF with the entries of its dictionaries in order; they come in another one each time."""
-    return _ENTRIES.sub(lambda found: b"".join(sorted(found[0].splitlines(keepends=True))), pdf)
+    return [png, text, *printed]
 
 
 def _check_room(png: Path) -> None:
