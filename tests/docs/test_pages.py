@@ -34,7 +34,7 @@ case "$program $*" in
         done
         exit ;;
     "fedshield register "*|"fedshield submit "*|*" --ray-address "*) exit ;;
-    *" --resume "*) ;;
+    *" --resume "*|"fedshield runs"*) ;;
     "fedshield run"*|"fedshield centralized"*) set -- "$@" $short ;;
     "fedshield evaluate"*) set -- "$@" --examples 10 ;;
     "fedshield sweep"*)
