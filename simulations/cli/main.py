@@ -75,7 +75,7 @@ def _usage(error: ClickException) -> str:
     ctx = getattr(error, "ctx", None)
     if ctx is None or ctx.parent is None:
         return words
-    return f"{ctx.info_name}: {words[0].lower()}{words[1:]}; see fedshield {ctx.info_name} --help"
+    return f"{ctx.info_name}: {words}; see fedshield {ctx.info_name} --help"
 
 
 app = typer.Typer(

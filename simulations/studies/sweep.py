@@ -133,7 +133,8 @@ class _Progress:
             return
         self.told_rest = True
         seconds = (time.monotonic() - self.begun[point.name]) * rest / min(self.jobs, rest)
-        self._say(f"About {time_text(seconds)} for the other {rest} runs, {self.jobs} at a time, if each takes as long")
+        more = f"{rest} more run{'s' * (rest > 1)}, {self.jobs} at a time"
+        self._say(f"About {time_text(seconds)} for {more}, if each takes as long")
 
     def _stopping(self) -> None:
         self._say("Stopping: waiting for checkpoints; Ctrl-C again kills the runs")

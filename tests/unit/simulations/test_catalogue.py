@@ -71,13 +71,13 @@ def test_wrong_usage_is_one_line_with_a_near_match() -> None:
         (("evaluat",), "evaluat: no such command; did you mean evaluate?"),
         (
             ("run", "--workers", "0"),
-            "run: invalid value for '--workers': 0 is not in the range x>=1; see fedshield run --help",
+            "run: Invalid value for '--workers': 0 is not in the range x>=1; see fedshield run --help",
         ),
         (
             ("run", "--results", ""),
-            "run: invalid value for '--results': is empty; give the path; see fedshield run --help",
+            "run: Invalid value for '--results': is empty; give the path; see fedshield run --help",
         ),
-        (("evaluate",), "evaluate: missing argument 'RUN_DIR'; see fedshield evaluate --help"),
+        (("evaluate",), "evaluate: Missing argument 'RUN_DIR'; see fedshield evaluate --help"),
     ):
         done = invoke(*arguments)
         assert (done.returncode, done.stdout) == (2, "")

@@ -1,5 +1,6 @@
 """``fedshield runs`` and ``fedshield cache``: what is on the disk, and that nothing else is ever deleted."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_a_damaged_run_does_not_hide_the_others(folder: Path) -> None:
     assert found["broken"][1] == "damaged:"
 
 
-def test_only_runs_that_do_not_go_on_are_deleted(folder: Path, tmp_path: Path) -> None:
+def test_only_runs_that_do_not_go_on_are_deleted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = shutil.copytree(folder / "part", tmp_path / "runs" / "gone")
     for given, reason in (
         (folder / "other", "not a run's directory; --rm deletes run directories alone, so remove it yourself"),
@@ -66,7 +67,9 @@ def test_only_runs_that_do_not_go_on_are_deleted(folder: Path, tmp_path: Path) -
     (tmp_path / "link").symlink_to(run)
     assert "a link to" in invoke("runs", "--rm", "--yes", tmp_path / "link").stderr
     assert "names no run" in invoke("runs", "--rm").stderr
-    unanswered = invoke("runs", "--rm", run)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdin", io.StringIO(""))  # nobody answers
+        unanswered = invoke("runs", "--rm", run)
     assert unanswered.returncode == 1
     assert unanswered.stderr == "fedshield: not confirmed, so nothing was done; --yes does not ask\n"
     assert (run / "metrics.jsonl").exists()
