@@ -75,7 +75,9 @@ def server_data(config: RunConfig) -> ServerData:
     if config.data.name == "split":
         data, sharing = config.data, config.sharing
         fraction = sharing.slice_fraction
-        return read_server_data(_root(data), data.image_size, config.federation.clients, fraction, config.seed)
+        return read_server_data(
+            _root(data), data.image_size, config.federation.clients, fraction, config.seed, data.resize
+        )
     return take_server_data(*prepare_data(config))
 
 
@@ -92,7 +94,7 @@ def client_data(config: RunConfig, client: int, place: str = "") -> Dataset:
     """
     if config.data.name == "split":
         root = whole_path(place) if place else _root(config.data)
-        return client_images(root, config.data.image_size, client)
+        return client_images(root, config.data.image_size, client, config.data.resize)
     if place:
         raise FedShieldError(
             f"data.name = {config.data.name!r}: this client's own images, at data-path = {place!r}, would not be used; "
@@ -105,8 +107,8 @@ def client_data(config: RunConfig, client: int, place: str = "") -> Dataset:
 def test_data(config: RunConfig) -> Dataset:
     """Return the test set."""
     if config.data.name == "split":
-        return server_test(_root(config.data), config.data.image_size)
-    return load_data(config.data.name, config.data.root, config.data.image_size).test
+        return server_test(_root(config.data), config.data.image_size, config.data.resize)
+    return load_data(config.data.name, config.data.root, config.data.image_size, config.data.resize).test
 
 
 def _root(data: DataConfig) -> Path:
@@ -117,7 +119,7 @@ def _root(data: DataConfig) -> Path:
 def _prepare_data(
     data: DataConfig, scheme: PartitionConfig, sharing: SharingConfig, clients: int, seed: int
 ) -> tuple[Splits, Partition]:
-    splits = load_data(data.name, data.root, data.image_size)
+    splits = load_data(data.name, data.root, data.image_size, data.resize)
     if clients == 0:
         return splits, undivided(splits.train.labels, data.limit, data.validation_fraction, seed)
     named = scheme.scheme == "natural"

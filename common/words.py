@@ -84,6 +84,13 @@ def some(words: Sequence[str], most: int, between: str = ", ") -> str:
     return between.join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
+def time_text(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{max(1, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def markdown(text: str) -> str:
     """Return text as Markdown that shows it as it is, inside a line or a table: no HTML, no link, no new column."""
     return _SIGNS.sub(r"\\\g<0>", visible(" ".join(text.split())))

@@ -215,7 +215,7 @@ def prepare_evaluation(run_dir: Path, changes: Flat, trust_code: bool, epsilons:
     if config.attack.norm == LINF and max(epsilons, default=0) > 255:
         raise FedShieldError(f"--epsilons {max(epsilons):g}: 255 is the whole range of a pixel in attack.norm = linf")
     check_reach(config, training=False)
-    if "data.root" not in changes and not is_at_hand(data.name, data.root, data.image_size):
+    if "data.root" not in changes and not is_at_hand(data.name, data.root, data.image_size, data.resize):
         # Whoever has made the run may have named any folder of this machine.
         raise FedShieldError(
             f"{run_dir / 'config.json'}: data.root = {data.root}: {data.name} is not there; give its place, or where "

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from common.attacks.threat import L2, radius
+from common.attacks.threat import L2, LINF, radius
 from common.config.schema import RunConfig
 from common.data.cuts import told_images
 from common.data.rare_classes import few_images, told_rare_classes
@@ -26,6 +26,7 @@ from server.run_directory.restored import with_first_precision
 
 log = logging.getLogger("fedshield")
 
+_DOUBTED = 0.5  # 1/255; nobody trains within so little, and 8/255 is 0.031
 _SMALL_L2 = 32  # 1/255; published ones for images of 32 pixels are 64 to 255
 
 
@@ -45,14 +46,38 @@ def tell_settings(config: RunConfig, described: Mapping[str, Any]) -> None:
 
 
 def tell_small_radius(config: RunConfig) -> None:
-    """Warn of an L2 radius that only fits Linf, such as the default."""
+    """Warn of a radius that is most likely in another unit, or of an L2 radius that only fits Linf, as the default."""
     attack = config.attack
-    if attack.norm == L2 and 0 < attack.epsilon_255 < _SMALL_L2:
+    if doubt := doubted_radius("attack.epsilon-255", attack.epsilon_255, attack.norm):
+        log.warning("warning: %s", doubt)
+    elif attack.norm == L2 and 0 < attack.epsilon_255 < _SMALL_L2:
         log.warning(
             "warning: attack.epsilon-255 = %g: with attack.norm = l2 the whole image moves by %s, hardly at all; the "
             "usual radius is attack.epsilon-255=127.5",
             *(attack.epsilon_255, radius(attack.epsilon_255, L2)),
         )
+
+
+def doubted_radius(key: str, epsilon_255: float, norm: str = LINF) -> str:
+    """Say that a radius is so small that its unit was most likely not meant; nothing of any other.
+
+    >>> doubted_radius("--epsilon", 0.031)
+    '--epsilon = 0.031: in 1/255 of the pixel range, so 0.031/255 (Linf); did you mean 8, for 8/255 (Linf)?'
+    >>> doubted_radius("--epsilon", 8.0)
+    ''
+
+    Args:
+        key: or the option, that gives it.
+        epsilon_255: in 1/255 of the pixel range.
+        norm: of the radius.
+    """
+    if not 0 < epsilon_255 < _DOUBTED:
+        return ""
+    meant = 255 * epsilon_255 if norm == L2 else max(1, round(255 * epsilon_255))
+    return (
+        f"{key} = {epsilon_255:g}: in 1/255 of the pixel range, so {radius(epsilon_255, norm)}; did you mean "
+        f"{meant:g}, for {radius(meant, norm)}?"
+    )
 
 
 def tell_idle_cores(config: RunConfig) -> None:

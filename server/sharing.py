@@ -99,7 +99,7 @@ def _made(config: RunConfig, data: ServerData) -> Dataset:
     if sharing.kind == "averaged":
         return averaged(data.shared, sharing.average, seed)
     size = config.data.side
-    return other_dataset(whole_path(sharing.root), data.test.classes, size, sharing.fraction, seed)
+    return other_dataset(whole_path(sharing.root), data.test.classes, size, sharing.fraction, seed, config.data.resize)
 
 
 def _distill(config: RunConfig, shared: Dataset, run_dir: Path, device: torch.device) -> Dataset:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from common.attacks.library import attack_mode, build_attack, check_classes
 from common.attacks.threat import LINF, AttackSpec, Minimal, Threat, radius
 from common.data.image_folders import decode_images
+from common.data.pictures import SQUASH
 from common.errors import FedShieldError, explain_os_errors
 from common.evaluation.evaluate import passes
 from common.exported import Exported, read_exported
@@ -24,7 +25,7 @@ from common.seeding import seed_for
 from common.training.trainer import pixels
 from common.words import near
 from server.run_directory.checkpoint import fit_state, selected_model
-from server.run_directory.reader import read_classes
+from server.run_directory.reader import read_classes, read_config
 from server.run_directory.restored import stored_config
 from simulations.reports.figures.evaluation_figures import examples_figure
 from simulations.reports.figures.files import save_all
@@ -101,7 +102,8 @@ def attack_pictures(
         raise FedShieldError(f"--label {label}: no class of this model{known}{near(label, list(found.classes))}")
     device = prepare_torch(0)
     model = found.model.to(device)
-    images = decode_images([str(path) for path in paths], found.image_size)
+    resize = str(read_config(checkpoint)["data.resize"]) if checkpoint.is_dir() else SQUASH
+    images = decode_images([str(path) for path in paths], found.image_size, resize)
     before = _probabilities(model, pixels(images, device))
     known_labels = [label if label is not None else path.absolute().parent.name for path in paths]
     guessed = np.array([name not in found.classes for name in known_labels])

@@ -14,12 +14,13 @@ from common.data.datasets import data_key, is_at_hand
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import is_litter
 from common.errors import FedShieldError
-from common.factory import make_federated_method, make_model, server_data
+from common.factory import make_model, server_data
 from common.machine import available_cores
-from common.models.flops import model_cost, trained_images, training_passes
+from common.models.flops import model_cost
 from common.paths import ROOT, cache_dir, to_install, whole_path
-from common.user_code import is_user_code
 from server.run_directory.environment import PACKAGES, installed, processor
+from simulations.estimates.dry_run import flop_text
+from simulations.estimates.work import adversarial_passes
 from simulations.studies.trial import count_classes
 from simulations.terminal.console import Terminal
 
@@ -56,29 +57,17 @@ def _model(config: RunConfig, classes: int) -> Finding:
         cost = model_cost(make_model(config, classes), size)
     except FedShieldError as error:
         return "missing", str(error)
-    model, passes = config.model, _passes(config)
-    training = f"{_flop(passes * cost.flops)} an image" if passes is not None else "cannot be predicted"
+    model, passes = config.model, adversarial_passes(config)
+    training = f"{flop_text(passes * cost.flops)} an image" if passes is not None else "cannot be predicted"
     if config.federation.adversarial_clients < 1:
         training += " of a client that trains adversarially"
     strides = "down-sampling" if model.downsample else "no down-sampling"
     return "ok", (
         f"model {model.name}, width {model.width}, {model.stem} stem, {strides}, {model.activation}, "
         f"{classes} classes, {size}×{size} pixels: {_count(cost.parameters)} parameters, "
-        f"{_flop(cost.flops)} a forward pass (a multiply-add is two); "
+        f"{flop_text(cost.flops)} a forward pass (a multiply-add is two); "
         f"training by {config.loss.name}{_method(config)}, {_attack(config)}: {training}"
     )
-
-
-def _passes(config: RunConfig) -> float | None:
-    """Return what training on one image costs, in forward passes; None if only a try would tell."""
-    loss, attack = config.loss, config.attack
-    mixture = attack.mixture, attack.mixture_rate
-    passes = training_passes(loss.name, attack.name, attack.steps, *mixture, loss.calfat_attack)
-    if passes is None or is_user_code(config.method.name):
-        return None
-    method, trained = make_federated_method(config), trained_images(loss.name)
-    second = method.passes(3 * trained, trained) if config.train.awp_gamma else 0  # without the attack
-    return method.passes(passes, trained) + second
 
 
 def _method(config: RunConfig) -> str:
@@ -93,13 +82,6 @@ def _attack(config: RunConfig) -> str:
 
 def _count(number: int) -> str:
     return f"{number / 1e6:.4g} million" if number >= 1e6 else f"{number:,}"
-
-
-def _flop(number: float) -> str:
-    for size, unit in ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number / 1e3:.3g} kFLOP"
 
 
 def _packages() -> list[Finding]:
@@ -162,7 +144,7 @@ def _on_this_machine(config: RunConfig) -> int:
     data = config.data
     if data.name == "split":
         return len(server_data(config).described_partition["classes"])
-    data_key(data.name, data.root, data.image_size)
+    data_key(data.name, data.root, data.image_size, data.resize)
     return count_classes(config)
 
 

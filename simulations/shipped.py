@@ -31,6 +31,9 @@ def find_file(file: Path, shipped: Path, advice: str) -> Path:
             return path
     if known.is_file():
         return known
+    if not folder and str(file) in names_in(SWEEPS if shipped == PRESETS else PRESETS):
+        other = ("a study", "fedshield sweep") if shipped == PRESETS else ("a preset", "fedshield run")
+        raise FedShieldError(f"{file}: is {other[0]}; run it with: {other[1]} {file}")
     names = names_in(shipped)
     what = "a folder, not a file" if folder else "no such file"
     raise FedShieldError(f"{path}: {what}; {advice}: {', '.join(names)}{near(str(file), names)}")

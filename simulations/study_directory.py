@@ -55,12 +55,14 @@ class Heading:
         reference: the point against which differences are given: varied column -> value, as in the CSV files.
         recipe: the settings of all points, dotted keys; empty where there is no ``study.toml``.
         unit: what the runs are counted in.
+        headline: the attack that figures show; "" where the study names none.
     """
 
     title: str
     reference: Mapping[str, str] = field(default_factory=dict)
     recipe: Mapping[str, Scalar] = field(default_factory=dict)
     unit: str = "round"
+    headline: str = ""
 
 
 def read_results(study_dir: Path) -> list[Row]:
@@ -179,7 +181,8 @@ def read_heading(study_dir: Path) -> Heading:
         tables = parse_toml(content)
         reference = {key: cell(value) for key, value in flatten(tables.get("reference", {})).items()}
         unit = "epoch" if tables.get("command") == "centralized" else "round"
-        return Heading(str(tables.get("title", title)), reference, flatten(tables.get("set", {})), unit)
+        recipe, headline = flatten(tables.get("set", {})), str(tables.get("headline", ""))
+        return Heading(str(tables.get("title", title)), reference, recipe, unit, headline)
     except (ValueError, AttributeError) as error:
         raise FedShieldError(f"{path}: not valid TOML: {error}; run the sweep again, which rewrites it") from error
 

@@ -19,7 +19,7 @@ from simulations.engine.local_grid import LocalGrid, Reply
 from simulations.engine.process_executor import Processes
 
 
-def read_data(root: Path, image_size: int) -> Source:
+def read_data(root: Path, image_size: int, resize: str) -> Source:
     """Stand in for the dataset ``folder``: the file at ``root``, taken into FedShield's cache at its first use."""
 
     def decode() -> Splits:

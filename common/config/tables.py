@@ -22,6 +22,7 @@ from common.config.values import (
     Natural,
     Positive,
     PositiveFraction,
+    Resize,
     SchemeName,
     SelectionName,
     Sizes,
@@ -53,6 +54,7 @@ class DataConfig(ConfigTable):
     root: str
     max_examples: Annotated[int, Field(ge=-1)]
     image_size: Annotated[int, Field(ge=16, le=512, multiple_of=16)]
+    resize: Resize
     validation_fraction: Annotated[float, Field(ge=0, le=0.5)]
 
     @property

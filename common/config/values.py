@@ -159,6 +159,7 @@ Natural = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 UpdateLimit = Annotated[float, Field(ge=0), AfterValidator(_check_limit)]
+Resize = Literal["squash", "crop", "pad"]
 ActivationName = Literal[
     "relu", "leaky-relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "tanh"
 ]

@@ -15,6 +15,7 @@ from common.data import huggingface, medmnist, shapes10, tiny_imagenet
 from common.data.array_cache import Arrays, find_arrays, keep_arrays
 from common.data.downloads import PUBLISHED, Part
 from common.data.image_folders import ImageFile, check_link, decode_images, list_images, listing_digest
+from common.data.pictures import SQUASH, resized
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import cache_dir, whole_path
 
@@ -81,41 +82,44 @@ class Source:
     at_hand: bool = True
 
 
-def load_data(name: str, root: str, image_size: int) -> Splits:
+def load_data(name: str, root: str, image_size: int, resize: str = SQUASH) -> Splits:
     """Return a dataset, decoding it into the cache when it is not there yet.
 
     Args:
         name: a key of ``DATASETS``, or one of ``FAMILIES`` and what follows the colon.
         root: folder of the dataset; ``~`` and paths relative to the working directory are resolved.
         image_size: side of the square to which differing images are resized, in pixels; not those of ``PUBLISHED``.
+        resize: how, as in ``decode_images``.
 
     Raises:
         FedShieldError: the dataset is missing, damaged or has a wrong hash; the message names the file.
     """
-    if (known := _ADOPTED.get((name, root, image_size))) is not None:
+    if (known := _ADOPTED.get((name, root, image_size, resize))) is not None:
         return _cached(*known)
-    source = _source(name, root, image_size)
+    source = _source(name, root, image_size, resize)
     return _cached(source.key, source.decode)
 
 
-def data_key(name: str, root: str, image_size: int) -> str:
+def data_key(name: str, root: str, image_size: int, resize: str = SQUASH) -> str:
     """Return the name under which ``load_data`` keeps this dataset in the cache."""
-    return _source(name, root, image_size).key
+    return _source(name, root, image_size, resize).key
 
 
-def is_at_hand(name: str, root: str, image_size: int) -> bool:
+def is_at_hand(name: str, root: str, image_size: int, resize: str = SQUASH) -> bool:
     """Return whether ``load_data`` can do without downloading anything; the arguments are the same."""
-    source = _source(name, root, image_size)
+    source = _source(name, root, image_size, resize)
     return source.at_hand or find_arrays(cache_dir() / "datasets" / source.key, _ARRAYS) is not None
 
 
-def _source(name: str, root: str, image_size: int) -> Source:
+def _source(name: str, root: str, image_size: int, resize: str) -> Source:
     family = name.partition(":")[0]
     make = partial(FAMILIES[family], name) if family in FAMILIES else DATASETS[name]
-    return make(whole_path(root), image_size)
+    return make(whole_path(root), image_size, resize)
 
 
-def adopt_data(name: str, root: str, image_size: int, key: str, fetch: Callable[[], Splits]) -> None:
+def adopt_data(
+    name: str, root: str, image_size: int, key: str, fetch: Callable[[], Splits], resize: str = SQUASH
+) -> None:
     """Make ``load_data`` use what another process has found: on this machine, or on one that has the images.
 
     Args:
@@ -124,11 +128,12 @@ def adopt_data(name: str, root: str, image_size: int, key: str, fetch: Callable[
         image_size: as in ``load_data``.
         key: the dataset's name in the cache.
         fetch: called when this machine's cache does not hold it.
+        resize: as in ``load_data``.
     """
-    _ADOPTED[name, root, image_size] = key, fetch
+    _ADOPTED[name, root, image_size, resize] = key, fetch
 
 
-_ADOPTED: dict[tuple[str, str, int], tuple[str, Callable[[], Splits]]] = {}
+_ADOPTED: dict[tuple[str, str, int, str], tuple[str, Callable[[], Splits]]] = {}
 
 
 def _cached(key: str, decode: Callable[[], Splits]) -> Splits:
@@ -156,7 +161,7 @@ def _to_splits(kept: Arrays) -> Splits:
     return Splits(Dataset(train_images, train_labels, classes), Dataset(test_images, test_labels, classes))
 
 
-def _shapes10(root: Path, image_size: int) -> Source:
+def _shapes10(root: Path, image_size: int, resize: str) -> Source:
     def decode() -> Splits:
         train, test = (
             Dataset(*shapes10.generate(train, count), shapes10.CLASSES)
@@ -167,7 +172,7 @@ def _shapes10(root: Path, image_size: int) -> Source:
     return Source("shapes10-1", decode)
 
 
-def _published(name: str, root: Path, image_size: int) -> Source:
+def _published(name: str, root: Path, image_size: int, resize: str) -> Source:
     def decode() -> Splits:
         return _splits(PUBLISHED[name].read(root))
 
@@ -178,25 +183,25 @@ def _splits(parts: tuple[Part, Part]) -> Splits:
     return Splits(*(Dataset(*part) for part in parts))
 
 
-def _hugging_face(name: str, root: Path, image_size: int) -> Source:
-    key = f"hf-{huggingface.content_key(name, root, image_size)}-1"
+def _hugging_face(name: str, root: Path, image_size: int, resize: str) -> Source:
+    key = f"hf-{huggingface.content_key(name, root, resized(image_size, resize))}-1"
     there = huggingface.local_folder(name, root) is not None
-    return Source(key, lambda: _splits(huggingface.read(name, root, image_size)), there)
+    return Source(key, lambda: _splits(huggingface.read(name, root, image_size, resize)), there)
 
 
-def _medmnist(name: str, root: Path, image_size: int) -> Source:
+def _medmnist(name: str, root: Path, image_size: int, resize: str) -> Source:
     file = medmnist.place(name, root, image_size)
     key = f"medmnist-{file.stem}-{image_size}-1"
     return Source(key, lambda: _splits(medmnist.read(name, root, image_size)), file.exists())
 
 
-def _tiny_imagenet(root: Path, image_size: int) -> Source:
+def _tiny_imagenet(root: Path, image_size: int, resize: str) -> Source:
     there = any((root / name).exists() for name in (tiny_imagenet.FOLDER, tiny_imagenet.ARCHIVE))
     key = f"tiny-imagenet-{tiny_imagenet.content_key(root, image_size)}-1"
     return Source(key, lambda: _splits(tiny_imagenet.read(root, image_size)), there)
 
 
-def _folder(root: Path, image_size: int) -> Source:
+def _folder(root: Path, image_size: int, resize: str) -> Source:
     """Any image folder: ``train/<class>/*`` and ``test/<class>/*``."""
     left_out: list[str] = []
     files = {part: _whole_part(root / part, left_out) for part in ("train", "test")}
@@ -204,13 +209,15 @@ def _folder(root: Path, image_size: int) -> Source:
     if set(files["test"]) != set(classes):
         odd = ", ".join(sorted(set(files["test"]) ^ set(classes)))
         raise FedShieldError(f"{root}: train and test must have the same classes; only one of them has: {odd}")
-    key = listing_digest(f"{root} {image_size}", (group for part in files.values() for group in part.values()))
+    key = listing_digest(
+        f"{root} {resized(image_size, resize)}", (group for part in files.values() for group in part.values())
+    )
 
     def decode() -> Splits:
         count = sum(len(entries) for group in files.values() for entries in group.values())
         log.info("Decoding %d images of %s into %s (once)", count, root, cache_dir())
         tell_left_out(left_out)
-        train, test = (_decode_part(files[part], classes, image_size) for part in ("train", "test"))
+        train, test = (_decode_part(files[part], classes, image_size, resize) for part in ("train", "test"))
         return Splits(train, test)
 
     return Source(f"folder-{key}", decode)
@@ -242,24 +249,24 @@ def _whole_part(folder: Path, left_out: list[str]) -> dict[str, list[ImageFile]]
     return groups
 
 
-def _decode_part(groups: dict[str, list[ImageFile]], classes: tuple[str, ...], size: int) -> Dataset:
+def _decode_part(groups: dict[str, list[ImageFile]], classes: tuple[str, ...], size: int, resize: str) -> Dataset:
     entries = [(file.path, label) for label, name in enumerate(classes) for file in groups[name]]
-    images = decode_images([path for path, _ in entries], size)
+    images = decode_images([path for path, _ in entries], size, resize)
     return Dataset(images, np.array([label for _, label in entries], dtype=np.int64), classes)
 
 
-def _split(root: Path, image_size: int) -> Source:
+def _split(root: Path, image_size: int, resize: str) -> Source:
     raise FedShieldError(
         "data.name = split: these images are already divided, and only fedshield run and real clients "
         "can use them; give the original dataset"
     )
 
 
-DATASETS: dict[str, Callable[[Path, int], Source]] = {
+DATASETS: dict[str, Callable[[Path, int, str], Source]] = {
     "shapes10": _shapes10,
     **{name: partial(_published, name) for name in PUBLISHED},
     "tiny-imagenet": _tiny_imagenet,
     "folder": _folder,
     "split": _split,
 }
-FAMILIES: dict[str, Callable[[str, Path, int], Source]] = {"hf": _hugging_face, "medmnist": _medmnist}
+FAMILIES: dict[str, Callable[[str, Path, int, str], Source]] = {"hf": _hugging_face, "medmnist": _medmnist}

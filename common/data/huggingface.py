@@ -12,7 +12,7 @@ import numpy as np
 
 from common.data.downloads import Part
 from common.data.image_folders import ImageFile, listing_digest
-from common.data.pictures import folder_names, to_pixels
+from common.data.pictures import SQUASH, folder_names, to_pixels
 from common.errors import FedShieldError, explain_os_errors
 from common.words import some
 
@@ -34,7 +34,7 @@ def local_folder(name: str, root: Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def content_key(name: str, root: Path, size: int) -> str:
+def content_key(name: str, root: Path, size: str) -> str:
     """Return what differs when a dataset has other content: a local folder's files, or the name on the Hub."""
     what = f"{name} {size}"
     if (folder := local_folder(name, root)) is None:
@@ -45,13 +45,14 @@ def content_key(name: str, root: Path, size: int) -> str:
     return listing_digest(f"{folder} {what}", [found])
 
 
-def read(name: str, root: Path, size: int) -> tuple[Part, Part]:
+def read(name: str, root: Path, size: int, resize: str = SQUASH) -> tuple[Part, Part]:
     """Return the training and the test part.
 
     Args:
         name: as in ``local_folder``.
         root: as there.
         size: side of the images, in pixels; others are resized.
+        resize: how, as in ``squared``.
 
     Raises:
         FedShieldError: it cannot be found or downloaded, or it is not clear which columns are images and labels.
@@ -67,7 +68,7 @@ def read(name: str, root: Path, size: int) -> tuple[Part, Part]:
         log.info("%s: has no split test; models are tested on %s", name, test)
     image, label = _columns(name, parts["train"].features)
     classes = _classes(parts["train"], label)
-    return tuple(_part(name, parts[part], image, label, classes, size) for part in ("train", test))  # type: ignore[return-value]
+    return tuple(_part(name, parts[part], image, label, classes, size, resize) for part in ("train", test))  # type: ignore[return-value]
 
 
 def read_column(name: str, root: Path, column: str) -> list[str]:
@@ -149,7 +150,7 @@ def _classes(train: Any, label: str) -> tuple[str, ...]:
     return tuple(feature.names) if hasattr(feature, "names") else tuple(map(str, sorted(set(train[label]))))
 
 
-def _part(name: str, part: Any, image: str, label: str, classes: tuple[str, ...], size: int) -> Part:
+def _part(name: str, part: Any, image: str, label: str, classes: tuple[str, ...], size: int, resize: str) -> Part:
     given = list(part[label])
     numbers = {each: number for number, each in enumerate(classes)}
     labels = [each if hasattr(part.features[label], "names") else numbers.get(str(each), -1) for each in given]
@@ -159,5 +160,5 @@ def _part(name: str, part: Any, image: str, label: str, classes: tuple[str, ...]
             f"{label!r}); use another dataset, or save one without them"
         )
     with _explained(name, Path(label)):
-        pixels = to_pixels((row[image] for row in part.select_columns([image])), len(part), size)
+        pixels = to_pixels((row[image] for row in part.select_columns([image])), len(part), size, resize)
     return pixels, np.array(labels, dtype=np.int64), folder_names(classes)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from common.data.pictures import SQUASH, squared
 from common.errors import RENAME, FedShieldError, explain_os_errors, is_text
 
 if TYPE_CHECKING:  # for a run without image files
@@ -134,8 +135,13 @@ def listing_digest(what: str, groups: Iterable[Sequence[ImageFile]]) -> str:
     return listing.hexdigest()[:16]
 
 
-def decode_images(paths: Sequence[str], size: int) -> NDArray[np.uint8]:
+def decode_images(paths: Sequence[str], size: int, resize: str = SQUASH) -> NDArray[np.uint8]:
     """Decode images as RGB, uint8 [N,3,size,size], the way up that cameras note; those of another size are resized.
+
+    Args:
+        paths: of the files.
+        size: side of the square, in pixels.
+        resize: how, as in ``squared``.
 
     Raises:
         FedShieldError: a file is not a readable image.
@@ -150,9 +156,7 @@ def decode_images(paths: Sequence[str], size: int) -> NDArray[np.uint8]:
                 image = _eight_bits(_upright(file), file.format).convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise FedShieldError(f"{path}: {_complaint(error)}") from error
-        if image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BILINEAR)
-        images[row] = np.asarray(image).transpose(2, 0, 1)
+        images[row] = np.asarray(squared(image, size, resize)).transpose(2, 0, 1)
     return images
 
 

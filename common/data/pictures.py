@@ -10,23 +10,48 @@ if TYPE_CHECKING:  # for a run without image files
     from PIL.Image import Image as Picture
 
 
-def to_pixels(pictures: Iterable["Picture"], count: int, size: int) -> NDArray[np.uint8]:
+SQUASH = "squash"
+
+
+def to_pixels(pictures: Iterable["Picture"], count: int, size: int, resize: str = SQUASH) -> NDArray[np.uint8]:
     """Return pictures as RGB, uint8 [count,3,size,size]; those of another size are resized.
 
     Args:
         pictures: decoded, one after the other.
         count: how many.
         size: side of the square, in pixels.
+        resize: how, as in ``squared``.
     """
-    from PIL import Image
-
     pixels = np.empty((count, 3, size, size), dtype=np.uint8)
     for row, picture in enumerate(pictures):
         image = picture.convert("RGB")
-        if image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BILINEAR)
-        pixels[row] = np.asarray(image).transpose(2, 0, 1)
+        pixels[row] = np.asarray(squared(image, size, resize)).transpose(2, 0, 1)
     return pixels
+
+
+def squared(image: "Picture", size: int, resize: str) -> "Picture":
+    """Return an image as a square of this side.
+
+    Args:
+        image: of any size.
+        size: in pixels.
+        resize: how one that is no square becomes one: ``squash`` changes its shape, ``crop`` takes its middle, ``pad``
+            puts black at two of its edges.
+    """
+    from PIL import Image, ImageOps
+
+    if image.size == (size, size):
+        return image
+    if resize == "crop":
+        return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    if resize == "pad":
+        return ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color="black")
+    return image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def resized(size: int, resize: str) -> str:
+    """Return what names the size of decoded images in the cache; as in earlier versions for those that are squashed."""
+    return f"{size}" if resize == SQUASH else f"{size} {resize}"
 
 
 def folder_names(names: Iterable[str]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from common.data.array_cache import Arrays, find_arrays, keep_arrays
 from common.data.datasets import Dataset, Splits, tell_left_out
 from common.data.image_folders import decode_images, is_litter, list_images, listing_digest
 from common.data.partition import Indices, Partition, balanced_part
+from common.data.pictures import SQUASH, resized
 from common.data.server_data import ServerData, class_counts, describe_partition
 from common.errors import FedShieldError, explain_os_errors
 from common.files import create_file, read_json, replace_file, replace_json
@@ -116,7 +117,9 @@ def _write_part(data: Dataset, rows: Indices, folder: Path) -> None:
         create_file(folder / data.classes[data.labels[row]] / f"{row:08d}.png", content.getvalue())
 
 
-def read_server_data(root: Path, image_size: int, clients: int, shared_fraction: float, seed: int) -> ServerData:
+def read_server_data(
+    root: Path, image_size: int, clients: int, shared_fraction: float, seed: int, resize: str = SQUASH
+) -> ServerData:
     """Read the server's directory.
 
     Args:
@@ -125,6 +128,7 @@ def read_server_data(root: Path, image_size: int, clients: int, shared_fraction:
         clients: how many the run has.
         shared_fraction: share of the pool that every client receives, in [0, 1].
         seed: chooses that share, as in a simulation.
+        resize: how images become square, as in ``decode_images``.
 
     Raises:
         FedShieldError: the directory is missing, damaged, or made for another number of clients.
@@ -139,8 +143,8 @@ def read_server_data(root: Path, image_size: int, clients: int, shared_fraction:
             f"federation.clients = {clients}: {place / MANIFEST} is for {len(counts)} clients; set "
             f"federation.clients={len(counts)}, or split the data again"
         )
-    test = server_test(place, image_size)
-    pool, validation = (_read_part(place / name, classes, image_size) for name in ("pool", "validation"))
+    test = server_test(place, image_size, resize)
+    pool, validation = (_read_part(place / name, classes, image_size, resize) for name in ("pool", "validation"))
     if shared_fraction > 0 and len(pool.labels) == 0:
         raise FedShieldError(
             f"sharing.fraction = {shared_fraction}: {place / 'pool'} has no images to share; set sharing.fraction=0"
@@ -162,28 +166,29 @@ def read_server_data(root: Path, image_size: int, clients: int, shared_fraction:
     return ServerData(test, shared, validation, pool, described)
 
 
-def server_test(root: Path, image_size: int) -> Dataset:
+def server_test(root: Path, image_size: int, resize: str = SQUASH) -> Dataset:
     """Read the test set in the server's directory; the arguments are those of ``read_server_data``."""
     place, manifest = _manifest(root, "server")
-    test = _read_part(place / "test", _classes(place, manifest), image_size)
+    test = _read_part(place / "test", _classes(place, manifest), image_size, resize)
     if len(test.labels) == 0:
         raise FedShieldError(f"{place / 'test'}: no images in it; the server evaluates on them")
     return test
 
 
-def client_images(root: Path, image_size: int, client: int) -> Dataset:
+def client_images(root: Path, image_size: int, client: int, resize: str = SQUASH) -> Dataset:
     """Read one client's training images.
 
     Args:
         root: its directory, or the folder that has it as ``client-N``.
         image_size: as in ``read_server_data``.
         client: its number.
+        resize: as in ``read_server_data``.
 
     Raises:
         FedShieldError: the directory is missing, damaged, empty or another client's; the message names the file.
     """
     place, manifest = check_client_place(root, client)
-    own = _read_part(place / "train", _classes(place, manifest), image_size)
+    own = _read_part(place / "train", _classes(place, manifest), image_size, resize)
     if len(own.labels) == 0:
         raise FedShieldError(f"{place / 'train'}: no images in it; this client has nothing to train on")
     return own
@@ -230,7 +235,7 @@ def _is_counts(row: object, classes: int) -> bool:
     )
 
 
-def _read_part(folder: Path, classes: tuple[str, ...], size: int) -> Dataset:
+def _read_part(folder: Path, classes: tuple[str, ...], size: int, resize: str) -> Dataset:
     """Return the images of a part, in the order of their file names; none where there is no such folder."""
     left_out: list[str] = []
     groups = list_images(folder, left_out) if os.path.lexists(folder) else {}
@@ -238,12 +243,12 @@ def _read_part(folder: Path, classes: tuple[str, ...], size: int) -> Dataset:
         raise FedShieldError(f"{folder / unknown[0]}: not one of the classes in {MANIFEST}; rename or remove it")
     named = [(Path(file.path).name, file.path, classes.index(name)) for name, files in groups.items() for file in files]
     entries = [(path, label) for _, path, label in sorted(named)]
-    key = listing_digest(f"{folder} {size} {classes}", groups.values())
+    key = listing_digest(f"{folder} {resized(size, resize)} {classes}", groups.values())
     place = cache_dir() / "parts" / key
 
     def decode() -> Arrays:
         tell_left_out(left_out)
-        images = decode_images([path for path, _ in entries], size)
+        images = decode_images([path for path, _ in entries], size, resize)
         return {"images": images, "labels": np.array([label for _, label in entries], dtype=np.int64)}
 
     def find() -> Arrays | None:

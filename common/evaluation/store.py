@@ -21,6 +21,11 @@ Arrays = dict[str, NDArray[Any]]
 
 log = logging.getLogger("fedshield")
 
+# Tells whoever listens what was just kept: the group's name, and its ``arrays``; a terminal shows it as progress.
+SAVED = logging.getLogger("fedshield.kept")
+SAVED.setLevel(logging.DEBUG)
+SAVED.propagate = False
+
 _CODE = (
     "common/models/activations.py",
     "common/attacks/expectation.py",
@@ -89,6 +94,7 @@ class ArrayStore:
         clear_leftovers(self.folder)
         with writing(self._path(name)) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
+        SAVED.debug("%s", name, extra={"arrays": arrays})
 
 
 def _check_sizes(path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from common.data.datasets import Dataset
 from common.data.draws import balanced_subset
 from common.data.image_folders import ImageFile, decode_images, list_images
+from common.data.pictures import SQUASH
 from common.errors import FedShieldError, explain_os_errors
 from common.words import some
 
@@ -40,7 +41,9 @@ def images_of_classes(root: Path, classes: tuple[str, ...]) -> dict[str, list[Im
     return groups
 
 
-def other_dataset(root: Path, classes: tuple[str, ...], size: int, fraction: float, seed: int) -> Dataset:
+def other_dataset(
+    root: Path, classes: tuple[str, ...], size: int, fraction: float, seed: int, resize: str = SQUASH
+) -> Dataset:
     """Read a share of an image folder, balanced over the classes; only these images are decoded.
 
     Args:
@@ -49,6 +52,7 @@ def other_dataset(root: Path, classes: tuple[str, ...], size: int, fraction: flo
         size: side of the images, in pixels; others are resized.
         fraction: share of the images of these classes, in (0, 1]; one image or more.
         seed: of the run; decides which.
+        resize: how images become square, as in ``decode_images``.
 
     Raises:
         FedShieldError: as in ``images_of_classes``; or a file is not a readable image.
@@ -59,4 +63,4 @@ def other_dataset(root: Path, classes: tuple[str, ...], size: int, fraction: flo
     entries = [(file.path, label) for label, name in enumerate(classes) for file in groups[name]]
     labels = np.array([label for _, label in entries], dtype=np.int64)
     rows = balanced_subset(labels, max(1, round(fraction * len(labels))), seed, "other-dataset")
-    return Dataset(decode_images([entries[row][0] for row in rows], size), labels[rows], classes)
+    return Dataset(decode_images([entries[row][0] for row in rows], size, resize), labels[rows], classes)

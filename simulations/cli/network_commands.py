@@ -1,5 +1,6 @@
 """Commands for real clients over a network: divide the data, make certificates, admit clients, start a run."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,15 @@ import typer
 from common.config.flat import default_config
 from common.config.schema import parse_config
 from common.paths import whole_path
-from simulations.cli.options import AuthorityOption, FileArgument, SetOption, SuperlinkOption, WaitOption, resolve
+from simulations.cli.options import (
+    AuthorityOption,
+    FileArgument,
+    SetOption,
+    SomePath,
+    SuperlinkOption,
+    WaitOption,
+    resolve,
+)
 from simulations.terminal.console import console, log_to
 
 network = typer.Typer()
@@ -16,7 +25,7 @@ network = typer.Typer()
 
 @network.command(name="split-data")
 def split_data(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the directories.")],
+    out: Annotated[Path, typer.Option(click_type=SomePath(), metavar="DIR", help="Where to write the directories.")],
     file: FileArgument = None,
     set_: SetOption = None,
 ) -> None:
@@ -36,7 +45,8 @@ def split_data(
     from server.notices import tell_rare_classes
 
     splits, division = prepare_data(config)
-    for place in write_split(splits, division, whole_path(out)):
+    folder = whole_path(out)
+    for place in write_split(splits, division, folder):
         console.print(place)
     described = describe_partition(splits.train, division)
     tell_rare_classes(described, config)
@@ -47,11 +57,22 @@ def split_data(
     left = unused_images(described)
     cut = f"; {left:,} go to nobody (data.max-examples=0 divides all)" if left else ""
     console.print(f"Training images: {training_images(described)} are divided{cut}")
+    whole = shlex.quote(str(folder))
+    given = f" {shlex.quote(str(file))}" if file else ""
+    again = "".join(f" --set {shlex.quote(each)}" for each in set_ or [])
+    console.print("Next, here as a simulation, or with real clients and their keys:")
+    console.print(f"  fedshield run{given}{again} --set data.name=split --set data.root={whole}")
+    console.print(f"  fedshield certs --out {whole} --clients {config.federation.clients} --host HOST")
 
 
 @network.command()
 def certs(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write. Existing CA, keys and hosts are kept.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            click_type=SomePath(), metavar="DIR", help="Where to write. Existing CA, keys and hosts are kept."
+        ),
+    ],
     clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 10,
     host: Annotated[
         list[str] | None,
@@ -67,8 +88,27 @@ def certs(
     from simulations.deployment.certificates import make_certs
 
     hosts = list(dict.fromkeys([*(host or []), "superlink", "gateway", "localhost", "127.0.0.1"]))
-    for path in make_certs(whole_path(out), clients, hosts):
+    folder = whole_path(out)
+    for path in make_certs(folder, clients, hosts):
         console.print(path)
+    for line in _next(folder, clients, (host or ["HOST"])[0]):
+        console.print(line)
+
+
+def _next(folder: Path, clients: int, host: str) -> list[str]:
+    """Return the commands that come after the certificates, with their paths."""
+    keys, authority, place = (
+        shlex.quote(str(path)) for path in (folder / "operator/clients", folder / "ca.crt", folder)
+    )
+    return [
+        f"Next: give {folder / 'client-0'} to client 0, and so on; start the SuperLink (docs/deployment.md), then:",
+        f"  fedshield register {keys} --superlink localhost:8000 --ca {authority}",
+        f"  fedshield submit --superlink localhost:8000 --ca {authority} --set data.name=split --set data.root={place} "
+        f"--set federation.clients={clients}",
+        f"On the host of client 0, in the folder that it was given, where the clients reach {host}:8443:",
+        f"  fedshield-supernode --superlink {host}:8443 --root-certificates ca.crt --auth-supernode-private-key "
+        f"client.key --node-config 'partition-id=0 num-partitions={clients} data-path=\".\"'",
+    ]
 
 
 @network.command()

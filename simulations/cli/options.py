@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import click
 import typer
 
 from common.config.assignment import parse_assignment
@@ -47,6 +48,16 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+class SomePath(click.Path):
+    """A path that is not empty: an empty one, as of a variable that is not set, would be the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path that is given."""
+        if value == "":
+            self.fail("is empty; give the path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 FileArgument = Annotated[
     Path | None,
     typer.Argument(
@@ -59,10 +70,15 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set one key; can be repeated.", autocompletion=complete_key),
 ]
-ResultsOption = Annotated[Path | None, typer.Option(help="Folder for the run directories (results.dir).")]
+ResultsOption = Annotated[
+    Path | None, typer.Option(click_type=SomePath(), help="Folder for the run directories (results.dir).")
+]
 NameOption = Annotated[str | None, typer.Option(help="Name of the run directory (results.name).")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Show only warnings and errors.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout; other text on stderr.")]
+DryOption = Annotated[
+    bool, typer.Option("--dry-run", help="Only check everything, and estimate work, time and memory; write nothing.")
+]
 ResumeOption = Annotated[
     Path | None, typer.Option(metavar="RUN_DIR", help="Continue this unfinished run (directory or name).")
 ]
@@ -115,6 +131,8 @@ def new_or_stored(
         raise FedShieldError("--name '': is empty; give the name of a folder, or leave --name out")
     if name is not None:
         options["results.name"] = name
+    if options.get("results.dir") == "":
+        raise FedShieldError("results.dir = '': is empty; name a folder, or leave it at runs")
     base = default_config()
     if resume is not None:
         from server.run_directory.reader import KINDS, find_results

@@ -7,20 +7,13 @@ from typing import Annotated
 
 import typer
 
-from common.errors import FedShieldError
-from common.paths import whole_path
-from server.run_directory.reader import find_results, read_config
+from server.run_directory.reader import DEPLOYED, find_results, read_config, read_kind
 from simulations.cli.options import (
-    OF_MEASURING,
     RunArgument,
-    SetOption,
+    SomePath,
     TrustOption,
-    finite,
-    measuring,
-    parse_attacks,
-    parse_clients,
 )
-from simulations.terminal.console import console, log_to
+from simulations.terminal.console import console, figures_may_fail, log_to, tell_figures
 
 results = typer.Typer()
 
@@ -39,21 +32,43 @@ def report(
     run_or_study: Annotated[
         Path, typer.Argument(metavar="RUN_OR_STUDY", help="Its directory, or its name in results.dir.")
     ],
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: report.html in the directory.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(click_type=SomePath(), metavar="FILE", help="Default: report.html in the directory.")
+    ] = None,
     browse: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write it again while the run goes on; the browser follows by itself.")
+    ] = False,
 ) -> None:
     """Write a report on a run or a study: one HTML file that needs no network and can be sent to others.
 
     fedshield report runs/NAME --open
+    fedshield report runs/NAME --watch --open               while it goes on, to its end
     fedshield report runs/cpu-sharing --out sharing.html    a study
     """
     log_to(console)
-    from simulations.reports.html.write import write_report
+    from simulations.reports.html.write import watch_report, write_report
 
     path = write_report(run_or_study, out)
-    console.print(f"Report: {path}")
+    if not watch:
+        console.print(f"Report: {path}")
     if browse and not webbrowser.open(path.as_uri()):
         console.print("--open: no browser found here; open that file in one")
+    if watch:
+        watch_report(run_or_study, out, console.print)
+    _draw_what_is_missing(find_results(run_or_study))
+
+
+def _draw_what_is_missing(path: Path) -> None:
+    """Draw the figures of a finished run of real clients: its server does not draw."""
+    if not (path / "summary.json").exists() or read_kind(path) != DEPLOYED:
+        return
+    from simulations.reports.figures.run_figures import missing_figures, plot_run
+
+    if missing := missing_figures(path):
+        with figures_may_fail("the same command"):
+            plot_run(path)
+            tell_figures(missing)
 
 
 @results.command()
@@ -89,119 +104,6 @@ def compare(
 
 
 @results.command()
-def transfer(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN RUN ...", help="Run directories, or their names in results.dir.")
-    ],
-    attack_: Annotated[str, typer.Option("--attack", help="One attack, as in evaluate.attacks.")] = "pgd-20",
-    examples: Annotated[
-        int, typer.Option(min=0, help="Number of test images, balanced over the classes; 0 = all.")
-    ] = 1000,
-    clients: Annotated[
-        str | None,
-        typer.Option(metavar="all|N,N,...", help="Of one run: between these clients' own models, if it has such."),
-    ] = None,
-    set_: SetOption = None,
-    trust_code: TrustOption = False,
-) -> None:
-    """Try the adversarial examples of each run's model on the models of all the runs.
-
-    The result is a table: in each row, examples made on one model; in each column, the accuracy of one model. Each
-    column is kept with its run, as by `fedshield evaluate --from`. With --clients, the models are those of a run's
-    clients, and a CSV file in its directory has a line for each pair.
-
-    fedshield transfer runs/share0 runs/share40
-    fedshield transfer runs/ONE runs/OTHER runs/THIRD --attack cw-30 --examples 200
-    fedshield transfer runs/NAME --clients all
-    """
-    log_to(console)
-    changes = {**measuring(set_ or []), "evaluate.final-examples": examples}
-    name = _one_attack(attack_)
-    for path in (paths := [find_results(run) for run in runs]):
-        read_config(path)  # what follows takes seconds to import
-    if clients is not None:
-        from simulations.client_transfer import between_clients
-
-        if len(paths) != 1:
-            raise FedShieldError(f"--clients {clients}: {len(paths)} runs given; name the one whose clients are meant")
-        sheet, file = between_clients(paths[0], name, changes, parse_clients(clients), trust_code)
-        console.print(sheet.rich(console.width))
-        console.print(file)
-        return
-    from simulations import transfer as transfers
-
-    console.print(transfers.transfer(paths, name, changes, trust_code).rich(console.width))
-
-
-@results.command()
-def verify(
-    run_or_study: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_STUDY", help="Its directory, or its name in results.dir.")
-    ],
-    tolerance: Annotated[
-        float,
-        typer.Option(min=0, max=100, callback=finite, help="Percentage points by which a figure may differ."),
-    ] = 0.5,
-    set_: SetOption = None,
-    trust_code: TrustOption = False,
-) -> None:
-    """Measure the models of a run or a study again, and compare with the figures that are claimed for them.
-
-    Nothing is written. The exit status is 1 if a figure differs by more than the tolerance.
-
-    fedshield verify runs/NAME
-    fedshield verify theirs/cpu-benchmark --set data.root=data/cifar10-jpeg --trust-code
-    """
-    log_to(console)
-    changes = measuring(set_ or [])
-    path = find_results(run_or_study)
-    from simulations.verify import verify as measure_again
-
-    found = measure_again(path, changes, tolerance, trust_code)
-    console.print(found.sheet.rich(console.width))
-    if found.wrong:
-        raise FedShieldError("\n".join(found.wrong))
-
-
-@results.command()
-def privacy(
-    run_dir: RunArgument,
-    examples: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Images of each group, and as many test images of the same classes; 0 = all there are."
-        ),
-    ] = 500,
-    shadows: Annotated[
-        int, typer.Option(min=0, help="Shadow models that LiRA trains, an even number; 0 leaves LiRA out.")
-    ] = 4,
-    set_: SetOption = None,
-    trust_code: TrustOption = False,
-) -> None:
-    """Measure how well an attacker tells the images that a run's model was trained on from images it never saw.
-
-    Membership inference by the model's loss, by its loss on adversarial examples and by LiRA, against the images of the
-    pool that were shared and against the clients' own. The result is also written into privacy.json in the run's
-    directory, for its report, its model card and its study.
-
-    fedshield privacy runs/NAME
-    fedshield privacy runs/NAME --shadows 0                          without LiRA: in seconds
-    fedshield privacy runs/NAME --examples 1000 --set data.root=/where/they/are/now
-    """
-    log_to(console)
-    changes = measuring(set_ or [], OF_MEASURING)
-    read_config(path := find_results(run_dir))  # what follows takes seconds to import
-    from server.membership import measure_privacy
-    from server.run_directory.reader import read_kind
-    from simulations.reports.privacy import privacy_sheet
-
-    record, file = measure_privacy(path, changes, examples, shadows, trust_code)
-    if sheet := privacy_sheet(record, read_kind(path).unit):
-        console.print(sheet.rich(console.width))
-    console.print(file)
-
-
-@results.command()
 def export(
     run_dir: RunArgument,
     format_: Annotated[
@@ -212,7 +114,9 @@ def export(
             "torchvision: weights with torchvision's names.",
         ),
     ] = Format.SAFETENSORS,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: RUN_DIR/export.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(click_type=SomePath(), metavar="DIR", help="Default: RUN_DIR/export.")
+    ] = None,
     client: Annotated[
         str | None,
         typer.Option(
@@ -233,47 +137,3 @@ def export(
 
     for path in export_run(found, format_.value, out, trust_code, client):
         console.print(path)
-
-
-@results.command()
-def attack(
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CHECKPOINT",
-            help="A run directory, its name in results.dir, or a model.safetensors from fedshield export.",
-        ),
-    ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE ...", help="Images of any size.")],
-    attack_: Annotated[str, typer.Option("--attack", help="One attack, as in evaluate.attacks.")] = "pgd-20",
-    epsilon: Annotated[
-        float | None,
-        typer.Option(min=0, max=255, callback=finite, help="Linf radius, in 1/255. Default: 8 if the attack has one."),
-    ] = None,
-    label: Annotated[
-        str | None,
-        typer.Option(help="Class of the images. Default: the name of their folder, or the model's prediction."),
-    ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the attacked images.")] = Path("attacked"),
-    trust_code: TrustOption = False,
-) -> None:
-    """Show what an attack does to your own images.
-
-    fedshield attack runs/NAME cat.jpg dog.png
-    fedshield attack model/model.safetensors pictures/cat/*.jpg --attack autoattack --epsilon 4
-    """
-    log_to(console)
-    from simulations.attack_images import attack_pictures, table, write_pictures
-    from simulations.reports.sheets import whole
-
-    name = _one_attack(attack_)
-    found = attack_pictures(find_results(checkpoint), images, name, epsilon, label, trust_code=trust_code)
-    console.print(whole(table(found), console.width, names=4))
-    for path in write_pictures(found, name, whole_path(out)):
-        console.print(path)
-
-
-def _one_attack(text: str) -> str:
-    if len(names := parse_attacks("--attack", text)) != 1:
-        raise FedShieldError(f"--attack {text}: give one attack, as in --attack pgd-20x5")
-    return names[0]

@@ -12,8 +12,9 @@ from common.config.schema import parse_config
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import whole_path
 from common.words import as_file_name
-from server.run_directory.reader import find_results, read_config
+from server.run_directory.reader import CENTRALIZED, FEDERATION, find_results, read_config, read_kind
 from simulations.cli.options import (
+    DryOption,
     FileArgument,
     JsonOption,
     NameOption,
@@ -68,6 +69,7 @@ def run(
     trust_code: TrustOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
+    dry: DryOption = False,
 ) -> None:
     """Train a federation and log natural and robust accuracy every round.
 
@@ -82,7 +84,11 @@ def run(
     output = output_of(quiet, json)
     log_to(console, output)
     config = new_or_stored(file, set_, results, name, resume, "federation", trust_code)
+    if dry:
+        from simulations.estimates.dry_run import dry_run
 
+        dry_run(config, FEDERATION, console, engine and engine.value, workers, ray_address)
+        return
     from simulations.federation import run_locally
 
     run_locally(config, engine and engine.value, workers, ray_address, console, output)
@@ -98,6 +104,7 @@ def centralized(
     trust_code: TrustOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
+    dry: DryOption = False,
 ) -> None:
     """Train one model on all the data, without a federation, and log natural and robust accuracy every epoch.
 
@@ -110,7 +117,11 @@ def centralized(
     output = output_of(quiet, json)
     log_to(console, output)
     config = new_or_stored(file, set_, results, name, resume, "centralized", trust_code)
+    if dry:
+        from simulations.estimates.dry_run import dry_run
 
+        dry_run(config, CENTRALIZED, console)
+        return
     from simulations.centralized import run_centrally
 
     run_centrally(config, console, output)
@@ -181,13 +192,15 @@ def evaluate(
     from common.data.cuts import out_of
     from common.evaluation.personal import tell_personal
     from server.evaluation import evaluate_run
-    from server.run_directory.reader import read_kind
     from simulations.cli.tables import evaluation_tables, headline_lines
     from simulations.reports.beside import corruption_sheet
     from simulations.reports.headline import read_figures
     from simulations.reports.sheets import whole
+    from simulations.terminal.evaluation_view import EvaluationView, planned
 
-    found = evaluate_run(path, changes, radii, trust_code, kinds, others, personal)
+    parts = planned(path, changes, 1 + len(others), len(radii), kinds)
+    with EvaluationView(console, parts, path / "evaluations"):
+        found = evaluate_run(path, changes, radii, trust_code, kinds, others, personal)
     attack = found.config.attack
     which = f"after {read_kind(path).unit} {found.round}, epsilon {radius(attack.epsilon_255, attack.norm)}"
     which += f", {out_of(found.evaluation.n, found.tests)} test images"
@@ -201,10 +214,14 @@ def evaluate(
     if count := len(found.record["warnings"]):
         console.print(f"Warnings of this evaluation: {count}, above its tables; read them before you trust its figures")
     if found.config.evaluate.final_attacks or "curve" in found.record:
-        with figures_may_fail("the same command"):
-            from simulations.reports.figures.evaluation_figures import plot_evaluation
+        _draw_evaluation(path)
 
-            tell_figures(plot_evaluation(path))
+
+def _draw_evaluation(path: Path) -> None:
+    with figures_may_fail("the same command"):
+        from simulations.reports.figures.evaluation_figures import plot_evaluation
+
+        tell_figures(plot_evaluation(path))
 
 
 @runs.command()

@@ -36,7 +36,7 @@ class Supply:
         import ray
 
         data = self.data
-        adopt_data(data.name, data.root, data.image_size, self.key, lambda: ray.get(self.splits))
+        adopt_data(data.name, data.root, data.image_size, self.key, lambda: ray.get(self.splits), data.resize)
         if self.shared is not None and find_shared(self.shared[0]) is None:
             keep_shared(ray.get(self.shared[1]), self.shared[0])
 
@@ -52,7 +52,7 @@ class Supplies:
     def __init__(self, config: RunConfig, ray: Any) -> None:
         self._ray = ray
         data = config.data
-        key = data_key(data.name, data.root, data.image_size)
+        key = data_key(data.name, data.root, data.image_size, data.resize)
         self._supply = Supply(data, key, ray.put(_in_memory(prepare_data(config)[0])))
 
     def for_messages(self, messages: Sequence[Message]) -> Supply:

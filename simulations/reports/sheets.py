@@ -6,6 +6,7 @@ from statistics import fmean, stdev
 
 from rich.box import SIMPLE
 from rich.cells import cell_len
+from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -13,6 +14,8 @@ from common.words import markdown, visible
 from simulations.terminal.console import Terminal
 
 _LABEL = 5  # characters of a name that stay together in any terminal
+_NAME = 24  # characters of a name for which there is room, as long as one column of numbers fits beside it
+_GAP = 2  # between two columns
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,47 @@ class Sheet:
     notes: Sequence[str]
     names: int
 
-    def rich(self, width: int) -> Table:
-        """Return the table for a terminal of this width, in characters."""
-        drawn = [[stacked(x) if i >= self.names else x for i, x in enumerate(map(visible, row))] for row in self.rows]
-        columns = [Column(name, justify="left" if i < self.names else "right") for i, name in enumerate(self.header)]
-        table = Table(*columns, title=self.title, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-        table.caption = Text("\n".join(map(visible, self.notes)))
+    def rich(self, width: int) -> RenderableType:
+        """Return the table for a terminal of this width, in characters.
+
+        Where names would have to be broken for the numbers beside them, the columns are shown in several tables, each
+        with the names.
+        """
+        parts = self._parts(width)
+        tables = [self._drawn([*range(self.names), *part], width) for part in parts]
+        tables[0].title = self.title
+        tables[-1].caption = Text("\n".join(map(visible, self.notes)))
+        return tables[0] if len(tables) == 1 else Group(*tables)
+
+    def _parts(self, width: int) -> list[list[int]]:
+        """Return the places of the columns of numbers, as many in each table as fit beside the names."""
+        widths = [
+            max(
+                cell_len(line)
+                for cell in (name, *(row[place] for row in self.rows))
+                for line in stacked(cell).split("\n")
+            )
+            for place, name in enumerate(self.header)
+        ]
+        room = width - sum(min(_NAME, each) + _GAP for each in widths[: self.names]) - _GAP
+        parts: list[list[int]] = [[]]
+        used = 0
+        for place in range(self.names, len(self.header)):
+            used += widths[place] + _GAP
+            if used > room and parts[-1]:
+                parts.append([])
+                used = widths[place] + _GAP
+            parts[-1].append(place)
+        return parts
+
+    def _drawn(self, places: Sequence[int], width: int) -> Table:
+        """Return a table of some columns."""
+        columns = [Column(self.header[i], justify="left" if i < self.names else "right") for i in places]
+        table = Table(*columns, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
         table.title_justify = table.caption_justify = "left"
-        for row in drawn:
-            table.add_row(*map(Text, row))
+        for row in self.rows:
+            cells = [visible(row[i]) for i in places]
+            table.add_row(*(Text(stacked(x) if i >= self.names else x) for i, x in zip(places, cells, strict=True)))
         return whole(table, width, self.names)
 
     def markdown(self, level: int) -> str:

@@ -11,6 +11,7 @@ from common.statistics import sampling_error
 from common.words import some
 from simulations.reports.accuracy import share
 from simulations.reports.differences import difference_sheet
+from simulations.reports.formats import as_markdown
 from simulations.reports.joint_intervals import joint_differences, joint_sheets
 from simulations.reports.sheets import Sheet, spread
 from simulations.reports.study_costs import cost_sheets
@@ -54,8 +55,7 @@ def make_tables(study_dir: Path) -> list[Sheet]:
 
 def write_tables(study_dir: Path, sheets: Sequence[Sheet]) -> Path:
     """Write tables to ``tables.md``, and return its path."""
-    text = "\n".join(sheet.markdown(1 if sheet is sheets[0] else 2) for sheet in sheets)
-    replace_file(study_dir / "tables.md", text.encode())
+    replace_file(study_dir / "tables.md", as_markdown(sheets).encode())
     return study_dir / "tables.md"
 
 

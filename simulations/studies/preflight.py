@@ -21,13 +21,20 @@ def claim(directory: Path) -> None:
     """Make the study's directory; one that holds something else is left as it is."""
     with explain_os_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        refuse_links(directory)
         clear_leftovers(directory, "study.toml")  # of a sweep that was killed as it began
-        present = {entry.name for entry in directory.iterdir()} - {".lock", "runs"}
-        whole = (directory / "study.toml").is_file() and (directory / "runs").is_dir()
-        if present and not whole:
-            raise FedShieldError(f"{directory}: contains other files than a study's; choose another --results")
+    check_claim(directory)
+    with explain_os_errors(directory):
         (directory / "runs").mkdir(exist_ok=True)
+
+
+def check_claim(directory: Path) -> None:
+    """Refuse a directory that holds something else than a study; one that is not there is accepted."""
+    refuse_links(directory)
+    with explain_os_errors(directory):
+        present = {entry.name for entry in directory.iterdir()} - {".lock", "runs"} if directory.exists() else set()
+        whole = (directory / "study.toml").is_file() and (directory / "runs").is_dir()
+    if present and not whole:
+        raise FedShieldError(f"{directory}: contains other files than a study's; choose another --results")
 
 
 def check_directory(study: Study, points: Sequence[Point], directory: Path) -> None:
@@ -45,8 +52,9 @@ def check_directory(study: Study, points: Sequence[Point], directory: Path) -> N
 
 def check_data(points: Sequence[Point]) -> None:
     """Look for each dataset once, rather than let each run fail; what can be downloaded need not be there yet."""
-    for name, root, size in {(p.config.data.name, p.config.data.root, p.config.data.image_size) for p in points}:
-        data_key(name, root, size)
+    found = [point.config.data for point in points]
+    for given in {(data.name, data.root, data.image_size, data.resize) for data in found}:
+        data_key(*given)
 
 
 def check_code(study: Study, points: Sequence[Point]) -> None:

@@ -82,6 +82,7 @@ def run_jobs(
     jobs: int,
     ended: Callable[[RunProcess], None],
     stopping: Callable[[], None],
+    started: Callable[[RunProcess], None] = lambda job: None,
 ) -> None:
     """Run points, ``jobs`` at a time and in their order, and call ``ended`` after each.
 
@@ -94,6 +95,7 @@ def run_jobs(
         jobs: runs at a time, >= 1.
         ended: called with each job whose process has ended.
         stopping: called when runs are about to be interrupted.
+        started: called with each job whose process has begun.
     """
     waiting, free, running = deque(todo), list(range(jobs)), list[RunProcess]()
     devices = gpus()
@@ -102,6 +104,7 @@ def run_jobs(
             while waiting and free:
                 slot = free.pop(0)
                 running.append(_start(command, waiting.popleft(), runs, slot, devices))
+                started(running[-1])
             time.sleep(_POLL)
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)

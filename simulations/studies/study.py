@@ -2,15 +2,17 @@
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from common.attacks.threat import AttackSpec, Bounded
 from common.config.flat import Flat, Scalar, default_config, merge, read_tables, read_toml, toml_lines
 from common.config.schema import RunConfig, parse_config
+from common.config.values import AUTO
 from common.errors import FedShieldError
 from common.words import near
 from simulations.shipped import PRESETS, SWEEPS, find_file, names_in
@@ -20,6 +22,7 @@ from simulations.studies.study_file import (
     chosen_by_sweep,
     read_cases,
     read_grid,
+    read_headline,
     read_reference,
     read_seeds,
     read_set,
@@ -27,7 +30,7 @@ from simulations.studies.study_file import (
 
 COMMANDS = ("run", "centralized", "partitions")
 
-_KEYS = ("title", "command", "base", "seeds", "reference", "set", "grid", "case")
+_KEYS = ("title", "command", "base", "seeds", "headline", "reference", "set", "grid", "case")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Study:
         grid: key -> its values.
         cases: name -> what it sets; empty for a study without cases.
         reference: the point against which paired differences are given: ``case`` or key of the grid -> value.
+        headline: the attack that figures show; "" for the last one of those that all points have.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Study:
     grid: dict[str, list[Scalar]]
     cases: dict[str, Flat]
     reference: Flat
+    headline: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ def load_study(file: Path, changes: Flat | None = None) -> Study:
         grid=grid,
         cases=cases,
         reference=read_reference(path, tables, grid, cases),
+        headline=read_headline(path, tables),
     )
 
 
@@ -140,6 +146,7 @@ def points(study: Study) -> list[Point]:
             varied: Flat = {"case": case} if case else {}
             varied |= {key: config.flat()[key] for key in study.grid}
             found.append(Point(name, varied, seed, config))
+    _check_headline(study, found)
     names = [point.name for point in found]
     for name in names:
         if names.count(name) > 1:
@@ -147,9 +154,37 @@ def points(study: Study) -> list[Point]:
     return found
 
 
+def _check_headline(study: Study, points: Sequence[Point]) -> None:
+    """Refuse an attack that some point is not measured with."""
+    for point in points if study.headline else ():
+        if study.headline not in (known := point.config.final_attacks()):
+            raise FedShieldError(
+                f"study {study.name}, run {point.name}: headline = {study.headline!r}: not one of its final attacks: "
+                f"{', '.join(known)}{near(study.headline, known)}"
+            )
+
+
+def with_headline(study: Study, points: Sequence[Point]) -> Study:
+    """Return the study with the attack that its figures show, so that they show the same one to its end.
+
+    That is the last within a budget of those that all points have. Of images of the user's own, nobody knows here
+    whether they have the classes for AutoAttack, so that ``auto`` says nothing.
+    """
+    if study.headline or study.command == "partitions":
+        return study
+    unknown = any(
+        p.config.data.name in {"folder", "split"} and p.config.evaluate.final_attacks == (AUTO,) for p in points
+    )
+    lists = [] if unknown else [point.config.final_attacks() for point in points]
+    attacks = [label for label in (lists[0] if lists else ()) if isinstance(AttackSpec.parse(label).family, Bounded)]
+    common = [label for label in attacks if all(label in each for each in lists)]
+    return replace(study, headline=common[-1] if common else "")
+
+
 def study_toml(study: Study) -> str:
     """Return the study as a file that needs no other."""
-    lines = toml_lines({"title": study.title, "command": study.command, "seeds": study.seeds})
+    head = {"title": study.title, "command": study.command, "seeds": study.seeds}
+    lines = toml_lines(head | ({"headline": study.headline} if study.headline else {}))
     settings = {key: value for key, value in study.settings.items() if not chosen_by_sweep(key)}
     tables: list[tuple[str, Mapping[str, Any]]] = [("[set]", settings)]
     if study.reference:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from common.attacks.threat import AttackSpec
 from common.config.flat import Flat, Scalar, default_config, flatten, merge
 from common.errors import FedShieldError
 from common.words import near
@@ -74,6 +75,15 @@ def read_reference(path: Path, tables: Mapping[str, Any], grid: Grid, cases: Cas
                 f"{near(str(value), list(map(str, known[key])))}"
             )
     return reference
+
+
+def read_headline(path: Path, tables: Mapping[str, Any]) -> str:
+    """Return the attack that figures show, as results name it; "" where the file says nothing."""
+    given = tables.get("headline", "")
+    try:
+        return "" if given == "" else str(AttackSpec.parse(str(given)))
+    except ValueError as error:
+        raise FedShieldError(f"{path}: headline = {given!r}: {error}") from error
 
 
 def check_twice(path: Path, grid: Grid, cases: Cases) -> None:

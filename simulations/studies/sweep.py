@@ -1,6 +1,8 @@
 """Running a study: each point in a process of its own, with its log; finished ones are skipped."""
 
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ from common.config.flat import Flat
 from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file, replace_json
 from common.paths import whole_path
-from server.run_directory.reader import lost_rounds
+from common.words import time_text
+from server.run_directory.reader import CENTRALIZED, FEDERATION, lost_rounds
 from simulations.studies.gather import gather, is_finished, note_code, note_failure
 from simulations.studies.preflight import check_code, check_data, check_directory, claim
 from simulations.studies.processes import RunProcess, await_orphans, default_jobs, run_jobs
-from simulations.studies.study import Point, Study, load_study, points, study_toml
+from simulations.studies.study import Point, Study, load_study, points, study_toml, with_headline
 from simulations.terminal.console import Terminal, figures_may_fail
+from simulations.terminal.sweep_view import SweepView
 
 
 def run_study(file: Path, changes: Flat, results: Path | None, jobs: int | None, console: Terminal) -> Path:
@@ -42,10 +46,18 @@ def run_study(file: Path, changes: Flat, results: Path | None, jobs: int | None,
         except Timeout as error:  # an OSError too
             raise FedShieldError(f"{directory}: another sweep runs this study; wait for it to end") from error
     try:
-        _Progress(study, todo, directory, console).run(jobs)
+        _Progress(with_headline(study, todo), todo, directory, console).run(jobs)
     finally:
         lock.release()
     return directory
+
+
+def _count_lines(path: Path) -> int:
+    """Return how many rounds a run has finished; none before it begins."""
+    try:
+        return path.read_bytes().count(b"\n")
+    except OSError:
+        return 0
 
 
 class _Progress:
@@ -57,6 +69,8 @@ class _Progress:
         self.console = console
         self.finished = 0
         self.failed = 0
+        self.begun: dict[str, float] = {}
+        self.told_rest = False
 
     def run(self, jobs: int | None) -> None:
         check_directory(self.study, self.points, self.directory)
@@ -70,6 +84,7 @@ class _Progress:
         jobs = jobs or default_jobs([point.config.threads for point in self.points])
         self._say(f"Study: {self.study.title}: {len(self.points)} runs, {len(done)} of them finished: {self.directory}")
         self.finished = len(done)
+        self.jobs, self.view = jobs, SweepView(self.console, len(self.points), len(done))
         self._draw([point for point in self.points if point.name in done])
         try:
             if self.study.command == "partitions":
@@ -77,7 +92,8 @@ class _Progress:
             else:
                 if missing:
                     self._say(f"{min(jobs, len(missing))} at a time; their logs: {self.runs}/*.log")
-                run_jobs(self.study.command, missing, self.runs, jobs, self._ended, self._stopping)
+                with self.view:
+                    run_jobs(self.study.command, missing, self.runs, jobs, self._ended, self._stopping, self._started)
         except KeyboardInterrupt:
             self._say(f"Stopped: {self.finished} of {len(self.points)} runs are finished; the same command continues")
             raise
@@ -93,13 +109,32 @@ class _Progress:
                     plot_run(run)
                     self._say(f"Missing figures drawn: those of {point.name}")
 
+    def _started(self, job: RunProcess) -> None:
+        """Show a run that begins."""
+        kind = CENTRALIZED if self.study.command == "centralized" else FEDERATION
+        metrics = self.runs / job.point.name / "metrics.jsonl"
+        self.view.started(job.point.name, partial(_count_lines, metrics), kind.total(job.point.config))
+        self.begun.setdefault(job.point.name, time.monotonic())
+
     def _ended(self, job: RunProcess) -> None:
         """Report a run that has ended, and gather its results."""
+        self.view.ended(job.point.name)
         if job.process.returncode == 0 and is_finished(self.study, self.runs / job.point.name):
             self.finished += 1
             self._tell(job.point, gather(self.study, self.points, self.directory)[job.point.name])
+            self._tell_rest(job.point)
         else:
             self._fail(job.point, job.complaint())
+
+    def _tell_rest(self, point: Point) -> None:
+        """After the first run, tell how long the others take if each takes as long."""
+        rest = len(self.points) - self.finished - self.failed
+        if self.told_rest or not rest:
+            return
+        self.told_rest = True
+        seconds = (time.monotonic() - self.begun[point.name]) * rest / min(self.jobs, rest)
+        more = f"{rest} more run{'s' * (rest > 1)}, {self.jobs} at a time"
+        self._say(f"About {time_text(seconds)} for {more}, if each takes as long")
 
     def _stopping(self) -> None:
         self._say("Stopping: waiting for checkpoints; Ctrl-C again kills the runs")

@@ -8,7 +8,7 @@ from common.data.datasets import is_at_hand, load_data
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import list_images
 from common.data.shapes10 import CLASSES
-from common.factory import make_federated_method, make_method, make_model
+from common.factory import make_federated_method, make_method, make_model, server_data
 from common.paths import whole_path
 from common.user_code import is_user_code
 from server.preflight import check_attacks, check_settings, try_own_attacks
@@ -40,11 +40,13 @@ def try_out(config: RunConfig, federation: bool) -> None:
 
 def count_classes(config: RunConfig) -> int:
     """Return the number of classes of a dataset, also of a published one that is not downloaded yet."""
+    if config.data.name == "split":
+        return len(server_data(config).described_partition["classes"])
     if config.data.name == "folder":
         return len(list_images(whole_path(config.data.root) / "train"))
     data = config.data
     if data.name in PUBLISHED:
         return PUBLISHED[data.name].classes
-    if data.name != "shapes10" and is_at_hand(data.name, data.root, data.image_size):
-        return len(load_data(data.name, data.root, data.image_size).train.classes)
+    if data.name != "shapes10" and is_at_hand(data.name, data.root, data.image_size, data.resize):
+        return len(load_data(data.name, data.root, data.image_size, data.resize).train.classes)
     return len(CLASSES)

@@ -158,8 +158,9 @@ def figures_may_fail(again: str) -> Iterator[None]:
         log.warning("%s; the results are complete; draw the figures with: %s", error, again)
 
 
-def tell_figures(paths: Sequence[Path]) -> None:
-    """Say which figures were drawn; each SVG goes with its PNG."""
+def tell_figures(paths: Sequence[Path], to: Terminal = console) -> None:
+    """Say which figures were drawn, each once: its PNG, and the other kinds of file that go with it."""
     for path in paths:
         if path.suffix == ".png":
-            console.print(f"Figure: {path} (and .svg)")
+            others = [other.suffix for other in paths if other.stem == path.stem and other != path] or [".svg"]
+            to.print(f"Figure: {path} (and {', '.join(others)})")

@@ -47,7 +47,7 @@ case "$program $*" in
         exit ;;
     "fedshield register "*|"fedshield submit "*|*" --ray-address "*) exit ;;
     *"=cifar10 "*|*"=medmnist:"*|*"=tiny-imagenet "*|*"model.weights=torchvision"*) exit ;;  # they download
-    *" --resume "*) ;;
+    *" --resume "*|"fedshield runs"*) ;;
     "fedshield run"*|"fedshield centralized"*) set -- "$@" $short ;;
     "fedshield evaluate"*) set -- "$@" --examples 10 ;;
     "fedshield sweep"*)

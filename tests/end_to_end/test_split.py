@@ -146,11 +146,19 @@ def test_the_command_writes_once_and_never_overwrites(tmp_path: Path) -> None:
         "warning: fewer than 10 training images of a class at all clients together: disc 8, ring 8, square 8, frame 8, "
         "triangle 8 and 5 more; lower sharing.pool-fraction, or raise data.max-examples, or add images",
         "Training images: 100 of 4,000 are divided; 3,900 go to nobody (data.max-examples=0 divides all)",
+        "Next, here as a simulation, or with real clients and their keys:",
+        f"  fedshield run --set data.max-examples=100 --set data.name=split --set data.root={tmp_path}/bench",
+        f"  fedshield certs --out {tmp_path}/bench --clients 10 --host HOST",
     ]
     before = sorted((tmp_path / "bench").rglob("*"))
     # Another share of the pool is no other division.
     again = invoke(*command, "--set", "sharing.fraction=0", cwd=tmp_path)
-    assert (again.returncode, again.stdout) == (0, f"{tmp_path}/bench: this division already exists\n{done.stdout}")
+    assert (again.returncode, again.stdout) == (
+        0,
+        f"{tmp_path}/bench: this division already exists\n{done.stdout}".replace(
+            "max-examples=100 ", "max-examples=100 --set sharing.fraction=0 "
+        ),
+    )
     refused = invoke(*command, "--set", "seed=2", cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == (

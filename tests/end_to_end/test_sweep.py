@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -60,8 +61,9 @@ def test_a_sweep_tells_of_each_run_and_gathers_its_figures(whole: tuple[Path, Pa
     lines = output.splitlines()
     assert lines[0] == f"Study: tiny: 2 runs, 0 of them finished: {out}"
     assert lines[2].startswith("[1/2] sharing.fraction=0.0-seed1  natural ")
-    assert lines[3].startswith("[2/2] sharing.fraction=0.4-seed1  natural ")
-    assert lines[3].endswith(" s")
+    assert re.fullmatch(r"About .+ for 1 more run, 1 at a time, if each takes as long", lines[3])
+    assert lines[4].startswith("[2/2] sharing.fraction=0.4-seed1  natural ")
+    assert lines[4].endswith(" s")
     rows = numbers(out)
     assert [(row["run"], row["sharing.fraction"], row["seed"]) for row in rows] == [
         ("sharing.fraction=0.0-seed1", "0", "1"),

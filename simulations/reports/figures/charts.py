@@ -64,6 +64,35 @@ def shares(
     return layered(drawn, numbers)
 
 
+def heat(cells: Sequence[Record], down: Sequence[str], across: Sequence[str]) -> Drawing:
+    """Draw accuracies as shades with their numbers.
+
+    Args:
+        cells: ``down``, ``across``, ``accuracy`` in per cent; a cell that is not there stays empty.
+        down: names of the rows.
+        across: names of the columns.
+    """
+    base = chart(cells).encode(
+        x=alt.X(
+            "across:N",
+            title=None,
+            sort=list(across),
+            axis=_names(across, labelAngle=-40),
+            scale=alt.Scale(domain=list(across)),
+        ),
+        y=alt.Y("down:N", title=None, sort=list(down), axis=_names(down), scale=alt.Scale(domain=list(down))),
+        tooltip=[
+            alt.Tooltip("down:N", title="strategy"),
+            alt.Tooltip("across:N", title="attack"),
+            alt.Tooltip("accuracy:Q", title="accuracy, %", format=".1f"),
+        ],
+    )
+    most = max([1.0, *(cell["accuracy"] for cell in cells)])
+    opacity = alt.Opacity("accuracy:Q", scale=alt.Scale(domain=[0, most], range=[0.03, 0.75]), legend=None)
+    numbers = base.mark_text(fontSize=10.5, color=INK).encode(text=alt.Text("accuracy:Q", format=".1f"))
+    return layered(base.mark_rect(color=_SHADE).encode(opacity=opacity), numbers)
+
+
 def by_class(rows: Sequence[Record], classes: Sequence[str]) -> Drawing:
     """Draw accuracy by class, a dot for each attack.
 

@@ -1,8 +1,12 @@
-"""Writes figures as PNG and SVG: the same bytes for the same figure on the same machine."""
+"""Writes figures as PNG, SVG and PDF: the same bytes for the same figure on the same machine.
+
+A PDF names its fonts at random, so it is written only where its figure has changed.
+"""
 
 import io
 import logging
 import mmap
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,46 +26,55 @@ _NO_LETTER = "\U0010fffd"  # for private use: no font has it
 _CELL = 40
 _ROOM = 66 * 2**30  # bytes of addresses, 64.5 GiB and some more: Vega's JavaScript engine ends the process without them
 
+# What Vega tells a screen reader of an axis: in other digits after other figures were drawn.
+_RANGE = re.compile(r" with values from [^\"]* to [^\"]*(?=\")")
+
 log = logging.getLogger("fedshield")
 
 
-def save_all(figures: Mapping[str, Figure], folder: Path, patterns: Iterable[str]) -> list[Path]:
+def save_all(figures: Mapping[str, Figure], folder: Path, patterns: Iterable[str], pdf: bool = False) -> list[Path]:
     """Save figures by name into a folder, and remove those of earlier times, which would show something else.
 
     Args:
         figures: name -> figure.
         folder: made where it is missing.
         patterns: of all names that the caller ever uses.
+        pdf: write PDF files too.
 
     Returns:
-        The files, each figure's PNG before its SVG.
+        The files, each figure's PNG before its SVG and its PDF.
 
     Raises:
         FedShieldError: the folder cannot be written.
     """
     with explain_os_errors(folder):
         folder.mkdir(exist_ok=True)
-    paths = [path for name, figure in figures.items() for path in save(figure, folder / name)]
+    paths = [path for name, figure in figures.items() for path in save(figure, folder / name, pdf)]
     for pattern in patterns:
-        for path in [*folder.glob(f"{pattern}.png"), *folder.glob(f"{pattern}.svg")]:
+        for path in [file for suffix in ("png", "svg", "pdf") for file in folder.glob(f"{pattern}.{suffix}")]:
             if path not in paths:
                 with explain_os_errors(path):
                     path.unlink()
     return paths
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as PNG and SVG; return the two paths.
+def save(figure: Figure, stem: Path, pdf: bool = False) -> list[Path]:
+    """Write a figure as PNG and SVG, and on request as PDF; return the paths.
 
     Raises:
         FedShieldError: it cannot be written, or not be drawn under the limits of this process.
     """
     png, text = paths_of(stem)
+    printed = [stem.with_name(f"{stem.name}.pdf")] if pdf else []
     _check_room(png)
     try:
         # Letters that XML cannot hold would end the whole process.
         svg = vl_convert.vegalite_to_svg(_spelled_out(file_spec(figure)), allowed_base_urls=[])
+        svg = _RANGE.sub("", svg)
         drawn = vl_convert.svg_to_png(svg, scale=_SCALE)
+        for path in printed:
+            if not (path.exists() and text.exists() and text.read_bytes() == svg.encode()):
+                replace_file(path, vl_convert.svg_to_pdf(svg))
     except ValueError as error:  # of its threads, what they lacked is on stderr
         raise FedShieldError(
             f"{png}: could not be drawn ({' '.join(str(error).split())}); most often too few files may be open "
@@ -74,7 +87,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
             "%s: no font has %s; drawn as boxes here, as letters in the SVG (fonts: fonts-noto-cjk, fonts-symbola)",
             *(png, "".join(letters[:20])),
         )
-    return [png, text]
+    return [png, text, *printed]
 
 
 def _check_room(png: Path) -> None:

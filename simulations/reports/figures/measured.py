@@ -42,7 +42,8 @@ class Measured:
     def without(self, key: str) -> "Measured":
         """Return the same rows, with one key left out of what tells points apart."""
         keys = [k for k in self.keys if k != key]
-        return replace(measured([row for rows in self.rows.values() for row in rows], keys), lack=self.lack)
+        found = measured([row for rows in self.rows.values() for row in rows], keys)
+        return replace(found, measures=self.measures, lack=self.lack)
 
     def numeric(self) -> list[str]:
         """Return the keys whose values are numbers, two or more different ones; the one with most of them first."""
@@ -64,11 +65,16 @@ class Measured:
         return f"{shown}; {images(tested)}, 95 % interval: ± {widest:.1f} points at most"
 
 
-def measured(rows: Sequence[Row], keys: Sequence[str] | None = None) -> Measured:
-    """Return rows by point, and what to show of them; ``keys``: what tells points apart, if not all that varies.
+def measured(rows: Sequence[Row], keys: Sequence[str] | None = None, headline: str = "") -> Measured:
+    """Return rows by point, and what to show of them.
 
-    The attack that is shown does not depend on how strong it is: otherwise the same figure would show another one as
-    soon as one more run is finished.
+    The attack that is shown does not depend on how strong it is, nor, where the study names it, on which runs are
+    finished: otherwise the same figure would show another one as soon as one more run is finished.
+
+    Args:
+        rows: of ``results.csv`` or ``rounds.csv``.
+        keys: what tells points apart, if not all that varies.
+        headline: the attack that the study names; "" for the last one with figures.
     """
     if not rows:
         return Measured((), {}, {})
@@ -78,21 +84,26 @@ def measured(rows: Sequence[Row], keys: Sequence[str] | None = None) -> Measured
         own = grouped.setdefault(tuple(row[key] for key in chosen), [])
         own += finished([row])
     measures = {"natural": "natural"} if any(row.get("natural") for row in rows) else {}
-    if attack := _attack(rows):
+    if attack := _attack(rows, headline):
         measures[f"robust ({attack})"] = attack
     return Measured(tuple(chosen), grouped, measures, _lack(rows, chosen))
 
 
-def measured_rounds(rounds: Sequence[Row], planned: Sequence[Row]) -> Measured:
+def measured_rounds(rounds: Sequence[Row], planned: Sequence[Row], headline: str = "") -> Measured:
     """Return the rounds of the finished runs by point."""
     done = {row["run"] for row in finished(planned)}
-    found = measured([row for row in rounds if row["run"] in done])
+    found = measured([row for row in rounds if row["run"] in done], headline=headline)
     return replace(found, lack=_lack(planned, varied_columns(planned[0])))
 
 
-def _attack(rows: Sequence[Row]) -> str:
-    """Return the last attack, in the study's order, of which there are figures; "" where there is none."""
+def _attack(rows: Sequence[Row], headline: str) -> str:
+    """Return the study's attack, or else the last one of which there are figures; "" where there is none.
+
+    The evaluations after rounds need not have the study's.
+    """
     attacks = attack_columns(rows[0]) if "natural" in rows[0] else []  # else nothing was trained
+    if headline in attacks:
+        return headline
     return next((attack for attack in reversed(attacks) if any(row[attack] for row in rows)), "")
 
 
@@ -104,13 +115,14 @@ def _lack(rows: Sequence[Row], keys: Sequence[str]) -> str:
     return f"; no figures of: {names}" if lacking else ""
 
 
-def rates(measured: Measured, column: str, x: str | None = None, empty: bool = False) -> Rows:
+def rates(measured: Measured, column: str, x: str | None = None, factor: float = 1, empty: bool = False) -> Rows:
     """Return the accuracies of a column, in per cent, with the point's name, the seed and what draws it.
 
     Args:
         measured: rows by point.
         column: an accuracy; cells without one are left out.
         x: another column, whose numbers are added as ``x``.
+        factor: by which these are multiplied.
         empty: for a row of each point: its first has the ``mean`` as text, and one without accuracy says so.
     """
     found: Rows = []
@@ -118,7 +130,7 @@ def rates(measured: Measured, column: str, x: str | None = None, empty: bool = F
         first, second = pair_of(measured.keys, values, list(measured.rows))
         point = {"name": name_point(measured.keys, values) or "all", "first": first, "second": second}
         known: list[dict[str, Any]] = [
-            {**point, "seed": row["seed"], "accuracy": 100 * rate, **({"x": float(row[x])} if x else {})}
+            {**point, "seed": row["seed"], "accuracy": 100 * rate, **({"x": factor * float(row[x])} if x else {})}
             for row in rows
             if (rate := number(row, column)) is not None
         ]

@@ -1,20 +1,23 @@
 """Figures of a study, from its CSV files alone: over rounds, over a numeric key, for each point, and who has what."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from simulations.reports.figures.charts import of_seeds, shares
+from simulations.reports.figures.charts import heat, of_seeds, shares
 from simulations.reports.figures.files import save_all
 from simulations.reports.figures.line_charts import Lines, lines, top_of, with_chance
 from simulations.reports.figures.measured import Measured, Rows, ends, mean, measured, measured_rounds, rates, whole
 from simulations.reports.figures.points import Values, divisions, name_group, name_point, pair_of
 from simulations.reports.figures.run_figures import HOLDER, by_client, height_of, with_totals
 from simulations.reports.figures.style import LEGEND, Figure, Panel
+from simulations.reports.labels import factor_of, words_of
 from simulations.reports.study_tables import tell_chances
 from simulations.study_directory import (
     Row,
     chances,
+    numbers,
     read_heading,
     read_labels,
     read_planned,
@@ -34,22 +37,27 @@ class Said(NamedTuple):
     guessing: Sequence[float]
 
 
-def plot_study(study_dir: Path) -> list[Path]:
+def plot_study(study_dir: Path, plain: bool = False) -> list[Path]:
     """Draw a study's figures into its ``figures/``, from its CSV files alone, replacing earlier ones.
 
     ``rounds``: accuracy over rounds; ``over-KEY``: over the numeric key that the study varies; ``points``: of each
-    point, where no key is numeric; ``labels``: images of each class at each client.
+    point, where no key is numeric; ``grid``: strategies against lies; ``labels``: images of each class at each client.
 
     Args:
         study_dir: with ``results.csv``; what other files would show is left out where they are missing.
+        plain: without title and caption, for a paper that has its own.
 
     Returns:
-        The files, each figure's PNG before its SVG.
+        The files, each figure's PNG before its SVG and its PDF.
 
     Raises:
         FedShieldError: there are no results, or they are damaged.
     """
-    return save_all(study_figures(study_dir), study_dir / "figures", ("rounds", "over-*", "points", "labels"))
+    figures = study_figures(study_dir)
+    if plain:
+        figures = {name: replace(figure, title="", caption="") for name, figure in figures.items()}
+    patterns = ("rounds", "over-*", "points", "grid", "labels")
+    return save_all(figures, study_dir / "figures", patterns, pdf=True)
 
 
 def study_figures(study_dir: Path) -> dict[str, Figure]:
@@ -58,14 +66,16 @@ def study_figures(study_dir: Path) -> dict[str, Figure]:
     heading, guessing = read_heading(study_dir), chances(rows, labels)
     figures: dict[str, Figure] = {}
     if "natural" in rows[0]:
-        over_rounds = measured_rounds(rounds, rows)
+        over_rounds = measured_rounds(rounds, rows, heading.headline)
         if over_rounds.measures and len({row["round"] for row in rounds}) > 1:
             figures["rounds"] = _draw_rounds(over_rounds, heading.title, heading.unit, guessing)
-        results = measured(rows)
+        results = measured(rows, headline=heading.headline)
         if results.measures and (numeric := results.numeric()):
             figures[f"over-{numeric[0]}"] = _draw_over(results, numeric[0], heading.title, guessing)
         elif results.measures and len(results.rows) > 1:
             figures["points"] = _draw_points(results, heading.title, heading.reference, guessing)
+            if _is_against_lies(results):
+                figures["grid"] = _draw_grid(results, heading.title, guessing)
     if labels:
         figures["labels"] = _draw_labels(labels, heading.title)
     return figures
@@ -87,10 +97,10 @@ def _draw_rounds(measured: Measured, title: str, unit: str, guessing: Sequence[f
 def _draw_over(measured: Measured, key: str, title: str, guessing: Sequence[float]) -> Figure:
     """Draw accuracy over a numeric key: a circle for each seed, a line for their mean; lines for what else varies."""
     named = measured.without(key)
-    rows = {name: rates(named, column, key) for name, column in named.measures.items()}
+    rows = {name: rates(named, column, key, factor_of(key)) for name, column in named.measures.items()}
     points = list(named.rows)
     band = len(points) <= _BANDS
-    values = sorted({float(values[measured.keys.index(key)]) for values in measured.rows})
+    values = sorted({factor_of(key) * float(values[measured.keys.index(key)]) for values in measured.rows})
     log = values[0] > 0 and values[-1] / values[0] > 30
     note = measured.note("Circles: single seeds; line: the mean of {} seeds" + _BAND * band)
     return _line_figure(named, points, rows, key, Said(title, note, guessing), band=band, rings=True, log=log)
@@ -117,7 +127,7 @@ def _line_figure(
     order = dict.fromkeys(pair_of(measured.keys, values, list(measured.rows))[0] for values in points)
     shown = [name for name in order if name in drawn]
     key = measured.keys[0] if len(measured.keys) == 1 and measured.keys[0] != "case" else ""
-    style = Lines(x, pairs, shown, top, key, **how)
+    style = Lines(words_of(x), pairs, shown, top, words_of(key), **how)
     panels = [
         Panel(name, with_chance(lines(each, style), chance, top), max(270, 17 * len(shown)))
         for name, each in rows.items()
@@ -152,6 +162,29 @@ def _draw_points(measured: Measured, title: str, reference: Mapping[str, str], g
     caption = measured.note("Circles: single seeds; diamond and number: the mean of {} seeds") + rest
     margin = 40 + 6 * min(34, max(map(len, names)))
     return Figure(panels, title, caption, margin, len(panels), names_once=True)
+
+
+def _is_against_lies(measured: Measured) -> bool:
+    """Return whether strategies stand against lies: attack and strategy are all that varies."""
+    others = {"case", "byzantine.attack"}
+    return len(measured.keys) == 2 and "strategy.name" in measured.keys and bool(others & set(measured.keys))
+
+
+def _draw_grid(measured: Measured, title: str, guessing: Sequence[float]) -> Figure:
+    """Draw a cell for each strategy and attack of the liars, with the mean over the seeds."""
+    at = measured.keys.index("strategy.name")
+    strategies, attacks = (list(dict.fromkeys(values[place] for values in measured.rows)) for place in (at, 1 - at))
+    panels = []
+    for name, column in measured.measures.items():
+        cells = [
+            {"down": values[at], "across": values[1 - at], "accuracy": 100 * mean(rows, column)}
+            for values, rows in measured.rows.items()
+            if numbers(rows, column)
+        ]
+        panels.append(Panel(name, heat(cells, strategies, attacks), max(80, 28 * len(strategies))))
+    rest = f"; chance: {tell_chances(guessing)}" if guessing else ""
+    caption = measured.note("Mean accuracy, %, over {} seeds; empty: no figures") + rest
+    return Figure(panels, title, caption, 130, len(panels), names_once=True)
 
 
 def _draw_labels(labels: Sequence[Row], title: str) -> Figure:

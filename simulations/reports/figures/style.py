@@ -95,8 +95,10 @@ def file_spec(figure: Figure) -> Spec:
             named = named.properties(title=wrap(panel.title, max(14, width // 6)))
         panels.append(_without_names(named) if figure.names_once and place % columns else named)
     words = wrap(figure.caption, 125)
-    told = (
-        alt.TitleParams(text=wrap(figure.title, 95), subtitle=words, subtitlePadding=4, anchor="start", offset=12)
+    told: Any = (
+        alt.Undefined
+        if not figure.title and not words
+        else alt.TitleParams(text=wrap(figure.title, 95), subtitle=words, subtitlePadding=4, anchor="start", offset=12)
         if figure.title
         else alt.TitleParams(text=words, fontSize=10.5, fontWeight="normal", anchor="start", offset=12)
     )

@@ -151,8 +151,13 @@ def _shown(value: object) -> object:
     return visible(value, "\n\t") if type(value) is str else value  # Markup is the page's own
 
 
-def render(page: Page) -> str:
-    """Return the HTML file: it loads nothing, and draws its figures itself."""
+def render(page: Page, refresh: int = 0) -> str:
+    """Return the HTML file: it loads nothing, and draws its figures itself.
+
+    Args:
+        page: its parts.
+        refresh: seconds after which a browser reads the file again; 0 for never.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
@@ -162,6 +167,7 @@ def render(page: Page) -> str:
     drawn = any(block.kind == "chart" for section in sections for block in section.blocks)
     text = environment.get_template("page.html").render(
         page=page,
+        refresh=refresh,
         sections=sections,
         style=(HERE / "page.css").read_text("utf-8"),
         script=(HERE / "page.js").read_text("utf-8"),

@@ -1,5 +1,6 @@
 """Writes the report of a run or a study."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,18 +8,64 @@ from typing import TYPE_CHECKING
 from common.errors import FedShieldError
 from common.files import replace_file
 from common.paths import whole_path
+from server.run_directory.lock import is_running
 from server.run_directory.reader import find_results, read_config
 
 if TYPE_CHECKING:
     from simulations.reports.html.page import Page
 
 
-def write_report(run_or_study: Path, out: Path | None = None) -> Path:
+_EVERY = 5.0  # seconds
+
+
+def watch_report(run: Path, out: Path | None, told: Callable[[str], None], every: float = _EVERY) -> Path:
+    """Write the report of a run again and again while it goes on, so that a browser can watch it; return its path.
+
+    Args:
+        run: as ``run_or_study`` of ``write_report``.
+        out: as there.
+        told: takes lines about it.
+        every: seconds between two looks at the run.
+
+    Raises:
+        FedShieldError: as there; or it is a study.
+    """
+    path = find_results(run)
+    if not (path / "config.json").exists():
+        raise FedShieldError(f"{path}: --watch shows one run that goes on; give its directory")
+    target, before = write_report(path, out, _refresh(path)), b""
+    told(f"Report: {target}")
+    if is_running(path):
+        told("It is written again after each round, and a browser reads it again; Ctrl-C ends this, not the run")
+    try:
+        while is_running(path):
+            if (now := _state(path)) != before:
+                write_report(path, out, _refresh(path))
+                before = now
+            time.sleep(every)
+    finally:
+        write_report(path, out)  # which no browser needs to read again
+    told("The run goes on no more; the report is as it ended")
+    return target
+
+
+def _refresh(path: Path) -> int:
+    return int(_EVERY) if is_running(path) else 0
+
+
+def _state(path: Path) -> bytes:
+    """Return what differs when a run has written something that its report shows."""
+    files = [path / name for name in ("metrics.jsonl", "partition.json", "evaluations.jsonl")]
+    return repr([file.stat().st_size if file.exists() else 0 for file in files]).encode()
+
+
+def write_report(run_or_study: Path, out: Path | None = None, refresh: int = 0) -> Path:
     """Write the report as one HTML file, replacing an earlier one; return its absolute path.
 
     Args:
         run_or_study: its directory, or its name in ``results.dir``.
         out: where to; ``report.html`` in that directory if not given.
+        refresh: seconds after which a browser reads it again; 0 for never.
 
     Raises:
         FedShieldError: there is neither, its files are damaged or of another version, or the report cannot be written.
@@ -28,7 +75,7 @@ def write_report(run_or_study: Path, out: Path | None = None) -> Path:
     from simulations.reports.html.page import render
 
     try:
-        content = render(gather(path)).encode()
+        content = render(gather(path), refresh).encode()
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise FedShieldError(f"{path}: not what this version writes ({what}); use the one that wrote it") from error

@@ -419,3 +419,27 @@ def test_balanced_subset_takes_the_classes_in_turn(counts: list[int], share: flo
     assert all(found[label] >= found.max() - 1 or found[label] == counts[label] for label in range(len(counts)))
     larger = balanced_subset(labels, min(count + 1, len(labels)), seed, "test")
     assert set(chosen.tolist()) <= set(larger.tolist())
+
+
+def test_photographs_are_squashed_cropped_or_padded(tmp_path: Path) -> None:
+    # 32 wide and 16 high: a black left quarter, a gray middle, a white right quarter.
+    pixels = np.full((16, 32, 3), 128, np.uint8)
+    pixels[:, :8], pixels[:, 24:] = 0, 255
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.fromarray(pixels).save(tmp_path / part / name / "0.png")
+    path = str(tmp_path / "train" / "a" / "0.png")
+    squashed, cropped, padded = (decode_images([path], 16, how)[0, 0] for how in ("squash", "crop", "pad"))
+    assert np.array_equal(decode_images([path], 16)[0, 0], squashed)
+    assert (squashed[:, 0] == 0).all()
+    assert (squashed[:, -1] == 255).all()
+    assert (cropped == 128).all()
+    assert (padded[:4] == 0).all()
+    assert (padded[12:] == 0).all()
+    assert np.array_equal(padded[8], squashed[8])
+    keys = {how: data_key("folder", str(tmp_path), 16, how) for how in ("squash", "crop", "pad")}
+    assert len(set(keys.values())) == 3
+    assert keys["squash"] == data_key("folder", str(tmp_path), 16)
+    assert (load_data("folder", str(tmp_path), 16, "crop").train.images == 128).all()
+    assert (load_data("folder", str(tmp_path), 16, "pad").test.images[:, :, :4] == 0).all()

@@ -94,3 +94,20 @@ def test_an_l2_radius_that_fits_linf_is_told(
 ) -> None:
     tell_small_radius(parse_config(tiny_flat() | {"attack.norm": norm, "attack.epsilon-255": epsilon}))
     assert ["attack.epsilon-255=127.5" in line for line in caplog.messages] == [True] * told
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "meant"),
+    [
+        ("linf", 8 / 255, "did you mean 8, for 8/255 (Linf)?"),
+        ("linf", 0.3, "did you mean 76, for 76/255 (Linf)?"),
+        ("l2", 0.25, "did you mean 63.75, for 0.25 (L2; 63.75/255)?"),
+        ("linf", 0.0, ""),
+        ("linf", 0.5, ""),
+    ],
+)
+def test_a_radius_in_another_unit_is_doubted(
+    norm: str, epsilon: float, meant: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tell_small_radius(parse_config(tiny_flat() | {"attack.norm": norm, "attack.epsilon-255": epsilon}))
+    assert [line.split("; ")[-1] for line in caplog.messages] == [meant] * bool(meant)

@@ -153,8 +153,8 @@ def test_over_a_numeric_key_the_means_and_the_seeds_are_drawn(tmp_path: Path) ->
     left, right = figure.panels
     assert (left.title, right.title) == ("natural", "robust (pgd-20)")
     x = encoding(left, "line", "x")
-    assert (x["title"], x["scale"]["type"]) == ("sharing.fraction", "linear")
-    assert lines(left) == {"all": ([0, 0.5, 1], pytest.approx([mean(place) for place in range(3)]))}
+    assert (x["title"], x["scale"]["type"]) == ("data shared, %", "linear")
+    assert lines(left) == {"all": ([0, 50, 100], pytest.approx([mean(place) for place in range(3)]))}
     seeds = sorted(row["accuracy"] for row in rows(left))
     assert seeds == pytest.approx(sorted(100 * natural(p, s) for p in range(3) for s in SEEDS))
     assert encoding(left, "point", "y")["aggregate"] == "mean"
@@ -178,8 +178,8 @@ def test_a_key_over_decades_is_drawn_on_a_logarithmic_axis(tmp_path: Path) -> No
     ("values", "drawn"), [((5, 10), "5 10"), ((0.05, 0.1, 0.25), "0.05 0.1 0.25"), ((0.1, 1.0, 100.0), "0.1 1 100")]
 )
 def test_an_axis_shows_its_values_as_people_write_them(tmp_path: Path, values: tuple[float, ...], drawn: str) -> None:
-    figures = study_figures(make_study(tmp_path / "s", ["sharing.fraction"], [(value,) for value in values]))
-    text = " ".join(drawn_text(figures["over-sharing.fraction"]))
+    figures = study_figures(make_study(tmp_path / "s", ["partition.alpha"], [(value,) for value in values]))
+    text = " ".join(drawn_text(figures["over-partition.alpha"]))
     assert drawn in text
     assert "e+" not in text
 
@@ -215,8 +215,8 @@ def test_what_else_varies_has_a_line_each(tmp_path: Path) -> None:
     grid = [(case, share) for case in ("FedAvg", "CalFAT") for share in (0.0, 0.4)]
     drawn = study_figures(make_study(tmp_path / "s", ["case", "sharing.fraction"], grid))
     found = lines(drawn["over-sharing.fraction"].panels[0])
-    assert found["FedAvg"] == ([0, 0.4], pytest.approx([mean(0), mean(1)]))
-    assert found["CalFAT"] == ([0, 0.4], pytest.approx([mean(2), mean(3)]))
+    assert found["FedAvg"] == ([0, 40], pytest.approx([mean(0), mean(1)]))
+    assert found["CalFAT"] == ([0, 40], pytest.approx([mean(2), mean(3)]))
     assert "CalFAT, fraction 0.4" in lines(drawn["rounds"].panels[0])
 
 
@@ -333,7 +333,9 @@ def test_figures_that_are_no_longer_drawn_are_removed(tmp_path: Path) -> None:
     for name in ("over-sharing.fraction.png", "rounds.svg", "labels.png", "points.png", "my own.png"):
         (folder / "figures" / name).write_text("old")
     plot_study(folder)
-    assert sorted(path.name for path in (folder / "figures").iterdir()) == ["my own.png", "points.png", "points.svg"]
+    assert sorted(path.name for path in (folder / "figures").iterdir()) == [
+        *("my own.png", "points.pdf", "points.png", "points.svg")
+    ]
 
 
 def test_rounds_have_a_line_and_a_band_for_each_point(tmp_path: Path) -> None:
@@ -346,7 +348,7 @@ def test_rounds_have_a_line_and_a_band_for_each_point(tmp_path: Path) -> None:
     assert encoding(left, "line", "x")["title"] == "epoch"
     color = encoding(left, "line", "color")
     assert color["scale"]["domain"] == ["tanh", "relu"]  # as they end, from the top
-    assert color["legend"]["title"] == "model.activation"
+    assert color["legend"]["title"] == "activation function"
 
 
 def test_a_round_that_not_all_seeds_have_reached_makes_no_step(tmp_path: Path) -> None:
@@ -401,9 +403,11 @@ def test_files_are_made_from_the_csv_alone_and_are_the_same_each_time(tmp_path: 
     add_labels(folder, "case", {"a": [[1, 2]], "b": [[2, 1]]})
     files = plot_study(folder)
     assert [path.name for path in files] == [
-        f"{name}.{kind}" for name in ("rounds", "points", "labels") for kind in ("png", "svg")
+        f"{name}.{kind}" for name in ("rounds", "points", "labels") for kind in ("png", "svg", "pdf")
     ]
-    before = {path: path.read_bytes() for path in files}
+    again = {path: path.read_bytes() for path in files}
+    assert {path: path.read_bytes() for path in plot_study(folder)} == again  # a PDF only where its figure has changed
+    before = {path: content for path, content in again.items() if path.suffix != ".pdf"}
     assert all(content.startswith(b"\x89PNG") for path, content in before.items() if path.suffix == ".png")
     assert all(len(content) < 300_000 for content in before.values())
     svg = (folder / "figures" / "points.svg").read_text()
@@ -414,7 +418,7 @@ def test_files_are_made_from_the_csv_alone_and_are_the_same_each_time(tmp_path: 
     os.environ["TZ"] = "Asia/Tokyo"
     time.tzset()
     try:
-        assert {path: path.read_bytes() for path in plot_study(folder)} == before
+        assert {path: path.read_bytes() for path in plot_study(folder) if path.suffix != ".pdf"} == before
     finally:
         del os.environ["TZ"]
         time.tzset()
@@ -425,7 +429,7 @@ def test_a_study_of_divisions_has_labels_only(tmp_path: Path) -> None:
     columns = ["run", "case", "seed", "clients", "images", "smallest", "largest", "classes", "distance", "code"]
     write_csv(folder / "results.csv", columns, [{"run": "a", "case": "iid", "seed": 1, "clients": 2}])
     add_labels(folder, "case", {"iid": [[5, 5]]})
-    assert [path.name for path in plot_study(folder)] == ["labels.png", "labels.svg"]
+    assert [path.name for path in plot_study(folder)] == ["labels.png", "labels.svg", "labels.pdf"]
 
 
 def test_a_study_without_attacks_or_evaluations_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:

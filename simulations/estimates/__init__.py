@@ -1,0 +1,1 @@
+"""What a run or a study will cost, before it starts."""

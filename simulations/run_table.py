@@ -1,0 +1,148 @@
+"""``fedshield runs``: a table of the runs in a folder, and the removal of some."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from common.config.flat import default_config
+from common.errors import FedShieldError, explain_os_errors
+from common.paths import whole_path
+from server.run_directory.lock import is_running, locked
+from server.run_directory.reader import find_results, parse_stored, read_config, read_kind, read_metrics, read_summary
+from simulations.reports.accuracy import share
+from simulations.reports.headline import last_round, read_headline
+from simulations.reports.sheets import Sheet
+
+_HEADER = ("run", "state", "done", "natural %", "robust %", "size", "last written")
+_OF_A_RUN = ("config.json", "environment.json")
+_ROBUST = "robust: the worst case over all kept evaluations of the run's model, as in its report"
+
+
+def run_sheet(given: Sequence[Path], results: Path | None) -> Sheet:
+    """Return a table of runs and studies, the last written one first.
+
+    Args:
+        given: which; none for all in a folder.
+        results: that folder; None = ``results.dir``.
+
+    Raises:
+        FedShieldError: one that is given is not there.
+    """
+    folder = whole_path(results or Path(str(default_config()["results.dir"])))
+    if given:
+        paths, title = [_there(find_results(run)) for run in given], "Runs"
+    else:
+        paths, title = _in_folder(folder), f"Runs in {folder}"
+    rows = [_row(path) for path in sorted(paths, key=_written, reverse=True)]
+    return Sheet(title, _HEADER, rows, [_ROBUST], 3)
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    with explain_os_errors(folder):
+        entries = list(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in entries if is_run(path) or _is_study(path)]
+
+
+def _there(path: Path) -> Path:
+    if not (is_run(path) or _is_study(path)):
+        raise FedShieldError(f"{path}: not a run's directory, nor a study's; fedshield runs shows those that are there")
+    return path
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a folder is a run's: a run writes both files before its first round."""
+    return all((path / name).is_file() for name in _OF_A_RUN)
+
+
+def _is_study(path: Path) -> bool:
+    return (path / "study.toml").is_file() and (path / "runs").is_dir()
+
+
+def _written(path: Path) -> float:
+    """Return when a run or study last wrote its results, in seconds since 1970."""
+    names = ("config.json", "metrics.jsonl", "summary.json", "evaluations.jsonl", "study.toml", "results.csv")
+    return max((file.stat().st_mtime for name in names if (file := path / name).exists()), default=0.0)
+
+
+def _row(path: Path) -> list[str]:
+    date = f"{datetime.fromtimestamp(_written(path)):%Y-%m-%d %H:%M}"
+    end = [size_text(total_size(path)), date]
+    if _is_study(path):
+        runs = [run for run in (path / "runs").iterdir() if is_run(run)]
+        finished = sum((run / "summary.json").exists() for run in runs)
+        return [path.name, "study", f"{finished} of {len(runs)} runs", "–", "–", *end]
+    try:
+        return [path.name, *_told(path), *end]
+    except FedShieldError as error:
+        return [path.name, f"damaged: {error}", "–", "–", "–", *end]
+
+
+def _told(path: Path) -> list[str]:
+    """Return state, rounds and accuracies of a run."""
+    config, kind = parse_stored(path, read_config(path)), read_kind(path)
+    done, total = last_round(read_metrics(path)), kind.total(config)
+    state = "finished" if read_summary(path) else "running" if is_running(path) else "stopped"
+    figures = read_headline(path).figures
+    natural = share(figures["natural"]["value"]) if figures else "–"
+    robust = share(figures["worst"]["value"]) if figures.get("robust") else "–"
+    return [state, f"{done} of {total} {kind.unit}s", natural, robust]
+
+
+def checked_runs(given: Sequence[Path]) -> list[Path]:
+    """Return the directories of runs that may be removed.
+
+    Raises:
+        FedShieldError: none is given; or one is not there, is a link or no run's directory, or goes on.
+    """
+    if not given:
+        raise FedShieldError("--rm: names no run; give one or more, as in fedshield runs --rm first")
+    found = list(dict.fromkeys(find_results(run) for run in given))
+    for path in found:
+        if path.is_symlink():
+            raise FedShieldError(f"{path}: a link to {os.readlink(path)}; give that directory itself")
+        if not is_run(path):
+            what = "a study's directory" if _is_study(path) else "not a run's directory"
+            raise FedShieldError(f"{path}: {what}; --rm deletes run directories alone, so remove it yourself")
+        if is_running(path):
+            with locked(path):
+                pass
+    return found
+
+
+def remove_run(path: Path) -> None:
+    """Delete a run's directory, while no other process can begin to write to it.
+
+    Raises:
+        FedShieldError: it goes on, or cannot be deleted.
+    """
+    with explain_os_errors(path), locked(path):
+        # What makes it a run goes last: a deletion that is interrupted can be repeated.
+        for entry in path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name not in _OF_A_RUN:
+                entry.unlink()
+        shutil.rmtree(path)
+
+
+def total_size(path: Path) -> int:
+    """Return the bytes of all files below a folder, a file with two names once for each."""
+    size = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                size += os.lstat(os.path.join(folder, name)).st_size
+            except OSError:  # a run that goes on replaces its files
+                continue
+    return size
+
+
+def size_text(size: float) -> str:
+    """``12.3 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"

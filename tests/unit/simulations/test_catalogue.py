@@ -1,0 +1,86 @@
+"""``fedshield list``: everything that can be named is there, with a line about it."""
+
+import pytest
+
+from common.attacks.library import ATTACKS
+from common.config.flat import default_config, read_toml
+from common.methods.library import METHODS
+from common.models.activations import ACTIVATIONS
+from common.models.networks import MODELS
+from common.training.losses import LOSSES
+from server.aggregation.rules import RULES
+from simulations.catalogue import KINDS, described, first_paragraph
+from simulations.shipped import PRESETS
+from tests.helpers.program import invoke
+
+TABLES = {
+    "models": MODELS,
+    "losses": LOSSES,
+    "methods": METHODS,
+    "strategies": RULES,
+    "activations": ACTIVATIONS,
+    "attacks": {name: attack for name, attack in ATTACKS.items() if name != "kl"},  # only trades uses it
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_name_has_a_line_about_it(kind: str) -> None:
+    found = described(kind)
+    assert found
+    for name, words in found.items():
+        assert len(words) > 10, name
+        assert "\n" not in words
+        assert "partial(func" not in words
+    if kind in TABLES:
+        assert found.keys() >= TABLES[kind].keys()
+
+
+def test_a_docstring_is_one_line() -> None:
+    assert first_paragraph("\n    One ``two``\n    three.\n\n    Four.") == "One two three."
+
+
+def test_list_names_all_kinds_and_runs() -> None:
+    overview = invoke("list")
+    assert overview.returncode == 0, overview.stderr
+    assert [line.split(":")[0] for line in overview.stdout.splitlines()[:-1]] == list(KINDS)
+    losses = invoke("list", "losses")
+    assert losses.stdout.startswith("pgd-at ")
+    assert losses.stdout.splitlines()[-1] == "Use: --set loss.name=NAME"
+
+
+def test_config_marks_what_differs_and_can_be_used_as_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    done = invoke("config", "cpu-cifar10", "--set", "seed=2")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "my.toml").write_text(done.stdout)
+    found = read_toml(tmp_path / "my.toml")
+    expected = {**default_config(), **read_toml(PRESETS / "cpu-cifar10.toml"), "seed": 2}
+    assert found == expected
+    marked = [line for line in done.stdout.splitlines() if "# default = " in line]
+    assert marked[0] == "seed = 2  # default = 1"
+    assert len(marked) == sum(value != default_config()[key] for key, value in expected.items())
+    changed = invoke("config", "cpu-cifar10", "--changed", "--set", "seed=2").stdout.splitlines()
+    assert [line for line in changed if " = " in line] == marked
+    assert invoke("config", "--changed").stdout == "# nothing differs from the defaults\n"
+    wrong = invoke("config", "--set", "model.width=0")
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+
+
+def test_wrong_usage_is_one_line_with_a_near_match() -> None:
+    for arguments, line in (
+        (("--sed",), "No such option '--sed'"),
+        (("evaluat",), "evaluat: no such command; did you mean evaluate?"),
+        (
+            ("run", "--workers", "0"),
+            "run: Invalid value for '--workers': 0 is not in the range x>=1; see fedshield run --help",
+        ),
+        (
+            ("run", "--results", ""),
+            "run: Invalid value for '--results': is empty; give the path; see fedshield run --help",
+        ),
+        (("evaluate",), "evaluate: Missing argument 'RUN_DIR'; see fedshield evaluate --help"),
+    ):
+        done = invoke(*arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.splitlines()[0].startswith(f"fedshield: {line}")
+        assert len(done.stderr.splitlines()) == 1
+    assert invoke("--version").stdout.startswith("fedshield")

@@ -1,0 +1,102 @@
+"""``fedshield runs`` and ``fedshield cache``: what is on the disk, and that nothing else is ever deleted."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from simulations.run_table import size_text
+from tests.helpers.program import invoke, tiny_options
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run, and a stopped one."""
+    place = tmp_path_factory.mktemp("table")
+    options = [*tiny_options(federation__rounds=1), "--set", "evaluate.final-attacks=fgsm"]
+    done = invoke("run", *options, "--engine", "inprocess", "--results", place, "--name", "whole")
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(place / "whole", place / "part")
+    (place / "part" / "summary.json").unlink()
+    (place / "other").mkdir()
+    (place / "other" / "notes.txt").write_text("mine")
+    return place
+
+
+def rows(folder: Path) -> dict[str, list[str]]:
+    shown = invoke("runs", "--results", folder, COLUMNS="200").stdout
+    lines = [line.split() for line in shown.splitlines()]
+    return {line[0]: line for line in lines if line and line[0] in {"whole", "part", "other", "broken"}}
+
+
+def test_the_table_says_state_rounds_and_accuracy(folder: Path) -> None:
+    found = rows(folder)
+    assert found.keys() == {"whole", "part"}
+    assert found["whole"][1:5] == ["finished", "1", "of", "1"]
+    assert found["part"][1] == "stopped"
+    final = json.loads((folder / "whole" / "summary.json").read_text())["final"]
+    assert found["whole"][6:8] == [f"{100 * final[name]['value']:.1f}" for name in ("natural", "worst")]
+    with FileLock(folder / "part" / ".lock"):
+        assert rows(folder)["part"][1] == "running"
+    assert rows(folder)["part"][1] == "stopped"
+
+
+def test_a_damaged_run_does_not_hide_the_others(folder: Path) -> None:
+    shutil.copytree(folder / "part", folder / "broken")
+    (folder / "broken" / "config.json").write_text("{")
+    found = rows(folder)
+    shutil.rmtree(folder / "broken")
+    assert found.keys() == {"whole", "part", "broken"}
+    assert found["broken"][1] == "damaged:"
+
+
+def test_only_runs_that_do_not_go_on_are_deleted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = shutil.copytree(folder / "part", tmp_path / "runs" / "gone")
+    for given, reason in (
+        (folder / "other", "not a run's directory; --rm deletes run directories alone, so remove it yourself"),
+        (folder, "not a run's directory"),
+    ):
+        done = invoke("runs", "--rm", "--yes", run, given)
+        assert done.returncode == 1
+        assert reason in done.stderr
+    with FileLock(run / ".lock"):
+        assert "goes on" in invoke("runs", "--rm", "--yes", run).stderr
+    (tmp_path / "link").symlink_to(run)
+    assert "a link to" in invoke("runs", "--rm", "--yes", tmp_path / "link").stderr
+    assert "names no run" in invoke("runs", "--rm").stderr
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdin", io.StringIO(""))  # nobody answers
+        unanswered = invoke("runs", "--rm", run)
+    assert unanswered.returncode == 1
+    assert unanswered.stderr == "fedshield: not confirmed, so nothing was done; --yes does not ask\n"
+    assert (run / "metrics.jsonl").exists()
+    assert (folder / "other" / "notes.txt").exists()
+    done = invoke("runs", "--rm", "--yes", "gone", cwd=tmp_path)  # by its name in results.dir
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"Deleted: {run}"
+    assert not run.exists()
+
+
+def test_the_cache_is_shown_and_cleared_alone(tmp_path: Path) -> None:
+    (tmp_path / "datasets" / "one").mkdir(parents=True)
+    (tmp_path / "datasets" / "one" / "images.npy").write_bytes(bytes(1500))
+    (tmp_path / "mine.txt").write_text("mine")
+    shown = invoke("cache", FEDSHIELD_CACHE=str(tmp_path)).stdout.splitlines()
+    assert shown[0] == f"Cache: {tmp_path}"
+    assert shown[1].split()[:4] == ["datasets", "1.5", "kB", "1"]
+    cleared = invoke("cache", "--clear", FEDSHIELD_CACHE=str(tmp_path)).stdout.splitlines()
+    assert cleared[1].split()[:4] == ["datasets", "0", "B", "0"]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_sizes_are_short() -> None:
+    assert [size_text(size) for size in (0, 999, 1500, 12_345_678, 5e9)] == [
+        "0 B",
+        "999 B",
+        "1.5 kB",
+        "12.3 MB",
+        "5 GB",
+    ]
