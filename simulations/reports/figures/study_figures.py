@@ -9,6 +9,7 @@ from simulations.reports.figures.files import save_all
 from simulations.reports.figures.line_charts import Lines, lines, top_of, with_chance
 from simulations.reports.figures.measured import Measured, Rows, ends, mean, measured, measured_rounds, rates, whole
 from simulations.reports.figures.points import Values, divisions, name_group, name_point, pair_of
+from simulations.reports.figures.privacy_figures import privacy_figures
 from simulations.reports.figures.run_figures import HOLDER, by_client, height_of, with_totals
 from simulations.reports.figures.style import LEGEND, Figure, Panel
 from simulations.reports.study_tables import tell_chances
@@ -23,6 +24,7 @@ from simulations.study_directory import (
 )
 
 _BANDS = 4  # more lines than that hide each other's bands
+_NAMES = ("rounds", "over-*", "points", "privacy", "epsilon", "labels")
 _BAND = "; band: from the lowest to the highest"
 
 
@@ -38,7 +40,8 @@ def plot_study(study_dir: Path) -> list[Path]:
     """Draw a study's figures into its ``figures/``, from its CSV files alone, replacing earlier ones.
 
     ``rounds``: accuracy over rounds; ``over-KEY``: over the numeric key that the study varies; ``points``: of each
-    point, where no key is numeric; ``labels``: images of each class at each client.
+    point, where no key is numeric; ``privacy`` and ``epsilon``: accuracy against what the models tell about their
+    training images, and against epsilon; ``labels``: images of each class at each client.
 
     Args:
         study_dir: with ``results.csv``; what other files would show is left out where they are missing.
@@ -49,7 +52,7 @@ def plot_study(study_dir: Path) -> list[Path]:
     Raises:
         FedShieldError: there are no results, or they are damaged.
     """
-    return save_all(study_figures(study_dir), study_dir / "figures", ("rounds", "over-*", "points", "labels"))
+    return save_all(study_figures(study_dir), study_dir / "figures", _NAMES)
 
 
 def study_figures(study_dir: Path) -> dict[str, Figure]:
@@ -66,6 +69,7 @@ def study_figures(study_dir: Path) -> dict[str, Figure]:
             figures[f"over-{numeric[0]}"] = _draw_over(results, numeric[0], heading.title, guessing)
         elif results.measures and len(results.rows) > 1:
             figures["points"] = _draw_points(results, heading.title, heading.reference, guessing)
+        figures |= privacy_figures(results, heading.title, guessing)
     if labels:
         figures["labels"] = _draw_labels(labels, heading.title)
     return figures
