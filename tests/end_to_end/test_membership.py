@@ -16,6 +16,7 @@ from common.data.split_directories import write_split
 from common.errors import FedShieldError
 from common.evaluation.membership import area_under_curve
 from server.membership import measure_privacy
+from server.repair import remedies
 from server.run_directory.checkpoint import fit_state, selected_model
 from server.run_directory.privacy import read_privacy
 from server.run_directory.restored import stored_config
@@ -23,9 +24,13 @@ from server.run_images import run_images
 from server.shadows import shadow_plans
 from simulations.centralized import train_centrally
 from simulations.export.formats import export_run
+from simulations.reports.figures.study_figures import study_figures
 from simulations.reports.html.write import write_report
 from simulations.reports.privacy import privacy_sheet
+from simulations.reports.study_privacy import privacy_sheets
+from simulations.studies.membership import measure_study
 from simulations.studies.sweep import run_study
+from simulations.study_directory import read_results
 from simulations.terminal.console import Terminal
 from tests.helpers.images import make_folder
 from tests.helpers.program import fedshield
@@ -130,6 +135,73 @@ def test_a_study_has_its_areas_as_columns(tmp_path: Path) -> None:
     assert (without["auc-pool"], without["auc-clients"]) == ("", "")
     for name in ("pool", "clients"):
         assert float(measured[f"auc-{name}"]) == pytest.approx(record["groups"][name]["auc"], rel=1e-5)
+
+
+def test_one_command_measures_all_runs_of_a_study_and_keeps_what_was_measured(tmp_path: Path) -> None:
+    text = 'title = "t"\nseeds = [1]\n[grid]\n"privacy.noise-multiplier" = [0.0, 3.0]\n'
+    (tmp_path / "s.toml").write_text(text)
+    settings = {**TINY, "federation.rounds": 1, "attack.name": "none", "evaluate.final-attacks": "fgsm"}
+    folder = tmp_path / "study"
+    with pytest.raises(FedShieldError, match=r"study\.toml"):
+        measure_study(tmp_path, {}, 20, 0)
+    run_study(tmp_path / "s.toml", settings, folder, 1, Terminal())
+    invoke("privacy", str(folder), "--shadows", "0", "--examples", "20")
+    rows = read_results(folder)
+    records = [read_privacy(folder / "runs" / row["run"]) for row in rows]
+    assert [float(row["auc-pool"]) for row in rows] == [
+        pytest.approx(record["groups"]["pool"]["auc"], rel=1e-5) for record in records
+    ]
+    assert rows[0]["epsilon"] == ""
+    summary = json.loads((folder / "runs" / rows[1]["run"] / "summary.json").read_text())
+    assert float(rows[1]["epsilon"]) == pytest.approx(summary["privacy"]["epsilon"], rel=1e-5)
+    measure_study(folder, {}, 20, 0)
+    assert [read_privacy(folder / "runs" / row["run"]) for row in rows] == records
+    edit(folder / "runs" / rows[1]["run"] / "privacy.json", sha256="0" * 64)  # of another model
+    measure_study(folder, {}, 20, 0)
+    again = [read_privacy(folder / "runs" / row["run"]) for row in rows]
+    assert again[0] == records[0]
+    assert {**again[1], "at": ""} == {**records[1], "at": ""}
+    (sheet,) = privacy_sheets(rows)
+    assert list(sheet.header)[1:] == ["AUC, images of the pool", "AUC, the clients' images", "epsilon"]
+    assert sheet.rows[0][3] == "–"
+    drawn = study_figures(folder)
+    assert {"privacy", "epsilon"} <= drawn.keys()
+    assert [len(drawn[name].panels) for name in ("privacy", "epsilon")] == [4, 2]
+    assert "1 of 2 points have an epsilon" in drawn["epsilon"].caption
+
+
+@pytest.mark.parametrize("kind", ["averaged", "distilled"])
+def test_what_is_asked_about_is_what_the_sent_images_were_made_of(kind: str, tmp_path: Path) -> None:
+    made = {"sharing__kind": kind, "sharing__average": 2, "sharing__per_class": 1, "sharing__steps": 1}
+    path = run(tmp_path, kind, **{**SETTINGS, **made, "federation__rounds": 1})
+    record, _ = measure_privacy(path, {}, examples=0, shadows=0)
+    assert record["groups"]["pool"]["images"] == len(factory.prepare_data(tiny_config(**SETTINGS))[1].shared)
+
+
+def test_images_that_repair_has_sent_later_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.repair.treat.REMEDIES", {"divergence": (remedies.share_more,)})
+    more = {"repair__enabled": True, "repair__sharing_step": 0.2, "repair__sharing_budget": 0.6, "attack__steps": 1}
+    loud = {"train__learning_rate": 5.0, "strategy__update_limit": 0.0, "evaluate__final_attacks": ""}
+    path = run(tmp_path, "more", federation__rounds=5, **more, **loud)
+    config = stored_config(path, {}, "test")
+    pools = [run_images(path, config, last).groups["pool"].rows for last in (4, 5)]
+    # Round 4 has shown the trouble; round 5 is the first with more. Of the pool's 40 images 16 were sent, then 24.
+    assert [len(rows) for rows in pools] == [16, 24]
+    assert {*pools[0]} < {*pools[1]}
+
+
+def test_another_dataset_with_divided_images_is_not_asked_about(tmp_path: Path) -> None:
+    make_folder(tmp_path / "pets", images=20)
+    make_folder(tmp_path / "others", images=4)
+    pets = {"data__name": "folder", "data__root": str(tmp_path / "pets"), "data__image_size": 16}
+    two = {**SETTINGS, **pets, "federation__clients": 2, "partition__scheme": "iid", "federation__rounds": 1}
+    write_split(*factory.prepare_data(tiny_config(**two)), tmp_path / "all")
+    divided = {**two, "data__name": "split", "data__root": str(tmp_path / "all")}
+    others = {"sharing__kind": "other-dataset", "sharing__root": str(tmp_path / "others" / "train")}
+    path = run(tmp_path, "others-run", **{**divided, **others})
+    record, _ = measure_privacy(path, {}, shadows=0)
+    assert list(record["groups"]) == ["clients"]  # the pool itself was not sent
+    assert record["notes"] == ["no image of the pool was shared, so none of it was asked about"]
 
 
 def test_without_sharing_only_the_clients_are_asked_about(tmp_path: Path) -> None:
