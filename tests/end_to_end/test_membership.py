@@ -33,7 +33,7 @@ from simulations.studies.sweep import run_study
 from simulations.study_directory import read_results
 from simulations.terminal.console import Terminal
 from tests.helpers.images import make_folder
-from tests.helpers.program import fedshield
+from tests.helpers.program import fedshield, invoke
 from tests.helpers.runs import run
 from tests.helpers.settings import TINY, tiny_config
 
