@@ -137,7 +137,7 @@ def test_shipped_studies_parse(scale: str) -> None:
         f"{scale}-methods": 18,
         f"{scale}-ablation": 7,
         f"{scale}-benchmark": 60,
-        **({"cpu-byzantine": 36, "cpu-fast": 3, "cpu-privacy": 11, "cpu-repair": 10} if scale == "cpu" else {}),
+        **({"cpu-byzantine": 36, "cpu-fast": 3, "cpu-privacy": 15, "cpu-repair": 10} if scale == "cpu" else {}),
     }
     assert len(shipped[f"{scale}-methods"].seeds) >= 3
 
