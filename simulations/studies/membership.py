@@ -14,7 +14,6 @@ from simulations.studies.study import load_study, points
 log = logging.getLogger("fedshield")
 
 
-
 def is_study(directory: Path) -> bool:
     """Return whether a directory is that of a study, and not of a run."""
     return (directory / "study.toml").exists()

@@ -20,13 +20,7 @@ from simulations.replay import replay
 from simulations.reports.html.page import Table
 from simulations.reports.html.trouble_blocks import troubles
 from tests.helpers.runs import run, run_in_parts, run_with, same, weights
-from tests.helpers.settings import tiny_config
-
-# The loss rises; round 4 is the first in which this is a trouble.
-DIVERGES: dict[str, Any] = {
-    **{"train__learning_rate": 5.0, "strategy__update_limit": 0.0},
-    **{"repair__enabled": True, "repair__rate_factor": 0.001},
-}
+from tests.helpers.settings import DIVERGES, tiny_config
 
 
 def _at(stop: int, reply: Reply) -> bool:
@@ -187,7 +181,9 @@ def test_a_run_without_images_to_judge_on_is_refused_before_clients_are_waited_f
 ) -> None:
     monkeypatch.setattr("server.app.Roster", None)
     for changes in ({"sharing__fraction": 1.0}, {"repair__sharing_budget": 1.0}):
-        with pytest.raises(FedShieldError, match=r"repair\.enabled: there are no held-out images to judge the model on"):
+        with pytest.raises(
+            FedShieldError, match=r"repair\.enabled: there are no held-out images to judge the model on"
+        ):
             run(tmp_path, "blind", repair__enabled=True, **changes)
 
 

@@ -68,7 +68,9 @@ def _figure(
             drawing = with_mark(drawing, 0.5, "guessing")
         panels.append(Panel(f"{name}, {x}" if len(columns) > 1 else name, drawing, max(230, 17 * len(shown) // 2)))
     less = f"; {len(there)} of {len(names)} points have {what}" if len(there) < len(names) else ""
-    return Figure(panels, title, measured.note(_DRAWN) + less, 40 + 6 * max(min(LEGEND, len(name)) for name in shown), 2)
+    return Figure(
+        panels, title, measured.note(_DRAWN) + less, 40 + 6 * max(min(LEGEND, len(name)) for name in shown), 2
+    )
 
 
 def _marks(measured: Measured, column: str, accuracy: str) -> Rows:
