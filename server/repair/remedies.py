@@ -52,7 +52,7 @@ def lower_rate(treatment: Treatment, limits: Limits, number: int) -> Done | None
 
 
 def average(treatment: Treatment, limits: Limits, number: int) -> Done | None:
-    """Take the running mean of the models from here on (Gowal et al. 2020, 2010.03593); training does not go on from it."""
+    """Take the running mean of the models (Gowal et al. 2020, 2010.03593), from which training does not go on."""
     if treatment.average:
         return None
     told = "from here on, take the running mean of the models (ema)"
