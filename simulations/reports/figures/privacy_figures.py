@@ -12,7 +12,7 @@ from simulations.reports.study_privacy import AUC_OF
 from simulations.study_directory import EPSILON, Row, number
 
 _DRAWN = "Mark: the mean of {} seeds; bars: from the lowest to the highest"
-_WIDE = 30  # times, from which an axis is logarithmic
+_WIDE = 10  # times, from which an axis is logarithmic
 
 
 def privacy_figures(measured: Measured, title: str, guessing: Sequence[float]) -> dict[str, Figure]:
