@@ -28,8 +28,10 @@ from simulations.engine.local_grid import LocalGrid
 
 _QUICK: dict[str, Any] = {"threads": 1, "evaluate.every": 1000, "evaluate.examples": 10, "evaluate.final-attacks": ""}
 _TINY: dict[str, Any] = {"data.max-examples": 300, "federation.rounds": 5, "model.width": 4}
+# Few clients and several epochs between two averages: averages of ten clients, each after some steps, do not.
 _FGSM: dict[str, Any] = {
-    **{"attack.name": "fgsm", "attack.epsilon-255": 16.0, "partition.scheme": "iid", "model.width": 32},
+    **{"loss.name": "pgd-at", "attack.name": "fgsm", "attack.epsilon-255": 16.0, "model.width": 16},
+    **{"federation.clients": 2, "federation.rounds": 12, "train.local-epochs": 4, "partition.scheme": "iid"},
     **{"train.augment": False, "train.noise-std": 0.0, "train.label-smoothing": 0.0},
 }
 MASKED = '''"""A network whose logits are so large that the gradient of the cross-entropy is zero in float32."""

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from common.paths import ROOT
+from server.run_directory.reader import read_metrics
 from tests import conftest
 from tests.helpers.program import fedshield
 from tests.helpers.runs import figures, same, weights
@@ -101,9 +102,9 @@ def fetch_runs(folder: Path) -> Path:
     return folder / "runs"
 
 
-def ends_as_the_simulation(folder: Path, preset: str, root: Path | None = None) -> None:
-    """Run a preset in containers and in one process, and compare weights and figures."""
-    keys = f"{preset} --set federation.rounds=2 --set threads=1"
+def ends_as_the_simulation(folder: Path, preset: str, root: Path | None = None, rounds: int = 2) -> Path:
+    """Run a preset in containers and in one process, and compare weights and figures; return the latter's directory."""
+    keys = f"{preset} --set federation.rounds={rounds} --set threads=1"
     environment = {"FEDSHIELD_RUN": f"{keys} --set results.name=plain", "FEDSHIELD_DATA": str(root or folder)}
     compose("up", "--exit-code-from", "run", **environment)
     here = [f"--set=data.root={root}/cifar10-jpeg"] if root else []
@@ -111,10 +112,27 @@ def ends_as_the_simulation(folder: Path, preset: str, root: Path | None = None) 
     assert done.returncode == 0, done.stderr
     assert same(weights(fetch_runs(folder) / "plain"), weights(folder / "simulated"))
     assert figures(folder / "runs" / "plain") == figures(folder / "simulated")
+    both = (read_metrics(folder / where) for where in ("runs/plain", "simulated"))
+    for there, here in zip(*both, strict=True):
+        assert [there.get(key) for key in ("privacy", "repairs")] == [here.get(key) for key in ("privacy", "repairs")]
+    return folder / "simulated"
 
 
 def test_ten_containers_give_the_numbers_of_the_simulation(tmp_path: Path) -> None:
     ends_as_the_simulation(tmp_path, "quickstart")
+
+
+def test_ten_containers_with_differential_privacy_give_the_numbers_of_the_simulation(tmp_path: Path) -> None:
+    seeded = "--set privacy.noise-multiplier=1 --set privacy.noise=seeded --set model.norm=group"
+    path = ends_as_the_simulation(tmp_path, f"quickstart {seeded}")
+    assert read_metrics(path)[-1]["privacy"]["epsilon"] > 0
+
+
+def test_ten_containers_are_repaired_as_the_simulation(tmp_path: Path) -> None:
+    diverges = "--set train.learning-rate=5.0 --set strategy.update-limit=0 --set attack.steps=1 --set model.width=4"
+    mended = "--set repair.enabled=true --set repair.rate-factor=0.001 --set data.max-examples=300"
+    path = ends_as_the_simulation(tmp_path, f"quickstart {diverges} {mended}", rounds=6)
+    assert [each["action"] for line in read_metrics(path) for each in line["repairs"]][:1] == ["roll-back"]
 
 
 @pytest.mark.skipif(not CIFAR10.is_file(), reason="CIFAR-10 is not at hand")

@@ -79,6 +79,7 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         grid = _polled(grid)
     tell_settings(config, data.described_partition)
     check_sharing(config, data)
+    check_sight(config, data)
     roster = Roster(grid, config.federation, _own_images(data))
     roster.gather()
     with RunDir.open(config, kind) as run, watching(config, run) as watchers:
@@ -90,7 +91,6 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         try_own_attacks(config, model, len(data.test.classes))
         _tell(config, model, kind)
         recorder = Recorder(config, run, data, model, watchers)
-        check_sight(config, recorder.diagnosis is not None and recorder.diagnosis.sees)
         told |= {} if kind == DEPLOYED else tell_precision(config)
         run.write_environment({**describe_environment(device, model, data.test.images.shape[-1]), **told})
         data = with_shared(config, data, run.path, device)

@@ -18,11 +18,19 @@ class ModelAverage:
         train: the average, its decay, and the first round that counts.
         number: of finished rounds.
         average: after these; used only if one of them counts.
+
+    Attributes:
+        train: as above.
     """
 
     def __init__(self, train: TrainConfig, number: int, average: State | None) -> None:
-        self._train = train
+        self.train = train
         self._average = average if self._counts(number) else None
+
+    def follow(self, train: TrainConfig) -> None:
+        """Go on with another average, or from another round; what was averaged before is forgotten."""
+        if train != self.train:
+            self.train, self._average = train, None
 
     def after(self, number: int, state: State) -> State | None:
         """Return the average with the model of round ``number``; None where there is none. Neither is changed later."""
@@ -31,7 +39,7 @@ class ModelAverage:
         if self._average is None:
             self._average = state
             return state
-        train, before = self._train, self._average
+        train, before = self.train, self._average
         share = 1 - train.average_decay if train.average == "ema" else 1 / (number - train.average_start + 1)
         self._average = {
             name: torch.lerp(before[name], now, share) if now.is_floating_point() else now
@@ -40,4 +48,4 @@ class ModelAverage:
         return self._average
 
     def _counts(self, number: int) -> bool:
-        return self._train.average != "none" and number >= self._train.average_start
+        return self.train.average != "none" and number >= self.train.average_start

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from common.config.schema import RunConfig
+from common.config.tables import TrainConfig
 from common.data.server_data import ServerData
 from common.errors import DeadEndError
 from common.evaluation.evaluate import Evaluation
@@ -32,7 +33,8 @@ log = logging.getLogger("fedshield")
 class Recorder:
     """Evaluates and stores every model of a run: the global one after each round, or the only one after each epoch.
 
-    With ``train.average``, this is the average of those models; the model itself is kept to go on from.
+    With ``train.average``, or where repair has begun one, this is the average of those models; the model itself is kept
+    to go on from.
 
     Args:
         config: of the run.
@@ -58,14 +60,13 @@ class Recorder:
         self.counts = data.counts if run.kind == FEDERATION else None
         self.model = model
         checkpoint = read_checkpoint(run.path) or {}
-        self._average = ModelAverage(
-            config.train, run.completed_rounds, load_model(run.path, checkpoint) if checkpoint else None
-        )
         self._best: dict[str, Any] | None = checkpoint.get("best", {}).get("validation")
         self._overfits = False
         self.diagnosis = RoundDiagnosis(config, run, data, model) if config.diagnosis.enabled else None
-        good = run.load_kept(GOOD) or (load_model(run.path, checkpoint) if checkpoint else None)
+        last = load_model(run.path, checkpoint) if checkpoint else None
+        good = run.load_kept(GOOD) or last
         self.repair = RoundRepair(config, run.metrics(), good) if config.repair.enabled else None
+        self._average = ModelAverage(self._averaging(), run.completed_rounds, last)
         self._round_started = time.perf_counter()
 
     @property
@@ -113,6 +114,7 @@ class Recorder:
             if self.repair is not None:
                 record["repairs"] = self.repair.after_round(record, self.diagnosis.diagnoses, state)
                 kept = {**(kept or {}), GOOD: self.repair.kept(state)}
+                self._average.follow(self._averaging())
                 self._end_without(record)
         self.run.append_metrics(record)
         chosen = validation.as_json() if validation is not None and self._is_best(validation) else None
@@ -136,6 +138,10 @@ class Recorder:
             self._watch(round_or_epoch, evaluation)
         self._watchers.after_round(record)
         return evaluation
+
+    def _averaging(self) -> TrainConfig:
+        """Return which models are averaged from now on."""
+        return self.repair.averaging() if self.repair is not None else self.config.train
 
     def _end_without(self, record: Mapping[str, Any]) -> None:
         """End the run as without repair if a round has no model and the next would start from the same one.
@@ -198,7 +204,9 @@ class Recorder:
         self._watchers.after_run(summary)
         if final is not None:
             of = f"of {self.run.kind.unit} {round_or_epoch}  " if self._best else ""
-            of += f"of the average ({train.average})  " if (train := self.config.train).average != "none" else ""
+            train = self._average.train
+            averaged = train.average != "none" and round_or_epoch >= train.average_start
+            of += f"of the average ({train.average})  " if averaged else ""
             ece = f"  ECE {100 * found['ece']:.1f} %" if figures and (found := figures["calibration"]) else ""
             log.info("final  %s%s%s", of, final.line(), ece, extra={"event": {"event": "final", **summary}})
             for line in tell_personal((figures or {}).get("personal", {})):

@@ -10,10 +10,13 @@ import numpy as np
 from common.config.schema import RunConfig
 from common.data.datasets import Dataset
 from common.data.partition import Indices
-from common.data.server_data import class_counts, take_server_data
+from common.data.server_data import ServerData, class_counts, take_server_data
 from common.errors import FedShieldError
 from common.factory import client_data, prepare_data, server_data
+from server.diagnosis.diagnosis import Lines
 from server.measures import subset_of
+from server.repair.rounds import limits_of, treatment_after
+from server.repair.treatment import Treatment
 from server.run_directory.reader import (
     CENTRALIZED,
     DEPLOYED,
@@ -78,9 +81,10 @@ def run_images(run_dir: Path, config: RunConfig, last: int) -> RunImages:
         raise FedShieldError(f"{run_dir / 'partition.json'}: not found; without it nobody knows who had which image")
     if read_kind(run_dir) == CENTRALIZED:
         return _centralized(run_dir, config, described)
-    trained = _who_trained(run_dir, config, last)
+    lines = [line for line in read_metrics(run_dir) if line["round"] <= last]
+    trained, sent = _who_trained(config, lines), _share_sent(config, lines)
     find = _split if config.data.name == "split" else _divided
-    return find(run_dir, config, described, trained)
+    return find(run_dir, config, described, trained, sent)
 
 
 def _centralized(run_dir: Path, config: RunConfig, described: dict[str, Any]) -> RunImages:
@@ -90,23 +94,25 @@ def _centralized(run_dir: Path, config: RunConfig, described: dict[str, Any]) ->
     return RunImages(splits.train, splits.test, {"clients": group}, ())
 
 
-def _divided(run_dir: Path, config: RunConfig, described: dict[str, Any], trained: Sequence[int]) -> RunImages:
+def _divided(
+    run_dir: Path, config: RunConfig, described: dict[str, Any], trained: Sequence[int], sent: float
+) -> RunImages:
     """Divide the dataset as the run did."""
     splits, division = prepare_data(config)
-    _check(run_dir, config, described, take_server_data(splits, division).described_partition, splits.test)
-    pool = division.pool if config.sharing.warm_start_epochs else division.shared
+    server = take_server_data(splits, division)
+    _check(run_dir, config, described, server.described_partition, splits.test)
+    pool = np.sort(division.pool[_seen_of_the_pool(config, server, sent)])
     own = np.sort(np.concatenate([division.shards[client] for client in trained]))
     return _grouped(config, splits.train, splits.test, pool, own, [])
 
 
-def _split(run_dir: Path, config: RunConfig, described: dict[str, Any], trained: Sequence[int]) -> RunImages:
+def _split(
+    run_dir: Path, config: RunConfig, described: dict[str, Any], trained: Sequence[int], sent: float
+) -> RunImages:
     """Read the server's directory, and the clients' if they are on this machine."""
     server = server_data(config)
     _check(run_dir, config, described, server.described_partition, server.test)
-    pool, sharing = server.pool, config.sharing
-    rows = np.arange(len(pool.labels))
-    if not sharing.warm_start_epochs:
-        rows = server.slice(sharing.slice_fraction, config.seed)
+    pool, rows = server.pool, _seen_of_the_pool(config, server, sent)
     if read_kind(run_dir) == DEPLOYED:
         notes = ["the clients' own images are with the clients, so only those of the pool were asked about"]
         return _grouped(config, _join([pool, server.validation]), server.test, rows, rows[:0], notes)
@@ -133,9 +139,21 @@ def _grouped(
     return RunImages(train, test, groups, tuple(notes))
 
 
-def _who_trained(run_dir: Path, config: RunConfig, last: int) -> list[int]:
-    """Return the clients whose replies were taken up to a round; all, if an earlier version has not stored that."""
-    lines = [line for line in read_metrics(run_dir) if line["round"] <= last]
+def _seen_of_the_pool(config: RunConfig, server: ServerData, sent: float) -> Indices:
+    """Return the rows of the pool that the model was trained on: those that were sent, or all by a warm start."""
+    if config.sharing.warm_start_epochs:
+        return np.arange(len(server.pool.labels))
+    return server.slice(sent, config.seed)
+
+
+def _share_sent(config: RunConfig, lines: Lines) -> float:
+    """Return the largest share of the pool that the clients have received up to the last of the lines."""
+    before = treatment_after(lines[:-1], limits_of(config)) if config.repair.enabled else Treatment()
+    return max(before.sharing, config.sharing.slice_fraction)
+
+
+def _who_trained(config: RunConfig, lines: Lines) -> list[int]:
+    """Return the clients whose replies were taken in these rounds; all, if an earlier version has not stored that."""
     named = {int(client) for line in lines for client in line.get("clients", {})}
     everybody = range(config.federation.clients)
     return sorted(named & {*everybody}) or list(everybody)
@@ -147,8 +165,10 @@ def _check(run_dir: Path, config: RunConfig, there: dict[str, Any], here: dict[s
     Raises:
         FedShieldError: one line with the first difference.
     """
+    # What was made of the slice, or taken from elsewhere, is not in the pool; "sha256" is of the slice itself.
+    made = {"shared"} if "shared-kind" in there else set()
     for key in _COMPARED:
-        if key in there and there[key] != here.get(key, []):
+        if key in there.keys() - made and there[key] != here.get(key, []):
             numbers = isinstance(there[key], int)
             what = f"{key} = {there[key]} there, {here.get(key)} here" if numbers else f"{key} is another here"
             raise _changed(run_dir, config, what)

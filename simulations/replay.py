@@ -7,6 +7,7 @@ from common.errors import FedShieldError
 from server.diagnosis.about import about_run
 from server.diagnosis.diagnosis import Diagnosis
 from server.diagnosis.judge import changes, diagnose, stored
+from server.repair.remedies import AT_ONCE
 from server.repair.rounds import limits_of, treat_line
 from server.repair.treatment import Treatment
 from server.run_directory.reader import (
@@ -52,7 +53,9 @@ def replay(run_dir: Path) -> Iterator[str]:
         yield from (f"    {found.name} {what}: {found.evidence}" for what, found in changes(before, now))
         before = now
         treatment, actions = treat_line(treatment, line, now, limits)
-        yield from (f"    repair {verb} ({action.name}): {action.told}" for action in actions)
+        for action in actions:
+            follows = count < len(metrics) or action.name in AT_ONCE
+            yield f"    repair {verb if follows else 'would do next'} ({action.name}): {action.told}"
         if {(each.name, each.severity) for each in stored(line)} != {(each.name, each.severity) for each in now}:
             others.append(str(line["round"]))
     if others:

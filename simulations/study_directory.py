@@ -32,12 +32,13 @@ DIVIDED = ("run", "seed", "clients", "images", "smallest", "largest", "classes",
 WORST_CLIENT = ("worst-client-natural", "worst-client")
 # AUC of the strongest attack of fedshield privacy, on images of the pool and of the clients; only where it was run.
 AUCS = ("auc-pool", "auc-clients")
+EPSILON = "epsilon"  # of client-level differential privacy, after the last round; only of runs that have it
 MEGABYTES = ("megabytes-sent", "megabytes-received")  # of the arrays in all messages
 # Last in results.csv; earlier versions had none of these. The chance: a model that always names one class. The later
 # attacks: by fedshield evaluate, which have lowered the worst case on the same images. The threat: radius and norm.
 ADDED = (
     *("used", "available", "test-images", "chance", "later-attacks", "threat"),
-    *(*WORST_CLIENT, *MEGABYTES, *AUCS, "why"),
+    *(*WORST_CLIENT, *MEGABYTES, *AUCS, EPSILON, "why"),
 )
 _ROUNDS = ("run", "seed", "round", "n", "natural", "loss", "seconds")
 _LABELS = ("point", "seed", "client", "class", "images")

@@ -45,7 +45,7 @@ class Divergence:
         )
 
     def _loss(self, lines: Lines, about: About) -> Found | None:
-        losses = [line["loss"] for line in lines if line.get("loss") is not None]
+        losses = [line["loss"] for line in lines if line.get("loss") is not None and math.isfinite(line["loss"])]
         if len(losses) <= _BEFORE or min(losses) <= 0:
             return None
         lowest = min(losses)

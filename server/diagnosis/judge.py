@@ -36,11 +36,17 @@ def diagnose(lines: Lines, about: About, before: Iterable[Diagnosis] = (), first
             are read.
         about: the run.
         before: what this function returned after the line before.
-        first: rounds before this one are not looked at: the training that they tell of has been given up.
+        first: rounds before this one are not looked at: the training that they tell of has been given up. Only a
+            divergence that is not over yet is judged by all lines: the lowest loss was that of a good model, and the
+            run has to come back to it.
     """
     seen = [line for line in lines if line["round"] >= first] or [lines[-1]]  # of a file that is out of order
     known = {diagnosis.name: diagnosis for diagnosis in before}
-    found = [_goes_on(trouble, known.get(trouble.name), seen, about) for trouble in TROUBLES]
+    found = [
+        _goes_on(trouble, was, lines if was and trouble.name == Divergence.name else seen, about)
+        for trouble in TROUBLES
+        for was in [known.get(trouble.name)]
+    ]
     return [diagnosis for diagnosis in found if diagnosis is not None]
 
 

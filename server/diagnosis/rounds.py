@@ -8,6 +8,7 @@ from flwr.app import ArrayRecord
 from torch import nn
 
 from common.config.schema import RunConfig
+from common.data.datasets import Dataset
 from common.data.server_data import ServerData
 from common.factory import make_federated_method
 from common.methods.checks import names_that_stay
@@ -44,9 +45,7 @@ class RoundDiagnosis:
         self._lines = run.metrics()
         self.diagnoses: list[Diagnosis] = stored(self._lines[-1]) if self._lines else []
         federated = run.kind.name != CENTRALIZED.name
-        budget = config.repair.sharing_budget if config.repair.enabled else 0.0
-        most = max(config.sharing.slice_fraction, budget)
-        held = data.held_out(config.diagnosis.examples, config.seed, most)
+        held = held_out(config, data)
         reason = _why_not(config, model, len(held.labels), federated)
         self._probe = None if reason else Probe(config, model, held)
         self.sees = self._probe is not None
@@ -89,6 +88,12 @@ class RoundDiagnosis:
                 log.warning("warning: %s %d: %s %s (severe): %s", self._unit, number, found.name, what, found.evidence)
             else:
                 log.info("%s %d: %s %s (mild): %s", self._unit, number, found.name, what, found.evidence)
+
+
+def held_out(config: RunConfig, data: ServerData) -> Dataset:
+    """Return the images to judge a model on: none that clients receive, nor may receive by repair; maybe empty."""
+    budget = config.repair.sharing_budget if config.repair.enabled else 0.0
+    return data.held_out(config.diagnosis.examples, config.seed, max(config.sharing.slice_fraction, budget))
 
 
 def _why_not(config: RunConfig, model: nn.Module, images: int, federated: bool) -> str:

@@ -44,6 +44,8 @@ class Exporter:
         self._client_seconds = gauge("client_seconds", "How long a client trained in the last round", "client")
         self._refused = gauge("client_refused_rounds", "Rounds that a client was left out of", "client")
         self._troubles = gauge("trouble", "Diagnosis after the last round: 0 none, 1 mild, 2 severe", "trouble")
+        # With a label, a run without differential privacy has no such metric, rather than an epsilon of 0.
+        self._epsilon = gauge("epsilon", "Client-level differential privacy of all models so far", "delta")
         try:
             start_http_server(port, host, registry)
         except OSError as error:
@@ -63,6 +65,8 @@ class Exporter:
             self._client_seconds.labels(client).set(reply["seconds"])
         for client in record.get("refused", ()):
             self._refused.labels(client).inc()
+        if (spent := record.get("privacy")) is not None:
+            self._epsilon.labels(f"{spent['delta']:g}").set(spent["epsilon"])
         if "diagnoses" in record:
             grades = {found["name"]: 1 + (found["severity"] == SEVERE) for found in record["diagnoses"]}
             for trouble in TROUBLES:

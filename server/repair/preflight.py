@@ -3,9 +3,11 @@
 import logging
 
 from common.config.schema import RunConfig
+from common.data.server_data import ServerData
 from common.errors import FedShieldError
 from common.factory import make_federated_method
 from common.user_code import is_user_code
+from server.diagnosis.rounds import held_out
 from server.run_directory.reader import CENTRALIZED, Kind
 
 log = logging.getLogger("fedshield")
@@ -57,6 +59,11 @@ def _obstacles(config: RunConfig, kind: Kind) -> list[str]:
             f"method.name = {config.method.name} keeps arrays of its own, which would not fit a model from earlier "
             "rounds; set another method"
         )
+    if config.method.fine_tune_epochs:
+        found.append(
+            f"method.fine-tune-epochs = {config.method.fine_tune_epochs}: what follows the last round knows nothing of "
+            "an end before it, nor of other settings; set method.fine-tune-epochs=0"
+        )
     if config.train.average != "none":
         found.append(f"train.average = {config.train.average} would average models that were given up; set none")
     if config.privacy.noise_multiplier > 0:
@@ -66,13 +73,17 @@ def _obstacles(config: RunConfig, kind: Kind) -> list[str]:
     return found
 
 
-def check_sight(config: RunConfig, sees: bool) -> None:
-    """Refuse a run whose models cannot be judged on images.
+def check_sight(config: RunConfig, data: ServerData) -> None:
+    """Refuse a run whose models cannot be judged on images, before clients are waited for.
+
+    Args:
+        config: of the run.
+        data: the server's images.
 
     Raises:
         FedShieldError: as ``check_repair``.
     """
-    if config.repair.enabled and not sees:
+    if config.repair.enabled and not len(held_out(config, data).labels):
         budget = " and repair.sharing-budget" if config.repair.sharing_budget else ""
         raise FedShieldError(
             "repair.enabled: there are no held-out images to judge the model on; set data.validation-fraction above 0, "

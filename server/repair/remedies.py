@@ -16,7 +16,7 @@ Remedy = Callable[[Treatment, Limits, int], Done | None]
 """(treatment so far, limits, finished round) -> the treatment with it and a sentence; None if it cannot be had."""
 
 _LOWEST = 1e-6  # of the learning rate: what is not mended by then is not mended by a lower one
-ROLL_BACK, LOWER_RATE, END = "roll-back", "lower-rate", "end"
+ROLL_BACK, LOWER_RATE, AVERAGE, END, STUCK = "roll-back", "lower-rate", "average", "end", "none"
 SHARE_MORE, FEWER_EPOCHS, PROXIMAL = "share-more", "fewer-epochs", "proximal-term"
 
 
@@ -26,7 +26,9 @@ def roll_back(treatment: Treatment, limits: Limits, number: int) -> Done | None:
         return None
     # A rate that is far too high costs some rounds each time, so it falls faster and faster.
     rate = treatment.rate * limits.rate_factor ** (1 + treatment.taken.get(ROLL_BACK, 0))
-    back = treatment.counted(ROLL_BACK, rate=rate, back=True, first=number + 1)
+    # The models up to here are given up, so none of them stays in a mean.
+    anew = number + 1 if treatment.average else 0
+    back = treatment.counted(ROLL_BACK, rate=rate, back=True, first=number + 1, average=anew)
     return back, f"go back to the last good model, and train at {rate:.3g} of the learning rate"
 
 
@@ -47,6 +49,14 @@ def lower_rate(treatment: Treatment, limits: Limits, number: int) -> Done | None
         return None
     rate = treatment.rate * limits.rate_factor
     return treatment.counted(LOWER_RATE, rate=rate), f"train at {rate:.3g} of the learning rate"
+
+
+def average(treatment: Treatment, limits: Limits, number: int) -> Done | None:
+    """Take the running mean of the models (Gowal et al. 2020, 2010.03593), from which training does not go on."""
+    if treatment.average:
+        return None
+    told = "from here on, take the running mean of the models (ema)"
+    return treatment.counted(AVERAGE, average=number + 1), told
 
 
 def end(treatment: Treatment, limits: Limits, number: int) -> Done | None:
@@ -85,11 +95,14 @@ REMEDIES: Mapping[str, tuple[Remedy, ...]] = {
     CatastrophicOverfitting.name: (longer_attack,),
     Divergence.name: (roll_back,),
     Collapse.name: (roll_back,),
-    RobustOverfitting.name: (lower_rate, end),
+    RobustOverfitting.name: (lower_rate, average, end),
     LostClass.name: (share_more, fewer_epochs, proximal_term),
     ClientDrift.name: (share_more, fewer_epochs, proximal_term),
 }
 """By trouble; those before come first."""
+
+AT_ONCE = frozenset({END, STUCK})
+"""Actions that need no round after them."""
 
 UNSETTLING = frozenset(name for name, (first, *_) in REMEDIES.items() if first in {roll_back, longer_attack})
 """Troubles after which a model is no good start any more."""

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 from common.config.flat import Flat
 from common.config.schema import RunConfig
+from common.config.tables import TrainConfig
 from common.messages.records import State
 from server.diagnosis.collapse import says_one_class
 from server.diagnosis.diagnosis import Diagnosis, Line, Lines, signal
 from server.diagnosis.judge import stored
-from server.repair.remedies import UNSETTLING
+from server.repair.remedies import STUCK, UNSETTLING
 from server.repair.treat import treat
 from server.repair.treatment import Action, Limits, Treatment
 
@@ -78,9 +79,15 @@ class RoundRepair:
         return [action.as_json() for action in self._actions]
 
     def tell(self, number: int) -> None:
-        """Log what is done after a round, a line each."""
+        """Log what is done after a round, a line each; after the last one only what a longer run would begin with."""
         for action in self._actions:
-            log.warning("repair: after round %d, against %s: %s", number, action.trouble, action.told)
+            if number < self._config.federation.rounds or action.name == STUCK:
+                log.warning("repair: after round %d, against %s: %s", number, action.trouble, action.told)
+            else:
+                log.info(
+                    "repair: round %d is the last, so nothing is done against %s; with --resume and more rounds: %s",
+                    *(number, action.trouble, action.told),
+                )
 
     def start_from(self, state: State) -> State:
         """Return the model from which the next round starts, its arrays in the order of ``state``."""
@@ -91,6 +98,11 @@ class RoundRepair:
     def kept(self, state: State) -> State:
         """Return the last good model for the checkpoint; empty if it is the present one."""
         return {} if self._good is None or self._good is state else dict(self._good)
+
+    def averaging(self) -> TrainConfig:
+        """Return which models of the rounds to come are averaged, as a configuration would say it."""
+        train, first = self._config.train, self.treatment.average
+        return train.model_copy(update={"average": "ema", "average_start": first}) if first else train
 
     def changes(self) -> Flat:
         """Return the keys of the configuration that have another value in the next round."""

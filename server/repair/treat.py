@@ -6,10 +6,10 @@ from dataclasses import replace
 from server.diagnosis.diagnosis import SEVERE, Diagnosis
 from server.diagnosis.harmful_client import HarmfulClient
 from server.diagnosis.judge import suspects
-from server.repair.remedies import REMEDIES
+from server.repair.remedies import REMEDIES, STUCK
 from server.repair.treatment import Action, Limits, Treatment
 
-QUARANTINE, PROBATION, STUCK = "quarantine", "probation", "none"
+QUARANTINE, PROBATION = "quarantine", "probation"
 _PROBATION = 3  # rounds of a client that has come back, after which it is judged by them alone
 
 

@@ -48,6 +48,7 @@ class Treatment:
         epochs: local epochs; 0 as configured.
         sharing: share of the pool that clients receive; 0 as configured.
         proximal: whether clients are held near the global model.
+        average: the first round whose model counts in a running mean of the models; 0 for no mean.
         away: the last round for which a client is set aside, by its number; also of rounds that are over.
         terms: how often each of these clients has been set aside.
         taken: how often each action has been taken.
@@ -63,6 +64,7 @@ class Treatment:
     epochs: int = 0
     sharing: float = 0.0
     proximal: bool = False
+    average: int = 0
     away: Mapping[int, int] = field(default_factory=dict)
     terms: Mapping[int, int] = field(default_factory=dict)
     taken: Mapping[str, int] = field(default_factory=dict)

@@ -10,7 +10,6 @@ from common.paths import whole_path
 from server.run_directory.reader import find_results, read_config, read_kind
 from simulations.cli.options import (
     OF_MEASURING,
-    RunArgument,
     SetOption,
     SomePath,
     TrustOption,
@@ -101,7 +100,9 @@ def verify(
 
 @measures.command()
 def privacy(
-    run_dir: RunArgument,
+    run_or_study: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_STUDY", help="Its directory, or its name in results.dir.")
+    ],
     examples: Annotated[
         int,
         typer.Option(
@@ -118,15 +119,24 @@ def privacy(
 
     Membership inference by the model's loss, by its loss on adversarial examples and by LiRA, against the images of the
     pool that were shared and against the clients' own. The result is also written into privacy.json in the run's
-    directory, for its report, its model card and its study.
+    directory, for its report, its model card and its study. Of a study, all finished runs are measured that were not
+    before, and its results.csv is written again.
 
     fedshield privacy runs/NAME
+    fedshield privacy runs/cpu-privacy --shadows 0                   all runs of a study
     fedshield privacy runs/NAME --shadows 0                          without LiRA: in seconds
     fedshield privacy runs/NAME --examples 1000 --set data.root=/where/they/are/now
     """
     log_to(console)
     changes = measuring(set_ or [], OF_MEASURING)
-    read_config(path := find_results(run_dir))  # what follows takes seconds to import
+    path = find_results(run_or_study)
+    from simulations.studies.membership import is_study, measure_study
+
+    if is_study(path):
+        console.print(f"Results: {measure_study(path, changes, examples, shadows, trust_code)}")
+        console.print(f"Tables and figures with: fedshield tables {path}")
+        return
+    read_config(path)  # what follows takes seconds to import
     from server.membership import measure_privacy
     from simulations.reports.privacy import privacy_sheet
 

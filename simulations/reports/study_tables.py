@@ -15,6 +15,7 @@ from simulations.reports.formats import as_markdown
 from simulations.reports.joint_intervals import joint_differences, joint_sheets
 from simulations.reports.sheets import Sheet, spread
 from simulations.reports.study_costs import cost_sheets
+from simulations.reports.study_privacy import privacy_sheets
 from simulations.study_directory import (
     Row,
     by_point,
@@ -43,7 +44,7 @@ def make_tables(study_dir: Path) -> list[Sheet]:
     if "natural" not in rows[0]:
         return [partition_sheet(heading.title, rows)]
     accuracy = accuracy_sheet(heading.title, rows, chances(rows, read_labels(study_dir)))
-    sheets = [accuracy, *joint_sheets(rows), *cost_sheets(rows)]
+    sheets = [accuracy, *joint_sheets(rows), *privacy_sheets(rows), *cost_sheets(rows)]
     if not heading.reference:
         return sheets
     if differences := difference_sheet(rows, heading.reference):

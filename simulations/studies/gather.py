@@ -13,10 +13,11 @@ from common.paths import ROOT, source
 from server.run_directory.privacy import read_privacy
 from simulations.reports.accuracy import AccuracyTable, chance
 from simulations.studies.study import Point, Study
-from simulations.study_directory import ADDED, AUCS, DIVIDED, MEGABYTES, WORST_CLIENT, write_csv
+from simulations.study_directory import ADDED, AUCS, DIVIDED, EPSILON, MEGABYTES, WORST_CLIENT, write_csv
 
 Planned = Sequence[Sequence[str]]  # the attacks of each point
 HINT = "delete the run directory, and run the sweep again"
+_RARE = {*AUCS, EPSILON}  # columns only where a run has them
 
 
 def code_version() -> str:
@@ -99,7 +100,7 @@ def _write_results(directory: Path, keys: list[str], rows: list[dict[str, Any]],
 
 
 def _added(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return [column for column in ADDED if column not in AUCS or any(column in row for row in rows)]
+    return [column for column in ADDED if column not in _RARE or any(column in row for row in rows)]
 
 
 def _write_rounds(directory: Path, keys: list[str], done: Sequence[Point], planned: Planned) -> None:
@@ -154,6 +155,7 @@ def _trained(point: Point, runs: Path) -> dict[str, Any]:
         figures = {**_rates(final), "rounds": summary["rounds"], "seconds": f"{summary['seconds']:.1f}"}
         figures |= _worst_client(final or {}) | _megabytes(path.parent / "metrics.jsonl")
         figures |= _areas(path.parent, summary.get("evaluated-round"))
+        figures |= {EPSILON: spent["epsilon"]} if (spent := summary.get("privacy")) else {}
     with _reading(path := runs / point.name / "environment.json"):
         found = read_json(path, HINT)
         machine = {

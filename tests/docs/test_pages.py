@@ -123,7 +123,11 @@ BEFORE = {
         fedshield export runs/THEIRS --out theirs
         export XDG_STATE_HOME=$PWD/state
     """,
-    "privacy.md": "fedshield run --name NAME",
+    "privacy.md": """
+        fedshield run --name NAME
+        echo 'seeds = [1]' > small.toml
+        fedshield sweep small.toml --results runs/STUDY
+    """,
     "sharing.md": "cp -r pets/train others",
     "studies.md": """
         fedshield run --name NAME

@@ -18,8 +18,8 @@ from simulations.engine.executor import Outcome
 from simulations.engine.local_grid import LocalGrid, Reply
 from simulations.engine.ray_cluster import default_workers, gpu_share
 from simulations.engine.ray_executor import RayActors, Worker
-from tests.helpers.runs import figures, run, same, weights
-from tests.helpers.settings import tiny_config
+from tests.helpers.runs import figures, run, run_with, same, weights
+from tests.helpers.settings import DIVERGES, PRIVATE, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,16 @@ def test_ray_gives_the_numbers_of_the_inprocess_engine(tmp_path: Path, reference
     path = run_on(RayActors(tiny_config(), workers), tmp_path)
     assert same(weights(path), weights(reference))
     assert figures(path) == figures(reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{**DIVERGES, "federation__rounds": 5}, PRIVATE], ids=["repair", "privacy"])
+def test_ray_repairs_and_adds_noise_with_the_same_bits(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = run_with(RayActors, tmp_path, "ray", **changes)
+    here = run(tmp_path, "here", **changes)
+    assert same(weights(path), weights(here))
+    assert figures(path) == figures(here)
+    assert any(line.get("privacy") or line.get("repairs") for line in read_metrics(path))
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.paths import ROOT
 from tests.helpers.flower import Flower
 from tests.helpers.runs import figures, run, same, weights
-from tests.helpers.settings import TINY
+from tests.helpers.settings import DIVERGES, PRIVATE, TINY
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,19 @@ def test_flwr_run_gives_the_same_numbers(tmp_path: Path, flower: Flower) -> None
     reference = run(tmp_path, "inprocess", method__name="scaffold")
     assert same(weights(tmp_path / "flower"), weights(reference))
     assert figures(tmp_path / "flower") == figures(reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{**DIVERGES, "federation__rounds": 5}, PRIVATE], ids=["repair", "privacy"])
+def test_flwr_run_repairs_and_adds_noise_with_the_same_bits(
+    tmp_path: Path, flower: Flower, changes: dict[str, Any]
+) -> None:
+    settings = {key.replace("__", ".").replace("_", "-"): value for key, value in changes.items()}
+    settings = {**TINY, **settings, "privacy.noise": "seeded"}  # which is secret for real clients
+    flower.run(ROOT, 10, 1, {**settings, "results.dir": str(tmp_path), "results.name": "flower"})
+    here = run(tmp_path, "here", **changes)
+    assert same(weights(tmp_path / "flower"), weights(here))
+    assert figures(tmp_path / "flower") == figures(here)
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """``fedshield privacy`` on real runs: whom it asks about, what it writes, shows and refuses."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +15,7 @@ from common.data.split_directories import write_split
 from common.errors import FedShieldError
 from common.evaluation.membership import area_under_curve
 from server.membership import measure_privacy
+from server.repair import remedies
 from server.run_directory.checkpoint import fit_state, selected_model
 from server.run_directory.privacy import read_privacy
 from server.run_directory.restored import stored_config
@@ -25,12 +25,10 @@ from simulations.centralized import train_centrally
 from simulations.export.formats import export_run
 from simulations.reports.html.write import write_report
 from simulations.reports.privacy import privacy_sheet
-from simulations.studies.sweep import run_study
-from simulations.terminal.console import Terminal
 from tests.helpers.images import make_folder
 from tests.helpers.program import fedshield
 from tests.helpers.runs import run
-from tests.helpers.settings import TINY, tiny_config
+from tests.helpers.settings import tiny_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -115,21 +113,38 @@ def test_report_and_card_show_it(one: Path) -> None:
     assert "training images, after" not in card.read_text()
 
 
-def test_a_study_has_its_areas_as_columns(tmp_path: Path) -> None:
-    (tmp_path / "s.toml").write_text('title = "t"\nseeds = [1]\n[grid]\n"sharing.fraction" = [0.0, 1.0]\n')
-    settings = {**TINY, "federation.rounds": 1, "attack.name": "none", "evaluate.final-attacks": ""}
+@pytest.mark.parametrize("kind", ["averaged", "distilled"])
+def test_what_is_asked_about_is_what_the_sent_images_were_made_of(kind: str, tmp_path: Path) -> None:
+    made = {"sharing__kind": kind, "sharing__average": 2, "sharing__per_class": 1, "sharing__steps": 1}
+    path = run(tmp_path, kind, **{**SETTINGS, **made, "federation__rounds": 1})
+    record, _ = measure_privacy(path, {}, examples=0, shadows=0)
+    assert record["groups"]["pool"]["images"] == len(factory.prepare_data(tiny_config(**SETTINGS))[1].shared)
 
-    def rows() -> list[dict[str, str]]:
-        run_study(tmp_path / "s.toml", settings, tmp_path / "study", 1, Terminal())
-        return list(csv.DictReader((tmp_path / "study" / "results.csv").open()))
 
-    assert not {"auc-pool", "auc-clients"} & rows()[0].keys()
-    paths = sorted(path for path in (tmp_path / "study" / "runs").iterdir() if path.is_dir())
-    record, _ = measure_privacy(paths[1], {}, examples=20, shadows=0)
-    without, measured = rows()
-    assert (without["auc-pool"], without["auc-clients"]) == ("", "")
-    for name in ("pool", "clients"):
-        assert float(measured[f"auc-{name}"]) == pytest.approx(record["groups"][name]["auc"], rel=1e-5)
+def test_images_that_repair_has_sent_later_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.repair.treat.REMEDIES", {"divergence": (remedies.share_more,)})
+    more = {"repair__enabled": True, "repair__sharing_step": 0.2, "repair__sharing_budget": 0.6, "attack__steps": 1}
+    loud = {"train__learning_rate": 5.0, "strategy__update_limit": 0.0, "evaluate__final_attacks": ""}
+    path = run(tmp_path, "more", federation__rounds=5, **more, **loud)
+    config = stored_config(path, {}, "test")
+    pools = [run_images(path, config, last).groups["pool"].rows for last in (4, 5)]
+    # Round 4 has shown the trouble; round 5 is the first with more. Of the pool's 40 images 16 were sent, then 24.
+    assert [len(rows) for rows in pools] == [16, 24]
+    assert {*pools[0]} < {*pools[1]}
+
+
+def test_another_dataset_with_divided_images_is_not_asked_about(tmp_path: Path) -> None:
+    make_folder(tmp_path / "pets", images=20)
+    make_folder(tmp_path / "others", images=4)
+    pets = {"data__name": "folder", "data__root": str(tmp_path / "pets"), "data__image_size": 16}
+    two = {**SETTINGS, **pets, "federation__clients": 2, "partition__scheme": "iid", "federation__rounds": 1}
+    write_split(*factory.prepare_data(tiny_config(**two)), tmp_path / "all")
+    divided = {**two, "data__name": "split", "data__root": str(tmp_path / "all")}
+    others = {"sharing__kind": "other-dataset", "sharing__root": str(tmp_path / "others" / "train")}
+    path = run(tmp_path, "others-run", **{**divided, **others})
+    record, _ = measure_privacy(path, {}, shadows=0)
+    assert list(record["groups"]) == ["clients"]  # the pool itself was not sent
+    assert record["notes"] == ["no image of the pool was shared, so none of it was asked about"]
 
 
 def test_without_sharing_only_the_clients_are_asked_about(tmp_path: Path) -> None:

@@ -15,15 +15,7 @@ from simulations.engine.process_executor import Processes
 from simulations.export.formats import export_run
 from simulations.reports.html.run_page import run_page
 from tests.helpers.runs import figures, run, run_in_parts, run_with, same, weights
-from tests.helpers.settings import tiny_config
-
-PRIVATE = {
-    "model__norm": "group",
-    "privacy__noise_multiplier": 1.0,
-    "privacy__adaptive_clipping": 0.5,
-    "federation__rounds": 3,
-    "evaluate__every": 3,
-}
+from tests.helpers.settings import PRIVATE, tiny_config
 
 
 def spent(run_dir: Path) -> list[dict]:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from common.errors import FedShieldError
 from server.repair import remedies
+from server.run_directory.checkpoint import UNAVERAGED, load_kept, read_checkpoint
 from server.run_directory.reader import read_metrics, read_summary
 from simulations.engine.byzantine import ByzantineExecutor
 from simulations.engine.executor import InProcess
@@ -18,13 +20,7 @@ from simulations.replay import replay
 from simulations.reports.html.page import Table
 from simulations.reports.html.trouble_blocks import troubles
 from tests.helpers.runs import run, run_in_parts, run_with, same, weights
-from tests.helpers.settings import tiny_config
-
-# The loss rises; round 4 is the first in which this is a trouble.
-DIVERGES: dict[str, Any] = {
-    **{"train__learning_rate": 5.0, "strategy__update_limit": 0.0},
-    **{"repair__enabled": True, "repair__rate_factor": 0.001},
-}
+from tests.helpers.settings import DIVERGES, tiny_config
 
 
 def _at(stop: int, reply: Reply) -> bool:
@@ -148,12 +144,56 @@ def test_a_run_that_repair_ends_is_finished(
     assert any("rounds are done" in line for line in caplog.messages)
 
 
+def test_a_mean_of_the_models_is_evaluated_and_training_goes_on_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.repair.treat.REMEDIES", {"divergence": (remedies.average,)})
+    path = run(tmp_path, "mean", federation__rounds=6, **DIVERGES)
+    assert actions(path)[0] == (4, "average", "divergence")
+    fifth, sixth = (
+        weights(run(tmp_path, f"plain{rounds}", federation__rounds=rounds, **{**DIVERGES, "repair__enabled": False}))
+        for rounds in (5, 6)
+    )
+    mean = {  # train.average-decay = 0.9
+        name: torch.lerp(fifth[name], now, 0.1) if now.is_floating_point() else now for name, now in sixth.items()
+    }
+    assert same(weights(path), mean)
+    assert same(load_kept(path, read_checkpoint(path) or {}, UNAVERAGED), sixth)
+    parts = run_in_parts(tmp_path / "parts", partial(_at, 6), federation__rounds=6, **DIVERGES)
+    assert same(weights(parts), weights(path))
+
+
+def test_what_nothing_follows_is_not_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "fedshield"):
+        path = run(tmp_path, "last", federation__rounds=4, **DIVERGES)
+    told = [line for line in caplog.messages if line.startswith("repair: ")]
+    assert [line.split("rounds: ")[0] for line in told if "after round" in line or "is the last" in line] == [
+        "repair: round 4 is the last, so nothing is done against divergence; with --resume and more "
+    ]
+    (block,) = [block for block in troubles(read_metrics(path), "round") if "repair" in getattr(block, "header", [])]
+    assert isinstance(block, Table)
+    assert block.rows[0][2].startswith("not done, since no round has followed: go back to the last good model")
+    assert [line for line in replay(path) if "repair would do next (roll-back)" in line]
+
+
+def test_a_run_without_images_to_judge_on_is_refused_before_clients_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.app.Roster", None)
+    for changes in ({"sharing__fraction": 1.0}, {"repair__sharing_budget": 1.0}):
+        with pytest.raises(
+            FedShieldError, match=r"repair\.enabled: there are no held-out images to judge the model on"
+        ):
+            run(tmp_path, "blind", repair__enabled=True, **changes)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"diagnosis__enabled": False}, r"nothing to act on with diagnosis\.enabled = false; set it to true"),
         ({"sharing__fraction": 1.0}, r"no held-out images to judge the model on; set data\.validation-fraction above"),
         ({"method__name": "scaffold"}, r"method\.name = scaffold keeps arrays of its own"),
+        ({"method__fine_tune_epochs": 1}, r"method\.fine-tune-epochs = 1: what follows the last round knows nothing"),
         ({"train__average": "ema"}, r"train\.average = ema would average models that were given up"),
         ({"repair__sharing_budget": 0.1}, r"repair\.sharing-budget = 0\.1: the clients receive more from the first"),
         (

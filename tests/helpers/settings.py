@@ -1,8 +1,9 @@
 """A small run configuration, and waiting for what other processes do."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,16 @@ TINY: Flat = {
     "evaluate.attacks": "fgsm,pgd-2",
     "evaluate.final-examples": 40,
     "evaluate.final-attacks": "pgd-3",
+}
+
+# The loss rises; round 4 is the first in which this is a trouble, and then the run goes back.
+DIVERGES: Mapping[str, Any] = {
+    **{"train__learning_rate": 5.0, "strategy__update_limit": 0.0},
+    **{"repair__enabled": True, "repair__rate_factor": 0.001},
+}
+PRIVATE: Mapping[str, Any] = {
+    **{"model__norm": "group", "privacy__noise_multiplier": 1.0, "privacy__adaptive_clipping": 0.5},
+    **{"federation__rounds": 3, "evaluate__every": 3},
 }
 
 

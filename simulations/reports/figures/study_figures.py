@@ -10,6 +10,7 @@ from simulations.reports.figures.files import save_all
 from simulations.reports.figures.line_charts import Lines, lines, top_of, with_chance
 from simulations.reports.figures.measured import Measured, Rows, ends, mean, measured, measured_rounds, rates, whole
 from simulations.reports.figures.points import Values, divisions, name_group, name_point, pair_of
+from simulations.reports.figures.privacy_figures import privacy_figures
 from simulations.reports.figures.run_figures import HOLDER, by_client, height_of, with_totals
 from simulations.reports.figures.style import LEGEND, Figure, Panel
 from simulations.reports.labels import factor_of, words_of
@@ -26,6 +27,7 @@ from simulations.study_directory import (
 )
 
 _BANDS = 4  # more lines than that hide each other's bands
+_NAMES = ("rounds", "over-*", "points", "grid", "privacy", "epsilon", "labels")
 _BAND = "; band: from the lowest to the highest"
 
 
@@ -41,7 +43,9 @@ def plot_study(study_dir: Path, plain: bool = False) -> list[Path]:
     """Draw a study's figures into its ``figures/``, from its CSV files alone, replacing earlier ones.
 
     ``rounds``: accuracy over rounds; ``over-KEY``: over the numeric key that the study varies; ``points``: of each
-    point, where no key is numeric; ``grid``: strategies against lies; ``labels``: images of each class at each client.
+    point, where no key is numeric; ``grid``: strategies against lies; ``privacy`` and ``epsilon``: accuracy against
+    what the models tell about their training images, and against epsilon; ``labels``: images of each class at each
+    client.
 
     Args:
         study_dir: with ``results.csv``; what other files would show is left out where they are missing.
@@ -56,8 +60,7 @@ def plot_study(study_dir: Path, plain: bool = False) -> list[Path]:
     figures = study_figures(study_dir)
     if plain:
         figures = {name: replace(figure, title="", caption="") for name, figure in figures.items()}
-    patterns = ("rounds", "over-*", "points", "grid", "labels")
-    return save_all(figures, study_dir / "figures", patterns, pdf=True)
+    return save_all(figures, study_dir / "figures", _NAMES, pdf=True)
 
 
 def study_figures(study_dir: Path) -> dict[str, Figure]:
@@ -76,6 +79,7 @@ def study_figures(study_dir: Path) -> dict[str, Figure]:
             figures["points"] = _draw_points(results, heading.title, heading.reference, guessing)
             if _is_against_lies(results):
                 figures["grid"] = _draw_grid(results, heading.title, guessing)
+        figures |= privacy_figures(results, heading.title, guessing)
     if labels:
         figures["labels"] = _draw_labels(labels, heading.title)
     return figures

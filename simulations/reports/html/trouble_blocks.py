@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from server.repair.remedies import AT_ONCE
 from simulations.reports.accuracy import Record
 from simulations.reports.figures.trouble_figures import timeline
 from simulations.reports.html.page import Block, Table, Text, charts
@@ -33,9 +34,10 @@ def troubles(metrics: Sequence[Record], unit: str) -> list[Block]:
 
 def _repairs(metrics: Sequence[Record], unit: str) -> list[Block]:
     """Return what repair has done; nothing where it has done nothing."""
-    rows = [
-        [each["action"], each["trouble"], each["told"], f"{line['round']}"]
-        for line in metrics
-        for each in line.get("repairs", ())
-    ]
+    rows = []
+    for line in metrics:
+        for each in line.get("repairs", ()):
+            lost = line is metrics[-1] and each["action"] not in AT_ONCE
+            told = f"not done, since no {unit} has followed: {each['told']}" if lost else each["told"]
+            rows.append([each["action"], each["trouble"], told, f"{line['round']}"])
     return [Table(["repair", "against", "what, and why", f"after {unit}"], rows, 3)] if rows else []

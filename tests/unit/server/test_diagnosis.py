@@ -124,6 +124,21 @@ def test_divergence_of_the_loss_and_no_alarm_by_a_schedule() -> None:
     assert names([*healthy(4), line(5, 1.0, 10.0)], rising) == {}  # the rate is ten times as high
 
 
+def test_divergence_is_not_over_as_long_as_a_repaired_run_is_not_back_at_its_loss() -> None:
+    lines, before = [*healthy(4), line(5, 50.0), line(6, 60.0)], []
+    before = diagnose(lines, ABOUT)
+    assert [(each.name, each.clean) for each in before] == [("divergence", 0)]
+    courses = {}
+    for after in (70.0, 1.1):  # training from a good model again, from round 7 on, has or has not helped
+        now, found = before, []
+        for number in range(7, 11):
+            seen = [*lines, *(line(late, after) for late in range(7, number + 1))]
+            now = diagnose(seen, ABOUT, now, first=7)
+            found.append([(each.severity, each.clean) for each in now])
+        courses[after] = found
+    assert courses == {70.0: [[("severe", 0)]] * 4, 1.1: [[("severe", 1)], [], [], []]}
+
+
 def test_collapse() -> None:
     def most(share: float, true: float = 0.1) -> Line:
         return {"most-predicted": {"class": 0, "share": share, "true-share": true}}

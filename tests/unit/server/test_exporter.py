@@ -46,6 +46,21 @@ def test_refusals_are_counted_by_client() -> None:
     assert seconds == ['fedshield_client_seconds{client="5"} 1.5']
 
 
+def test_epsilon_is_there_only_with_differential_privacy() -> None:
+    (port,) = free_ports(1)
+    exporter = Exporter(port, "127.0.0.1")
+
+    def epsilons() -> list[str]:
+        with urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+            return [line for line in page.read().decode().splitlines() if line.startswith("fedshield_epsilon")]
+
+    exporter.after_round({"round": 1, "seconds": 1.0, "evaluation": None})
+    assert epsilons() == []
+    spent = {"epsilon": 3.5, "delta": 1e-5}
+    exporter.after_round({"round": 2, "seconds": 1.0, "evaluation": None, "privacy": spent})
+    assert epsilons() == ['fedshield_epsilon{delta="1e-05"} 3.5']
+
+
 def test_a_port_that_is_taken_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -65,11 +65,24 @@ def test_catastrophic_overfitting_is_answered_by_a_longer_attack_once() -> None:
     assert (long_already[0].longer, long_already[0].back) == (False, True)
 
 
-def test_robust_overfitting_lowers_the_rate_and_then_ends() -> None:
-    found, actions = course([[severe("robust-overfitting")]] * 9)
-    assert actions == [(1, "lower-rate"), (5, "end")]
-    assert not found[3].end
+def test_robust_overfitting_lowers_the_rate_then_averages_and_then_ends() -> None:
+    found, actions = course([[severe("robust-overfitting")]] * 10)
+    assert actions == [(1, "lower-rate"), (5, "average"), (9, "end")]
+    assert [each.average for each in found[3:6]] == [0, 6, 6]  # the first model that counts is that of round 6
+    assert [each.rate for each in found[3:6]] == [0.5, 0.5, 0.5]
+    assert not found[7].end
     assert found[8].end
+
+
+def test_a_mean_of_models_begins_anew_when_the_run_goes_back() -> None:
+    quiet: list[Diagnosis] = []
+    found, actions = course(
+        [[severe("robust-overfitting")], [severe("robust-overfitting")], quiet, [severe("divergence")], quiet],
+        replace(LIMITS, cool_down=0),
+    )
+    assert actions == [(1, "lower-rate"), (2, "average"), (4, "roll-back")]
+    assert [each.average for each in found] == [0, 3, 3, 5, 5]
+    assert course([[severe("divergence")]])[0][0].average == 0
 
 
 def test_drift_uses_up_the_budget_then_epochs_then_the_proximal_term() -> None:

@@ -668,3 +668,50 @@ def test_runs_beside_each_other_are_drawn_by_their_own_command(tmp_path: Path) -
     assert done.returncode == 1
     assert done.stderr == (f"simulations.plots: {tmp_path}/gone: no metrics.jsonl in it; is this a run directory?\n")
     assert plots().stderr == "simulations.plots: usage: python -m simulations.plots STEM TITLE=RUN_DIR ...\n"
+
+
+def test_accuracy_is_drawn_against_what_the_models_tell_and_against_epsilon(tmp_path: Path) -> None:
+    told = {"plain": (0.8, ""), "noise": (0.6, 40.0), "alone": ("", 2.0)}
+    found = [
+        {
+            **{
+                "run": f"{name}-{seed}",
+                "case": name,
+                "seed": seed,
+                "rounds": 1,
+                "n": 100,
+                "seconds": 1.0,
+                "threads": 1,
+            },
+            **{"natural": 0.1 * seed, "pgd-20": 0.05 * seed, "worst": 0.05 * seed, "chance": 0.1},
+            **{"auc-pool": auc and auc - 0.01 * seed, "epsilon": epsilon},
+        }
+        for name, (auc, epsilon) in told.items()
+        for seed in SEEDS
+    ]
+    (folder := tmp_path / "s").mkdir()
+    columns = ["run", "case", "seed", "rounds", "n", "natural", "pgd-20", "worst", "seconds", "code", "processor"]
+    write_csv(folder / "results.csv", [*columns, "threads", "chance", "auc-pool", "epsilon"], found)
+    drawn = study_figures(folder)
+    assert drawn.keys() == {"points", "privacy", "epsilon"}
+    assert [panel.title for panel in drawn["privacy"].panels] == [
+        f"{measure}, AUC, images of the pool" for measure in ("natural", "robust (pgd-20)")
+    ]
+    marks = {row["name"]: row for row in rows(drawn["privacy"].panels[1])}
+    assert marks.keys() == {"plain", "noise"}
+    mark = {name: pytest.approx(value) if name != "name" else value for name, value in marks["noise"].items()}
+    assert mark == {
+        **{"name": "noise", "seeds": 3, "x": 0.58, "x-low": 0.57, "x-high": 0.59},
+        **{"accuracy": 10.0, "low": 5.0, "high": 15.0},
+    }
+    assert drawn["privacy"].caption.endswith("2 of 3 points have an AUC")
+    assert {row["x"] for row in rows(drawn["epsilon"].panels[0])} == {2.0, 40.0}
+    sheet = next(sheet for sheet in make_tables(folder) if sheet.title.startswith("What the models tell"))
+    assert [list(row) for row in sheet.rows] == [
+        ["plain", "0.780 ± 0.010 (0.770–0.790)", "–"],
+        ["noise", "0.580 ± 0.010 (0.570–0.590)", "40.00"],
+        ["alone", "–", "2.00"],
+    ]
+    assert "Figures" in {section.title for section in study_page(folder).sections}
+    saved = [path.name for path in plot_study(folder)]
+    assert {"privacy.png", "epsilon.svg"} <= set(saved)

@@ -126,6 +126,9 @@ def test_a_point_is_a_configuration_file(tmp_path: Path) -> None:
     assert again == point.config
 
 
+OF_TWO_CORES = {"cpu-adaptive-sharing": 7, "cpu-byzantine": 36, "cpu-fast": 3, "cpu-privacy": 15, "cpu-repair": 12}
+
+
 @pytest.mark.parametrize("scale", ["cpu", "full"])
 def test_shipped_studies_parse(scale: str) -> None:
     shipped = {path.stem: load_study(Path(path.stem)) for path in SWEEPS.glob(f"{scale}-*.toml")}
@@ -137,7 +140,7 @@ def test_shipped_studies_parse(scale: str) -> None:
         f"{scale}-methods": 18,
         f"{scale}-ablation": 7,
         f"{scale}-benchmark": 60,
-        **({"cpu-byzantine": 36, "cpu-fast": 3, "cpu-privacy": 11, "cpu-repair": 10} if scale == "cpu" else {}),
+        **(OF_TWO_CORES if scale == "cpu" else {}),
     }
     assert len(shipped[f"{scale}-methods"].seeds) >= 3
 
