@@ -1,0 +1,53 @@
+"""FedShield from Python: federated adversarial training and its evaluation, for scripts and notebooks.
+
+    import fedshield
+
+    run = fedshield.run(rounds=5, **{"attack.epsilon-255": 8})
+    run.metrics
+
+See ``docs/python.md``. A user's own file takes what it needs from here too: ``from fedshield import Method``. This
+imports at once, and torch only when something is used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedshield.own import *  # noqa: F403
+    from fedshield.public import *  # noqa: F403
+
+__version__: str
+
+_PUBLIC = (
+    *("run", "centralized", "evaluate", "load", "runs", "load_exported"),
+    *("Run", "Measured", "Error"),
+)
+_OWN = (
+    *("Normalize", "Threat", "Loss", "LossContext"),
+    *("Method", "MethodContext", "Turn", "Reply", "Pull", "LinearPull", "OtherWeights"),
+    *("Received", "Candidates"),
+)
+__all__ = [  # noqa: PLE0604  # names, all of them
+    "__version__",
+    *_PUBLIC,
+    *_OWN,
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a name stands for when it is used first."""
+    if name in _OWN:
+        import fedshield.own as place
+    elif name in _PUBLIC:
+        import fedshield.public as place  # type: ignore[no-redef]
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        return version("fedshield")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(place, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
