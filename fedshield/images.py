@@ -193,7 +193,7 @@ def _check_classes(name: str, part: Dataset, classes: Sequence[str]) -> None:
 
 
 def _side(data: Dataset) -> int:
-    longest = max(data.images.shape[2:])
+    longest = int(max(data.images.shape[2:]))
     side = -(-longest // _SIDE) * _SIDE
     if side > _LARGEST:
         raise FedShieldError(f"data: images of {longest} pixels; {_LARGEST} are the most: make them smaller")

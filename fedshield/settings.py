@@ -82,8 +82,8 @@ def check_known(keys: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
     known = default_config()
     for key in keys:
         if key not in known:
-            tail = key.replace("_", "-")
-            hint = near(key, list(arguments)) or near(tail, list(known))
+            words = list(arguments) if "." not in key else []
+            hint = near(key, words) or near(key.replace("_", "-"), list(known))
             raise FedShieldError(f'unknown argument or key {key}{hint}; keys are given as **{{"section.key": value}}')
 
 

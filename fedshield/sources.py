@@ -12,9 +12,8 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-import fedshield
+import fedshield.own
 from common.paths import ROOT
-from fedshield import own
 
 _LITERALS = (bool, int, float, complex, str, bytes, type(None), tuple, list, dict, set)
 _LONGEST = 10_000  # characters of a constant
@@ -97,7 +96,7 @@ def _home(value: Any) -> str | None:
     """Return the installed module from which something can be imported by its own name."""
     module = sys.modules.get(getattr(value, "__module__", None) or "")
     name = getattr(value, "__name__", None)
-    if name in own.__all__ and getattr(own, name) is value:
+    if name in fedshield.own.__all__ and getattr(fedshield.own, name) is value:
         return fedshield.__name__  # the address that stays
     if module is None or not isinstance(name, str) or not is_installed(module):
         return None

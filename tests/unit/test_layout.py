@@ -13,6 +13,7 @@ ALLOWED = {
     "client": {"client", "common"},
     "server": {"server", "common"},
     "simulations": {"simulations", "server", "client", "common"},
+    "fedshield": {"fedshield", "simulations", "server", "client", "common"},
 }
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
