@@ -19,12 +19,11 @@ __version__: str
 
 _PUBLIC = (
     *("run", "centralized", "evaluate", "load", "runs", "load_exported"),
-    *("Run", "Measured", "Error"),
+    *("Run", "Measured", "Error", "Received", "Candidates"),
 )
 _OWN = (
     *("Normalize", "Threat", "Loss", "LossContext"),
     *("Method", "MethodContext", "Turn", "Reply", "Pull", "LinearPull", "OtherWeights"),
-    *("Received", "Candidates"),
 )
 __all__ = [  # noqa: PLE0604  # names, all of them
     "__version__",

@@ -15,6 +15,7 @@ import torch
 
 from common.errors import FedShieldError, explain_os_errors
 from simulations.terminal.console import Output, Terminal, log_to
+from simulations.terminal.notebook import in_notebook
 
 _busy = threading.Lock()
 
@@ -37,7 +38,8 @@ def at_work(quiet: bool = False) -> Iterator[Terminal]:
         raise FedShieldError("fedshield is at work in this process, in another thread; wait for it to end")
     try:
         with _torch(), _numbers(), _logs(), _process(), explain_os_errors():
-            console = Terminal(force_jupyter=False)  # plain lines: a notebook shows no control characters
+            # Plain lines: a notebook takes its output for a terminal, but cannot move a cursor.
+            console = Terminal(force_jupyter=False, force_terminal=False if in_notebook() else None)
             log_to(console, Output.QUIET if quiet else Output.PLAIN)
             yield console
     finally:

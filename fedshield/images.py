@@ -118,7 +118,7 @@ def to_dataset(data: Any, what: str) -> Dataset:
             raise FedShieldError(f"{what}: its items must be (image, label), label a whole number: {error}") from error
     else:
         raise FedShieldError(
-            f"{what}: {type(data).__name__}; give the name of a dataset, a Path of an image folder, a pair (images, "
+            f"{what}: {type(data).__name__}; give the name of a dataset, the path of an image folder, a pair (images, "
             "labels) or a dataset of torch"
         )
     pixels = to_pixels(images, what)

@@ -152,6 +152,7 @@ def evaluate(
             pixels = to_pixels(images)
             found = to_labels(labels, len(pixels))
         names = labels_of(attacks)
+        _check_numbers(seed=(seed, 0), eot=(eot, 0), batch_size=(batch_size, 1))
         threat = _threat(epsilon_255, step_255, norm)
         prepare_torch(torch.get_num_threads())
         _check(model, pixels, found, names)
@@ -171,6 +172,13 @@ def labels_of(attacks: Attacks) -> tuple[str, ...]:
     if isinstance(attacks, str):
         return parse_attacks("attacks", attacks)
     return parse_attacks("attacks", ",".join(reference_to("attacks", each) for each in attacks))
+
+
+def _check_numbers(**given: tuple[Any, int]) -> None:
+    """Check whole numbers: each with the least that it may be."""
+    for name, (value, least) in given.items():
+        if type(value) is not int or value < least:
+            raise FedShieldError(f"{name} = {value!r}: give a whole number of {least} or more")
 
 
 def _threat(epsilon_255: float, step_255: float | None, norm: str) -> Threat:

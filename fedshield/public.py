@@ -5,5 +5,19 @@ from common.exported import load_exported
 from fedshield.measuring import Measured, evaluate
 from fedshield.results import Run, load, runs
 from fedshield.running import centralized, run
+from server.aggregation.selection import Candidates
+from server.aggregation.whole_round import Received
 
-__all__ = ["Error", "Measured", "Run", "centralized", "evaluate", "load", "load_exported", "run", "runs"]
+__all__ = [
+    "Candidates",
+    "Error",
+    "Measured",
+    "Received",
+    "Run",
+    "centralized",
+    "evaluate",
+    "load",
+    "load_exported",
+    "run",
+    "runs",
+]

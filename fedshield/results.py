@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from common.config.flat import Flat, default_config
+from common.data.datasets import Dataset
 from common.errors import FedShieldError, explain_os_errors
-from common.factory import check_user_code, make_model
+from common.factory import check_user_code, make_model, test_data
 from common.paths import whole_path
 from fedshield.guest import at_work
 from fedshield.measuring import Measured, labels_of
@@ -100,6 +101,12 @@ class Run:
             model = make_model(config, len(read_classes(self.path)))
             fit_state(model, selected_model(self.path)[1], self.path)
         return model.eval()
+
+    @property
+    def test(self) -> Dataset:
+        """All test images of the run's data: ``images`` uint8 [N,3,S,S], ``labels`` int64 [N], and ``classes``."""
+        with at_work(quiet=True):
+            return test_data(stored_config(self.path, {}, "run.test", self._trust_code, runs=()))
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def run(
         method: the federated method: a name, or a subclass of ``Method``.
         strategy: the aggregation rule: a name, or a function of ``Received``.
         selection: of the clients of a round: a name, or a function of ``Candidates``.
-        data: a dataset's name; a ``Path`` of an image folder; a pair ``(images, labels)``; or a dataset of torch.
+        data: a dataset's name; the path of an image folder; a pair ``(images, labels)``; or a dataset of torch.
         test: the test images, if ``data`` is a pair or a dataset; None holds out one of five images.
         clients: of the federation, 1 or more.
         rounds: 1 or more.

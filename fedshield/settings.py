@@ -1,11 +1,13 @@
 """From what a call names to the configuration of a run; a mistake is one line, as on the command line."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from common.config.flat import Flat, default_config
 from common.config.schema import RunConfig
+from common.data.datasets import DATASETS
 from common.errors import FedShieldError
 from common.words import near
 from fedshield.given import reference_to
@@ -110,6 +112,8 @@ def _images(data: Any, test: Any, keys: Mapping[str, Any]) -> Flat:
         if test is not None:
             raise FedShieldError("test: is given without data; give the training images too")
         return {}
+    if isinstance(data, str) and data not in DATASETS and os.path.isdir(data):
+        data = Path(data)
     said = ("data.name",) if isinstance(data, str) else ("data.name", "data.root")
     if clash := [key for key in said if key in keys]:
         raise FedShieldError(f"data and {clash[0]} are given; give one of them")

@@ -28,7 +28,7 @@ from simulations.reports.privacy import privacy_sheet
 from simulations.reports.repeat import ABOUT_REAL_CLIENTS, repeat
 
 _USE = {
-    "model.safetensors": """    from common.exported import load_exported
+    "model.safetensors": """    from fedshield import load_exported
 
     model = load_exported("model.safetensors")   # an nn.Module in eval mode, as RobustBench takes one
     logits = model(pixels)""",

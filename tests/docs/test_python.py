@@ -46,11 +46,16 @@ def test_the_code_of_the_page_runs() -> None:
     run_cell(measure, names | {"images": test.images[:20], "labels": test.labels[:20]})
 
 
+@pytest.mark.usefixtures("short")
+def test_the_example_of_the_readme_runs() -> None:
+    (example,) = (block for block in blocks("../README.md") if block.startswith("import fedshield"))
+    run_cell(example.replace("pgd-20x5", "pgd-2").replace("examples=200", "examples=20"))
+
+
 def test_what_the_page_says_of_images_names_arguments_that_there_are() -> None:
     images = blocks("python.md")[2]
-    assert {*re.findall(r"(\w+)=", images)} <= {"data", "test"}
-    for name in ("data", "test"):
-        assert name in (fedshield.run.__kwdefaults__ or {})
+    assert {*re.findall(r"(\w+)=", images)} == {"data", "test"}
+    assert {"data", "test"} <= {*(fedshield.run.__kwdefaults__ or {})}
 
 
 @pytest.mark.slow
