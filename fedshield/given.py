@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -49,6 +49,20 @@ _COPIES = '''def {name}():
 _LOADED = "{name} = cloudpickle.loads(_BYTES)"
 
 
+def tell_cluster(references: Iterable[str]) -> None:
+    """Say what a Ray cluster needs for objects among the user's code."""
+    if written := [reference for reference in references if Path(reference).is_relative_to(_folder())]:
+        log.warning(
+            "%s: every machine of the Ray cluster needs it at this path; set FEDSHIELD_CACHE to a folder that all of "
+            "them have",
+            written[0].rpartition(":")[0],
+        )
+
+
+def _folder() -> Path:
+    return cache_dir() / "given"
+
+
 def reference_to(key: str, value: Any) -> str:
     """Return ``FILE.py:NAME`` of an object that was given for a key; a text stays as it is.
 
@@ -72,7 +86,7 @@ def reference_to(key: str, value: Any) -> str:
         )
     name, text = _written(key, value)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    file = cache_dir() / "given" / digest / f"{name}.py"
+    file = _folder() / digest / f"{name}.py"
     with explain_os_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         replace_file(file, text.encode())

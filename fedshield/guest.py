@@ -52,7 +52,8 @@ def _torch() -> Iterator[None]:
     cudnn = torch.backends.cudnn
     threads, kind = torch.get_num_threads(), torch.get_default_dtype()
     flags = cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    begun = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = list(range(torch.cuda.device_count())) if begun else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices))
         stack.enter_context(torch.inference_mode(False))

@@ -45,7 +45,8 @@ def to_pixels(images: Any, what: str = "images") -> NDArray[np.uint8]:
             f"{what}: an array of shape {tuple(array.shape)}; give images as [N,3,H,W], [N,1,H,W], [N,H,W,3] or [N,H,W]"
         )
     array = _bytes(array, what)
-    return np.ascontiguousarray(np.broadcast_to(array, (len(array), 3, *array.shape[2:])))
+    colored = np.repeat(array, 3, 1) if array.shape[1] == 1 else array
+    return np.require(colored, requirements=["C_CONTIGUOUS", "WRITEABLE"])  # torch warns of others
 
 
 def _array(values: Any, what: str) -> NDArray[Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FedShieldError
+from fedshield.given import tell_cluster
 from fedshield.guest import at_work
 from fedshield.results import Run
 from fedshield.settings import configuration
@@ -81,6 +82,8 @@ def run(
     _check_engine(engine, workers)
     with at_work(quiet) as console, _told_how_to_go_on("run"):
         config = configuration(preset, arguments, keys, "federation", resume, trust_code)
+        if ray_address is not None:
+            tell_cluster(reference for _, reference in config.user_code_references())
         output = Output.QUIET if quiet else Output.PLAIN
         return Run(run_locally(config, engine, workers, ray_address, console, output))
 

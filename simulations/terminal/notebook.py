@@ -37,7 +37,7 @@ class NotebookOutput:
         """Make room for it."""
         from IPython.display import display
 
-        self._handle = display(_Html(""), display_id=True)
+        self._handle = display(_Html(""), display_id=True)  # type: ignore[no-untyped-call]
 
     def refresh(self) -> None:
         """Draw the view as it is now, if the last drawing is not too young."""

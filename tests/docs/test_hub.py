@@ -39,7 +39,7 @@ def test_flwr_builds_an_app_with_all_of_its_code(checkout: Path, tmp_path: Path)
     packed = set(zipfile.ZipFile(fab).namelist())
     code = {
         str(path.relative_to(checkout))
-        for package in ("client", "common", "server", "simulations")
+        for package in ("client", "common", "fedshield", "server", "simulations")
         for ending in ("py", "toml")
         for path in (checkout / package).rglob(f"*.{ending}")
     }
