@@ -28,7 +28,7 @@ from server.run_directory.reader import (
     read_summary,
 )
 from server.run_directory.restored import stored_config
-from simulations.cli.options import only_measuring
+from simulations.cli.options import only_measuring, parse_corruptions, parse_radii
 from simulations.reports.headline import read_figures
 from simulations.terminal.console import figures_may_fail
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FIGURES = ("accuracy", "partition")
+_OF_EVALUATE = ("attacks", "examples", "epsilon_255", "epsilons", "corruptions", "made_on", "personal", "quiet")
 
 
 class Run:
@@ -150,11 +151,10 @@ class Run:
             FedShieldError: as in ``fedshield evaluate``.
         """
         from server.evaluation import evaluate_run
-        from simulations.cli.options import parse_corruptions
         from simulations.reports.figures.evaluation_figures import plot_evaluation
 
         with at_work(quiet):
-            check_known(keys, {"attacks": 0, "examples": 0, "epsilon_255": 0, "epsilons": 0, "corruptions": 0})
+            check_known(keys, _OF_EVALUATE)
             changes = only_measuring({key: to_scalar(key, value) for key, value in keys.items()})
             if attacks is not None:
                 changes["evaluate.final-attacks"] = ",".join(labels_of(attacks))
@@ -162,7 +162,7 @@ class Run:
                 changes |= {} if value is None else {key: to_scalar(key, value)}
             kinds = corruptions if isinstance(corruptions, str) else ",".join(corruptions)
             found = evaluate_run(
-                *(self.path, changes, tuple(epsilons), self._trust_code),
+                *(self.path, changes, _radii(epsilons), self._trust_code),
                 *(parse_corruptions(kinds) if kinds else (), [_path(run) for run in made_on], personal),
             )
             with figures_may_fail("the same call"):
@@ -247,6 +247,10 @@ def _row(line: dict[str, Any]) -> dict[str, Any]:
                 row |= {name: rate["value"], f"{name}-low": low, f"{name}-high": high}
         row["n"] = evaluation["n"]
     return row | {key: value for key, value in line.items() if isinstance(value, int | float) and key != "round"}
+
+
+def _radii(epsilons: Sequence[float]) -> tuple[float, ...]:
+    return parse_radii(",".join(map(str, epsilons))) if len(epsilons) else ()
 
 
 def _percent(rate: dict[str, Any] | None) -> str:

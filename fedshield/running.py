@@ -10,7 +10,7 @@ from common.errors import FedShieldError
 from fedshield.given import tell_cluster
 from fedshield.guest import at_work
 from fedshield.results import Run
-from fedshield.settings import configuration
+from fedshield.settings import BESIDE, configuration
 from simulations.federation import run_locally
 from simulations.terminal.console import Output
 
@@ -78,7 +78,7 @@ def run(
         FedShieldError: a mistake that the user can fix, as one line.
         KeyboardInterrupt: the run was interrupted; a line says how to continue it.
     """
-    arguments = {key: value for key, value in locals().items() if key not in _BESIDE}
+    arguments = {key: value for key, value in locals().items() if key not in (*BESIDE, "keys")}
     _check_engine(engine, workers)
     with at_work(quiet) as console, _told_how_to_go_on("run"):
         config = configuration(preset, arguments, keys, "federation", resume, trust_code)
@@ -129,15 +129,12 @@ def centralized(
         FedShieldError: as in ``run``.
         KeyboardInterrupt: as in ``run``.
     """
-    arguments = {key: value for key, value in locals().items() if key not in _BESIDE}
+    arguments = {key: value for key, value in locals().items() if key not in (*BESIDE, "keys")}
     with at_work(quiet) as console, _told_how_to_go_on("centralized"):
         config = configuration(preset, arguments, keys, "centralized", resume, trust_code)
         from simulations.centralized import run_centrally
 
         return Run(run_centrally(config, console, Output.QUIET if quiet else Output.PLAIN))
-
-
-_BESIDE = {"preset", "keys", "resume", "engine", "workers", "ray_address", "trust_code", "quiet"}
 
 
 def _check_engine(engine: str | None, workers: int | None) -> None:

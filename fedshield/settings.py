@@ -1,7 +1,7 @@
 """From what a call names to the configuration of a run; a mistake is one line, as on the command line."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ OBJECTS = {
     "selection": "federation.selection",
 }
 
+BESIDE = ("preset", "engine", "workers", "ray_address", "resume", "trust_code", "quiet")  # that are no keys
+
 
 def configuration(
     preset: str | Path | None,
@@ -55,7 +57,7 @@ def configuration(
     Raises:
         FedShieldError: an argument or a key is not known or not allowed.
     """
-    check_known(keys, arguments)
+    check_known(keys, [*arguments, *BESIDE])
     options: Flat = {} if preset is None else given(Path(preset), [])
     options |= {key: to_scalar(key, value) for key, value in keys.items()}
     for name, key in {**PLAIN, **OBJECTS}.items():
@@ -71,7 +73,7 @@ def configuration(
     return settled(options, None if resume is None else Path(resume), kind, trust_code)
 
 
-def check_known(keys: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+def check_known(keys: Mapping[str, Any], arguments: Sequence[str]) -> None:
     """Refuse a keyword that is neither an argument nor a key of the configuration.
 
     Args:
@@ -84,7 +86,7 @@ def check_known(keys: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
     known = default_config()
     for key in keys:
         if key not in known:
-            words = list(arguments) if "." not in key else []
+            words = arguments if "." not in key else []
             hint = near(key, words) or near(key.replace("_", "-"), list(known))
             raise FedShieldError(f'unknown argument or key {key}{hint}; keys are given as **{{"section.key": value}}')
 

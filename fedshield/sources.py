@@ -13,6 +13,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import fedshield.own
+from common.errors import FedShieldError
 from common.paths import ROOT
 
 _LITERALS = (bool, int, float, complex, str, bytes, type(None), tuple, list, dict, set)
@@ -36,6 +37,7 @@ def source_of(value: Any, name: str) -> str:
 
     Raises:
         UnwritableError: it is made inside another function, or uses something that is neither of these.
+        FedShieldError: it uses a module of the working directory as a whole.
     """
     file = _File()
     file.add(name, value)
@@ -59,7 +61,10 @@ class _File:
         self._known[name] = value
         if isinstance(value, ModuleType):
             if not is_installed(value):
-                raise UnwritableError(f"it uses {name}, a file of this folder, as a module")
+                raise FedShieldError(
+                    f"{name}: is a file of this folder, which other processes do not find; import what is used of it "
+                    f"by name: from {value.__name__} import ..."
+                )
             self.imports.add(f"import {value.__name__} as {name}" if name != value.__name__ else f"import {name}")
         elif (home := _home(value)) is not None:
             self.imports.add(f"from {home} import {value.__name__}" + (f" as {name}" * (name != value.__name__)))

@@ -211,6 +211,7 @@ def test_centralized_training_is_the_command_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
+        ({"engin": "ray"}, "unknown argument or key engin; did you mean engine?"),
         ({"round": 3}, "unknown argument or key round; did you mean rounds?"),
         ({"attack.epsilon": 8}, "unknown argument or key attack.epsilon; did you mean attack.epsilon-255"),
         ({"engine": "threads"}, "engine = 'threads': unknown; allowed: inprocess, processes, ray"),
@@ -247,6 +248,23 @@ def test_a_mistake_of_an_evaluation_is_one_line_too() -> None:
     for change, told in wrong:
         with pytest.raises(fedshield.Error, match=told.replace("(", r"\(")):
             fedshield.evaluate(**{"model": Threshold(), "images": images, "labels": labels, "quiet": True, **change})
+
+
+def test_what_cannot_be_measured_is_one_line(first: fedshield.Run) -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"model.width": 3}, "model.width: the run stays as it was trained; what can be set here: data.root"),
+        ({"example": 3}, "unknown argument or key example; did you mean examples?"),
+        ({"epsilons": [-1]}, "--epsilons -1: write numbers from 0 to 255"),
+        ({"attacks": "pdg"}, "attacks pdg: unknown attack"),
+        ({"corruptions": "fogg"}, "fogg is not known"),
+    ]
+    for given, told in wrong:
+        with pytest.raises(fedshield.Error, match=told):
+            first.evaluate(**given)
+    with pytest.raises(fedshield.Error, match="not found; is this a run directory"):
+        fedshield.load("nowhere")
+    with pytest.raises(fedshield.Error, match="no such folder"):
+        fedshield.runs("nowhere")
 
 
 def test_one_call_works_at_a_time() -> None:

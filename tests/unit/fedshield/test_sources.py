@@ -108,6 +108,22 @@ def test_the_same_object_is_the_same_file() -> None:
     assert first == second
 
 
+def test_of_a_file_in_the_folder_names_are_written_and_the_whole_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_helpers.py").write_text("WIDE = 3\ndef wide(x):\n    return WIDE * x\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = run_cell("import my_helpers\nfrom my_helpers import wide\ndef f():\n    return wide(2)\n")
+    run_cell("def g():\n    return my_helpers.wide(2)\n", names)
+    written: dict[str, Any] = {"__name__": "written"}
+    exec(source_of(names["f"], "f"), written)
+    assert written["f"]() == 6
+    assert "my_helpers" not in source_of(names["f"], "f")
+    with pytest.raises(FedShieldError, match="by name: from my_helpers import"):
+        reference_to("loss.name", names["g"])
+
+
 def test_a_name_stays_and_another_value_is_refused() -> None:
     assert reference_to("model.name", "cnn") == "cnn"
     with pytest.raises(FedShieldError, match=r"model\.name = 3: give a name, FILE\.py:NAME, or a function or class"):
