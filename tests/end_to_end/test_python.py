@@ -20,6 +20,7 @@ import fedshield
 from common.data.datasets import load_data
 from fedshield.guest import at_work
 from server.measures import subset_of
+from server.run_directory.reader import FEDERATION, read_kind
 from tests.helpers.cells import run_cell
 from tests.helpers.pages import blocks
 from tests.helpers.program import invoke, tiny_options
@@ -174,7 +175,10 @@ def test_processes_train_objects_too_a_network_with_its_weights_and_arrays(
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_run_says_how_to_go_on_and_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["flower_shop.py"])  # not one of Flower's programs
     names = run_cell(
         "import os\n"
         f"FLAG = {str(tmp_path / 'stopped')!r}\n"
@@ -194,6 +198,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path, capsys: p
     assert "\x1b" not in told
     assert not fedshield.load(tmp_path / "part").finished
     resumed = fedshield.run(resume=tmp_path / "part", engine="inprocess")
+    assert read_kind(resumed.path) == FEDERATION
     whole = fedshield.run(name="whole", **given, **keys)
     assert figures(resumed.path) == figures(whole.path)
 
