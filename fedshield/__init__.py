@@ -39,9 +39,12 @@ def __getattr__(name: str) -> Any:
     elif name in _PUBLIC:
         import fedshield.public as place  # type: ignore[no-redef]
     elif name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("fedshield")
+        try:
+            return version("fedshield")
+        except PackageNotFoundError:  # its folder is on Python's path, as in an app that Flower has sent
+            return "0"
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(place, name)
