@@ -178,7 +178,7 @@ class Run:
         figures = {} if not total else read_figures(self.path)
         told = [f"{name} {_percent(figures.get(key))}" for name, key in (("natural", "natural"), ("robust", "worst"))]
         shown = f", {', '.join(told)}, n = {figures['n']}" if figures else ""
-        return f"Run {self.path}: {state}, {total} {unit}s{shown}"
+        return f"Run {self.path}: {state}, {total} {unit}{'s' * (total != 1)}{shown}"
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the line of ``repr``, the last rounds, and the figures."""
