@@ -76,9 +76,14 @@ def _difference(before: Any, now: Any) -> str:
 
 
 def _command() -> str:
-    """Return the command line if it is FedShield's own; those of Flower's launchers contain tokens."""
+    """Return the command line if it is FedShield's own; those of Flower's launchers contain tokens.
+
+    A script's name gets a ``python`` before it, or one that begins with ``flower`` would be taken for these.
+    """
     program = Path(sys.argv[0]).name
-    return _text(shlex.join([program, *sys.argv[1:]])) if program == "fedshield" else program
+    if program == "fedshield":
+        return _text(shlex.join([program, *sys.argv[1:]]))
+    return _text(f"python {program}" if program.endswith(".py") else program)
 
 
 def _text(words: str) -> str:

@@ -131,6 +131,21 @@ def new_or_stored(
         raise FedShieldError("--name '': is empty; give the name of a folder, or leave --name out")
     if name is not None:
         options["results.name"] = name
+    return settled(options, resume, kind, trust_code)
+
+
+def settled(options: Flat, resume: Path | None, kind: str, trust_code: bool = False) -> RunConfig:
+    """Return the configuration of a new run, or of one to be continued.
+
+    Args:
+        options: keys that are given.
+        resume: the run to continue, or its name.
+        kind: what it must be; a key of ``KINDS``.
+        trust_code: run code of the run that has not been run on this machine before.
+
+    Raises:
+        FedShieldError: a value is not allowed, or there is no such run.
+    """
     if options.get("results.dir") == "":
         raise FedShieldError("results.dir = '': is empty; name a folder, or leave it at runs")
     base = default_config()
@@ -140,7 +155,7 @@ def new_or_stored(
 
         path = find_results(resume)
         base = resumed_config(path, KINDS[kind], options, trust_code)
-        options["results.resume"] = str(path)
+        options = {**options, "results.resume": str(path)}
         for key in ROOTS:  # the run's own are relative to where it was started
             if options.get(key):
                 options[key] = str(whole_path(str(options[key])))
@@ -149,10 +164,14 @@ def new_or_stored(
 
 def measuring(assignments: list[str], keys: Sequence[str] = _MEASURING) -> Flat:
     """Return the keys that ``--set`` changes when a run is measured; those that it was trained with cannot change."""
-    found = given(None, assignments)
+    return only_measuring(given(None, assignments), keys, "--set ")
+
+
+def only_measuring(found: Flat, keys: Sequence[str] = _MEASURING, source: str = "") -> Flat:
+    """Return keys that change how a run is measured; others are refused in a line that begins with ``source``."""
     if others := sorted(found.keys() - set(keys)):
         raise FedShieldError(
-            f"--set {others[0]}: the run stays as it was trained; what can be set here: {', '.join(keys)}"
+            f"{source}{others[0]}: the run stays as it was trained; what can be set here: {', '.join(keys)}"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Shows the progress of a run in a terminal; nothing where there is no terminal."""
+"""Shows the progress of a run in a terminal or a notebook; nothing where there is neither."""
 
 import contextlib
 import logging
@@ -16,6 +16,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from simulations.terminal.notebook import NotebookOutput, in_notebook
 
 _BARS = "▁▂▃▄▅▆▇█"
 _TREND = 24  # rounds that a trend shows
@@ -56,19 +58,22 @@ class LiveView:
         self._handler = _Listener(self)
         visible = console.is_terminal and not quiet
         self._live = Live(self, console=console, transient=True, refresh_per_second=4) if visible else None
+        self._output = NotebookOutput(self) if in_notebook() and not (visible or quiet) else None
 
     def __enter__(self) -> Self:
         logging.getLogger("fedshield").addHandler(self._handler)
-        if self._live is not None:
-            self._live.start()
+        for place in (self._live, self._output):
+            if place is not None:
+                place.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         logging.getLogger("fedshield").removeHandler(self._handler)
-        if self._live is not None:
-            self._live.stop()
+        for place in (self._live, self._output):
+            if place is not None:
+                place.stop()
 
     def show(self, round_or_epoch: int, share: float, detail: str) -> None:
         """Show that ``share``, in [0, 1], of a round is done."""
@@ -77,6 +82,8 @@ class LiveView:
             completed=round_or_epoch - 1 + share - self._completed,
             description=f"{self._unit} {round_or_epoch}/{self._total}  {detail}",
         )
+        if self._output is not None:
+            self._output.refresh()
 
     def client(self, number: int, seconds: float | None, answered: int) -> None:
         """Show that a client has answered after ``seconds``, or failed; ``answered``: how many have in this round."""

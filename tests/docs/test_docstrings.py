@@ -7,7 +7,11 @@ import pytest
 
 from common.paths import ROOT
 
-FILES = [path for top in ("common", "client", "server", "simulations") for path in sorted((ROOT / top).rglob("*.py"))]
+FILES = [
+    path
+    for top in ("common", "client", "fedshield", "server", "simulations")
+    for path in sorted((ROOT / top).rglob("*.py"))
+]
 SHOWING = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES if ">>> " in path.read_text()]
 
 pytestmark = pytest.mark.usefixtures("one_thread")

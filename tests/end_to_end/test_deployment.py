@@ -89,7 +89,7 @@ def test_a_network_and_a_loss_of_the_users_own_reach_the_clients(
 ) -> None:
     app = tmp_path / "app"
     app.mkdir()
-    for part in ("client", "common", "server", "simulations", "pyproject.toml", "README.md", "LICENSE"):
+    for part in ("client", "common", "fedshield", "server", "simulations", "pyproject.toml", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, app / part)
     (code,) = (block for block in blocks("own.md") if block.startswith("import "))

@@ -21,7 +21,7 @@ COMMANDS = {script.name for script in distribution("flwr").entry_points} - {"flw
 
 
 def modules() -> Iterator[ast.Module]:
-    for top in ("client", "common", "server", "simulations"):
+    for top in ("client", "common", "fedshield", "server", "simulations"):
         for path in (ROOT / top).rglob("*.py"):
             yield ast.parse(path.read_text())
 

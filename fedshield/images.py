@@ -1,0 +1,240 @@
+"""Images as a script or a notebook has them: arrays, tensors and torch's datasets, as uint8 arrays or as a folder."""
+
+import hashlib
+import logging
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.data.datasets import Dataset, balanced_subset
+from common.errors import FedShieldError, explain_os_errors
+from common.paths import whole_path
+
+log = logging.getLogger("fedshield")
+
+_EXACT = 1e-3  # of a step of 1/255
+_HELD_OUT = 5  # one image of so many is a test image, where none are given
+_SIDE = 16  # the side of the images of a folder is a multiple of it
+_LARGEST = 512
+
+
+def to_pixels(images: Any, what: str = "images") -> NDArray[np.uint8]:
+    """Return images as uint8 [N,3,H,W].
+
+    Args:
+        images: an array or tensor [N,H,W], [N,1,H,W], [N,3,H,W] or [N,H,W,3]; integers from 0 to 255 or floats from 0
+            to 1, which are rounded to 1/255.
+        what: they are, for messages.
+
+    Raises:
+        FedShieldError: they are none of these.
+    """
+    array = _array(images, what)
+    if array.ndim == 3:
+        array = array[:, None]
+    if array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
+        array = array.transpose(0, 3, 1, 2)
+    if array.ndim != 4 or array.shape[1] not in (1, 3) or not array.size:
+        raise FedShieldError(
+            f"{what}: an array of shape {tuple(array.shape)}; give images as [N,3,H,W], [N,1,H,W], [N,H,W,3] or [N,H,W]"
+        )
+    array = _bytes(array, what)
+    colored = np.repeat(array, 3, 1) if array.shape[1] == 1 else array
+    return np.require(colored, requirements=["C_CONTIGUOUS", "WRITEABLE"])  # torch warns of others
+
+
+def _array(values: Any, what: str) -> NDArray[Any]:
+    try:
+        if hasattr(values, "detach"):
+            values = values.detach().cpu()
+            values = values.float().numpy() if values.is_floating_point() else values.numpy()
+        return np.asarray(values)
+    except (ValueError, TypeError) as error:  # of several shapes
+        raise FedShieldError(f"{what}: cannot be one array ({error}); give all of one size") from error
+
+
+def _bytes(array: NDArray[Any], what: str) -> NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return array
+    low, high = (array.min(), array.max()) if array.dtype.kind in "iuf" else (-1, -1)
+    if array.dtype.kind == "f" and low >= 0 and high <= 1:
+        scaled = array * 255
+        rounded = scaled.round()
+        if np.abs(scaled - rounded).max() > _EXACT:
+            log.info("%s: rounded to multiples of 1/255, as image files have them", what)
+        return rounded.astype(np.uint8)
+    if array.dtype.kind in "iu" and low >= 0 and high <= 255:
+        return array.astype(np.uint8)
+    found = f"from {low:g} to {high:g}" if array.dtype.kind in "iuf" else "not numbers"
+    raise FedShieldError(
+        f"{what}: {array.dtype} values {found}; give integers from 0 to 255 or floats from 0 to 1, without "
+        "normalization: the network normalizes"
+    )
+
+
+def to_labels(labels: Any, count: int, what: str = "labels") -> NDArray[np.int64]:
+    """Return labels as int64 [``count``], 0 or more.
+
+    Raises:
+        FedShieldError: they are no such labels.
+    """
+    array = _array(labels, what)
+    if array.shape == (count, 1):  # as MedMNIST has them
+        array = array[:, 0]
+    if array.shape != (count,) or array.dtype.kind not in "iu":
+        raise FedShieldError(
+            f"{what}: {array.dtype} of shape {tuple(array.shape)} for {count} images; give one whole number for each"
+        )
+    if array.min() < 0:
+        raise FedShieldError(f"{what}: {array.min()} is among them; number the classes from 0")
+    return array.astype(np.int64)
+
+
+def to_dataset(data: Any, what: str) -> Dataset:
+    """Return images and labels of a pair ``(images, labels)`` or of a dataset of torch or torchvision.
+
+    Args:
+        data: the pair; or an object with ``len`` whose items are ``(image, label)``, each image a PIL image, an array
+            or a tensor. Its ``classes``, if it has any, name the classes.
+        what: it is, for messages.
+
+    Raises:
+        FedShieldError: it is neither, or has no images.
+    """
+    names: Sequence[Any] | None = getattr(data, "classes", None)
+    if isinstance(data, tuple | list) and len(data) == 2:
+        images, labels = data
+    elif hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        items = [data[number] for number in range(len(data))]
+        try:
+            images = [_picture(image) for image, _ in items]
+            labels = [int(label) for _, label in items]
+        except (TypeError, ValueError) as error:
+            raise FedShieldError(f"{what}: its items must be (image, label), label a whole number: {error}") from error
+    else:
+        raise FedShieldError(
+            f"{what}: {type(data).__name__}; give the name of a dataset, the path of an image folder, a pair (images, "
+            "labels) or a dataset of torch"
+        )
+    pixels = to_pixels(images, what)
+    found = to_labels(labels, len(pixels), f"{what}: labels")
+    classes = tuple(map(str, names)) if names is not None else tuple(map(str, range(found.max() + 1)))
+    if found.max() >= len(classes):
+        raise FedShieldError(f"{what}: label {found.max()}, but only {len(classes)} classes are named")
+    return Dataset(pixels, found, classes)
+
+
+def _picture(image: Any) -> NDArray[Any]:
+    """Return an image as an array; a picture of PIL in RGB."""
+    if hasattr(image, "convert"):
+        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    return _array(image, "an image")
+
+
+def write_folder(data: Any, test: Any | None = None) -> tuple[Path, int]:
+    """Write images as an image folder in ``data``, without loss; where it is there already, nothing is done.
+
+    Images whose sides differ, or are no multiples of 16, get a black edge, as Fashion-MNIST does.
+
+    Args:
+        data: training images, as in ``to_dataset``.
+        test: test images; None takes one of five from ``data``, balanced over the classes.
+
+    Returns:
+        The folder, and the side of its images in pixels.
+
+    Raises:
+        FedShieldError: as in ``to_dataset``; or a class has no images, or they are larger than 512 pixels.
+    """
+    train = to_dataset(data, "data")
+    if test is None:
+        train, tests = _divided(train)
+    else:
+        tests = to_dataset(test, "test")
+    if train.images.shape[2:] != tests.images.shape[2:]:
+        raise FedShieldError(
+            f"test: images of {tests.images.shape[2:]} pixels, but data has {train.images.shape[2:]}; give one size"
+        )
+    parts = {"train": train, "test": tests}
+    for name, part in parts.items():
+        _check_classes(name, part, train.classes)
+    side = _side(train)
+    parts = {name: Dataset(_padded(part.images, side), part.labels, train.classes) for name, part in parts.items()}
+    digest = hashlib.sha256("".join(part.digest() for part in parts.values()).encode()).hexdigest()[:12]
+    folder = whole_path(Path("data") / f"given-{digest}")
+    if not folder.exists():
+        _write(folder, parts)
+    log.info("Images: %d for training and %d for tests, in %s", len(train.labels), len(tests.labels), folder)
+    return folder, side
+
+
+def _divided(data: Dataset) -> tuple[Dataset, Dataset]:
+    count = len(data.labels)
+    rows = balanced_subset(data.labels, max(count // _HELD_OUT, len(data.classes)), 0, "held out", 0.5)
+    log.warning("test: not given, so %d of the %d images of data are held out as test images", len(rows), count)
+    return data.take(np.setdiff1d(np.arange(count), rows)), data.take(rows)
+
+
+def _check_classes(name: str, part: Dataset, classes: Sequence[str]) -> None:
+    counts = np.bincount(part.labels, minlength=len(classes))
+    if len(counts) > len(classes):
+        raise FedShieldError(
+            f"{name}: label {len(counts) - 1}, but data has {len(classes)} classes; give the same ones"
+        )
+    if empty := [str(label) for label, count in enumerate(counts) if not count]:
+        raise FedShieldError(
+            f"{name}: no image of class {', '.join(empty[:5])}; every class needs images for training and for tests"
+        )
+
+
+def _side(data: Dataset) -> int:
+    longest = int(max(data.images.shape[2:]))
+    side = -(-longest // _SIDE) * _SIDE
+    if side > _LARGEST:
+        raise FedShieldError(f"data: images of {longest} pixels; {_LARGEST} are the most: make them smaller")
+    if data.images.shape[2:] != (side, side):
+        log.info("data: images of %d×%d pixels get a black edge, to be %d×%d", *data.images.shape[2:], side, side)
+    return side
+
+
+def _padded(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    gaps = [(side - length) for length in images.shape[2:]]
+    return np.pad(images, ((0, 0), (0, 0), *((gap // 2, gap - gap // 2) for gap in gaps)))
+
+
+def _write(folder: Path, parts: dict[str, Dataset]) -> None:
+    """Write one PNG for each image: first elsewhere, so that a folder of this name is complete."""
+    from PIL import Image
+
+    with explain_os_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        try:
+            for name, part in parts.items():
+                places = [building / name / word for word in _folders(part.classes)]
+                for place in places:
+                    place.mkdir(parents=True)
+                for number, (pixels, label) in enumerate(zip(part.images, part.labels, strict=True)):
+                    file = places[label] / f"{number:07d}.png"
+                    Image.fromarray(pixels.transpose(1, 2, 0)).save(file, compress_level=1)
+            building.chmod(0o755)
+            building.rename(folder)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+
+def _folders(classes: Sequence[str]) -> list[str]:
+    """Return names of folders whose order is that of the classes."""
+    words = [re.sub(r"[^\w -]+", " ", name).strip() or "class" for name in classes]
+    if words == sorted(set(words)):
+        return words
+    width = len(str(len(words) - 1))
+    numbered = [f"{number:0{width}d}" for number in range(len(words))]
+    plain = all(word.isdecimal() for word in words)
+    return numbered if plain else [f"{number}-{word}" for number, word in zip(numbered, words, strict=True)]

@@ -1,0 +1,288 @@
+"""Runs and evaluations from Python: the same figures as the command line's, and nothing changed in the process."""
+
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fedshield
+from common.data.datasets import load_data
+from fedshield.guest import at_work
+from server.measures import subset_of
+from server.run_directory.reader import FEDERATION, read_kind
+from tests.helpers.cells import run_cell
+from tests.helpers.pages import blocks
+from tests.helpers.program import invoke, tiny_options
+from tests.helpers.runs import figures, same, weights
+from tests.helpers.settings import TINY, Threshold
+
+CELL = next(block for block in blocks("own.md") if block.startswith("import torch.nn"))
+KEYS: dict[str, Any] = {**TINY}
+LINEAR = nn.Linear(3, 2)
+
+
+def state() -> list[Any]:
+    """What a caller would notice if it were changed."""
+    log, flower = (logging.getLogger(name) for name in ("fedshield", "flwr"))
+    cudnn = torch.backends.cudnn
+    variables = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    return [
+        *(torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_rng_state().tolist()),
+        *(cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark),
+        *(random.getstate(), np.random.get_state()[1].tolist(), variables, os.getcwd()),  # noqa: NPY002
+        *([*log.handlers], [*log.filters], log.level, log.propagate, flower.level, [*flower.filters]),
+        *(signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.stdout, threading.active_count()),
+    ]
+
+
+@pytest.fixture
+def unchanged() -> Iterator[None]:
+    """Call with settings of the caller's own, and find them afterwards."""
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    before = state()
+    yield
+    after = state()
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)
+    assert after == before
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> fedshield.Run:
+    folder = tmp_path_factory.mktemp("first")
+    return fedshield.run(results=folder, name="first", engine="inprocess", **KEYS)
+
+
+def test_a_run_is_the_command_lines(first: fedshield.Run, tmp_path: Path) -> None:
+    done = invoke("run", "--engine", "inprocess", "--results", tmp_path, "--name", "typed", *tiny_options())
+    assert done.returncode == 0, done.stderr
+    assert figures(first.path) == figures(tmp_path / "typed")
+    assert same(weights(first.path), weights(tmp_path / "typed"))
+    assert {**first.config, "results.dir": "", "results.name": ""} == {
+        **fedshield.load(tmp_path / "typed").config,
+        "results.dir": "",
+        "results.name": "",
+    }
+
+
+def test_what_a_run_leaves_is_at_hand(first: fedshield.Run) -> None:
+    lines = [json.loads(line) for line in (first.path / "metrics.jsonl").read_text().splitlines()]
+    metrics = first.metrics
+    assert metrics.index.name == "round"
+    assert [*metrics.index] == [1, 2]
+    assert [*metrics["natural"]] == [line["evaluation"]["natural"]["value"] for line in lines]
+    assert [*metrics["robust"]] == [line["evaluation"]["worst"]["value"] for line in lines]
+    assert [*metrics["pgd-2-low"]] == [line["evaluation"]["robust"]["pgd-2"]["interval"][0] for line in lines]
+    assert [*metrics["loss"]] == [line["loss"] for line in lines]
+    assert first.summary["rounds"] == 2
+    assert first.finished
+    assert first.config["federation.rounds"] == 2
+    assert first.report() == first.path / "report.html"
+    shown = first._repr_html_()
+    assert shown.count("<img ") == 2
+    assert "2 rounds" in shown
+    table = fedshield.runs(first.path.parent)
+    assert table.loc["first", "rounds"] == 2
+    assert table.loc["first", "robust"] == first.summary["final"]["worst"]["value"]
+    assert repr(fedshield.load(first.path)) == repr(first)
+
+
+def test_the_model_and_its_figures_are_those_of_the_run(first: fedshield.Run) -> None:
+    """By the run's own evaluation, ``fedshield evaluate``, ``run.evaluate`` and ``fedshield.evaluate``."""
+    model = first.model
+    assert not model.training
+    final = first.summary["final"]
+    test = subset_of(load_data("shapes10", "data", 32).test, 40)
+    modes = [module.training for module in model.modules()]
+    found = fedshield.evaluate(model, torch.from_numpy(test.images) / 255, test.labels, "pgd-3", quiet=True)
+    assert [module.training for module in model.modules()] == modes
+    again = first.evaluate("pgd-3", 40, quiet=True)
+    done = invoke("evaluate", first.path, "--attacks", "pgd-3", "--examples", "40")
+    assert done.returncode == 0, done.stderr
+    typed = json.loads((first.path / "evaluations.jsonl").read_text().splitlines()[-1])
+    for each in (found, again):
+        assert each.natural_accuracy == final["natural"]["value"] == typed["natural"]["value"]
+        assert each.robust_accuracy == final["worst"]["value"] == typed["worst"]["value"]
+        assert each.interval == tuple(typed["worst"]["interval"])
+        assert each.warnings == tuple(typed["warnings"])
+        assert [*each.table.index] == ["natural", "pgd-3", "all attacks"]
+    assert np.array_equal(found.evaluation.predictions["pgd-3"], again.evaluation.predictions["pgd-3"])
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_any_network_is_measured_with_attacks_that_are_functions() -> None:
+    """Of a network with a known robust radius, by an attack of the caller's own."""
+    images = np.full((20, 3, 16, 16), 128, np.uint8)
+    images[:, 0, 0, 0] = 128 + np.arange(20)  # distances to the threshold, in 1/255
+    names = run_cell(
+        "def darker(model, threat, classes):\n    return lambda images, labels: (images - threat.epsilon).clamp(0, 1)\n"
+    )
+    found = fedshield.evaluate(Threshold(), images, np.ones(20, int), ["fgsm", names["darker"]], 4.5, quiet=True)
+    assert found.natural_accuracy == 0.95
+    assert found.robust_accuracy == 15 / 20
+    assert [*found.table["correct"]] == [19, 15, 15, 15]
+    lines = repr(found).splitlines()
+    assert lines[0].endswith("epsilon 4.5/255 (Linf)")
+    assert lines[1].split() == ["natural", "95.0", "%", "[76.4,", "99.1]"]
+
+
+def test_objects_of_a_notebook_train_as_their_file_does(tmp_path: Path) -> None:
+    names = run_cell(CELL)
+    (tmp_path / "own.py").write_text(CELL)
+    objects = {"model": names["network"], "loss": names["logit_pairing"], "attack": names["momentum"]}
+    files = {key: f"{tmp_path}/own.py:{value.__name__}" for key, value in objects.items()}
+    runs = [
+        fedshield.run(results=tmp_path, name=name, engine="inprocess", quiet=True, **given, **KEYS)
+        for name, given in (("objects", objects), ("files", files))
+    ]
+    assert figures(runs[0].path) == figures(runs[1].path)
+    assert same(weights(runs[0].path), weights(runs[1].path))
+    assert "def network" in (runs[0].path / "own" / "model.py").read_text()
+    done = invoke("export", runs[0].path, "--out", tmp_path / "model")
+    assert done.returncode == 0, done.stderr
+    exported = fedshield.load_exported(tmp_path / "model" / "model.safetensors")
+    pixels = torch.rand(2, 3, 32, 32, dtype=torch.float32)
+    assert torch.equal(exported(pixels), runs[0].model(pixels))
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_processes_train_objects_too_a_network_with_its_weights_and_arrays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = load_data("shapes10", "data", 32).train
+    taken = {"data": (data.images[:300], data.labels[:300])}
+    with torch.random.fork_rng():
+        network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10).float())
+    given = {**taken, "model": network, "clients": 2, "rounds": 1, "quiet": True, "results": tmp_path}
+    keys = {**KEYS, "partition.scheme": "iid"}
+    del keys["federation.rounds"]
+    runs = [fedshield.run(engine=engine, **given, **keys) for engine in ("inprocess", "processes")]
+    assert figures(runs[0].path) == figures(runs[1].path)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [Path(str(runs[0].config["data.root"])).name]
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_an_interrupted_run_says_how_to_go_on_and_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["flower_shop.py"])  # not one of Flower's programs
+    names = run_cell(
+        "import os\n"
+        f"FLAG = {str(tmp_path / 'stopped')!r}\n"
+        "def choose(candidates, rng):\n"
+        "    if candidates.server_round == 2 and not os.path.exists(FLAG):\n"
+        "        open(FLAG, 'w').close()\n"
+        "        raise KeyboardInterrupt\n"
+        "    return rng.permutation(len(candidates.images))[: candidates.size]\n"
+    )
+    given = {"selection": names["choose"], "engine": "inprocess", "results": tmp_path}
+    keys = {**KEYS, "federation.fraction": 0.5}
+    with pytest.raises(KeyboardInterrupt):
+        fedshield.run(name="part", **given, **keys)
+    told = capsys.readouterr().out
+    assert "Stopped after round 1; continue with: fedshield run --resume" in told
+    assert f"In Python: fedshield.run(resume={str(tmp_path / 'part')!r})" in told
+    assert "\x1b" not in told
+    assert not fedshield.load(tmp_path / "part").finished
+    resumed = fedshield.run(resume=tmp_path / "part", engine="inprocess")
+    assert read_kind(resumed.path) == FEDERATION
+    whole = fedshield.run(name="whole", **given, **keys)
+    assert figures(resumed.path) == figures(whole.path)
+
+
+def test_centralized_training_is_the_command_lines(tmp_path: Path) -> None:
+    keys = {**KEYS, "centralized.epochs": 1}
+    run = fedshield.centralized(name="python", results=tmp_path, quiet=True, epochs=1, **KEYS)
+    options = tiny_options(**{"centralized.epochs": keys["centralized.epochs"]})
+    done = invoke("centralized", "--results", tmp_path, "--name", "typed", *options)
+    assert done.returncode == 0, done.stderr
+    assert figures(run.path) == figures(tmp_path / "typed")
+    assert run.metrics.index.name == "epoch"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"engin": "ray"}, "unknown argument or key engin; did you mean engine?"),
+        ({"round": 3}, "unknown argument or key round; did you mean rounds?"),
+        ({"attack.epsilon": 8}, "unknown argument or key attack.epsilon; did you mean attack.epsilon-255"),
+        ({"engine": "threads"}, "engine = 'threads': unknown; allowed: inprocess, processes, ray"),
+        ({"workers": 0}, "workers = 0: give a whole number of 1 or more"),
+        ({"rounds": 0}, "federation.rounds = 0: "),
+        ({"model": "cnn3"}, "model.name = 'cnn3': unknown; allowed: cnn, cnn2"),
+        ({"model": "cnn", "model.name": "cnn"}, "model and model.name are the same; give one of them"),
+        ({"name": ""}, "results.name = '': is empty"),
+        ({"preset": "cpu-cifar"}, "did you mean cpu-cifar10"),
+        ({"data": "cifar10", "test": ([], [])}, "test: data is a name or a folder"),
+        ({"data": "cifar10", "data.name": "svhn"}, "data and data.name are given; give one of them"),
+        ({"test": ([], [])}, "test: is given without data"),
+    ],
+)
+def test_a_mistake_is_an_exception_with_one_line(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(fedshield.Error) as error:
+        fedshield.run(**given)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_mistake_of_an_evaluation_is_one_line_too() -> None:
+    images, labels = np.zeros((2, 3, 16, 16), np.uint8), [0, 1]
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"attacks": "pdg-20"}, "attacks pdg-20: unknown attack 'pdg-20'"),
+        ({"labels": [0, 2]}, "labels: 2 is among them, but the model has 2 classes"),
+        ({"epsilon_255": 300}, "epsilon_255 = 300"),
+        ({"norm": "l1"}, "norm = 'l1': unknown; allowed: linf, l2"),
+        ({"model": nn.Flatten()}, "model: Flatten; give a torch.nn.Module with weights"),
+        ({"model": LINEAR}, "model: does not take images of 16×16 pixels"),
+        ({"attacks": "autoattack"}, "the targeted DLR loss needs 4 classes"),
+    ]
+    for change, told in wrong:
+        with pytest.raises(fedshield.Error, match=told.replace("(", r"\(")):
+            fedshield.evaluate(**{"model": Threshold(), "images": images, "labels": labels, "quiet": True, **change})
+
+
+def test_what_cannot_be_measured_is_one_line(first: fedshield.Run) -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"model.width": 3}, "model.width: the run stays as it was trained; what can be set here: data.root"),
+        ({"example": 3}, "unknown argument or key example; did you mean examples?"),
+        ({"epsilons": [-1]}, "--epsilons -1: write numbers from 0 to 255"),
+        ({"attacks": "pdg"}, "attacks pdg: unknown attack"),
+        ({"corruptions": "fogg"}, "fogg is not known"),
+    ]
+    for given, told in wrong:
+        with pytest.raises(fedshield.Error, match=told):
+            first.evaluate(**given)
+    with pytest.raises(fedshield.Error, match="not found; is this a run directory"):
+        fedshield.load("nowhere")
+    with pytest.raises(fedshield.Error, match="no such folder"):
+        fedshield.runs("nowhere")
+
+
+def test_one_call_works_at_a_time() -> None:
+    with at_work(), pytest.raises(fedshield.Error, match="is at work in this process"):
+        fedshield.centralized()
+
+
+def test_importing_it_is_quick_and_names_are_complete() -> None:
+    import fedshield.own
+    import fedshield.public
+
+    assert {*fedshield.__all__} == {"__version__", *fedshield.own.__all__, *fedshield.public.__all__}
+    for name in fedshield.__all__:
+        assert getattr(fedshield, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'runn'"):
+        fedshield.runn  # type: ignore[attr-defined]  # noqa: B018

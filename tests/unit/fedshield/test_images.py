@@ -1,0 +1,130 @@
+"""Arrays, tensors and torch's datasets become an image folder with the same pixels."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import TensorDataset
+
+from common.data.datasets import load_data
+from common.errors import FedShieldError
+from fedshield.images import to_dataset, to_labels, to_pixels, write_folder
+
+RNG = np.random.default_rng(1)
+PIXELS = RNG.integers(0, 256, (12, 3, 16, 16), dtype=np.uint8)
+LABELS = np.arange(12) % 3
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        PIXELS,
+        PIXELS.transpose(0, 2, 3, 1),
+        PIXELS.astype(np.int64),
+        torch.from_numpy(PIXELS),
+        torch.from_numpy(PIXELS) / 255,
+        PIXELS / 255,
+        list(PIXELS),
+    ],
+)
+def test_all_ways_to_give_images_are_the_same_pixels(given: object) -> None:
+    assert np.array_equal(to_pixels(given), PIXELS)
+
+
+def test_gray_images_get_three_equal_channels() -> None:
+    for gray in (PIXELS[:, 0], PIXELS[:, :1], PIXELS[:, 0, :, :, None]):
+        assert np.array_equal(to_pixels(gray), np.repeat(PIXELS[:, :1], 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (PIXELS / 255 - 0.5, "float64 values from -0.5 to 0.5; give integers from 0 to 255 or floats from 0 to 1"),
+        (PIXELS.astype(np.int64) * 2, "int64 values from 0 to 510"),
+        (PIXELS[:, :2], r"an array of shape \(12, 2, 16, 16\)"),
+        (PIXELS[:0], r"shape \(0, 3, 16, 16\)"),
+        (np.full((1, 3, 2, 2), np.nan), "float64 values from nan"),
+        ([PIXELS[0], PIXELS[0, :, :8]], "cannot be one array"),
+        (np.full((1, 3, 2, 2), "a"), "values not numbers"),
+    ],
+)
+def test_what_are_no_images_is_one_line(given: object, told: str) -> None:
+    with pytest.raises(FedShieldError, match=told):
+        to_pixels(given)
+
+
+def test_labels_are_whole_numbers_from_zero() -> None:
+    assert np.array_equal(to_labels(torch.from_numpy(LABELS)[:, None], 12), LABELS)
+    for wrong, told in ((LABELS[:3], "for 12 images"), (LABELS / 2, "float64"), (LABELS - 1, "-1 is among them")):
+        with pytest.raises(FedShieldError, match=told):
+            to_labels(wrong, 12)
+
+
+def test_datasets_of_torch_and_pictures_are_read() -> None:
+    tensors = TensorDataset(torch.from_numpy(PIXELS) / 255, torch.from_numpy(LABELS))
+    pictures = [
+        (Image.fromarray(image.transpose(1, 2, 0)), int(label)) for image, label in zip(PIXELS, LABELS, strict=True)
+    ]
+    for given in (tensors, pictures, (PIXELS, LABELS)):
+        data = to_dataset(given, "data")
+        assert np.array_equal(data.images, PIXELS)
+        assert np.array_equal(data.labels, LABELS)
+    with pytest.raises(FedShieldError, match="data: int; give the name of a dataset"):
+        to_dataset(3, "data")
+
+
+class Named(TensorDataset):
+    classes = ("zebra", "ant/eater", "cat")
+
+
+def rows(images: NDArray[np.uint8]) -> list[bytes]:
+    return sorted(image.tobytes() for image in images)
+
+
+def test_a_folder_has_the_same_pixels_and_classes_in_the_same_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train = Named(torch.from_numpy(PIXELS), torch.from_numpy(LABELS))
+    folder, side = write_folder(train, (PIXELS[:3], LABELS[:3]))
+    splits = load_data("folder", str(folder), side)
+    assert splits.train.classes == ("0-zebra", "1-ant eater", "2-cat")
+    for label in range(3):
+        assert rows(splits.train.images[splits.train.labels == label]) == rows(PIXELS[label::3])
+    assert rows(splits.test.images) == rows(PIXELS[:3])
+    changed = (folder / "train").stat().st_mtime_ns
+    assert write_folder(train, (PIXELS[:3], LABELS[:3])) == (folder, side)
+    assert (folder / "train").stat().st_mtime_ns == changed
+    assert [path.name for path in Path("data").iterdir()] == [folder.name]
+
+
+def test_without_test_images_a_fifth_is_held_out_and_odd_sizes_get_an_edge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = np.concatenate([PIXELS[:, :, :14, :13]] * 2)
+    folder, side = write_folder((images, np.arange(24) % 3))
+    splits = load_data("folder", str(folder), side)
+    assert side == 16
+    assert (len(splits.train.labels), len(splits.test.labels)) == (20, 4)
+    inner = splits.train.images[:, :, 1:15, 1:14]
+    assert set(rows(inner)) <= set(rows(images))
+    assert splits.train.images.sum() == inner.sum()
+
+
+@pytest.mark.parametrize(
+    ("test", "told"),
+    [
+        ((PIXELS[:2], LABELS[:2]), "test: no image of class 2"),
+        ((PIXELS[:4], np.array([0, 1, 2, 3])), "test: label 3, but data has 3 classes"),
+        ((PIXELS[:3, :, :8], LABELS[:3]), "give one size"),
+    ],
+)
+def test_test_images_must_fit(test: object, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FedShieldError, match=told):
+        write_folder((PIXELS, LABELS), test)
+    assert not Path("data").exists()

@@ -1,0 +1,137 @@
+"""Objects of a notebook become files that mean the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from common.errors import FedShieldError
+from common.user_code import load_user_code
+from fedshield.given import reference_to
+from fedshield.sources import UnwritableError, source_of
+from tests.helpers.cells import run_cell
+
+NETWORK = """
+import math
+import torch.nn.functional as F
+from torch import nn
+from fedshield import Normalize
+
+SCALE = 0.5
+images = object()  # has the name of an argument below, and is not needed
+
+def doubled(value):
+    return 2 * value
+
+def layer(width):
+    return nn.Conv2d(3, width, 3) if math.pi > 3 else None
+
+class Base(nn.Module):
+    def scaled(self, x):
+        return x * doubled(SCALE)
+
+class Net(Base):
+    def __init__(self, classes=10, width: "int" = 4):
+        super().__init__()
+        self.first = nn.Sequential(Normalize(), layer(width))
+        self.last = nn.Linear(width, classes)
+
+    def forward(self, images):
+        return self.last(self.scaled(F.relu(self.first(images)).mean((2, 3))))
+"""
+
+
+def test_a_class_is_written_with_what_it_uses_and_nothing_else() -> None:
+    names = run_cell(NETWORK)
+    text = source_of(names["Net"], "Net")
+    assert "from fedshield import Normalize" in text
+    assert "images = " not in text
+    written: dict[str, Any] = {"__name__": "written"}
+    exec(text, written)
+    torch.manual_seed(1)
+    here = names["Net"](width=3)
+    torch.manual_seed(1)
+    there = written["Net"](width=3)
+    pixels = torch.rand(2, 3, 8, 8)
+    assert torch.equal(here(pixels), there(pixels))
+
+
+def test_of_a_cell_that_ran_twice_the_newer_definition_counts() -> None:
+    names = run_cell("def f():\n    return 1\n")
+    run_cell("def f():\n    return 2\n", names)
+    assert "return 2" in source_of(names["f"], "f")
+
+
+def test_decorators_and_recursion_are_kept() -> None:
+    names = run_cell("import functools\n\n@functools.lru_cache\ndef down(n):\n    return down(n - 1) + 1 if n else 0\n")
+    written: dict[str, Any] = {"__name__": "written"}
+    exec(source_of(names["down"].__wrapped__, "down"), written)
+    assert written["down"](3) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("f = lambda: 1", "lambda"),
+        ("def made():\n    a = 1\n    def f():\n        return a\n    return f\nf = made()", "inside another function"),
+        ("table = object()\ndef f():\n    return table", "it uses table, a object"),
+    ],
+)
+def test_what_cannot_be_written_says_why(text: str, why: str) -> None:
+    with pytest.raises(UnwritableError, match=why):
+        source_of(run_cell(text)["f"], "f")
+
+
+def test_what_cannot_be_written_is_pickled_and_loads_in_another_process(tmp_path: Path) -> None:
+    names = run_cell("class Table:\n    rows = [1, 2]\ntable = Table()\ndef f():\n    return sum(table.rows)\n")
+    reference = reference_to("loss.name", names["f"])
+    assert load_user_code("loss.name", reference)() == 3
+    code = f"from common.user_code import load_user_code\nprint(load_user_code('loss.name', {reference!r})())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout.strip() == "3", done.stderr
+
+
+def test_a_network_that_is_an_object_keeps_its_weights_and_gives_a_copy_each_time() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    make = load_user_code("model.name", reference_to("model.name", network))
+    first, second = make(), make()
+    assert torch.equal(first[1].weight, network[1].weight)
+    assert first[1].weight is not second[1].weight
+
+
+def test_the_same_object_is_the_same_file() -> None:
+    first, second = (reference_to("model.name", run_cell(NETWORK)["Net"]) for _ in range(2))
+    assert first == second
+
+
+def test_of_a_file_in_the_folder_names_are_written_and_the_whole_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_helpers.py").write_text("WIDE = 3\ndef wide(x):\n    return WIDE * x\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = run_cell("import my_helpers\nfrom my_helpers import wide\ndef f():\n    return wide(2)\n")
+    run_cell("def g():\n    return my_helpers.wide(2)\n", names)
+    written: dict[str, Any] = {"__name__": "written"}
+    exec(source_of(names["f"], "f"), written)
+    assert written["f"]() == 6
+    assert "my_helpers" not in source_of(names["f"], "f")
+    with pytest.raises(FedShieldError, match="by name: from my_helpers import"):
+        reference_to("loss.name", names["g"])
+
+
+def test_a_name_stays_and_another_value_is_refused() -> None:
+    assert reference_to("model.name", "cnn") == "cnn"
+    with pytest.raises(FedShieldError, match=r"model\.name = 3: give a name, FILE\.py:NAME, or a function or class"):
+        reference_to("model.name", 3)
+
+
+def test_what_cannot_be_pickled_is_one_line() -> None:
+    names = run_cell("import threading\nlock = threading.Lock()\ndef f():\n    return lock\n")
+    with pytest.raises(FedShieldError, match=r"loss\.name = f: cannot be sent to another process .*lock") as told:
+        reference_to("loss.name", names["f"])
+    assert "\n" not in str(told.value)
