@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data.datasets import Dataset, balanced_subset
+from common.data.datasets import Dataset
+from common.data.draws import balanced_subset
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import whole_path
 

@@ -68,3 +68,17 @@ def test_the_citation_names_the_version() -> None:
     cited = (ROOT / "CITATION.cff").read_text()
     assert f"\nversion: {project['version']}\n" in cited
     assert f"\nlicense: {project['license']}\n" in cited
+    assert f"\n      version = {{{project['version']}}},\n" in (ROOT / "README.md").read_text()
+
+
+def test_the_badges_tell_what_the_package_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    badges = dict(re.findall(r"^!\[(\w+) (.+)\]\(", (ROOT / "README.md").read_text(), re.MULTILINE))
+    (needed,) = (line for line in project["dependencies"] if line.startswith("flwr["))
+    ranges = {"Python": (project["requires-python"], " to "), "Flower": (needed, " and ")}
+    for name, (given, between) in ranges.items():
+        first, past = map(int, re.findall(r"[><]=?\d+\.(\d+)", given))
+        major = re.search(r"(\d+)\.", given)
+        assert major
+        assert badges[name] == f"{major[1]}.{first}{between}{major[1]}.{past - 1}"
+    assert badges["License"] == project["license"]
