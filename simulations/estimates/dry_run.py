@@ -1,5 +1,7 @@
 """``--dry-run``: all checks before round 1, and what a run will take; nothing is written but the cache of images."""
 
+import torch
+
 from common.config.schema import RunConfig
 from common.data.cuts import told_images
 from common.data.datasets import is_at_hand
@@ -94,7 +96,7 @@ def _workers(config: RunConfig, kind: Kind, engine: str, workers: int | None) ->
         return 1
     from simulations.engine.process_executor import worker_count
 
-    return worker_count(config, workers)
+    return worker_count(config, workers or (torch.cuda.device_count() if engine == "ray" else 0) or None)
 
 
 def _told(config: RunConfig, kind: Kind, work: Work, speed: Speed, engine: str, workers: int) -> list[str]:

@@ -119,3 +119,5 @@ class EvaluationView(logging.Handler):
         )
         if done == 1:
             self._at += 1
+            if self._at < len(self._parts):
+                self._bar.update(self._task, description=f"{self._parts[self._at][0]}: {count:,} images")

@@ -110,4 +110,4 @@ def test_a_radius_in_another_unit_is_doubted(
     norm: str, epsilon: float, meant: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     tell_small_radius(parse_config(tiny_flat() | {"attack.norm": norm, "attack.epsilon-255": epsilon}))
-    assert [line.split("; ")[-1] for line in caplog.messages] == [meant] * bool(meant)
+    assert [meant in line for line in caplog.messages] == [True] * bool(meant)

@@ -1,5 +1,8 @@
 """``fedshield list``: everything that can be named is there, with a line about it."""
 
+import shlex
+from pathlib import Path
+
 import pytest
 
 from common.attacks.library import ATTACKS
@@ -48,7 +51,7 @@ def test_list_names_all_kinds_and_runs() -> None:
     assert losses.stdout.splitlines()[-1] == "Use: --set loss.name=NAME"
 
 
-def test_config_marks_what_differs_and_can_be_used_as_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_config_marks_what_differs_and_can_be_used_as_a_file(tmp_path: Path) -> None:
     done = invoke("config", "cpu-cifar10", "--set", "seed=2")
     assert done.returncode == 0, done.stderr
     (tmp_path / "my.toml").write_text(done.stdout)
@@ -84,3 +87,25 @@ def test_wrong_usage_is_one_line_with_a_near_match() -> None:
         assert done.stderr.splitlines()[0].startswith(f"fedshield: {line}")
         assert len(done.stderr.splitlines()) == 1
     assert invoke("--version").stdout.startswith("fedshield")
+
+
+def test_a_study_is_no_preset_and_the_other_way_round(tmp_path: Path) -> None:
+    for command, name, line in (
+        ("run", "cpu-sharing", "cpu-sharing: is a study; run it with: fedshield sweep cpu-sharing"),
+        ("sweep", "quickstart", "quickstart: is a preset; run it with: fedshield run quickstart"),
+    ):
+        done = invoke(command, name, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (1, f"fedshield: {line}\n")
+
+
+def test_certificates_come_with_the_next_commands(tmp_path: Path) -> None:
+    done = invoke("certs", "--out", tmp_path / "my fed", "--clients", "2", "--host", "fl.example.org")
+    assert done.returncode == 0, done.stderr
+    register, submit, _, supernode = (shlex.split(line) for line in done.stdout.splitlines()[-4:])
+    assert register[:3] == ["fedshield", "register", f"{tmp_path}/my fed/operator/clients"]
+    assert submit[:2] == ["fedshield", "submit"]
+    assert f"data.root={tmp_path}/my fed" in submit
+    assert supernode[:3] == ["fedshield-supernode", "--superlink", "fl.example.org:8443"]
+    assert supernode[-1] == 'partition-id=0 num-partitions=2 data-path="."'
+    for path in (register[2], register[-1]):
+        assert Path(path).exists()

@@ -58,7 +58,8 @@ def test_strategies_against_lies_are_a_grid(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text(RESULTS)
     figures = study_figures(tmp_path)
     assert {"grid", "points"} <= figures.keys()
-    natural, robust = (panel.drawing.to_dict()["data"]["values"] for panel in figures["grid"].panels)
+    specs = [panel.drawing.to_dict() for panel in figures["grid"].panels]
+    natural, robust = (spec["datasets"][spec["data"]["name"]] for spec in specs)
     assert natural[2] == {"down": "fedavg", "across": "flip", "accuracy": 10.0}
     shown = [(cell["down"], cell["across"]) for cell in robust]
     assert shown == [("fedavg", "none"), ("krum", "none"), ("fedavg", "flip")]  # the fourth has no figure
