@@ -28,7 +28,7 @@ from simulations.engine.local_grid import LocalGrid
 
 _QUICK: dict[str, Any] = {"threads": 1, "evaluate.every": 1000, "evaluate.examples": 10, "evaluate.final-attacks": ""}
 _TINY: dict[str, Any] = {"data.max-examples": 300, "federation.rounds": 5, "model.width": 4}
-# Few clients and several epochs between two averages: averages of ten clients, each after some steps, do not.
+# Few clients, and several epochs between two averages: averages of ten clients after some steps do not overfit so.
 _FGSM: dict[str, Any] = {
     **{"loss.name": "pgd-at", "attack.name": "fgsm", "attack.epsilon-255": 16.0, "model.width": 16},
     **{"federation.clients": 2, "federation.rounds": 12, "train.local-epochs": 4, "partition.scheme": "iid"},
