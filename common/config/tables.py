@@ -14,6 +14,7 @@ from common.config.values import (
     FinalAttackLabels,
     FolderName,
     Fraction,
+    LieName,
     LossName,
     MethodName,
     Milestones,
@@ -124,19 +125,7 @@ class ByzantineConfig(ConfigTable):
     """Clients that send false updates together, in simulations; see ``simulations.engine.byzantine``."""
 
     clients: Natural
-    attack: Literal[
-        "sign-flip",
-        "scaled",
-        "gaussian",
-        "alie",
-        "ipm",
-        "min-max",
-        "min-sum",
-        "mimic",
-        "label-flip",
-        "backdoor",
-        "pseudo-robust",
-    ]
+    attack: LieName
     strength: Annotated[float, Field(gt=0)]
 
 

@@ -53,6 +53,4 @@ def count_classes(config: RunConfig) -> int:
         return len(load_data(data.name, data.root, data.image_size).train.classes)
     if data.name.startswith("medmnist:"):
         return medmnist.count_classes(data.name)
-    if data.name == "tiny-imagenet":
-        return tiny_imagenet.CLASSES
-    return len(CLASSES)
+    return tiny_imagenet.CLASSES if data.name == "tiny-imagenet" else len(CLASSES)
