@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from common.attacks.threat import Threat
+from common.config.data_tables import DataConfig, PartitionConfig, SharingConfig
 from common.config.schema import USER_CODE_KEYS, RunConfig
-from common.config.tables import DataConfig, PartitionConfig, SharingConfig
 from common.data.datasets import Dataset, Splits, load_data
 from common.data.owners import image_owners
 from common.data.partition import Amounts, Partition, kept_partition, undivided

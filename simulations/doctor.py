@@ -118,9 +118,11 @@ def _data(config: RunConfig) -> tuple[list[Finding], int]:
     """Return findings about the configured data and what else is there, and its number of classes."""
     name, root = config.data.name, whole_path(config.data.root)
     if name in {"folder", "split", "tiny-imagenet"} or ":" in name:
-        if name != "split" and not is_at_hand(name, config.data.root, config.data.image_size):
-            return [("note", f"{name} is not in {root}: it is downloaded when a run first asks for it")], _USUAL_CLASSES
         try:
+            if name != "split" and not is_at_hand(name, config.data.root, config.data.image_size):
+                note = f"{name} is not in {root}: it is downloaded when a run first asks for it"
+                unknown = "; 10 classes are assumed until then" if name.startswith("hf:") else ""
+                return [("note", note + unknown)], count_classes(config)
             classes = _on_this_machine(config)
         except FedShieldError as error:
             return [("missing", f"data.name = {name}: {error}")], _USUAL_CLASSES

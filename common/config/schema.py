@@ -10,24 +10,22 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from common.attacks.threat import FAMILIES, LINF, AttackSpec, Minimal
+from common.config.data_tables import DataConfig, PartitionConfig, SharingConfig
 from common.config.flat import Flat, default_config, flatten, instead_of, nest
+from common.config.table import ConfigTable
 from common.config.tables import (
     AttackConfig,
     ByzantineConfig,
     CentralizedConfig,
-    ConfigTable,
-    DataConfig,
     DiagnosisConfig,
     EvaluateConfig,
     FederationConfig,
     LossConfig,
     MethodConfig,
     ModelConfig,
-    PartitionConfig,
     PrivacyConfig,
     RepairConfig,
     ResultsConfig,
-    SharingConfig,
     StrategyConfig,
     TrainConfig,
 )

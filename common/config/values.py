@@ -177,3 +177,16 @@ SchemeName = Literal[
     "inner-dirichlet",
     "natural",
 ]
+LieName = Literal[
+    "sign-flip",
+    "scaled",
+    "gaussian",
+    "alie",
+    "ipm",
+    "min-max",
+    "min-sum",
+    "mimic",
+    "label-flip",
+    "backdoor",
+    "pseudo-robust",
+]

@@ -46,6 +46,11 @@ def read(name: str, root: Path, size: int) -> tuple[Part, Part]:
     return (*train, classes), (*test, classes)
 
 
+def count_classes(name: str) -> int:
+    """Return how many classes a dataset has, whether it is downloaded or not; errors are those of ``read``."""
+    return len(_info(name)["label"])
+
+
 def _suffix(size: int) -> str:
     side = 28 if size <= 32 else next((side for side in _SIDES if side >= size), _SIDES[-1])
     return "" if side == 28 else f"_{side}"

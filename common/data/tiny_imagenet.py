@@ -21,6 +21,7 @@ log = logging.getLogger("fedshield")
 
 FOLDER = "tiny-imagenet-200"
 ARCHIVE = f"{FOLDER}.zip"
+CLASSES = 200
 _URL, _MD5 = f"http://cs231n.stanford.edu/{ARCHIVE}", "90528d7ca1a48142e341f4ef8d21d0de"
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from flwr.app import Message
 
+from common.config.data_tables import DataConfig
 from common.config.schema import RunConfig
-from common.config.tables import DataConfig
 from common.data.datasets import Dataset, Splits, adopt_data, data_key
 from common.factory import prepare_data
 from common.messages.protocol import SHARED

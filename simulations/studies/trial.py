@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from common.config.schema import RunConfig
+from common.data import medmnist, tiny_imagenet
 from common.data.datasets import is_at_hand, load_data
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import list_images
@@ -39,7 +40,10 @@ def try_out(config: RunConfig, federation: bool) -> None:
 
 
 def count_classes(config: RunConfig) -> int:
-    """Return the number of classes of a dataset, also of a published one that is not downloaded yet."""
+    """Return the number of classes of a dataset, also of a published one that is not downloaded yet.
+
+    For one of Hugging Face's that is not there it is not known: ten, as for the generated images.
+    """
     if config.data.name == "split":
         return len(server_data(config).described_partition["classes"])
     if config.data.name == "folder":
@@ -49,4 +53,6 @@ def count_classes(config: RunConfig) -> int:
         return PUBLISHED[data.name].classes
     if data.name != "shapes10" and is_at_hand(data.name, data.root, data.image_size, data.resize):
         return len(load_data(data.name, data.root, data.image_size, data.resize).train.classes)
-    return len(CLASSES)
+    if data.name.startswith("medmnist:"):
+        return medmnist.count_classes(data.name)
+    return tiny_imagenet.CLASSES if data.name == "tiny-imagenet" else len(CLASSES)

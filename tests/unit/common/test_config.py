@@ -5,9 +5,10 @@ from typing import get_args
 
 import pytest
 
+from common.config.data_tables import DataConfig
 from common.config.flat import default_config, flatten, merge, read_toml
 from common.config.schema import parse_config
-from common.config.tables import AttackConfig, DataConfig, LossConfig, ModelConfig
+from common.config.tables import AttackConfig, LossConfig, ModelConfig
 from common.config.values import ActivationName, SchemeName
 from common.data.datasets import DATASETS
 from common.data.schemes import SCHEMES

@@ -16,6 +16,7 @@ from common.data.datasets import is_at_hand, load_data
 from common.errors import FedShieldError
 from common.factory import prepare_data
 from server.run_directory.opening import new_place
+from simulations.studies.trial import count_classes
 from tests.helpers.runs import run
 from tests.helpers.settings import tiny_config
 
@@ -267,3 +268,10 @@ def test_a_run_on_a_hugging_face_dataset_has_a_directory_and_says_its_name(tmp_p
     described = json.loads((path / "partition.json").read_text())
     assert [sum(counts) for counts in described["clients"]] == [16, 32]
     assert new_place(tmp_path / "runs", tiny_config(**given)).name.endswith("-hf-me-pets-seed1")
+
+
+@pytest.mark.parametrize(("name", "classes"), [("medmnist:bloodmnist", 8), ("tiny-imagenet", 200), ("hf:me/pets", 10)])
+def test_the_number_of_classes_is_known_before_the_download_as_far_as_it_can_be(
+    tmp_path: Path, name: str, classes: int
+) -> None:
+    assert count_classes(tiny_config(data__name=name, data__root=str(tmp_path))) == classes

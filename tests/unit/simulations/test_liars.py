@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 import torch
 
-from common.config.tables import ByzantineConfig
+from common.config.values import LieName
 from common.errors import FedShieldError
 from server.aggregation.selection import Cohort
 from server.app import run_federation
@@ -125,7 +125,7 @@ def test_liars_are_drawn_once_for_a_run() -> None:
 
 
 def test_every_name_has_a_lie() -> None:
-    assert set(get_args(ByzantineConfig.model_fields["attack"].annotation)) == {*ATTACKS, *TRAINED}
+    assert set(get_args(LieName)) == {*ATTACKS, *TRAINED}
 
 
 def test_the_liars_of_a_federation_all_send_the_same_weights(tmp_path) -> None:  # type: ignore[no-untyped-def]
