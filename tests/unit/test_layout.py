@@ -49,6 +49,9 @@ def no_circle(uses: Mapping[str, set[str]]) -> None:
         raise AssertionError(f"an import circle: {' <- '.join(error.args[1])}") from None
 
 
+_CONFIGURATION = {f"common.config.{name}" for name in ("schema", "tables", "data_tables")}
+
+
 def test_top_folders_import_only_what_they_may() -> None:
     for name, used in USES.items():
         top = name.partition(".")[0]
