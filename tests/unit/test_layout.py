@@ -94,11 +94,7 @@ def test_the_keys_of_a_message_are_written_in_one_place() -> None:
 
 
 def test_of_common_only_the_factory_knows_a_run_config() -> None:
-    knowing = {
-        name
-        for name, used in USES.items()
-        if used & {"common.config.schema", "common.config.tables", "common.config.data_tables"}
-    }
+    knowing = {name for name, used in USES.items() if used & _CONFIGURATION}
     assert {name for name in knowing if name.startswith("common.") and folder(name) != "common.config"} == {
         "common.factory"
     }
