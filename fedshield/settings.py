@@ -66,9 +66,8 @@ def configuration(
         if key in keys:
             raise FedShieldError(f"{name} and {key} are the same; give one of them")
         options[key] = to_scalar(key, value) if name in PLAIN else reference_to(key, value)
-    for key in ("results.dir", "results.name"):
-        if key in options and options[key] == "":
-            raise FedShieldError(f"{key} = '': is empty; give a name, or leave it out")
+    if options.get("results.name") == "":
+        raise FedShieldError("results.name = '': is empty; give a name, or leave it out")
     options |= _images(arguments.get("data"), arguments.get("test"), keys)
     return settled(options, None if resume is None else Path(resume), kind, trust_code)
 
