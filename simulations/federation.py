@@ -104,20 +104,26 @@ def make_executor(config: RunConfig, engine: str | None, workers: int | None, ad
     Raises:
         FedShieldError: they do not go together.
     """
-    engine = engine or fitting_engine(config, workers, address)
+    engine = checked_engine(config, engine, workers, address)
     if engine == "ray":
         from simulations.engine.ray_executor import RayActors
 
         return RayActors(config, workers, address)
-    if address is not None:
-        raise FedShieldError(f"--ray-address {address}: the {engine} engine uses no cluster; use --engine ray")
     if engine == "processes":
         from simulations.engine.process_executor import Processes
 
         return Processes(config, workers)
-    if workers not in (None, 1):
-        raise FedShieldError(f"--workers {workers}: the inprocess engine has one; use --engine processes for more")
     return InProcess()
+
+
+def checked_engine(config: RunConfig, engine: str | None, workers: int | None, address: str | None) -> str:
+    """Return the engine that is named, or fits; the arguments and errors are those of ``make_executor``."""
+    engine = engine or fitting_engine(config, workers, address)
+    if engine != "ray" and address is not None:
+        raise FedShieldError(f"--ray-address {address}: the {engine} engine uses no cluster; use --engine ray")
+    if engine == "inprocess" and workers not in (None, 1):
+        raise FedShieldError(f"--workers {workers}: the inprocess engine has one; use --engine processes for more")
+    return engine
 
 
 def fitting_engine(config: RunConfig, workers: int | None, address: str | None) -> str:

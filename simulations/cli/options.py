@@ -176,10 +176,12 @@ def only_measuring(found: Flat, keys: Sequence[str] = _MEASURING, source: str = 
     return found
 
 
-def output_of(quiet: bool, json: bool) -> Output:
-    """Return what ``--quiet`` and ``--json`` ask for."""
+def output_of(quiet: bool, json: bool, dry: bool = False) -> Output:
+    """Return what ``--quiet`` and ``--json`` ask for; a dry run has lines for people alone."""
     if quiet and json:
         raise FedShieldError("--quiet and --json: give one of them")
+    if dry and (quiet or json):
+        raise FedShieldError(f"--dry-run and --{'quiet' if quiet else 'json'}: give one of them")
     return Output.QUIET if quiet else Output.JSON if json else Output.PLAIN
 
 

@@ -81,7 +81,7 @@ def run(
     fedshield run --resume runs/NAME                 continue after Ctrl-C or a crash
     fedshield run --json | jq 'select(.event == "round").evaluation.worst.value'
     """
-    output = output_of(quiet, json)
+    output = output_of(quiet, json, dry)
     log_to(console, output)
     config = new_or_stored(file, set_, results, name, resume, "federation", trust_code)
     if dry:
@@ -114,7 +114,7 @@ def centralized(
     fedshield centralized my.toml --set data.validation-fraction=0.1
     fedshield centralized --resume runs/NAME
     """
-    output = output_of(quiet, json)
+    output = output_of(quiet, json, dry)
     log_to(console, output)
     config = new_or_stored(file, set_, results, name, resume, "centralized", trust_code)
     if dry:

@@ -16,7 +16,7 @@ from server.run_directory.reader import CENTRALIZED, Kind
 from server.sharing import check_sharing
 from simulations.estimates.speed import Speed, measure
 from simulations.estimates.work import Work, count_images, work_of
-from simulations.federation import fitting_engine, rounds_before
+from simulations.federation import checked_engine, rounds_before
 from simulations.studies.trial import try_out
 from simulations.terminal.console import Terminal
 
@@ -44,12 +44,12 @@ def dry_run(
     Raises:
         FedShieldError: the run would not start.
     """
+    engine = "inprocess" if kind == CENTRALIZED else checked_engine(config, engine, workers, address)
     check_place(config, kind)
     try_out(config, federation=kind != CENTRALIZED)
     _look_at_data(config, kind, console)
     images = count_images(config, kind)
     work = work_of(config, kind, images, rounds_before(config))
-    engine = engine or ("inprocess" if kind == CENTRALIZED else fitting_engine(config, workers, address))
     side_by_side = _workers(config, kind, engine, workers)
     console.print(NOTHING)
     speed = measure(config, images.classes)

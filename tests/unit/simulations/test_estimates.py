@@ -83,6 +83,11 @@ def test_a_dry_run_checks_and_writes_nothing(tmp_path: Path) -> None:
     wrong = invoke("run", *options, "--set", "strategy.name=krum", "--set", "strategy.malicious=4")
     assert wrong.returncode == 1
     assert "strategy" in wrong.stderr
+    for more, line in (
+        (["--engine", "inprocess", "--workers", "2"], "--workers 2: the inprocess engine has one"),
+        (["--json"], "--dry-run and --json: give one of them"),
+    ):
+        assert line in invoke("run", *options, *more).stderr
     (tmp_path / "runs" / "one").mkdir(parents=True)
     (tmp_path / "runs" / "one" / "metrics.jsonl").write_text("")
     assert "contains another run" in invoke("run", *options).stderr
