@@ -17,7 +17,7 @@ from common.messages.records import State
 from common.models.external import TORCHVISION, default_weights
 from common.models.networks import load_state
 from server.run_directory.checkpoint import selected_checkpoint, selected_model
-from server.run_directory.reader import read_environment
+from server.run_directory.reader import read_environment, read_kind
 from server.run_directory.restored import PUBLISHED_WEIGHTS, no_weights, whole_weights
 
 log = logging.getLogger("fedshield")
@@ -89,7 +89,8 @@ def _read(given: str, name: str) -> tuple[State, dict[str, Any]]:
         state, told = _read_file(path)
     elif path.is_dir():
         number, state = selected_model(path)
-        told = {"from": given, "round": number, "sha256": (selected_checkpoint(path) or {})["sha256"]}
+        told = {"from": given, "unit": read_kind(path).unit, "round": number}
+        told["sha256"] = (selected_checkpoint(path) or {})["sha256"]
     else:
         raise no_weights(given, path)
     if name.startswith(TORCHVISION) and not all(key.startswith("1.") for key in state):

@@ -101,4 +101,5 @@ class StoredStart(FileFormat):
     source: str = Field(alias="from")
     sha256: str
     round: Count | None = None
+    unit: str = "round"
     name: str = ""

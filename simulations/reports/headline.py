@@ -244,7 +244,7 @@ def told_weights(told: Mapping[str, Any]) -> str:
     """Say in words which weights a run began with, from ``environment.json``."""
     source = str(told["from"])
     if "round" in told:
-        return f"{Path(source).name}, round or epoch {told['round']}"
+        return f"{Path(source).name}, {told.get('unit', 'round')} {told['round']}"
     return str(told.get("name") or Path(source).name)
 
 

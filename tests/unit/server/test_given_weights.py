@@ -71,9 +71,7 @@ def test_a_run_goes_on_from_another_run_and_after_a_stop_it_goes_on_from_elsewhe
     told = json.loads((whole / "environment.json").read_text())["weights"]
     assert changed_keys(tiny_flat(**{**settings, "model__weights": str(first)}), tiny_config(**settings)) == {}
     assert (told["from"], told["round"]) == (str(first), 1)
-    assert {fact.label: fact.value for fact in run_page(whole).facts}[
-        "began with weights of"
-    ] == "first, round or epoch 1"
+    assert {fact.label: fact.value for fact in run_page(whole).facts}["began with weights of"] == "first, round 1"
     again = run(tmp_path, "again", **{**settings, "model__weights": str(first)})
     parts = run_in_parts(tmp_path, lambda reply: reply.server_round == 2, **settings)
     assert same(weights(whole), weights(again))
