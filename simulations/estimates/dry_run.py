@@ -76,8 +76,8 @@ def _look_at_data(config: RunConfig, kind: Kind, console: Terminal) -> None:
     """Divide the data as the run will, where it is on this machine."""
     data = config.data
     if not is_at_hand(data.name, data.root, data.image_size, data.resize):
-        size = PUBLISHED[data.name].megabytes
-        console.print(f"Images: {data.name} is not in {data.root}: the run downloads it first ({size} MB)")
+        size = f" ({PUBLISHED[data.name].megabytes} MB)" if data.name in PUBLISHED else ""
+        console.print(f"Images: {data.name} is not in {data.root}: the run downloads it first{size}")
         return
     if kind == CENTRALIZED:
         described = take_server_data(*prepare_data(config, centralized=True)).described_partition

@@ -6,6 +6,7 @@ from common.attacks.passes import attack_passes
 from common.config.schema import RunConfig
 from common.data.datasets import is_at_hand, load_data
 from common.data.image_folders import list_images
+from common.errors import FedShieldError
 from common.factory import make_federated_method, server_data
 from common.methods.feddynat import FedDynAT
 from common.models.flops import trained_images, training_passes
@@ -21,6 +22,7 @@ _PUBLISHED = {
     "cifar100": (50_000, 10_000, 100),
     "svhn": (73_257, 26_032, 10),
     "fashion-mnist": (60_000, 10_000, 10),
+    "tiny-imagenet": (100_000, 10_000, 200),
 }
 
 
@@ -98,7 +100,12 @@ def _available(config: RunConfig) -> tuple[int, int, int]:
     if data.name == "folder":
         train, test = (list_images(whole_path(data.root) / part) for part in ("train", "test"))
         return sum(map(len, train.values())), sum(map(len, test.values())), len(train)
-    if data.name in _PUBLISHED and not is_at_hand(data.name, data.root, data.image_size, data.resize):
+    if not is_at_hand(data.name, data.root, data.image_size, data.resize):
+        if data.name not in _PUBLISHED:
+            raise FedShieldError(
+                f"data.name = {data.name}: not on this machine yet, so nobody knows how many images it has; fedshield "
+                "partitions, with the same settings, downloads it"
+            )
         return _PUBLISHED[data.name]
     splits = load_data(data.name, data.root, data.image_size, data.resize)
     return len(splits.train.labels), len(splits.test.labels), len(splits.train.classes)
