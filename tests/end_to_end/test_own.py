@@ -336,7 +336,7 @@ def test_names_are_checked_with_the_configuration() -> None:
 def test_a_file_beside_the_app_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a client finds it in the app that Flower has sent."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.user_code.ROOT", tmp_path / "app")
+    monkeypatch.setattr("common.user_code.IMPORTED_FROM", tmp_path / "app")
     (tmp_path / "app").mkdir()
     write(tmp_path / "app", "def it():\n    return 'of the app'\n")
     assert load_user_code("key", "mine.py:it")() == "of the app"
