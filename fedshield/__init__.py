@@ -34,6 +34,10 @@ __all__ = [  # noqa: PLE0604  # names, all of them
 
 def __getattr__(name: str) -> Any:
     """Import what a name stands for when it is used first."""
+    from fedshield.clash import refuse_clashes
+
+    if name in _OWN or name in _PUBLIC:
+        refuse_clashes()
     if name in _OWN:
         import fedshield.own as place
     elif name in _PUBLIC:
