@@ -129,6 +129,9 @@ def _datasets() -> Named:
         found[name] = (
             f"{dataset.classes} classes; downloaded into data.root where it is missing ({dataset.megabytes} MB)"
         )
+    found["tiny-imagenet"] = "200 classes of ImageNet, 64×64 pixels; downloaded into data.root where it is missing"
+    found["hf:NAME"] = "a dataset of the Hugging Face Hub, or saved as data.root/NAME: docs/data.md"
+    found["medmnist:NAME"] = "medical images, as in medmnist:pathmnist; needs the extra medmnist"
     found["folder"] = "your own images: data.root/train/CLASS/* and data.root/test/CLASS/*"
     found["split"] = "what fedshield split-data made of another one, a directory for each party"
     return found
