@@ -24,6 +24,7 @@ from fedshield.given import reference_to
 from fedshield.guest import at_work
 from fedshield.images import to_dataset, to_labels, to_pixels
 from server.measures import BATCH
+from server.notices import doubted_radius
 from simulations.cli.options import parse_attacks
 
 if TYPE_CHECKING:
@@ -160,6 +161,8 @@ def evaluate(
         passes = eot or (EOT if is_randomized(model, pixels, own) else 1)
         figures = measure(model, pixels, found, names, threat, own, batch_size, eot=passes)
         warnings = find_warnings(model, pixels, found, figures, threat, own, passes)
+        if doubt := doubted_radius("epsilon_255", epsilon_255, norm):
+            warnings = (doubt, *warnings)
     return Measured(figures, warnings, float(epsilon_255), norm)
 
 

@@ -50,16 +50,10 @@ def tell_small_radius(config: RunConfig) -> None:
     attack = config.attack
     if doubt := doubted_radius("attack.epsilon-255", attack.epsilon_255, attack.norm):
         log.warning("warning: %s", doubt)
-    elif attack.norm == L2 and 0 < attack.epsilon_255 < _SMALL_L2:
-        log.warning(
-            "warning: attack.epsilon-255 = %g: with attack.norm = l2 the whole image moves by %s, hardly at all; the "
-            "usual radius is attack.epsilon-255=127.5",
-            *(attack.epsilon_255, radius(attack.epsilon_255, L2)),
-        )
 
 
 def doubted_radius(key: str, epsilon_255: float, norm: str = LINF) -> str:
-    """Say that a radius is so small that its unit was most likely not meant; nothing of any other.
+    """Say that a radius is so small that its unit or its norm was most likely not meant; nothing of any other.
 
     >>> doubted_radius("--epsilon", 0.031)
     '--epsilon = 0.031: in 1/255 of the pixel range, so 0.031/255 (Linf); did you mean 8, for 8/255 (Linf)?'
@@ -71,13 +65,18 @@ def doubted_radius(key: str, epsilon_255: float, norm: str = LINF) -> str:
         epsilon_255: in 1/255 of the pixel range.
         norm: of the radius.
     """
-    if not 0 < epsilon_255 < _DOUBTED:
-        return ""
-    meant = 255 * epsilon_255 if norm == L2 else max(1, round(255 * epsilon_255))
-    return (
-        f"{key} = {epsilon_255:g}: in 1/255 of the pixel range, so {radius(epsilon_255, norm)}; did you mean "
-        f"{meant:g}, for {radius(meant, norm)}?"
-    )
+    if 0 < epsilon_255 < _DOUBTED:
+        meant = 255 * epsilon_255 if norm == L2 else max(1, round(255 * epsilon_255))
+        return (
+            f"{key} = {epsilon_255:g}: in 1/255 of the pixel range, so {radius(epsilon_255, norm)}; did you mean "
+            f"{meant:g}, for {radius(meant, norm)}?"
+        )
+    if norm == L2 and 0 < epsilon_255 < _SMALL_L2:
+        return (
+            f"{key} = {epsilon_255:g}: in L2 the whole image moves by {radius(epsilon_255, norm)}, hardly at all; the "
+            f"usual radius is {key} = 127.5"
+        )
+    return ""
 
 
 def tell_idle_cores(config: RunConfig) -> None:

@@ -90,25 +90,39 @@ def _told(path: Path) -> list[str]:
     return [state, f"{done} of {total} {kind.unit}s", natural, robust]
 
 
-def checked_runs(given: Sequence[Path]) -> list[Path]:
+def checked_runs(given: Sequence[Path], results: Path | None) -> list[Path]:
     """Return the directories of runs that may be removed.
 
+    Args:
+        given: which; a name alone means the one in ``results``, even if the working directory has such a folder too.
+        results: the folder of runs; None = ``results.dir``.
+
     Raises:
-        FedShieldError: none is given; or one is not there, is a link or no run's directory, or goes on.
+        FedShieldError: none is given; or one is not there, is a link, no run's directory or a study's, or goes on.
     """
     if not given:
         raise FedShieldError("--rm: names no run; give one or more, as in fedshield runs --rm first")
-    found = list(dict.fromkeys(find_results(run) for run in given))
+    folder = results or Path(str(default_config()["results.dir"]))
+    found = list(dict.fromkeys(find_results(_place(run, folder)) for run in given))
     for path in found:
         if path.is_symlink():
             raise FedShieldError(f"{path}: a link to {os.readlink(path)}; give that directory itself")
         if not is_run(path):
             what = "a study's directory" if _is_study(path) else "not a run's directory"
             raise FedShieldError(f"{path}: {what}; --rm deletes run directories alone, so remove it yourself")
+        if _is_study(path.parent.parent):
+            raise FedShieldError(
+                f"{path}: is part of a study, whose results.csv would keep its row; remove it yourself"
+            )
         if is_running(path):
             with locked(path):
                 pass
     return found
+
+
+def _place(run: Path, folder: Path) -> Path:
+    """Return what names a run unmistakably: a name alone is in the folder of runs, and nowhere else."""
+    return whole_path(folder / run) if len(run.parts) == 1 else run
 
 
 def remove_run(path: Path) -> None:

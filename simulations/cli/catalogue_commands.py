@@ -112,7 +112,8 @@ def runs_(
 ) -> None:
     """Show the runs: finished, stopped or running, their rounds, accuracy, size and date; or delete some.
 
-    Only run directories are deleted, and none of a run that goes on.
+    Only run directories are deleted, with all that is in them; none of a run that goes on, and none of a study. With
+    --rm a name alone means the one in results.dir or --results; give the whole path of any other.
 
     fedshield runs
     fedshield runs --results runs/cpu-sharing/runs     those of a study
@@ -120,7 +121,7 @@ def runs_(
     """
     log_to(console)
     if remove:
-        _remove(run or [], yes)
+        _remove(run or [], results, yes)
     else:
         _show_runs(run or [], results)
 
@@ -135,10 +136,10 @@ def _show_runs(runs: list[Path], results: Path | None) -> None:
     console.print(sheet.rich(console.width))
 
 
-def _remove(runs: list[Path], yes: bool) -> None:
+def _remove(runs: list[Path], results: Path | None, yes: bool) -> None:
     from simulations.run_table import checked_runs, remove_run, size_text, total_size
 
-    found = checked_runs(runs)
+    found = checked_runs(runs, results)
     for path in found:
         console.print(f"{path}  {size_text(total_size(path))}")
     if not yes:

@@ -136,6 +136,12 @@ def test_any_network_is_measured_with_attacks_that_are_functions() -> None:
     lines = repr(found).splitlines()
     assert lines[0].endswith("epsilon 4.5/255 (Linf)")
     assert lines[1].split() == ["natural", "95.0", "%", "[76.4,", "99.1]"]
+    for given, doubt in (
+        ({"epsilon_255": 8 / 255}, "/255 (Linf); did you mean 8, for 8/255"),
+        ({"norm": "l2"}, "epsilon_255 = 8: in L2 the whole image moves by"),
+    ):
+        small = fedshield.evaluate(Threshold(), images, np.ones(20, int), "fgsm", quiet=True, **given)  # type: ignore[arg-type]
+        assert doubt in small.warnings[0]
 
 
 def test_objects_of_a_notebook_train_as_their_file_does(tmp_path: Path) -> None:

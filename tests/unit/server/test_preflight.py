@@ -93,7 +93,7 @@ def test_an_l2_radius_that_fits_linf_is_told(
     norm: str, epsilon: float, told: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     tell_small_radius(parse_config(tiny_flat() | {"attack.norm": norm, "attack.epsilon-255": epsilon}))
-    assert ["attack.epsilon-255=127.5" in line for line in caplog.messages] == [True] * told
+    assert ["attack.epsilon-255 = 127.5" in line for line in caplog.messages] == [True] * told
 
 
 @pytest.mark.parametrize(

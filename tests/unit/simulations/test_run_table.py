@@ -74,7 +74,12 @@ def test_only_runs_that_do_not_go_on_are_deleted(folder: Path, tmp_path: Path, m
     assert unanswered.stderr == "fedshield: not confirmed, so nothing was done; --yes does not ask\n"
     assert (run / "metrics.jsonl").exists()
     assert (folder / "other" / "notes.txt").exists()
+    of_study = shutil.copytree(run, tmp_path / "study" / "runs" / "one")
+    (tmp_path / "study" / "study.toml").touch()
+    assert "is part of a study" in invoke("runs", "--rm", "--yes", of_study).stderr
+    here = shutil.copytree(run, tmp_path / "gone")
     done = invoke("runs", "--rm", "--yes", "gone", cwd=tmp_path)  # by its name in results.dir
+    assert here.exists()
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"Deleted: {run}"
     assert not run.exists()
