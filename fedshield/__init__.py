@@ -34,23 +34,22 @@ __all__ = [  # noqa: PLE0604  # names, all of them
 
 def __getattr__(name: str) -> Any:
     """Import what a name stands for when it is used first."""
-    from fedshield.clash import refuse_clashes
-
-    if name in _OWN or name in _PUBLIC:
-        refuse_clashes()
-    if name in _OWN:
-        import fedshield.own as place
-    elif name in _PUBLIC:
-        import fedshield.public as place  # type: ignore[no-redef]
-    elif name == "__version__":
+    if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 
         try:
             return version("fedshield")
         except PackageNotFoundError:  # its folder is on Python's path, as in an app that Flower has sent
             return "0"
-    else:
+    if name not in (*_OWN, *_PUBLIC):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fedshield.clash import refuse_clashes
+
+    refuse_clashes()
+    if name in _OWN:
+        import fedshield.own as place
+    else:
+        import fedshield.public as place  # type: ignore[no-redef]
     value = globals()[name] = getattr(place, name)
     return value
 

@@ -6,9 +6,11 @@ from common.errors import explain_os_errors
 from common.paths import cache_dir
 from simulations.run_table import size_text, total_size
 
-# Folders of the cache; nothing else in it is touched, since FEDSHIELD_CACHE may be a folder of other things too.
+# Folders of the cache that are made again when they are needed. Nothing else is touched: FEDSHIELD_CACHE may be a
+# folder of other things too, and what `fedshield.run` has written of a notebook's objects (given) is not made again.
 _PARTS = {
     "datasets": "decoded datasets",
+    "owners": "whose each training image is",
     "partitions": "which client has which images",
     "parts": "decoded directories of fedshield split-data",
     "shared": "slices of the pool that clients have received",

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from common.data.downloads import Part, fetch
 from common.data.pictures import folder_names, to_pixels
 from common.errors import FedShieldError
+from common.paths import to_install
 from common.words import near
 
 _SIDES = (28, 64, 128, 224)  # in which it is published
@@ -62,8 +63,7 @@ def _info(name: str) -> dict[str, Any]:
         from medmnist import INFO
     except ImportError as error:
         raise FedShieldError(
-            f"data.name = {name}: the package medmnist is not installed; run: pip install medmnist, or uv sync --extra "
-            "medmnist"
+            f"data.name = {name}: the package medmnist is not installed; run: {to_install('medmnist')}"
         ) from error
     flag = name.removeprefix("medmnist:")
     flat = [known for known, info in INFO.items() if "multi-label" not in info["task"] and not known.endswith("3d")]

@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from common.attacks.passes import attack_passes
 from common.attacks.threat import AttackSpec
@@ -15,6 +14,7 @@ from common.config.flat import Flat
 from common.evaluation.evaluate import passes
 from common.evaluation.store import SAVED
 from server.run_directory.reader import parse_stored, read_config
+from simulations.terminal.progress import progress_bar
 
 _CLASSES = 10  # where nobody has counted them yet: only the shares of the bar depend on it
 _SEVERITIES = 5
@@ -69,16 +69,7 @@ class EvaluationView(logging.Handler):
     def __init__(self, console: Console, parts: Sequence[Part], kept: Path) -> None:
         super().__init__()
         self._console, self._kept = console, kept
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = progress_bar(console, transient=True, disable=not console.is_terminal)
         self._parts, self._at = parts, 0
         self._task = self._bar.add_task("loading model and images", total=sum(work for _, work in parts))
 

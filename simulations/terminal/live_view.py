@@ -13,11 +13,11 @@ import psutil
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from simulations.terminal.notebook import NotebookOutput, in_notebook
+from simulations.terminal.progress import progress_bar
 
 _BARS = "▁▂▃▄▅▆▇█"
 _TREND = 24  # rounds that a trend shows
@@ -40,14 +40,7 @@ class LiveView:
     def __init__(
         self, console: Console, unit: str, total: int, completed: int, first: str, clients: int = 0, quiet: bool = False
     ) -> None:
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-        )
+        self._bar = progress_bar(console)
         self._unit, self._total, self._completed = unit, total, completed
         self._task = self._bar.add_task(first, total=max(0, total - completed))
         self._clients = [Text(f"{client} ·", "dim") for client in range(clients)]

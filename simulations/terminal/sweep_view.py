@@ -7,8 +7,9 @@ from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+
+from simulations.terminal.progress import progress_bar
 
 _EVERY = 2.0  # seconds between two looks at the runs
 
@@ -25,14 +26,7 @@ class SweepView:
     """
 
     def __init__(self, console: Console, runs: int, finished: int) -> None:
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-        )
+        self._bar = progress_bar(console)
         self._runs, self._before, self._ended = runs, finished, 0
         self._task = self._bar.add_task(self._told(), total=max(1, runs - finished))
         self._going: dict[str, tuple[Rounds, int]] = {}

@@ -2,12 +2,15 @@
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from common.paths import ROOT
+from simulations.cache_table import cache_lines
 from simulations.run_table import size_text
 from tests.helpers.program import invoke, tiny_options
 
@@ -105,3 +108,11 @@ def test_sizes_are_short() -> None:
         "12.3 MB",
         "5 GB",
     ]
+
+
+def test_every_folder_of_the_cache_is_shown_but_that_of_given_objects() -> None:
+    folders = ("common", "server", "client", "simulations", "fedshield")
+    sources = [path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    named = {name for text in sources for name in re.findall(r'cache_dir\(\) / "(\w+)"', text)}
+    shown = {line.split()[0] for line in cache_lines()}
+    assert named - {"given"} == shown - {"all"}
