@@ -14,6 +14,7 @@ from server.run_directory.reader import find_results, parse_stored, read_config,
 from simulations.reports.accuracy import share
 from simulations.reports.headline import last_round, read_headline
 from simulations.reports.sheets import Sheet
+from simulations.study_directory import holds_study
 
 _HEADER = ("run", "state", "done", "natural %", "robust %", "size", "last written")
 _OF_A_RUN = ("config.json", "environment.json")
@@ -42,11 +43,11 @@ def run_sheet(given: Sequence[Path], results: Path | None) -> Sheet:
 def _in_folder(folder: Path) -> list[Path]:
     with explain_os_errors(folder):
         entries = list(folder.iterdir()) if folder.is_dir() else []
-    return [path for path in entries if is_run(path) or _is_study(path)]
+    return [path for path in entries if is_run(path) or holds_study(path)]
 
 
 def _there(path: Path) -> Path:
-    if not (is_run(path) or _is_study(path)):
+    if not (is_run(path) or holds_study(path)):
         raise FedShieldError(f"{path}: not a run's directory, nor a study's; fedshield runs shows those that are there")
     return path
 
@@ -54,10 +55,6 @@ def _there(path: Path) -> Path:
 def is_run(path: Path) -> bool:
     """Return whether a folder is a run's: a run writes both files before its first round."""
     return all((path / name).is_file() for name in _OF_A_RUN)
-
-
-def _is_study(path: Path) -> bool:
-    return (path / "study.toml").is_file() and (path / "runs").is_dir()
 
 
 def _written(path: Path) -> float:
@@ -69,7 +66,7 @@ def _written(path: Path) -> float:
 def _row(path: Path) -> list[str]:
     date = f"{datetime.fromtimestamp(_written(path)):%Y-%m-%d %H:%M}"
     end = [size_text(total_size(path)), date]
-    if _is_study(path):
+    if holds_study(path):
         runs = [run for run in (path / "runs").iterdir() if is_run(run)]
         finished = sum((run / "summary.json").exists() for run in runs)
         return [path.name, "study", f"{finished} of {len(runs)} runs", "–", "–", *end]
@@ -108,9 +105,9 @@ def checked_runs(given: Sequence[Path], results: Path | None) -> list[Path]:
         if path.is_symlink():
             raise FedShieldError(f"{path}: a link to {os.readlink(path)}; give that directory itself")
         if not is_run(path):
-            what = "a study's directory" if _is_study(path) else "not a run's directory"
+            what = "a study's directory" if holds_study(path) else "not a run's directory"
             raise FedShieldError(f"{path}: {what}; --rm deletes run directories alone, so remove it yourself")
-        if _is_study(path.parent.parent):
+        if holds_study(path.parent.parent):
             raise FedShieldError(
                 f"{path}: is part of a study, whose results.csv would keep its row; remove it yourself"
             )

@@ -47,6 +47,11 @@ _WHOLE = {"seed", "n", "rounds", "round", "images", "used", "available", "test-i
 _HINT = "give the folder of a study"
 
 
+def holds_study(directory: Path) -> bool:
+    """Return whether a directory is one that a sweep has made."""
+    return (directory / "study.toml").is_file() and (directory / "runs").is_dir()
+
+
 @dataclass(frozen=True)
 class Heading:
     """What a table or figure of a study says of it; found in ``study.toml`` if that is next to the results.

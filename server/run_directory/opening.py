@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -59,14 +60,27 @@ def check_empty(path: Path, kind: Kind) -> None:
     for name in (*_BEGUN, "metrics.jsonl"):
         clear_leftovers(path, name)
     present = {entry.name for entry in path.iterdir()} - {".lock"}
-    if present & {"metrics.jsonl", "checkpoint", "summary.json"}:
+    refuse_other_run(path, kind)
+    if present - set(_BEGUN):
+        raise FedShieldError(f"{path}: contains other files; choose another results.name")
+
+
+def refuse_other_run(path: Path, kind: Kind) -> None:
+    """Refuse a directory in which a run has finished a round; one that is not there is accepted.
+
+    Args:
+        path: of the directory.
+        kind: of the run that is to begin there.
+
+    Raises:
+        FedShieldError: there is another run.
+    """
+    if any(os.path.lexists(path / name) for name in ("metrics.jsonl", "checkpoint", "summary.json")):
         there = read_kind(path)
         raise FedShieldError(
             f"{path}: contains another run; choose another results.name, or continue it with: "
             f"{(kind if there.name == kind.name else there).again(path)}"
         )
-    if present - set(_BEGUN):
-        raise FedShieldError(f"{path}: contains other files; choose another results.name")
 
 
 def is_finished(path: Path, kind: Kind, completed_rounds: int, stored: Flat, config: RunConfig) -> bool:

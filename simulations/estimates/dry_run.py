@@ -7,11 +7,11 @@ from common.data.cuts import told_images
 from common.data.datasets import is_at_hand
 from common.data.downloads import PUBLISHED
 from common.data.server_data import take_server_data
-from common.errors import FedShieldError
 from common.factory import prepare_data, server_data
 from common.paths import whole_path
 from common.words import some, time_text
 from server.notices import tell_mirroring, tell_rare_classes, tell_settings, tell_small_radius
+from server.run_directory.opening import refuse_other_run
 from server.run_directory.reader import CENTRALIZED, Kind
 from server.sharing import check_sharing
 from simulations.estimates.speed import Speed, measure
@@ -45,7 +45,8 @@ def dry_run(
         FedShieldError: the run would not start.
     """
     engine = "inprocess" if kind == CENTRALIZED else checked_engine(config, engine, workers, address)
-    check_place(config, kind)
+    if config.results.name and not config.results.resume:
+        refuse_other_run(whole_path(config.results.dir) / config.results.name, kind)
     try_out(config, federation=kind != CENTRALIZED)
     _look_at_data(config, kind, console)
     images = count_images(config, kind)
@@ -55,21 +56,6 @@ def dry_run(
     speed = measure(config, images.classes)
     for line in (*_told(config, kind, work, speed, engine, side_by_side), *time_lines(work, speed, side_by_side)):
         console.print(line)
-
-
-def check_place(config: RunConfig, kind: Kind) -> None:
-    """Refuse a name that another run has, as the run itself would.
-
-    Raises:
-        FedShieldError: there is one.
-    """
-    if config.results.resume or not config.results.name:
-        return
-    place = whole_path(config.results.dir) / config.results.name
-    if any((place / name).exists() for name in ("metrics.jsonl", "checkpoint", "summary.json")):
-        raise FedShieldError(
-            f"{place}: contains another run; choose another results.name, or continue it with: {kind.again(place)}"
-        )
 
 
 def _look_at_data(config: RunConfig, kind: Kind, console: Terminal) -> None:

@@ -14,7 +14,7 @@ from server.run_directory.reader import KINDS, read_config
 from server.run_directory.restored import changed_keys
 from simulations.studies.gather import HINT
 from simulations.studies.study import Point, Study
-from simulations.study_directory import finished_runs
+from simulations.study_directory import finished_runs, holds_study
 
 
 def claim(directory: Path) -> None:
@@ -32,7 +32,7 @@ def check_claim(directory: Path) -> None:
     refuse_links(directory)
     with explain_os_errors(directory):
         present = {entry.name for entry in directory.iterdir()} - {".lock", "runs"} if directory.exists() else set()
-        whole = (directory / "study.toml").is_file() and (directory / "runs").is_dir()
+        whole = holds_study(directory)
     if present and not whole:
         raise FedShieldError(f"{directory}: contains other files than a study's; choose another --results")
 
