@@ -11,6 +11,9 @@ class Asked(nn.Module):
 
     Args:
         model: from pixels to logits [B,N].
+
+    Attributes:
+        answers: predicted classes [B] of each call; always the same list, as a fast attack asks a copy that shares it.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -23,6 +26,12 @@ class Asked(nn.Module):
         logits: Tensor = self.model(pixels)
         self.answers.append(logits.detach().argmax(1))
         return logits
+
+    def take(self) -> list[Tensor]:
+        """Return what was noted, and forget it."""
+        taken = self.answers.copy()
+        self.answers.clear()
+        return taken
 
 
 def boundary_weights(answers: Sequence[Tensor], labels: Tensor) -> Tensor:

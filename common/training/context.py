@@ -56,6 +56,9 @@ class LossContext:
     def build_attack(self, model: nn.Module, name: str = "") -> Attack:
         """Return the training attack on a model, or the attack of this name.
 
+        With ``fast``, the attack calls a shallow copy of the model: what ``forward`` appends to a list of the model is
+        in the model's too, what it assigns to an attribute is in the copy alone.
+
         Raises:
             FedShieldError: as in ``build_training_attack``.
         """

@@ -140,13 +140,13 @@ def boundary_weighted(model: nn.Module, context: LossContext) -> Loss:
     Loss: the mean of w CE(f(x'), y), with the weights of ``boundary_weights``. See ``common.methods.dbfat``.
     """
     asked = Asked(model)
-    attack = context.build_attack(asked)
+    attack, noted = context.build_attack(asked), list[Tensor]()
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
-        before, asked.answers = asked.answers, []
         adversarial = attack(images, labels)
-        asked.answers = asked.answers or before  # with AWP, the second pass has the images of the first, without asking
-        weights = boundary_weights(asked.answers, labels)
+        if asked.answers or context.awp is None:  # AWP's second pass has the images of the first, without asking
+            noted[:] = asked.take()
+        weights = boundary_weights(noted, labels)
         each = F.cross_entropy(model(adversarial), labels, label_smoothing=context.label_smoothing, reduction="none")
         return (weights * each).mean()
 
