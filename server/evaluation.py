@@ -43,6 +43,7 @@ from server.notices import tell_idle_cores, tell_small_radius
 from server.personal import evaluate_personal, require_personal
 from server.preflight import check_reach
 from server.run_directory.checkpoint import fit_state, selected_model
+from server.run_directory.lock import measured
 from server.run_directory.reader import FEDERATION, read_described_partition, read_kind
 from server.run_directory.restored import stored_config
 from server.sources import Source, read_sources
@@ -188,15 +189,16 @@ def evaluate_run(
     prepared = prepare_evaluation(run_dir, changes, trust_code, epsilons)
     config, model, test = prepared.config, prepared.model, prepared.test
     kept_dir = run_dir / "evaluations"
-    sources = read_sources(run_dir, config, test, made_on, prepared.device, trust_code)
-    evaluation, figures = evaluate_finally(model, test, config, prepared.counts, kept_dir, sources)
-    if epsilons:
-        figures["curve"], warnings = curve_over_epsilon(model, test, config, epsilons, kept_dir)
-        figures["warnings"] += _tell(warnings)
-    if personal:
-        figures["personal"] = evaluate_personal(run_dir, model, test, config, prepared.counts, evaluation)
-    if corruptions:
-        figures["corruptions"] = corrupted(model, test, config, corruptions, kept_dir)
+    with measured(run_dir):
+        sources = read_sources(run_dir, config, test, made_on, prepared.device, trust_code)
+        evaluation, figures = evaluate_finally(model, test, config, prepared.counts, kept_dir, sources)
+        if epsilons:
+            figures["curve"], warnings = curve_over_epsilon(model, test, config, epsilons, kept_dir)
+            figures["warnings"] += _tell(warnings)
+        if personal:
+            figures["personal"] = evaluate_personal(run_dir, model, test, config, prepared.counts, evaluation)
+        if corruptions:
+            figures["corruptions"] = corrupted(model, test, config, corruptions, kept_dir)
     record = {
         "at": datetime.now().isoformat(timespec="seconds"),
         "round": prepared.round,

@@ -26,6 +26,7 @@ from server.evaluation import Prepared, prepare_evaluation
 from server.measures import BATCH, passes_to_average
 from server.personal import read_personal
 from server.run_directory.checkpoint import selected_checkpoint
+from server.run_directory.lock import measured
 from server.run_directory.privacy import write_privacy
 from server.run_directory.restored import stored_config
 from server.run_images import RunImages, run_images
@@ -98,10 +99,11 @@ def measure_privacy(
     prepared = prepare_evaluation(run_dir, {**changes, **nothing_else}, trust_code)
     known = run_images(run_dir, config, prepared.round)
     asked = _choose(run_dir, known, examples, config.seed)
-    seen = _look(prepared, asked)
     told = None
-    if shadows:
-        seen.scores["lira"], told = _by_shadows(run_dir, prepared, known, asked, seen, shadows)
+    with measured(run_dir):
+        seen = _look(prepared, asked)
+        if shadows:
+            seen.scores["lira"], told = _by_shadows(run_dir, prepared, known, asked, seen, shadows)
     record = {
         "at": datetime.now().isoformat(timespec="seconds"),
         "round": prepared.round,

@@ -9,7 +9,7 @@ from pathlib import Path
 from common.config.flat import default_config
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import whole_path
-from server.run_directory.lock import is_running, locked
+from server.run_directory.lock import is_running, locked, refuse_measured
 from server.run_directory.reader import find_results, parse_stored, read_config, read_kind, read_metrics, read_summary
 from simulations.reports.accuracy import share
 from simulations.reports.headline import last_round, read_headline
@@ -18,6 +18,13 @@ from simulations.study_directory import holds_study
 
 _HEADER = ("run", "state", "done", "natural %", "robust %", "size", "last written")
 _OF_A_RUN = ("config.json", "environment.json")
+_WRITTEN = frozenset(
+    (
+        *(*_OF_A_RUN, ".lock", "partition.json", "shared.safetensors", "metrics.jsonl", "checkpoint", "summary.json"),
+        *("evaluations.jsonl", "evaluations", "own", "figures", "privacy.json", "export", "report.html"),
+        *("trackers.json", "tensorboard"),
+    )
+)
 _ROBUST = "robust: the worst case over all kept evaluations of the run's model, as in its report"
 
 
@@ -95,7 +102,8 @@ def checked_runs(given: Sequence[Path], results: Path | None) -> list[Path]:
         results: the folder of runs; None = ``results.dir``.
 
     Raises:
-        FedShieldError: none is given; or one is not there, is a link, no run's directory or a study's, or goes on.
+        FedShieldError: none is given; or one is not there, is a link, no run's directory or a study's, goes on, or is
+            measured.
     """
     if not given:
         raise FedShieldError("--rm: names no run; give one or more, as in fedshield runs --rm first")
@@ -114,7 +122,13 @@ def checked_runs(given: Sequence[Path], results: Path | None) -> list[Path]:
         if is_running(path):
             with locked(path):
                 pass
+        refuse_measured(path)
     return found
+
+
+def foreign_files(path: Path) -> list[str]:
+    """Return the names of what FedShield has not put into a run's directory."""
+    return sorted(entry.name for entry in path.iterdir() if entry.name not in _WRITTEN)
 
 
 def _place(run: Path, folder: Path) -> Path:
@@ -126,9 +140,10 @@ def remove_run(path: Path) -> None:
     """Delete a run's directory, while no other process can begin to write to it.
 
     Raises:
-        FedShieldError: it goes on, or cannot be deleted.
+        FedShieldError: it goes on, is measured, or cannot be deleted.
     """
     with explain_os_errors(path), locked(path):
+        refuse_measured(path)
         # What makes it a run goes last: a deletion that is interrupted can be repeated.
         for entry in path.iterdir():
             if entry.is_dir() and not entry.is_symlink():

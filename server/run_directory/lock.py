@@ -1,5 +1,6 @@
-"""Whether a process writes to a run: it holds the lock of its directory."""
+"""Whether a process writes to a run, or measures its model: it holds a lock in the run's directory."""
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,3 +36,36 @@ def locked(path: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise FedShieldError(f"{path}: this run goes on; stop it first, with Ctrl-C where it was started") from error
+
+
+@contextmanager
+def measured(path: Path) -> Iterator[None]:
+    """Keep a run from being deleted while this process measures it; others may measure it too.
+
+    Args:
+        path: of its directory.
+    """
+    place = path / "evaluations" / f"{uuid.uuid4().hex}.lock"
+    with explain_os_errors(place):
+        place.parent.mkdir(exist_ok=True)
+        lock = FileLock(place)
+        lock.acquire(timeout=0)
+    try:
+        yield
+    finally:
+        lock.release()
+        place.unlink(missing_ok=True)
+
+
+def refuse_measured(path: Path) -> None:
+    """Refuse a run that another process measures.
+
+    Raises:
+        FedShieldError: one does.
+    """
+    for place in (path / "evaluations").glob("*.lock"):
+        with explain_os_errors(place):
+            try:
+                FileLock(place).acquire(timeout=0).lock.release()
+            except Timeout as error:
+                raise FedShieldError(f"{path}: another process measures this run; wait for it to end") from error

@@ -112,8 +112,8 @@ def runs_(
 ) -> None:
     """Show the runs: finished, stopped or running, their rounds, accuracy, size and date; or delete some.
 
-    Only run directories are deleted, with all that is in them; none of a run that goes on, and none of a study. With
-    --rm a name alone means the one in results.dir or --results; give the whole path of any other.
+    Only run directories are deleted, with all that is in them; none of a run that goes on or is measured, and none of a
+    study. With --rm a name alone means the one in results.dir or --results; give the whole path of any other.
 
     fedshield runs
     fedshield runs --results runs/cpu-sharing/runs     those of a study
@@ -137,11 +137,12 @@ def _show_runs(runs: list[Path], results: Path | None) -> None:
 
 
 def _remove(runs: list[Path], results: Path | None, yes: bool) -> None:
-    from simulations.run_table import checked_runs, remove_run, size_text, total_size
+    from simulations.run_table import checked_runs, foreign_files, remove_run, size_text, total_size
 
     found = checked_runs(runs, results)
     for path in found:
-        console.print(f"{path}  {size_text(total_size(path))}")
+        others = ", ".join(foreign_files(path))
+        console.print(f"{path}  {size_text(total_size(path))}" + f", with files of others: {others}" * bool(others))
     if not yes:
         typer.confirm(f"Delete {len(found)} run{'s' * (len(found) > 1)}?", abort=True)
     for path in found:

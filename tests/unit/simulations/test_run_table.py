@@ -10,6 +10,7 @@ import pytest
 from filelock import FileLock
 
 from common.paths import ROOT
+from server.run_directory.lock import measured
 from simulations.cache_table import cache_lines
 from simulations.run_table import size_text
 from tests.helpers.program import invoke, tiny_options
@@ -67,6 +68,8 @@ def test_only_runs_that_do_not_go_on_are_deleted(folder: Path, tmp_path: Path, m
         assert reason in done.stderr
     with FileLock(run / ".lock"):
         assert "goes on" in invoke("runs", "--rm", "--yes", run).stderr
+    with measured(run), measured(run):
+        assert "another process measures this run" in invoke("runs", "--rm", "--yes", run).stderr
     (tmp_path / "link").symlink_to(run)
     assert "a link to" in invoke("runs", "--rm", "--yes", tmp_path / "link").stderr
     assert "names no run" in invoke("runs", "--rm").stderr
@@ -74,6 +77,7 @@ def test_only_runs_that_do_not_go_on_are_deleted(folder: Path, tmp_path: Path, m
         patch.setattr("sys.stdin", io.StringIO(""))  # nobody answers
         unanswered = invoke("runs", "--rm", run)
     assert unanswered.returncode == 1
+    assert "files of others" not in unanswered.stdout
     assert unanswered.stderr == "fedshield: not confirmed, so nothing was done; --yes does not ask\n"
     assert (run / "metrics.jsonl").exists()
     assert (folder / "other" / "notes.txt").exists()
@@ -81,9 +85,11 @@ def test_only_runs_that_do_not_go_on_are_deleted(folder: Path, tmp_path: Path, m
     (tmp_path / "study" / "study.toml").touch()
     assert "is part of a study" in invoke("runs", "--rm", "--yes", of_study).stderr
     here = shutil.copytree(run, tmp_path / "gone")
+    (run / "notes.txt").write_text("mine")
     done = invoke("runs", "--rm", "--yes", "gone", cwd=tmp_path)  # by its name in results.dir
     assert here.exists()
     assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].endswith("B, with files of others: notes.txt")
     assert done.stdout.splitlines()[-1] == f"Deleted: {run}"
     assert not run.exists()
 
