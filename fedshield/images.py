@@ -4,12 +4,13 @@ import hashlib
 import logging
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from common.data.datasets import Dataset
@@ -23,6 +24,7 @@ _EXACT = 1e-3  # of a step of 1/255
 _HELD_OUT = 5  # one image of so many is a test image, where none are given
 _SIDE = 16  # the side of the images of a folder is a multiple of it
 _LARGEST = 512
+_PLAIN = "without normalization, since the network normalizes"
 
 
 def to_pixels(images: Any, what: str = "images") -> NDArray[np.uint8]:
@@ -72,10 +74,13 @@ def _bytes(array: NDArray[Any], what: str) -> NDArray[np.uint8]:
         return rounded.astype(np.uint8)
     if array.dtype.kind in "iu" and low >= 0 and high <= 255:
         return array.astype(np.uint8)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        odd = int((~np.isfinite(array)).sum())
+        raise FedShieldError(f"{what}: {odd} of {array.size} values are not finite (NaN or infinite); leave them out")
     found = f"from {low:g} to {high:g}" if array.dtype.kind in "iuf" else "not numbers"
+    advice = "divide these by 255" if array.dtype.kind == "f" and low >= 0 and high <= 255 else _PLAIN
     raise FedShieldError(
-        f"{what}: {array.dtype} values {found}; give integers from 0 to 255 or floats from 0 to 1, without "
-        "normalization: the network normalizes"
+        f"{what}: {array.dtype} values {found}; give integers from 0 to 255 or floats from 0 to 1: {advice}"
     )
 
 
@@ -111,7 +116,9 @@ def to_dataset(data: Any, what: str) -> Dataset:
     names: Sequence[Any] | None = getattr(data, "classes", None)
     if isinstance(data, tuple | list) and len(data) == 2:
         images, labels = data
-    elif hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+    elif isinstance(data, np.ndarray | torch.Tensor):
+        raise FedShieldError(f"{what}: images without labels; give a pair (images, labels)")
+    elif hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Mapping):
         items = [data[number] for number in range(len(data))]
         try:
             images = [_picture(image) for image, _ in items]

@@ -55,6 +55,10 @@ class Run:
         self._trust_code = trust_code
         read_config(self.path)  # or it is not a run
 
+    def __fspath__(self) -> str:
+        """Return the path, so that a run can be given where its directory can."""
+        return str(self.path)
+
     @property
     def name(self) -> str:
         """Name of the directory."""

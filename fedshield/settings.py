@@ -33,6 +33,16 @@ OBJECTS = {
     "selection": "federation.selection",
 }
 
+_OF_RUN = "is of fedshield.run; a centralized training has no {}"
+_ELSEWHERE = {  # arguments that another function has
+    "clients": _OF_RUN.format("clients"),
+    "rounds": _OF_RUN.format("rounds, but epochs"),
+    "engine": _OF_RUN.format("engine"),
+    "workers": _OF_RUN.format("workers"),
+    "ray_address": _OF_RUN.format("Ray cluster"),
+    "epochs": "is of fedshield.centralized; a federation has rounds, and train.local-epochs in each",
+}
+
 BESIDE = ("preset", "engine", "workers", "ray_address", "resume", "trust_code", "quiet")  # that are no keys
 
 
@@ -57,8 +67,10 @@ def configuration(
     Raises:
         FedShieldError: an argument or a key is not known or not allowed.
     """
+    if others := [key for key in keys if key in _ELSEWHERE]:
+        raise FedShieldError(f"{others[0]}: {_ELSEWHERE[others[0]]}")
     check_known(keys, [*arguments, *BESIDE])
-    options: Flat = {} if preset is None else given(Path(preset), [])
+    options: Flat = {} if preset is None else given(_preset(preset), [])
     options |= {key: to_scalar(key, value) for key, value in keys.items()}
     for name, key in {**PLAIN, **OBJECTS}.items():
         if (value := arguments.get(name)) is None:
@@ -70,6 +82,16 @@ def configuration(
         raise FedShieldError("results.name = '': is empty; give a name, or leave it out")
     options |= _images(arguments.get("data"), arguments.get("test"), keys)
     return settled(options, None if resume is None else Path(resume), kind, trust_code)
+
+
+def _preset(given: Any) -> Path:
+    if isinstance(given, str | Path):
+        return Path(given)
+    if isinstance(given, Mapping):
+        instead = "the keys of a mapping are given as **settings"
+    else:
+        instead = "objects are given by the argument's name, as in model=Net"
+    raise FedShieldError(f"preset: {type(given).__name__}; give a preset's name or a TOML file; {instead}")
 
 
 def check_known(keys: Mapping[str, Any], arguments: Sequence[str]) -> None:
@@ -100,8 +122,8 @@ def to_scalar(key: str, value: Any) -> Any:
         return reference_to(key, value)
     if isinstance(value, list | tuple):
         return ",".join(str(reference_to(key, each)) if callable(each) else str(each) for each in value)
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if callable(value) and key.startswith("evaluate."):
         return reference_to(key, value)
     return value.item() if hasattr(value, "item") else value
@@ -121,6 +143,10 @@ def _images(data: Any, test: Any, keys: Mapping[str, Any]) -> Flat:
     if isinstance(data, str | Path) and test is not None:
         raise FedShieldError("test: data is a name or a folder, which has test images of its own; leave test out")
     if isinstance(data, str):
+        if not (data in DATASETS or ":" in data):
+            raise FedShieldError(
+                f"data = {data!r}: neither a dataset ({', '.join(DATASETS)}, hf:NAME, medmnist:NAME) nor a folder here"
+            )
         return {"data.name": data}
     if isinstance(data, Path):
         return {"data.name": "folder", "data.root": str(data)}

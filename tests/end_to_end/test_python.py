@@ -19,6 +19,7 @@ from torch import nn
 import fedshield
 from common.data.datasets import load_data
 from fedshield.guest import at_work
+from fedshield.settings import to_scalar
 from server.measures import subset_of
 from server.run_directory.reader import FEDERATION, read_kind
 from tests.helpers.cells import run_cell
@@ -235,6 +236,10 @@ def test_centralized_training_is_the_command_lines(tmp_path: Path) -> None:
         ({"data": "cifar10", "test": ([], [])}, "test: data is a name or a folder"),
         ({"data": "cifar10", "data.name": "svhn"}, "data and data.name are given; give one of them"),
         ({"test": ([], [])}, "test: is given without data"),
+        ({"preset": {"seed": 2}}, "the keys of a mapping are given as **settings"),
+        ({"preset": Threshold}, "preset: type; give a preset's name or a TOML file; objects are"),
+        ({"data": "pets"}, "data = 'pets': neither a dataset (shapes10, "),
+        ({"epochs": 3}, "epochs: is of fedshield.centralized; a federation has rounds"),
     ],
 )
 def test_a_mistake_is_an_exception_with_one_line(given: dict[str, Any], told: str) -> None:
@@ -242,6 +247,12 @@ def test_a_mistake_is_an_exception_with_one_line(given: dict[str, Any], told: st
         fedshield.run(**given)
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_a_centralized_training_lacks_is_named() -> None:
+    for given in ("engine", "clients", "rounds", "workers"):
+        with pytest.raises(fedshield.Error, match=f"{given}: is of fedshield.run; a centralized training has no"):
+            fedshield.centralized(**{given: 1})
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -272,6 +283,7 @@ def test_what_cannot_be_measured_is_one_line(first: fedshield.Run) -> None:
     for given, told in wrong:
         with pytest.raises(fedshield.Error, match=told):
             first.evaluate(**given)
+    assert to_scalar("model.weights", first) == str(first.path)  # a run can be given where its directory can
     with pytest.raises(fedshield.Error, match="not found; is this a run directory"):
         fedshield.load("nowhere")
     with pytest.raises(fedshield.Error, match="no such folder"):

@@ -46,7 +46,8 @@ def test_gray_images_get_three_equal_channels() -> None:
         (PIXELS.astype(np.int64) * 2, "int64 values from 0 to 510"),
         (PIXELS[:, :2], r"an array of shape \(12, 2, 16, 16\)"),
         (PIXELS[:0], r"shape \(0, 3, 16, 16\)"),
-        (np.full((1, 3, 2, 2), np.nan), "float64 values from nan"),
+        (np.full((1, 3, 2, 2), np.nan), "12 of 12 values are not finite"),
+        (PIXELS * 1.0, "floats from 0 to 1: divide these by 255"),
         ([PIXELS[0], PIXELS[0, :, :8]], "cannot be one array"),
         (np.full((1, 3, 2, 2), "a"), "values not numbers"),
     ],
@@ -72,8 +73,12 @@ def test_datasets_of_torch_and_pictures_are_read() -> None:
         data = to_dataset(given, "data")
         assert np.array_equal(data.images, PIXELS)
         assert np.array_equal(data.labels, LABELS)
-    with pytest.raises(FedShieldError, match="data: int; give the name of a dataset"):
-        to_dataset(3, "data")
+    for given, told in ((3, "data: int; give the name of a dataset"), ({"a": 1}, "data: dict; give")):
+        with pytest.raises(FedShieldError, match=told):
+            to_dataset(given, "data")
+    for images in (PIXELS, tensors.tensors[0]):
+        with pytest.raises(FedShieldError, match=r"data: images without labels; give a pair \(images, labels\)"):
+            to_dataset(images, "data")
 
 
 class Named(TensorDataset):
