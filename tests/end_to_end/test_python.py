@@ -251,8 +251,9 @@ def test_a_mistake_is_an_exception_with_one_line(given: dict[str, Any], told: st
 
 def test_what_a_centralized_training_lacks_is_named() -> None:
     for given in ("engine", "clients", "rounds", "workers"):
+        arguments: dict[str, Any] = {given: 1}
         with pytest.raises(fedshield.Error, match=f"{given}: is of fedshield.run; a centralized training has no"):
-            fedshield.centralized(**{given: 1})
+            fedshield.centralized(**arguments)
 
 
 @pytest.mark.usefixtures("unchanged")
