@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from common.attacks.threat import L2, LINF, radius
+from common.config.flat import default_config
 from common.config.schema import RunConfig
 from common.data.cuts import told_images
 from common.data.rare_classes import few_images, told_rare_classes
@@ -27,6 +28,13 @@ from server.run_directory.restored import with_first_precision
 log = logging.getLogger("fedshield")
 
 _DOUBTED = 0.5  # 1/255; nobody trains within so little, and 8/255 is 0.031
+_READ_BY = {  # the schemes that read a key
+    "partition.alpha": ("dirichlet", "inner-dirichlet"),
+    "partition.classes-per-client": ("pathological", "shards", "distribution"),
+    "partition.sizes": ("size", "inner-dirichlet"),
+    "partition.sigma": ("distribution",),
+    "partition.by": ("natural",),
+}
 _SMALL_L2 = 32  # 1/255; published ones for images of 32 pixels are 64 to 255
 
 
@@ -42,6 +50,7 @@ def tell_settings(config: RunConfig, described: Mapping[str, Any]) -> None:
     tell_mirroring(config)
     tell_small_radius(config)
     tell_who_is_able(config)
+    tell_unread(config)
     tell_sharing(config)
 
 
@@ -109,6 +118,16 @@ def tell_who_is_able(config: RunConfig) -> None:
             "federation.adversarial-clients = %g: %d of %d clients train adversarially%s, the others naturally",
             *(config.federation.adversarial_clients, len(able), config.federation.clients, who),
         )
+
+
+def tell_unread(config: RunConfig) -> None:
+    """Tell of settings that the way of dividing the images does not read."""
+    scheme, defaults, now = config.partition.scheme, default_config(), config.flat()
+    by_column = config.data.name.startswith("hf:")
+    for key, readers in _READ_BY.items():
+        if now[key] != defaults[key] and (scheme not in readers or (key == "partition.by" and not by_column)):
+            where = f"partition.scheme = {scheme}" if scheme not in readers else f"data.name = {config.data.name}"
+            log.info("%s = %s has no effect: %s does not read it", key, now[key], where)
 
 
 def tell_sharing(config: RunConfig) -> None:

@@ -235,7 +235,7 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
     config = parse_config(resolve(file, set_ or [], default_config()))
     from common.data.server_data import describe_partition
     from common.factory import prepare_data
-    from server.notices import tell_rare_classes
+    from server.notices import tell_rare_classes, tell_unread
     from simulations.cli.tables import partition_tables
     from simulations.reports.figures.files import save
     from simulations.reports.figures.run_figures import partition_figure
@@ -245,6 +245,7 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
     for table in partition_tables(described, console.width):
         console.print(table)
     tell_rare_classes(described, config)
+    tell_unread(config)
     folder = whole_path(config.results.dir)
     stem = f"partition-{as_file_name(config.data.name)}-{config.partition.scheme}-seed{config.seed}"
     with explain_os_errors(folder):

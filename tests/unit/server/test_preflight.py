@@ -5,9 +5,10 @@ import logging
 import pytest
 
 from common.config.schema import parse_config
+from common.data.schemes import SCHEMES
 from common.errors import FedShieldError
-from common.factory import make_model
-from server.notices import tell_mirroring, tell_small_radius, tell_what_is_folded
+from common.factory import make_model, prepare_data
+from server.notices import tell_mirroring, tell_small_radius, tell_unread, tell_what_is_folded
 from server.preflight import check_reach
 from tests.helpers.settings import tiny_flat
 
@@ -111,3 +112,45 @@ def test_a_radius_in_another_unit_is_doubted(
 ) -> None:
     tell_small_radius(parse_config(tiny_flat() | {"attack.norm": norm, "attack.epsilon-255": epsilon}))
     assert [meant in line for line in caplog.messages] == [True] * bool(meant)
+
+
+@pytest.mark.parametrize("scheme", sorted(set(SCHEMES) - {"natural"}))
+def test_settings_of_other_partition_schemes_are_told(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
+    base = {
+        "partition.scheme": scheme,
+        "federation.clients": 10 if scheme in {"paper", "distribution"} else 5,
+        "data.max-examples": 800,
+    }
+    base |= {"size": {"partition.sizes": "1,1,1,1,1"}, "pathological": {"partition.classes-per-client": 10}}.get(
+        scheme, {}
+    )
+    others = {
+        "partition.alpha": 0.11,
+        "partition.classes-per-client": 9,
+        "partition.sizes": "1,1,1,2,2",
+        "partition.sigma": 0.25,
+    }
+    for key, value in others.items():
+        first, second = (parse_config(tiny_flat() | base | change) for change in ({}, {key: value}))
+        divided = [[shard.tolist() for shard in prepare_data(config)[1].shards] for config in (first, second)]
+        caplog.clear()
+        caplog.set_level("INFO")
+        tell_unread(second)
+        told = [line for line in caplog.messages if line.startswith(f"{key} = {value} has no effect")]
+        assert bool(told) == (divided[0] == divided[1]), key
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"partition.scheme": "iid"}, ": partition.scheme = iid does not read it"),
+        ({"partition.scheme": "natural", "data.name": "folder"}, ": data.name = folder does not read it"),
+        ({"partition.scheme": "natural", "data.name": "hf:pets"}, ""),
+    ],
+)
+def test_a_column_that_nothing_reads_is_told(
+    changes: dict[str, str], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    tell_unread(parse_config(tiny_flat() | {"partition.by": "site"} | changes))
+    assert caplog.messages == ([f"partition.by = site has no effect{told}"] if told else [])
