@@ -30,14 +30,17 @@ def cache_lines() -> list[str]:
     return [*lines, f"{'all':<12}{size_text(whole):>9}"]
 
 
-def clear_cache() -> None:
-    """Delete what is in the cache.
+def clear_cache() -> int:
+    """Delete what is in the cache, and return how many bytes that were.
 
     Raises:
         FedShieldError: it cannot be deleted.
     """
+    size = 0
     for name in _PARTS:
         folder = cache_dir() / name
         with explain_os_errors(folder):
+            size += total_size(folder)
             if folder.is_dir():
                 shutil.rmtree(folder)
+    return size

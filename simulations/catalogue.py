@@ -150,7 +150,8 @@ KINDS: dict[str, Kind] = {
     "attacks": Kind(
         lambda: [*FAMILIES, "FILE.py:NAME"],
         _attacks,
-        "fedshield evaluate RUN_DIR --attacks NAME,NAME-STEPS; fewer in training: --set attack.name=NAME",
+        "fedshield evaluate RUN_DIR --attacks NAME,NAME-STEPS; in training, --set attack.name=NAME takes none, mixture "
+        "and some of these",
     ),
     "losses": Kind(_key("loss.name"), _losses, "--set loss.name=NAME"),
     "methods": Kind(_key("method.name"), _methods, "--set method.name=NAME"),

@@ -49,6 +49,8 @@ def run_sheet(given: Sequence[Path], results: Path | None) -> Sheet:
 
 def _in_folder(folder: Path) -> list[Path]:
     with explain_os_errors(folder):
+        if folder.exists() and not folder.is_dir():
+            raise FedShieldError(f"{folder}: a file; give the folder with the runs")
         entries = list(folder.iterdir()) if folder.is_dir() else []
     return [path for path in entries if is_run(path) or holds_study(path)]
 

@@ -34,7 +34,9 @@ def find_file(file: Path, shipped: Path, advice: str) -> Path:
     if not folder and str(file) in names_in(SWEEPS if shipped == PRESETS else PRESETS):
         other = ("a study", "fedshield sweep") if shipped == PRESETS else ("a preset", "fedshield run")
         raise FedShieldError(f"{file}: is {other[0]}; run it with: {other[1]} {file}")
-    names = names_in(shipped)
+    names, written = names_in(shipped), path.with_name(f"{path.name}.toml")
+    if written.is_file():
+        raise FedShieldError(f"{path}: no such file; did you mean {file}.toml?")
     what = "a folder, not a file" if folder else "no such file"
     raise FedShieldError(f"{path}: {what}; {advice}: {', '.join(names)}{near(str(file), names)}")
 

@@ -162,9 +162,10 @@ def cache(
     fedshield cache --clear
     """
     from simulations.cache_table import cache_lines, clear_cache
+    from simulations.run_table import size_text
 
     if clear:
-        clear_cache()
+        console.print(f"Deleted: {size_text(clear_cache())}")
     console.print(f"Cache: {cache_dir()}")
     for line in cache_lines():
         console.print(line)

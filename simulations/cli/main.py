@@ -1,5 +1,6 @@
 """The command line."""
 
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -71,11 +72,18 @@ class _Commands(TyperGroup):
 
 def _usage(error: ClickException) -> str:
     """Return wrong usage of the command line as one line, with where to look."""
-    words = visible(" ".join(error.format_message().split())).rstrip(".")
+    words = visible(" ".join(error.format_message().split())).rstrip(".") + _near_choice(error)
     ctx = getattr(error, "ctx", None)
     if ctx is None or ctx.parent is None:
         return words
     return f"{ctx.info_name}: {words}; see fedshield {ctx.info_name} --help"
+
+
+def _near_choice(error: ClickException) -> str:
+    """Return what was meant where a value is none of a few words."""
+    choices = getattr(getattr(getattr(error, "param", None), "type", None), "choices", None)
+    found = re.match(r"'([^']*)' is not one of ", error.message)
+    return near(found[1], [str(choice) for choice in choices]) if choices and found else ""
 
 
 app = typer.Typer(

@@ -75,7 +75,10 @@ def tables(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's directory, or its name in results.dir.")],
     format_: Annotated[
         TableFormat | None,
-        typer.Option("--format", help="Print the tables so, and nothing else on stdout; latex needs booktabs."),
+        typer.Option(
+            "--format",
+            help="Format in which the tables are printed, with nothing else; latex needs booktabs.",
+        ),
     ] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="Figures without title and caption, for a text that has its own.")

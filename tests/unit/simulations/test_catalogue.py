@@ -13,6 +13,7 @@ from common.models.networks import MODELS
 from common.training.losses import LOSSES
 from server.aggregation.rules import RULES
 from simulations.catalogue import KINDS, described, first_paragraph
+from simulations.cli.catalogue_commands import Listed
 from simulations.shipped import PRESETS
 from tests.helpers.program import invoke
 
@@ -80,6 +81,11 @@ def test_wrong_usage_is_one_line_with_a_near_match() -> None:
             ("run", "--results", ""),
             "run: Invalid value for '--results': is empty; give the path; see fedshield run --help",
         ),
+        (
+            ("list", "PRESET"),
+            f"list: Invalid value for '[KIND]': 'PRESET' is not one of {', '.join(map(repr, map(str, Listed)))}; "
+            "did you mean presets?; see fedshield list --help",
+        ),
         (("evaluate",), "evaluate: Missing argument 'RUN_DIR'; see fedshield evaluate --help"),
     ):
         done = invoke(*arguments)
@@ -87,6 +93,13 @@ def test_wrong_usage_is_one_line_with_a_near_match() -> None:
         assert done.stderr.splitlines()[0].startswith(f"fedshield: {line}")
         assert len(done.stderr.splitlines()) == 1
     assert invoke("--version").stdout.startswith("fedshield")
+
+
+def test_a_folder_of_runs_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = invoke("runs", "--results", tmp_path / "file")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"fedshield: {tmp_path / 'file'}: a file; give the folder with the runs\n"
 
 
 def test_a_study_is_no_preset_and_the_other_way_round(tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ def test_the_cache_is_shown_and_cleared_alone(tmp_path: Path) -> None:
     assert shown[0] == f"Cache: {tmp_path}"
     assert shown[1].split()[:4] == ["datasets", "1.5", "kB", "1"]
     cleared = invoke("cache", "--clear", FEDSHIELD_CACHE=str(tmp_path)).stdout.splitlines()
-    assert cleared[1].split()[:4] == ["datasets", "0", "B", "0"]
+    assert cleared[0] == "Deleted: 1.5 kB"
+    assert cleared[2].split()[:4] == ["datasets", "0", "B", "0"]
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -193,7 +193,7 @@ def test_a_mistake_in_a_study_file_is_one_line(tmp_path: Path, change: tuple[str
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_options_change_what_the_study_leaves_alone(tmp_path: Path) -> None:
+def test_options_change_what_the_study_leaves_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study(tmp_path)
     assert load_study(tmp_path / "mine.toml", {"model.width": 3}).settings["model.width"] == 3
     with pytest.raises(FedShieldError, match=r"--set loss\.name: the study mine sets it for each run"):
@@ -203,6 +203,9 @@ def test_options_change_what_the_study_leaves_alone(tmp_path: Path) -> None:
         load_study(tmp_path / "mine.toml", {"results.resume": "runs/a"})
     with pytest.raises(FedShieldError, match="no such file; give a study file, or one of the studies: cpu-ablation"):
         load_study(Path("no-such-study"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FedShieldError, match=r"mine: no such file; did you mean mine\.toml\?"):
+        load_study(Path("mine"))
 
 
 RESULTS = """run,case,sharing.fraction,seed,rounds,n,natural,fgsm,pgd-20,worst,seconds,code,processor,threads
