@@ -37,13 +37,19 @@ log = logging.getLogger("fedshield")
 
 
 def prepare_torch(threads: int) -> torch.device:
-    """Make computations in this process reproducible, and return the device to use: a GPU if there is one.
+    """Make computations in this process reproducible, and return the device to use: a GPU that CUDA finds, if any.
+
+    The environment variable ``FEDSHIELD_DEVICE`` asks for another one: ``cpu``, or ``mps`` for Apple's GPUs, which
+    nobody has tried yet and which are therefore not used by themselves.
 
     Sums of floats depend on how threads divide them, so the number of threads is part of the configuration and
     is the same in every process of a run, however many processes there are.
 
     Args:
         threads: CPU threads of each operation; 0 = one for each core this process may use.
+
+    Raises:
+        FedShieldError: the device that is asked for is not there.
     """
     keep_freed_memory()
     torch.set_num_threads(threads or available_cores())
@@ -51,7 +57,16 @@ def prepare_torch(threads: int) -> torch.device:
     torch.backends.cudnn.allow_tf32 = False  # a 10-bit mantissa is not the float32 that is documented
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return _device()
+
+
+def _device() -> torch.device:
+    asked = os.environ.get("FEDSHIELD_DEVICE", "")
+    if asked not in ("", "cpu", "mps"):
+        raise FedShieldError(f"FEDSHIELD_DEVICE = {asked}: unknown; allowed: cpu, mps; unset it to use CUDA's GPU")
+    if asked == "mps" and not torch.backends.mps.is_available():
+        raise FedShieldError("FEDSHIELD_DEVICE = mps: torch finds no GPU of Apple's on this machine; unset it")
+    return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def prepare_data(config: RunConfig, centralized: bool = False) -> tuple[Splits, Partition]:

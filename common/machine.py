@@ -46,7 +46,9 @@ def hidden_gpu(device: Path = Path("/dev/nvidia0")) -> bool:
 
 
 def may_have_gpu() -> bool:
-    """Tell whether there may be a GPU that torch can use: Linux shows a driver of Nvidia's, of WSL's or of AMD's."""
+    """Tell whether CUDA may find a GPU to use: Linux shows a driver of Nvidia's, of WSL's or of AMD's."""
+    if os.environ.get("FEDSHIELD_DEVICE"):
+        return False
     drivers = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
     return not sys.platform.startswith("linux") or any(os.path.exists(driver) for driver in drivers)
 

@@ -105,6 +105,8 @@ def _package(name: str) -> Finding:
 def _gpu() -> Finding:
     if torch.cuda.is_available():
         return "ok", f"GPU: {', '.join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))}"
+    if torch.backends.mps.is_available():
+        return "note", "Apple's GPU is used where FEDSHIELD_DEVICE=mps is set; nobody has tried it yet"
     return "note", "no GPU that torch can use: runs compute on the CPU; the preset cpu-cifar10 is made for that"
 
 

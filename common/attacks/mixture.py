@@ -93,4 +93,4 @@ class Mixture:
 
     def _hurt(self, images: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad(), attack_mode(self.model):
-            return F.cross_entropy(self.model(images), labels).double().cpu()
+            return F.cross_entropy(self.model(images), labels).cpu().double()

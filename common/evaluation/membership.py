@@ -61,11 +61,11 @@ def confidences(
         truth = torch.from_numpy(labels[start : start + batch_size]).to(device)
         shown = shown if attack is None else attack(shown, truth)
         with torch.no_grad(), attack_mode(model):
-            logits = model(shown).double()
+            logits, truth = model(shown).cpu().double(), truth.cpu()
         own = logits.gather(1, truth[:, None])[:, 0]
         others = logits.scatter(1, truth[:, None], -torch.inf).logsumexp(1)
-        found.append((own - others).cpu().numpy())
-        right.append((logits.argmax(1) == truth).cpu().numpy())
+        found.append((own - others).numpy())
+        right.append((logits.argmax(1) == truth).numpy())
     sure = np.concatenate(found)
     if not np.isfinite(sure).all():
         raise FedShieldError("the model's logits are not finite, so it has no confidence in any class to look at")

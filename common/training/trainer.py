@@ -166,7 +166,7 @@ class Trainer:
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed_for(seed, "order"))
         # What torchattacks and the noise draw from. torch.manual_seed notes the whole stack for each kind of GPU.
-        reseed = torch.manual_seed if self._device.type == "cuda" else torch.default_generator.manual_seed
+        reseed = torch.default_generator.manual_seed if self._device.type == "cpu" else torch.manual_seed
         reseed(seed_for(seed, "noise"))
         home = self._device if images.nbytes <= _RESIDENT_BYTES else torch.device("cpu")
         data, targets = (torch.from_numpy(np.ascontiguousarray(part)).to(home) for part in (images, labels))

@@ -46,7 +46,7 @@ def describe_environment(device: torch.device, model: nn.Module, image_size: int
         "cores": available_cores(),
         "threads": torch.get_num_threads(),
         "model": asdict(model_cost(model, image_size)),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "packages": {name: installed(name) for name in PACKAGES},
     }
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.util import resolve_name
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from common.errors import explain_os_errors
@@ -56,6 +57,8 @@ class RunProcess:
 def gpus() -> list[str]:
     """Return the GPUs that may be used, as ``CUDA_VISIBLE_DEVICES`` names them; without importing torch."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if os.environ.get("FEDSHIELD_DEVICE"):  # another device is asked for
+        return []
     if given is not None:
         return [part.strip() for part in given.split(",") if part.strip() not in ("", "-1")]
     program = shutil.which("nvidia-smi")
@@ -156,7 +159,7 @@ def await_orphans(runs: Sequence[Path]) -> None:
 
 def _stop(running: Sequence[RunProcess], stopping: Callable[[], None]) -> None:
     """Interrupt the runs and wait for their checkpoints; kill those that take too long, or at a second Ctrl-C."""
-    _signal(running, signal.SIGINT)
+    _signal(running, psutil.Process.send_signal, signal.SIGINT)
     deadline = time.monotonic() + PATIENCE
     try:
         stopping()
@@ -164,11 +167,15 @@ def _stop(running: Sequence[RunProcess], stopping: Callable[[], None]) -> None:
             with suppress(subprocess.TimeoutExpired):
                 job.process.wait(max(0.0, deadline - time.monotonic()))
     finally:
-        _signal([job for job in running if job.process.poll() is None], signal.SIGKILL)
+        _signal([job for job in running if job.process.poll() is None], psutil.Process.kill)
 
 
-def _signal(running: Sequence[RunProcess], number: signal.Signals) -> None:
+def _signal(running: Sequence[RunProcess], send: Callable[..., None], *number: signal.Signals) -> None:
+    """Send something to runs and to all that these have started."""
     for job in running:
-        with suppress(ProcessLookupError):
-            os.killpg(job.process.pid, number)
-            os.killpg(job.process.pid, signal.SIGCONT)  # one that was paused could not hear it
+        with suppress(psutil.NoSuchProcess):
+            run = psutil.Process(job.process.pid)
+            for process in (run, *run.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    send(process, *number)
+                    process.resume()  # one that was paused could not hear it

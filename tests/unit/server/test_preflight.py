@@ -3,13 +3,15 @@
 import logging
 
 import pytest
+import torch
 
 from common.config.schema import parse_config
 from common.data.schemes import SCHEMES
 from common.errors import FedShieldError
-from common.factory import make_model, prepare_data
+from common.factory import make_model, prepare_data, prepare_torch
 from server.notices import tell_mirroring, tell_small_radius, tell_unread, tell_what_is_folded
 from server.preflight import check_reach
+from simulations.studies.processes import gpus
 from tests.helpers.settings import tiny_flat
 
 
@@ -154,3 +156,24 @@ def test_a_column_that_nothing_reads_is_told(
     caplog.set_level("INFO")
     tell_unread(parse_config(tiny_flat() | {"partition.by": "site"} | changes))
     assert caplog.messages == ([f"partition.by = site has no effect{told}"] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("tpu", "FEDSHIELD_DEVICE = tpu: unknown; allowed: cpu, mps"),
+        *([] if torch.backends.mps.is_available() else [("mps", "torch finds no GPU of Apple's on this machine")]),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(asked: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDSHIELD_DEVICE", asked)
+    with pytest.raises(FedShieldError, match=told):
+        prepare_torch(1)
+
+
+def test_the_cpu_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert gpus() == ["0", "1"]
+    monkeypatch.setenv("FEDSHIELD_DEVICE", "cpu")
+    assert prepare_torch(1) == torch.device("cpu")
+    assert gpus() == []
