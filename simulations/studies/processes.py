@@ -23,6 +23,7 @@ from common.paths import python_path
 from simulations.studies.gather import forget_failure, note_code
 from simulations.studies.study import Point, config_toml
 
+_OURS = "fedshield: "
 _POLL = 0.1  # seconds
 PATIENCE = 60  # seconds that a run has to write its checkpoint, and that we wait for one left by a killed sweep
 
@@ -46,10 +47,11 @@ class RunProcess:
     slot: int
 
     def complaint(self) -> str:
-        """Return why the run failed: the last line of its log, and the signal that ended it."""
-        lines = self.log.read_bytes()[self.begin :].decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
-        last = last.removeprefix("fedshield: ")
+        """Return why the run failed: FedShield's line in its log, or the last line; and the signal that ended it."""
+        text = self.log.read_bytes()[self.begin :].decode(errors="replace")
+        lines = [line.strip() for line in text.split("\n") if line.strip()] or ["its log is empty"]
+        # Below it may be the last words of a library that fails when the process ends.
+        last = next((line for line in reversed(lines) if line.startswith(_OURS)), lines[-1]).removeprefix(_OURS)
         code = self.process.returncode
         return f"ended by signal {-code} after: {last}" if code < 0 else last
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from simulations.reports.sheets import Sheet, spread
 from simulations.reports.study_tables import accuracy_sheet, make_tables, write_tables
 from simulations.shipped import SWEEPS
 from simulations.studies import gather, processes
-from simulations.studies.processes import default_jobs, gpus
+from simulations.studies.processes import RunProcess, default_jobs, gpus
 from simulations.studies.study import Study, config_toml, load_study, points, study_toml
 from simulations.study_directory import (
     attack_columns,
@@ -206,6 +207,15 @@ def test_options_change_what_the_study_leaves_alone(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FedShieldError, match=r"mine: no such file; did you mean mine\.toml\?"):
         load_study(Path("mine"))
+
+
+def test_a_failed_run_tells_its_own_line_and_not_the_last_words_of_a_library(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    log.write_text("round 1\nfedshield: round 1: 0 valid replies\nterminate called without an active exception\n")
+    process = subprocess.Popen(["/bin/sh", "-c", "kill -ABRT $$"])
+    process.wait()
+    job = RunProcess(points(load_study(Path("cpu-sharing")))[0], process, log, len("round 1\n"), 0)
+    assert job.complaint() == "ended by signal 6 after: round 1: 0 valid replies"
 
 
 RESULTS = """run,case,sharing.fraction,seed,rounds,n,natural,fgsm,pgd-20,worst,seconds,code,processor,threads
