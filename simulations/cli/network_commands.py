@@ -124,6 +124,7 @@ def register(
 
     fedshield register federation/operator/clients --superlink localhost:8000 --ca federation/ca.crt
     """
+    log_to(console)
     from simulations.deployment.flower_control import Control
     from simulations.deployment.register import register as register_there
 
@@ -149,6 +150,7 @@ def submit(
 
     fedshield submit --superlink localhost:8000 --ca federation/ca.crt my.toml
     """
+    log_to(console)
     from simulations.deployment.app_folder import app_folder
     from simulations.deployment.flower_control import Control
     from simulations.deployment.flower_control import submit as run_there

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import re
@@ -25,6 +26,8 @@ from common.paths import whole_path
 from common.reach import Place
 from common.words import in_one_line
 from simulations.terminal.console import Terminal
+
+log = logging.getLogger("fedshield")
 
 _POLL_SECONDS = 2.0
 _COMMAND_SECONDS = 120.0
@@ -78,13 +81,16 @@ class Control:
         return ControlHttpClient.from_server_address(self.address, authority is None, authority, [])
 
     def wait(self, seconds: float) -> None:
-        """Wait until the SuperLink answers.
+        """Wait until the SuperLink answers; a line says so where it does not at once.
 
         Raises:
             FedShieldError: it does not within ``seconds``, or never will.
         """
-        deadline = time.monotonic() + seconds
+        deadline, told = time.monotonic() + seconds, False
         while reason := self._place.reach() or self._ask():
+            if not told and seconds > 0:
+                log.info("--superlink %s: no answer yet (%s); trying for up to %g s", self.address, reason, seconds)
+                told = True
             if time.monotonic() >= deadline:
                 raise FedShieldError(
                     f"--superlink {self.address}: no answer in {seconds:g} s ({reason}); start it, or give its address"

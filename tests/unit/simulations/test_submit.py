@@ -57,15 +57,25 @@ def test_a_ca_that_is_none_is_named(tmp_path: Path, content: str | None) -> None
 
 
 def test_a_superlink_that_is_not_there_is_named_and_a_ca_may_be_relative(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_certs(tmp_path / "federation", 1, ["localhost"])
     monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO")
     with (
         pytest.raises(FedShieldError, match=r"^--superlink localhost:1: no answer in 0 s \(Connection .*\); start it"),
         Control("localhost:1", Path("federation/ca.crt")) as control,
     ):
         control.wait(0)
+    assert not caplog.messages
+    with (
+        pytest.raises(FedShieldError, match=r"^--superlink localhost:1: no answer in 0.1 s"),
+        Control("localhost:1", None) as control,
+    ):
+        control.wait(0.1)
+    (told,) = caplog.messages
+    assert told.startswith("--superlink localhost:1: no answer yet (Connection ")
+    assert told.endswith("); trying for up to 0.1 s")
 
 
 def test_what_flower_refuses_is_told() -> None:
