@@ -97,10 +97,16 @@ def certs(
 
 def _next(folder: Path, clients: int, host: str) -> list[str]:
     """Return the commands that come after the certificates, with their paths."""
+    from common.data.split_directories import MANIFEST
+
     keys, authority, place = (
         shlex.quote(str(path)) for path in (folder / "operator/clients", folder / "ca.crt", folder)
     )
+    scheme = "" if clients == 10 else " --set partition.scheme=dirichlet"  # the default one is for ten clients
+    divide = f"  fedshield split-data --out {place} --set federation.clients={clients}{scheme}"
+    undivided = ["Next: divide the images, if the clients have none of their own yet, as in:", divide]
     return [
+        *([] if (folder / "server" / MANIFEST).exists() else undivided),
         f"Next: give {folder / 'client-0'} to client 0, and so on; start the SuperLink (docs/deployment.md), then:",
         f"  fedshield register {keys} --superlink localhost:8000 --ca {authority}",
         f"  fedshield submit --superlink localhost:8000 --ca {authority} --set data.name=split --set data.root={place} "

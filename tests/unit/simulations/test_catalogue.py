@@ -122,3 +122,9 @@ def test_certificates_come_with_the_next_commands(tmp_path: Path) -> None:
     assert supernode[-1] == 'partition-id=0 num-partitions=2 data-path="."'
     for path in (register[2], register[-1]):
         assert Path(path).exists()
+    first, divide = done.stdout.splitlines()[-7:-5]
+    assert first == "Next: divide the images, if the clients have none of their own yet, as in:"
+    split = invoke(*shlex.split(divide)[1:], "--set", "data.max-examples=200")
+    assert split.returncode == 0, split.stderr
+    again = invoke("certs", "--out", tmp_path / "my fed", "--clients", "2")
+    assert "divide the images" not in again.stdout
