@@ -84,6 +84,10 @@ def reference_to(key: str, value: Any) -> str:
         raise FedShieldError(
             f"{key} = {value!r:.80}: give a name, FILE.py:NAME, or a function or class; not {type(value).__name__}"
         )
+    if isinstance(value, nn.Module) and key != "model.name":
+        raise FedShieldError(
+            f"{key}: {type(value).__name__} is a network, or a part of one; give a function or class (docs/own.md)"
+        )
     name, text = _written(key, value)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     file = _folder() / digest / f"{name}.py"

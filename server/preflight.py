@@ -14,9 +14,11 @@ from common.factory import (
     check_user_code,
     evaluation_threat,
     make_federated_method,
+    make_method,
     threat_of,
 )
 from common.methods.feddynat import FedDynAT
+from common.models.modes import keep_modes, keep_statistics
 from common.seeding import rng_for
 from common.user_code import is_user_code
 from server.aggregation.rules import RULES, ByPool, check_strategy, no_pool
@@ -113,8 +115,8 @@ def check_attacks(config: RunConfig, classes: int) -> None:
     check_classes((*config.evaluate.attacks, *config.final_attacks(classes)), classes)
 
 
-def try_own_attacks(config: RunConfig, model: nn.Module, classes: int) -> None:
-    """Call each of the user's attacks once on two images; one without a form in L2 is then found before training.
+def try_own_code(config: RunConfig, model: nn.Module, classes: int) -> None:
+    """Call the user's loss and attacks once on two images; an attack without a form in L2 is then found too.
 
     Args:
         config: of the run.
@@ -122,15 +124,20 @@ def try_own_attacks(config: RunConfig, model: nn.Module, classes: int) -> None:
         classes: its number of logits.
 
     Raises:
-        FedShieldError: an attack raises, leaves the ball, or changes the model.
+        FedShieldError: one raises, leaves the ball, or changes the model; the model is as it was otherwise.
     """
     device, shape = next(model.parameters()).device, (2, 3, config.data.side, config.data.side)
     images = torch.from_numpy(rng_for(config.seed, "try").random(shape, np.float32)).to(device)
+    targets = torch.tensor([0, classes - 1], device=device)
+    if is_user_code(config.loss.name):
+        gpus = [device] if device.type == "cuda" else []
+        with keep_modes(model), keep_statistics(model), torch.random.fork_rng(gpus):
+            make_method(config, model.train(), classes).loss_for(np.arange(classes))(images, targets)
     specs = [AttackSpec.parse(label) for label in (*config.evaluate.attacks, *config.final_attacks(classes))]
     tried = [(OF_EVALUATION, spec.name, spec.within(evaluation_threat(config))) for spec in specs]
     for key, name, threat in dict.fromkeys([("attack.name", config.attack.name, threat_of(config)), *tried]):
         if is_user_code(name):
-            build_attack(name, model, threat, classes, key)(images, torch.tensor([0, classes - 1], device=device))
+            build_attack(name, model, threat, classes, key)(images, targets)
 
 
 def check_reach(config: RunConfig, training: bool) -> None:

@@ -77,7 +77,7 @@ def tables(
         TableFormat | None,
         typer.Option(
             "--format",
-            help="Format in which the tables are printed, with nothing else; latex needs booktabs.",
+            help="Format in which the tables are printed, with nothing else; latex needs booktabs. For pandas read results.csv.",
         ),
     ] = None,
     plain: Annotated[

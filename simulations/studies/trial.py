@@ -1,18 +1,14 @@
 """Tries what a configuration names on two images, so that a mistake is found before anything is trained."""
 
-import numpy as np
-import torch
-
 from common.config.schema import RunConfig
 from common.data import medmnist, tiny_imagenet
 from common.data.datasets import is_at_hand, load_data
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import list_images
 from common.data.shapes10 import CLASSES
-from common.factory import make_federated_method, make_method, make_model, server_data
+from common.factory import make_federated_method, make_model, server_data
 from common.paths import whole_path
-from common.user_code import is_user_code
-from server.preflight import check_attacks, check_settings, try_own_attacks
+from server.preflight import check_attacks, check_settings, try_own_code
 from server.run_directory.given_weights import fit_given
 from server.run_directory.reader import CENTRALIZED, FEDERATION
 from simulations.engine.byzantine import check_liars
@@ -33,10 +29,7 @@ def try_out(config: RunConfig, federation: bool) -> None:
     fit_given(config, model)
     if federation:
         make_federated_method(config).check(model)
-    images, targets = torch.rand(2, 3, config.data.side, config.data.side), torch.tensor([0, classes - 1])
-    if is_user_code(config.loss.name):
-        make_method(config, model.train(), classes).loss_for(np.arange(classes))(images, targets)
-    try_own_attacks(config, model, classes)
+    try_own_code(config, model, classes)
 
 
 def count_classes(config: RunConfig) -> int:

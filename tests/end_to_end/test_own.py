@@ -260,14 +260,22 @@ def test_a_training_method_must_return_a_loss(tmp_path: Path, returned: str) -> 
 
 @pytest.mark.parametrize("key", ["loss.name", "attack.name"])
 def test_what_a_loss_or_an_attack_raises_in_training_ends_the_run_with_its_line_once(tmp_path: Path, key: str) -> None:
-    # Not with two images: an attack is tried on so many before the first round.
-    line = "return lambda images, labels: images @ labels if len(images) > 2 else images"
+    # Not with two images: both are tried on so many before the first round.
+    small = {"loss.name": "model(images).sum()", "attack.name": "images"}[key]
+    line = f"return lambda images, labels: images @ labels if len(images) > 2 else {small}"
     reference = write(tmp_path, f"def it(model, *rest):\n    {line}\n")
     place = re.escape(f"8, 9: {key} = {reference}: {tmp_path / 'mine.py'}, line 2: RuntimeError: ")
     with pytest.raises(FedShieldError, match=place) as caught:
         run(tmp_path, "run", **{key.replace(".", "__"): reference})
     assert str(caught.value).count("mine.py, line 2") == 1
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["run", "centralized"])
+def test_a_loss_that_fails_is_named_before_the_first_round(tmp_path: Path, command: str) -> None:
+    reference = write(tmp_path, "def it(model, context):\n    return lambda images, labels: images @ labels\n")
+    with pytest.raises(FedShieldError, match=f"^loss.name = {reference}: .*, line 2: RuntimeError: "):
+        run(tmp_path, command, loss__name=reference)
 
 
 @pytest.mark.parametrize("key", ["attack.name", "evaluate.attacks", "evaluate.final-attacks"])

@@ -239,6 +239,10 @@ def test_centralized_training_is_the_command_lines(tmp_path: Path) -> None:
         ({"preset": {"seed": 2}}, "the keys of a mapping are given as **settings"),
         ({"preset": Threshold}, "preset: type; give a preset's name or a TOML file; objects are"),
         ({"data": "pets"}, "data = 'pets': neither a dataset (shapes10, "),
+        (
+            {"loss": nn.CrossEntropyLoss()},
+            "loss.name: CrossEntropyLoss is a network, or a part of one; give",
+        ),
         ({"epochs": 3}, "epochs: is of fedshield.centralized; a federation has rounds"),
     ],
 )
