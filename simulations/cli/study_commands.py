@@ -77,7 +77,7 @@ def tables(
         TableFormat | None,
         typer.Option(
             "--format",
-            help="Format of the printed tables; nothing else is printed. latex needs booktabs; pandas reads results.csv.",
+            help="Format of the printed tables, with nothing else; latex needs booktabs; pandas reads results.csv.",
         ),
     ] = None,
     plain: Annotated[
