@@ -17,7 +17,7 @@ from common.messages.records import to_record
 from common.methods.method import Turn
 from common.models.external import borrow
 from common.models.folding import Folded, fold_batch_norm
-from common.models.modes import ways_of
+from common.models.modes import keep_statistics, ways_of
 from common.models.networks import Normalize, build_model
 from common.training.losses import LossContext, TrainingMethod
 from common.training.trainer import Trainer, TrainingPlan
@@ -178,6 +178,23 @@ def test_a_recorded_batch_gives_the_bits_of_an_eager_one(
         left.append(fit(model, method(model, loss, fast), precision, record, rows))
     assert all(torch.equal(left[0][name], left[1][name]) for name in left[0])
     assert all(torch.equal(left[1][name], left[2][name]) for name in left[0])
+
+
+@pytest.mark.parametrize("loss", METHODS)
+@pytest.mark.parametrize("name", ["cnn", "resnet18"])
+def test_a_method_is_the_same_with_the_fast_attack(name: str, loss: str, device: torch.device) -> None:
+    model, values = trained(name, "relu", device), []
+    for fast in (False, True):
+        chosen = method(model, loss, fast).loss_for(LABELS)
+        for rows in (slice(0, 8), slice(8, 16), slice(16, 21)):  # the last batch of a client is smaller
+            images = torch.from_numpy(IMAGES[rows] / np.float32(255)).to(device)
+            labels = torch.from_numpy(LABELS[rows].copy()).to(device)
+            with torch.no_grad(), attack_mode(model):
+                labels[::2] = model(images[::2]).argmax(1)  # half of them right: images at all distances
+            torch.manual_seed(1)
+            with keep_statistics(model):
+                values.append(chosen(images, labels).item())
+    assert values[:3] == pytest.approx(values[3:], rel=5e-3)  # rounding turns some signs
 
 
 @pytest.mark.parametrize("name", ["fedprox", "scaffold", "feddyn", "mixfat", "moon", "dbfat"])

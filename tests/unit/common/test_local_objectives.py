@@ -17,7 +17,6 @@ from common.methods.feddyn import FedDyn
 from common.methods.method import Arrays, Method, Turn
 from common.methods.networks import OtherWeights
 from common.models.flops import FlopCounter, model_cost, trained_images, training_passes
-from common.models.networks import build_model
 from common.training.calibration import label_margins
 from common.training.losses import LOSSES, Loss, LossContext, TrainingMethod
 from common.training.trainer import TrainingPlan
@@ -238,22 +237,6 @@ def test_the_margins_are_those_of_public_code_for_fedlc() -> None:
     theirs = -torch.log(torch.gather(calibrated, -1, labels.unsqueeze(1)) / calibrated.sum(-1, keepdim=True))
     ours = nn.functional.cross_entropy(logits + label_margins((5, 30, 0), 1.5), labels)
     assert ours.item() == pytest.approx(theirs.mean().item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("name", ["cnn", "resnet18"])
-def test_a_fast_attack_counts_the_steps_of_this_batch_alone(name: str) -> None:
-    model = build_model(name, 10, 4, "relu", True, 1).eval()
-    threat, values = Threat(8 / 255, 2 / 255, 3), []
-    for fast in (False, True):
-        context = LossContext("pgd", threat, label_smoothing=0.0, noise_std=0.0, class_counts=(1,) * 10, fast=fast)
-        loss = LOSSES["boundary-weighted"](model, context)
-        for rows in (8, 8, 5):  # the last batch of a client is smaller
-            torch.manual_seed(rows)
-            images, labels = torch.rand(rows, 3, 32, 32), torch.randint(10, (rows,))
-            with torch.no_grad():
-                labels[::2] = model(images[::2]).argmax(1)  # half of them right: images at all distances
-            values.append(loss(images, labels).item())
-    assert values[:3] == pytest.approx(values[3:], rel=1e-4)
 
 
 def test_images_near_the_boundary_count_more() -> None:
