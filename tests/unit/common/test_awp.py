@@ -90,6 +90,29 @@ def test_a_recorded_step_gives_the_bits_of_an_eager_one(device: torch.device) ->
     assert all(torch.equal(left[0][name], left[1][name]) for name in left[0])
 
 
+def values_of(name: str, fast: bool, gamma: float) -> list[float]:
+    """Return a new network's loss on two batches in turn, at w + v where gamma is above 0."""
+    model = build_model("cnn", 10, 4, "relu", True, 1).train()
+    awp, weights = WeightPerturbation(model, gamma) if gamma else None, list(model.parameters())
+    context = LossContext("pgd", THREAT, 0, 0, class_counts=(0,) * 10, fast=fast, awp=awp)
+    loss, values = TrainingMethod(name, model, context).loss_for(LABELS), []
+    for rows in (slice(0, 8), slice(8, 13)):
+
+        def find(rows: slice = rows) -> tuple[Tensor, tuple[Tensor, ...]]:
+            value = loss(torch.from_numpy(IMAGES[rows]) / 255, torch.from_numpy(LABELS[rows]))
+            return value, torch.autograd.grad(value, weights)
+
+        torch.manual_seed(1)
+        values.append((find() if awp is None else awp.at_worst(weights, find))[0].item())
+    return values
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+def test_weights_that_hardly_move_give_the_loss_without_awp(name: str, fast: bool) -> None:
+    assert values_of(name, fast, gamma=1e-9) == pytest.approx(values_of(name, fast, gamma=0), rel=1e-4)
+
+
 def test_a_step_costs_a_training_pass_more() -> None:
     model = build_model("resnet18", 10, 8, "relu", True, 1).train()
     awp = WeightPerturbation(model, 0.01)
