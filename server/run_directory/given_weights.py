@@ -117,10 +117,13 @@ def _fit(given: str, state: Mapping[str, torch.Tensor], model: nn.Module) -> lis
     other += [key for key in state if key not in own]
     anew = other if _is_head(other, own, state) else []
     if other and not anew:
-        shapes = (list(known[other[0]].shape) if other[0] in known else "none" for known in (state, own))
+        key = other[0]
+        there, here = (
+            f"has the shape {list(known[key].shape)}" if key in known else "is missing" for known in (state, own)
+        )
         raise FedShieldError(
-            "model.weights = {}: not of this network: {} is {} there, and {} in the network; give weights of the same "
-            "model.name, with its width, norm and image size".format(given, other[0], *shapes)
+            f"model.weights = {given}: not of this network: {key} {there} there, and {here} in the network; give "
+            "weights of the same model.name, with its width, norm and image size"
         )
     if odd := next((key for key, each in state.items() if not torch.isfinite(each).all()), None):
         raise FedShieldError(f"model.weights = {given}: {odd} contains nan or infinity; give other weights")

@@ -124,10 +124,16 @@ def test_a_last_layer_for_other_classes_begins_anew_and_that_is_said(
     [
         (
             lambda state: state | {"1.weight": torch.zeros(3, 3, 3, 3)},
-            "1.weight is [3, 3, 3, 3] there, and [2, 3, 3, 3]",
+            "1.weight has the shape [3, 3, 3, 3] there, and has the shape [2, 3, 3, 3] in",
         ),
-        (lambda state: {name: state[name] for name in state if name != "1.weight"}, "1.weight is none there, and [2"),
-        (lambda state: state | {"99.bias": torch.zeros(5)}, "99.bias is [5] there, and none in the network"),
+        (
+            lambda state: {name: state[name] for name in state if name != "1.weight"},
+            "1.weight is missing there, and has the shape [2",
+        ),
+        (
+            lambda state: state | {"99.bias": torch.zeros(5)},
+            "99.bias has the shape [5] there, and is missing in the network",
+        ),
         (lambda state: state | {"2.weight": torch.full((2,), torch.nan)}, "2.weight contains nan or infinity"),
     ],
 )
