@@ -127,7 +127,7 @@ def _datasets() -> Named:
     found = {"shapes10": "generated images of ten shapes, with a robust and a fragile cue; nothing to download"}
     for name, dataset in PUBLISHED.items():
         found[name] = (
-            f"{dataset.classes} classes; downloaded into data.root where it is missing ({dataset.megabytes} MB)"
+            f"{dataset.extent.classes} classes; downloaded into data.root where it is missing ({dataset.megabytes} MB)"
         )
     found["tiny-imagenet"] = "200 classes of ImageNet, 64×64 pixels; downloaded into data.root where it is missing"
     found["hf:NAME"] = "a dataset of the Hugging Face Hub, or saved as data.root/NAME: docs/data.md"

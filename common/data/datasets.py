@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from common.data import huggingface, medmnist, shapes10, tiny_imagenet
 from common.data.array_cache import Arrays, find_arrays, keep_arrays
-from common.data.downloads import PUBLISHED, Part
+from common.data.downloads import PUBLISHED, Extent, Part
 from common.data.image_folders import ImageFile, check_link, decode_images, list_images, listing_digest
 from common.data.pictures import SQUASH, resized
 from common.errors import FedShieldError, explain_os_errors
@@ -271,4 +271,9 @@ DATASETS: dict[str, Callable[[Path, int, str], Source]] = {
     "folder": _folder,
     "split": _split,
 }
+EXTENTS: dict[str, Extent] = {
+    **{name: published.extent for name, published in PUBLISHED.items()},
+    "tiny-imagenet": tiny_imagenet.EXTENT,
+}
+"""Of the datasets whose size is known before they are there."""
 FAMILIES: dict[str, Callable[[str, Path, int, str], Source]] = {"hf": _hugging_face, "medmnist": _medmnist}

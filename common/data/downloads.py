@@ -6,8 +6,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,20 @@ CIFAR_SHA256 = {
 }
 
 
+class Extent(NamedTuple):
+    """How large a dataset is.
+
+    Attributes:
+        train: its training images.
+        test: its test images.
+        classes: how many.
+    """
+
+    train: int
+    test: int
+    classes: int
+
+
 @dataclass(frozen=True)
 class Published:
     """A dataset that can be downloaded.
@@ -33,13 +48,13 @@ class Published:
     Attributes:
         files: what is looked for in ``data.root``, relative to it.
         megabytes: of the download.
-        classes: how many.
+        extent: known before it is there.
         read: takes the folder, and returns the training and the test part.
     """
 
     files: tuple[str, ...]
     megabytes: int
-    classes: int
+    extent: Extent
     read: Callable[[Path], tuple[Part, Part]]
 
 
@@ -139,16 +154,16 @@ def _download(url: str, path: Path) -> None:
 
 
 PUBLISHED: Mapping[str, Published] = {
-    "cifar10": Published(("cifar-10-python.tar.gz",), 170, 10, lambda root: _cifar("CIFAR10", root)),
-    "cifar100": Published(("cifar-100-python.tar.gz",), 169, 100, lambda root: _cifar("CIFAR100", root)),
-    "svhn": Published(("train_32x32.mat", "test_32x32.mat"), 246, 10, _svhn),
+    "cifar10": Published(("cifar-10-python.tar.gz",), 170, Extent(50_000, 10_000, 10), partial(_cifar, "CIFAR10")),
+    "cifar100": Published(("cifar-100-python.tar.gz",), 169, Extent(50_000, 10_000, 100), partial(_cifar, "CIFAR100")),
+    "svhn": Published(("train_32x32.mat", "test_32x32.mat"), 246, Extent(73_257, 26_032, 10), _svhn),
     "fashion-mnist": Published(
         tuple(
             f"FashionMNIST/raw/{part}-ubyte.gz"
             for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
         ),
         31,
-        10,
+        Extent(60_000, 10_000, 10),
         _fashion_mnist,
     ),
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.downloads import Part, fetch
+from common.data.downloads import Extent, Part, fetch
 from common.data.image_folders import ImageFile, decode_images, list_images, listing_digest
 from common.data.pictures import folder_names
 from common.errors import FedShieldError, explain_os_errors
@@ -21,7 +21,7 @@ log = logging.getLogger("fedshield")
 
 FOLDER = "tiny-imagenet-200"
 ARCHIVE = f"{FOLDER}.zip"
-CLASSES = 200
+EXTENT = Extent(100_000, 10_000, 200)
 _URL, _MD5 = f"http://cs231n.stanford.edu/{ARCHIVE}", "90528d7ca1a48142e341f4ef8d21d0de"
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from common.attacks.passes import attack_passes
 from common.config.schema import RunConfig
-from common.data.datasets import is_at_hand, load_data
+from common.data.datasets import EXTENTS, is_at_hand, load_data
 from common.data.image_folders import list_images
 from common.errors import FedShieldError
 from common.factory import make_federated_method, server_data
@@ -16,14 +16,6 @@ from server.run_directory.reader import CENTRALIZED, Kind
 
 _NATURAL = 3  # passes of natural training on one image
 _RIGHT = 0.6  # share of the test images that are taken to be classified correctly, and so are attacked
-# Training and test images of datasets that need not be there yet.
-_PUBLISHED = {
-    "cifar10": (50_000, 10_000, 10),
-    "cifar100": (50_000, 10_000, 100),
-    "svhn": (73_257, 26_032, 10),
-    "fashion-mnist": (60_000, 10_000, 10),
-    "tiny-imagenet": (100_000, 10_000, 200),
-}
 
 
 @dataclass(frozen=True)
@@ -101,12 +93,12 @@ def _available(config: RunConfig) -> tuple[int, int, int]:
         train, test = (list_images(whole_path(data.root) / part) for part in ("train", "test"))
         return sum(map(len, train.values())), sum(map(len, test.values())), len(train)
     if not is_at_hand(data.name, data.root, data.image_size, data.resize):
-        if data.name not in _PUBLISHED:
+        if data.name not in EXTENTS:
             raise FedShieldError(
                 f"data.name = {data.name}: not on this machine yet, so nobody knows how many images it has; fedshield "
                 "partitions, with the same settings, downloads it"
             )
-        return _PUBLISHED[data.name]
+        return EXTENTS[data.name]
     splits = load_data(data.name, data.root, data.image_size, data.resize)
     return len(splits.train.labels), len(splits.test.labels), len(splits.train.classes)
 

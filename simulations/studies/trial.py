@@ -1,8 +1,8 @@
 """Tries what a configuration names on two images, so that a mistake is found before anything is trained."""
 
 from common.config.schema import RunConfig
-from common.data import medmnist, tiny_imagenet
-from common.data.datasets import is_at_hand, load_data
+from common.data import medmnist
+from common.data.datasets import EXTENTS, is_at_hand, load_data
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import list_images
 from common.data.shapes10 import CLASSES
@@ -43,9 +43,9 @@ def count_classes(config: RunConfig) -> int:
         return len(list_images(whole_path(config.data.root) / "train"))
     data = config.data
     if data.name in PUBLISHED:
-        return PUBLISHED[data.name].classes
+        return PUBLISHED[data.name].extent.classes
     if data.name != "shapes10" and is_at_hand(data.name, data.root, data.image_size, data.resize):
         return len(load_data(data.name, data.root, data.image_size, data.resize).train.classes)
     if data.name.startswith("medmnist:"):
         return medmnist.count_classes(data.name)
-    return tiny_imagenet.CLASSES if data.name == "tiny-imagenet" else len(CLASSES)
+    return EXTENTS[data.name].classes if data.name in EXTENTS else len(CLASSES)
