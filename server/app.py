@@ -32,7 +32,7 @@ from server.monitoring.observers import watching
 from server.network.roster import Roster
 from server.notices import tell_precision, tell_randomized, tell_settings, tell_what_is_folded
 from server.personal import tell_what_stays
-from server.preflight import check_attacks, check_settings, try_own_code
+from server.preflight import check_attacks, check_settings, try_own_attacks, try_own_loss
 from server.privacy import find_privacy, tell_budget_spent, tell_privacy
 from server.recorder import Recorder
 from server.repair.preflight import check_sight
@@ -88,7 +88,9 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
         told = begin_with_given(config, model, run.path, run.completed_rounds)
         make_federated_method(config).check(model)
         tell_what_is_folded(config, model)
-        try_own_code(config, model, len(data.test.classes))
+        if kind == FEDERATION:
+            try_own_loss(config, model, len(data.test.classes))
+        try_own_attacks(config, model, len(data.test.classes))
         _tell(config, model, kind)
         recorder = Recorder(config, run, data, model, watchers)
         told |= {} if kind == DEPLOYED else tell_precision(config)

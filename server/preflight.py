@@ -115,8 +115,33 @@ def check_attacks(config: RunConfig, classes: int) -> None:
     check_classes((*config.evaluate.attacks, *config.final_attacks(classes)), classes)
 
 
-def try_own_code(config: RunConfig, model: nn.Module, classes: int) -> None:
-    """Call the user's loss and attacks once on two images; an attack without a form in L2 is then found too.
+def try_own_loss(config: RunConfig, model: nn.Module, classes: int) -> None:
+    """Call the user's loss once on two images, where the clients compute on this machine too.
+
+    Args:
+        config: of the run.
+        model: as it is trained, on its device; it is left as it was.
+        classes: its number of logits.
+
+    Raises:
+        FedShieldError: it raises, returns no loss, or changes the model.
+    """
+    if not is_user_code(config.loss.name):
+        return
+    images, targets = _two_images(config, model, classes)
+    gpus = [images.device] if images.device.type == "cuda" else []
+    with keep_modes(model), keep_statistics(model), torch.random.fork_rng(gpus):
+        make_method(config, model.train(), classes).loss_for(np.arange(classes))(images, targets)
+
+
+def _two_images(config: RunConfig, model: nn.Module, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    device, shape = next(model.parameters()).device, (2, 3, config.data.side, config.data.side)
+    images = torch.from_numpy(rng_for(config.seed, "try").random(shape, np.float32)).to(device)
+    return images, torch.tensor([0, classes - 1], device=device)
+
+
+def try_own_attacks(config: RunConfig, model: nn.Module, classes: int) -> None:
+    """Call each of the user's attacks once on two images; one without a form in L2 is then found before training.
 
     Args:
         config: of the run.
@@ -124,15 +149,9 @@ def try_own_code(config: RunConfig, model: nn.Module, classes: int) -> None:
         classes: its number of logits.
 
     Raises:
-        FedShieldError: one raises, leaves the ball, or changes the model; the model is as it was otherwise.
+        FedShieldError: an attack raises, leaves the ball, or changes the model.
     """
-    device, shape = next(model.parameters()).device, (2, 3, config.data.side, config.data.side)
-    images = torch.from_numpy(rng_for(config.seed, "try").random(shape, np.float32)).to(device)
-    targets = torch.tensor([0, classes - 1], device=device)
-    if is_user_code(config.loss.name):
-        gpus = [device] if device.type == "cuda" else []
-        with keep_modes(model), keep_statistics(model), torch.random.fork_rng(gpus):
-            make_method(config, model.train(), classes).loss_for(np.arange(classes))(images, targets)
+    images, targets = _two_images(config, model, classes)
     specs = [AttackSpec.parse(label) for label in (*config.evaluate.attacks, *config.final_attacks(classes))]
     tried = [(OF_EVALUATION, spec.name, spec.within(evaluation_threat(config))) for spec in specs]
     for key, name, threat in dict.fromkeys([("attack.name", config.attack.name, threat_of(config)), *tried]):

@@ -34,7 +34,7 @@ from server.notices import (
     tell_small_radius,
     tell_what_is_folded,
 )
-from server.preflight import check_attacks, check_settings, try_own_code
+from server.preflight import check_attacks, check_settings, try_own_attacks, try_own_loss
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
@@ -95,7 +95,8 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
         evaluated = make_model(config, len(images.classes)).to(device)  # not the one that is trained
         weights = begin_with_given(config, evaluated, run.path, run.completed_rounds)
         tell_what_is_folded(config, evaluated)
-        try_own_code(config, evaluated, len(images.classes))
+        try_own_loss(config, evaluated, len(images.classes))
+        try_own_attacks(config, evaluated, len(images.classes))
         tell_randomized(config, evaluated)
         recorder = Recorder(config, run, data, evaluated, watchers)
         environment = describe_environment(device, evaluated, images.images.shape[-1])

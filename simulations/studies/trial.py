@@ -8,7 +8,7 @@ from common.data.image_folders import list_images
 from common.data.shapes10 import CLASSES
 from common.factory import make_federated_method, make_model, server_data
 from common.paths import whole_path
-from server.preflight import check_attacks, check_settings, try_own_code
+from server.preflight import check_attacks, check_settings, try_own_attacks, try_own_loss
 from server.run_directory.given_weights import fit_given
 from server.run_directory.reader import CENTRALIZED, FEDERATION
 from simulations.engine.byzantine import check_liars
@@ -29,7 +29,8 @@ def try_out(config: RunConfig, federation: bool) -> None:
     fit_given(config, model)
     if federation:
         make_federated_method(config).check(model)
-    try_own_code(config, model, classes)
+    try_own_loss(config, model, classes)
+    try_own_attacks(config, model, classes)
 
 
 def count_classes(config: RunConfig) -> int:

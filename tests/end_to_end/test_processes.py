@@ -155,13 +155,20 @@ def test_a_client_whose_worker_dies_twice_is_left_out(tmp_path: Path) -> None:
     assert len(first["clients"]) == 9
 
 
+LATE = """def loss(model, context):
+    return lambda images, labels: model(images).sum() if len(images) == 2 else fail()  # on two it is tried first
+
+def fail():
+    """
+
+
 @pytest.mark.parametrize(
     ("number", "told"),
     [(signal.SIGKILL, "SIGKILL: most often because memory"), (signal.SIGSEGV, "SIGSEGV: native code has crashed")],
 )
 def test_a_signal_that_ends_a_worker_is_named(tmp_path: Path, number: signal.Signals, told: str) -> None:
     code = tmp_path / "own.py"
-    code.write_text(f"import os\n\ndef loss(*given):\n    os.kill(os.getpid(), {number.value})\n")
+    code.write_text(f"import os\n\n{LATE}os.kill(os.getpid(), {number.value})\n")
     with pytest.raises(FedShieldError, match=rf"its worker died \({told}.*, and again when it ran once more"):
         run_on(Processes(tiny_config(), 2), tmp_path, loss__name=f"{code}:loss")
 
@@ -177,7 +184,7 @@ def test_workers_that_do_not_start_end_the_run(tmp_path: Path) -> None:
 
 def test_a_clients_mistake_gives_its_line_on_both_engines(tmp_path: Path) -> None:
     code = tmp_path / "own.py"
-    code.write_text("def loss(*given):\n    raise ValueError('no such luck')\n")
+    code.write_text(f"{LATE}raise ValueError('no such luck')\n")
     told = []
     for executor in (InProcess(), Processes(tiny_config(), 2)):
         with pytest.raises(FedShieldError, match="ValueError: no such luck") as error:
