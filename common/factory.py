@@ -19,7 +19,7 @@ from common.data.schemes import SchemeParameters
 from common.data.server_data import ServerData, take_server_data
 from common.data.split_directories import client_images, read_server_data, server_test
 from common.errors import FedShieldError
-from common.machine import available_cores, fitting_precision, keep_freed_memory
+from common.machine import asked_device, available_cores, fitting_precision, keep_freed_memory
 from common.methods.library import build_method
 from common.methods.method import Method, MethodContext
 from common.models.fast_network import why_not_folded
@@ -61,7 +61,7 @@ def prepare_torch(threads: int) -> torch.device:
 
 
 def _device() -> torch.device:
-    asked = os.environ.get("FEDSHIELD_DEVICE", "")
+    asked = asked_device()
     if asked not in ("", "cpu", "mps"):
         raise FedShieldError(f"FEDSHIELD_DEVICE = {asked}: unknown; allowed: cpu, mps; unset it to use CUDA's GPU")
     if asked == "mps" and not torch.backends.mps.is_available():

@@ -45,9 +45,14 @@ def hidden_gpu(device: Path = Path("/dev/nvidia0")) -> bool:
     return os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1") and device.exists()
 
 
+def asked_device() -> str:
+    """Return the device that the user asks for in place of CUDA's GPU, by the environment; an empty text for none."""
+    return os.environ.get("FEDSHIELD_DEVICE", "")
+
+
 def may_have_gpu() -> bool:
     """Tell whether CUDA may find a GPU to use: Linux shows a driver of Nvidia's, of WSL's or of AMD's."""
-    if os.environ.get("FEDSHIELD_DEVICE"):
+    if asked_device():
         return False
     drivers = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
     return not sys.platform.startswith("linux") or any(os.path.exists(driver) for driver in drivers)

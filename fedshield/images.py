@@ -74,8 +74,7 @@ def _bytes(array: NDArray[Any], what: str) -> NDArray[np.uint8]:
         return rounded.astype(np.uint8)
     if array.dtype.kind in "iu" and low >= 0 and high <= 255:
         return array.astype(np.uint8)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        odd = int((~np.isfinite(array)).sum())
+    if array.dtype.kind == "f" and (odd := int((~np.isfinite(array)).sum())):
         raise FedShieldError(f"{what}: {odd} of {array.size} values are not finite (NaN or infinite); leave them out")
     found = f"from {low:g} to {high:g}" if array.dtype.kind in "iuf" else "not numbers"
     advice = "divide these by 255" if array.dtype.kind == "f" and low >= 0 and high <= 255 else _PLAIN

@@ -28,6 +28,7 @@ from server.run_directory.restored import with_first_precision
 log = logging.getLogger("fedshield")
 
 _DOUBTED = 0.5  # 1/255; nobody trains within so little, and 8/255 is 0.031
+_SMALL_L2 = 32  # 1/255; published ones for images of 32 pixels are 64 to 255
 _READ_BY = {  # the schemes that read a key
     "partition.alpha": ("dirichlet", "inner-dirichlet"),
     "partition.classes-per-client": ("pathological", "shards", "distribution"),
@@ -35,7 +36,6 @@ _READ_BY = {  # the schemes that read a key
     "partition.sigma": ("distribution",),
     "partition.by": ("natural",),
 }
-_SMALL_L2 = 32  # 1/255; published ones for images of 32 pixels are 64 to 255
 
 
 def tell_settings(config: RunConfig, described: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from common.errors import explain_os_errors
 from common.files import open_to_append, replace_file, unshare
-from common.machine import fitting
+from common.machine import asked_device, fitting
 from common.paths import python_path
 from simulations.studies.gather import forget_failure, note_code
 from simulations.studies.study import Point, config_toml
@@ -59,7 +59,7 @@ class RunProcess:
 def gpus() -> list[str]:
     """Return the GPUs that may be used, as ``CUDA_VISIBLE_DEVICES`` names them; without importing torch."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if os.environ.get("FEDSHIELD_DEVICE"):  # another device is asked for
+    if asked_device():
         return []
     if given is not None:
         return [part.strip() for part in given.split(",") if part.strip() not in ("", "-1")]
