@@ -199,14 +199,14 @@ def evaluate_run(
             figures["personal"] = evaluate_personal(run_dir, model, test, config, prepared.counts, evaluation)
         if corruptions:
             figures["corruptions"] = corrupted(model, test, config, corruptions, kept_dir)
-    record = {
-        "at": datetime.now().isoformat(timespec="seconds"),
-        "round": prepared.round,
-        "norm": config.attack.norm,
-        "epsilon-255": config.attack.epsilon_255,
-        **figures,
-    }
-    append_json_line(run_dir / "evaluations.jsonl", record)
+        record = {
+            "at": datetime.now().isoformat(timespec="seconds"),
+            "round": prepared.round,
+            "norm": config.attack.norm,
+            "epsilon-255": config.attack.epsilon_255,
+            **figures,
+        }
+        append_json_line(run_dir / "evaluations.jsonl", record)
     return RunEvaluation(prepared.round, config, evaluation, record, len(test.labels))
 
 

@@ -10,6 +10,7 @@ from common.config.flat import default_config
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import whole_path
 from server.run_directory.lock import is_running, locked, refuse_measured
+from server.run_directory.opening import BEGUN
 from server.run_directory.reader import find_results, parse_stored, read_config, read_kind, read_metrics, read_summary
 from simulations.reports.accuracy import share
 from simulations.reports.headline import last_round, read_headline
@@ -20,9 +21,8 @@ _HEADER = ("run", "state", "done", "natural %", "robust %", "size", "last writte
 _OF_A_RUN = ("config.json", "environment.json")
 _WRITTEN = frozenset(
     (
-        *(*_OF_A_RUN, ".lock", "partition.json", "shared.safetensors", "metrics.jsonl", "checkpoint", "summary.json"),
-        *("evaluations.jsonl", "evaluations", "own", "figures", "privacy.json", "export", "report.html"),
-        *("trackers.json", "tensorboard"),
+        *(*BEGUN, ".lock", "metrics.jsonl", "checkpoint", "summary.json"),
+        *("evaluations.jsonl", "evaluations", "figures", "privacy.json", "export", "report.html"),
     )
 )
 _ROBUST = "robust: the worst case over all kept evaluations of the run's model, as in its report"

@@ -21,7 +21,7 @@ from server.run_directory.restored import changed_code, user_code_copies
 log = logging.getLogger("fedshield")
 
 # What a run may have left that was killed before its first round.
-_BEGUN = (
+BEGUN = (
     "config.json",
     "environment.json",
     "partition.json",
@@ -57,11 +57,11 @@ def check_empty(path: Path, kind: Kind) -> None:
     Raises:
         FedShieldError: there is another run, or something else.
     """
-    for name in (*_BEGUN, "metrics.jsonl"):
+    for name in (*BEGUN, "metrics.jsonl"):
         clear_leftovers(path, name)
     present = {entry.name for entry in path.iterdir()} - {".lock"}
     refuse_other_run(path, kind)
-    if present - set(_BEGUN):
+    if present - set(BEGUN):
         raise FedShieldError(f"{path}: contains other files; choose another results.name")
 
 
