@@ -68,7 +68,8 @@ def heat(cells: Sequence[Record], down: Sequence[str], across: Sequence[str]) ->
     """Draw accuracies as shades with their numbers.
 
     Args:
-        cells: ``down``, ``across``, ``accuracy`` in per cent; a cell that is not there stays empty.
+        cells: ``down``, ``across``, ``accuracy`` in per cent, and the same as text, ``mean``, rounded as in the tables;
+            a cell that is not there stays empty.
         down: names of the rows.
         across: names of the columns.
     """
@@ -84,12 +85,12 @@ def heat(cells: Sequence[Record], down: Sequence[str], across: Sequence[str]) ->
         tooltip=[
             alt.Tooltip("down:N", title="strategy"),
             alt.Tooltip("across:N", title="attack"),
-            alt.Tooltip("accuracy:Q", title="accuracy, %", format=".1f"),
+            alt.Tooltip("mean:N", title="accuracy, %"),
         ],
     )
     most = max([1.0, *(cell["accuracy"] for cell in cells)])
     opacity = alt.Opacity("accuracy:Q", scale=alt.Scale(domain=[0, most], range=[0.03, 0.75]), legend=None)
-    numbers = base.mark_text(fontSize=10.5, color=INK).encode(text=alt.Text("accuracy:Q", format=".1f"))
+    numbers = base.mark_text(fontSize=10.5, color=INK).encode(text="mean:N")
     return layered(base.mark_rect(color=_SHADE).encode(opacity=opacity), numbers)
 
 

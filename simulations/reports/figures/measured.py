@@ -135,7 +135,7 @@ def rates(measured: Measured, column: str, x: str | None = None, factor: float =
             if (rate := number(row, column)) is not None
         ]
         if known and empty:
-            known[0]["mean"] = f"{100 * mean(rows, column):.1f}"
+            known[0]["mean"] = f"{mean(rows, column):.1f}"
         found += known or ([{**point, "seed": None, "accuracy": None}] if empty else [])
     return found
 
@@ -158,6 +158,6 @@ def ends(rows: Rows) -> dict[str, float]:
 
 
 def mean(rows: Sequence[Row], column: str) -> float:
-    """Return the mean of a column; 0 where it is empty."""
-    known = [rate for row in rows if (rate := number(row, column)) is not None]
+    """Return the mean of a column of rates, in per cent, with the tables' rounding errors; 0 where it is empty."""
+    known = [100 * rate for row in rows if (rate := number(row, column)) is not None]
     return fmean(known) if known else 0.0

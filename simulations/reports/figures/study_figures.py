@@ -159,7 +159,7 @@ def _draw_points(measured: Measured, title: str, reference: Mapping[str, str], g
     panels = []
     for name, column in measured.measures.items():
         rows = rates(measured, column, empty=True)
-        mark = [100 * mean(measured.rows[values], column) for values in dashed]
+        mark = [mean(measured.rows[values], column) for values in dashed]
         panels.append(Panel(name, of_seeds(rows, names, *mark), max(80, 24 * len(names))))
     rest = f"; dashed: {name_point(measured.keys, dashed[0])}" if dashed else ""
     rest += f"; chance: {tell_chances(guessing)}" if guessing else ""
@@ -181,9 +181,10 @@ def _draw_grid(measured: Measured, title: str, guessing: Sequence[float]) -> Fig
     panels = []
     for name, column in measured.measures.items():
         cells = [
-            {"down": values[at], "across": values[1 - at], "accuracy": 100 * mean(rows, column)}
+            {"down": values[at], "across": values[1 - at], "accuracy": percent, "mean": f"{percent:.1f}"}
             for values, rows in measured.rows.items()
             if numbers(rows, column)
+            for percent in [mean(rows, column)]
         ]
         panels.append(Panel(name, heat(cells, strategies, attacks), max(80, 28 * len(strategies))))
     rest = f"; chance: {tell_chances(guessing)}" if guessing else ""
