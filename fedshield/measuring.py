@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.attacks.library import check_classes
-from common.attacks.threat import LINF, AttackSpec, Norm, Threat, radius
+from common.attacks.threat import LINF, AttackSpec, Norm, Threat, doubted_radius, radius
 from common.config.flat import default_config
 from common.errors import FedShieldError
 from common.evaluation.evaluate import evaluate as measure
@@ -24,7 +24,6 @@ from fedshield.given import reference_to
 from fedshield.guest import at_work
 from fedshield.images import to_dataset, to_labels, to_pixels
 from server.measures import BATCH
-from server.notices import doubted_radius
 from simulations.cli.options import parse_attacks
 
 if TYPE_CHECKING:

@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from common.attacks.threat import L2, LINF, radius
+from common.attacks.threat import doubted_radius
 from common.config.flat import default_config
 from common.config.schema import RunConfig
 from common.data.cuts import told_images
 from common.data.rare_classes import few_images, told_rare_classes
 from common.evaluation.model_checks import EOT, is_randomized
-from common.factory import (
-    adversarial_clients,
-)
+from common.factory import adversarial_clients
 from common.machine import available_cores, fitting_precision, may_have_gpu
 from common.models.fast_network import why_not_folded
 from common.models.folding import Folded
@@ -27,8 +25,6 @@ from server.run_directory.restored import with_first_precision
 
 log = logging.getLogger("fedshield")
 
-_DOUBTED = 0.5  # 1/255; nobody trains within so little, and 8/255 is 0.031
-_SMALL_L2 = 32  # 1/255; published ones for images of 32 pixels are 64 to 255
 _READ_BY = {  # the schemes that read a key
     "partition.alpha": ("dirichlet", "inner-dirichlet"),
     "partition.classes-per-client": ("pathological", "shards", "distribution"),
@@ -59,33 +55,6 @@ def tell_small_radius(config: RunConfig) -> None:
     attack = config.attack
     if doubt := doubted_radius("attack.epsilon-255", attack.epsilon_255, attack.norm):
         log.warning("warning: %s", doubt)
-
-
-def doubted_radius(key: str, epsilon_255: float, norm: str = LINF) -> str:
-    """Say that a radius is so small that its unit or its norm was most likely not meant; nothing of any other.
-
-    >>> doubted_radius("--epsilon", 0.031)
-    '--epsilon = 0.031: in 1/255 of the pixel range, so 0.031/255 (Linf); did you mean 8, for 8/255 (Linf)?'
-    >>> doubted_radius("--epsilon", 8.0)
-    ''
-
-    Args:
-        key: or the option, that gives it.
-        epsilon_255: in 1/255 of the pixel range.
-        norm: of the radius.
-    """
-    if 0 < epsilon_255 < _DOUBTED:
-        meant = 255 * epsilon_255 if norm == L2 else max(1, round(255 * epsilon_255))
-        return (
-            f"{key} = {epsilon_255:g}: in 1/255 of the pixel range, so {radius(epsilon_255, norm)}; did you mean "
-            f"{meant:g}, for {radius(meant, norm)}?"
-        )
-    if norm == L2 and 0 < epsilon_255 < _SMALL_L2:
-        return (
-            f"{key} = {epsilon_255:g}: in L2 the whole image moves by {radius(epsilon_255, norm)}, hardly at all; the "
-            f"usual radius is {key} = 127.5"
-        )
-    return ""
 
 
 def tell_idle_cores(config: RunConfig) -> None:

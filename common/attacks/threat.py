@@ -13,6 +13,8 @@ L2: Norm = "l2"
 _BALLS: dict[Norm, str] = {LINF: "Linf", L2: "L2"}  # as torchattacks and papers write them
 
 _REACH = 2.5
+_DOUBTED = 0.5  # 1/255; nobody trains within so little, and 8/255 is 0.031
+_SMALL_L2 = 32  # 1/255; published ones for images of 32 pixels are 64 to 255
 _LABEL = re.compile(r"(.+?)(?:-([1-9][0-9]*))?(?:x([1-9][0-9]*))?")  # name, steps, restarts
 _KNOWN = (
     "fgsm, bim-STEPS, pgd-STEPS, cw-STEPS (or pgd-20x5: 5 restarts), autoattack, apgd-ce, apgd-t, fab-t, square, "
@@ -176,3 +178,30 @@ class AttackSpec:
     def within(self, threat: Threat) -> Threat:
         """Return the threat with the number of steps of this attack."""
         return replace(threat, steps=self.steps)
+
+
+def doubted_radius(key: str, epsilon_255: float, norm: Norm = LINF) -> str:
+    """Say that a radius is so small that its unit or its norm was most likely not meant; nothing of any other.
+
+    >>> doubted_radius("--epsilon", 0.031)
+    '--epsilon = 0.031: in 1/255 of the pixel range, so 0.031/255 (Linf); did you mean 8, for 8/255 (Linf)?'
+    >>> doubted_radius("--epsilon", 8.0)
+    ''
+
+    Args:
+        key: or the option, that gives it.
+        epsilon_255: in 1/255 of the pixel range.
+        norm: of the radius.
+    """
+    if 0 < epsilon_255 < _DOUBTED:
+        meant = 255 * epsilon_255 if norm == L2 else max(1, round(255 * epsilon_255))
+        return (
+            f"{key} = {epsilon_255:g}: in 1/255 of the pixel range, so {radius(epsilon_255, norm)}; did you mean "
+            f"{meant:g}, for {radius(meant, norm)}?"
+        )
+    if norm == L2 and 0 < epsilon_255 < _SMALL_L2:
+        return (
+            f"{key} = {epsilon_255:g}: in L2 the whole image moves by {radius(epsilon_255, norm)}, hardly at all; the "
+            f"usual radius is {key} = 127.5"
+        )
+    return ""

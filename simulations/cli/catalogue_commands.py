@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from common.attacks.threat import doubted_radius
 from common.config.flat import Flat, default_config, toml_lines
 from common.config.schema import parse_config
 from common.paths import cache_dir
@@ -72,12 +73,15 @@ def config(
     """
     log_to(console)
     defaults = default_config()
-    chosen = parse_config(resolve(file, set_ or [], defaults)).flat()
+    resolved = parse_config(resolve(file, set_ or [], defaults))
+    chosen, attack = resolved.flat(), resolved.attack
     shown = {key: chosen[key] for key in defaults if not changed or chosen[key] != defaults[key]}
     if not shown:
         console.print("# nothing differs from the defaults")
     for line in config_lines(shown, defaults):
         console.print(line)
+    if doubt := doubted_radius("attack.epsilon-255", attack.epsilon_255, attack.norm):
+        console.print(f"# warning: {doubt}")
 
 
 def config_lines(chosen: Flat, defaults: Flat) -> list[str]:

@@ -176,7 +176,7 @@ def attack(
     fedshield attack model/model.safetensors pictures/cat/*.jpg --attack autoattack --epsilon 4
     """
     log_to(console)
-    from server.notices import doubted_radius
+    from common.attacks.threat import doubted_radius
     from simulations.attack_images import attack_pictures, table, write_pictures
     from simulations.reports.sheets import whole
 

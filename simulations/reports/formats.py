@@ -55,7 +55,7 @@ def as_latex(sheets: Sequence[Sheet]) -> str:
 
 def _table(sheet: Sheet) -> str:
     columns = "l" * sheet.names + "r" * (len(sheet.header) - sheet.names)
-    header, *rows = (" & ".join(map(latex, row)) + r" \\" for row in (sheet.header, *sheet.rows))
+    header, *rows = map(_line, (sheet.header, *sheet.rows))
     notes = [rf"\par\footnotesize {latex(note)}" for note in sheet.notes]
     lines = [
         r"\begin{table}",
@@ -72,6 +72,12 @@ def _table(sheet: Sheet) -> str:
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _line(row: Sequence[str]) -> str:
+    line = " & ".join(map(latex, row)) + r" \\"
+    # After the line break or rule before it, LaTeX would take these for an option.
+    return "{}" + line if line.startswith(("[", "*")) else line
 
 
 def latex(text: str) -> str:

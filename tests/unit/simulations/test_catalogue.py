@@ -1,6 +1,7 @@
 """``fedshield list``: everything that can be named is there, with a line about it."""
 
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,9 @@ def test_config_marks_what_differs_and_can_be_used_as_a_file(tmp_path: Path) -> 
     changed = invoke("config", "cpu-cifar10", "--changed", "--set", "seed=2").stdout.splitlines()
     assert [line for line in changed if " = " in line] == marked
     assert invoke("config", "--changed").stdout == "# nothing differs from the defaults\n"
+    doubted = invoke("config", "--set", "attack.epsilon-255=0.03").stdout
+    assert doubted.splitlines()[-1].startswith("# warning: attack.epsilon-255 = 0.03: in 1/255 of the pixel range")
+    assert tomllib.loads(doubted)["attack"]["epsilon-255"] == 0.03
     wrong = invoke("config", "--set", "model.width=0")
     assert (wrong.returncode, wrong.stdout) == (1, "")
 

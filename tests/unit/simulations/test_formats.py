@@ -32,6 +32,12 @@ def test_latex_has_booktabs_and_escapes_every_sign() -> None:
     ]
 
 
+def test_latex_takes_no_first_cell_for_an_option_of_the_line_break_before_it() -> None:
+    sheet = Sheet("t", ("[x]", "n"), [["*", "1"], ["a[1]", "[2, 3]"]], [], 1)
+    lines = as_latex([sheet]).splitlines()
+    assert [line for line in lines if "&" in line] == [r"{}[x] & n \\", r"{}* & 1 \\", r"a[1] & [2, 3] \\"]
+
+
 def test_csv_and_markdown_have_all_cells() -> None:
     rows = list(csv.reader(as_csv([SHEET, SHEET]).splitlines()))
     assert rows[1:3] == [["case", "natural %"], ["a_b", "42.0 ± 2.0 (40.0–44.0)"]]
@@ -60,7 +66,7 @@ def test_strategies_against_lies_are_a_grid(tmp_path: Path) -> None:
     assert {"grid", "points"} <= figures.keys()
     specs = [panel.drawing.to_dict() for panel in figures["grid"].panels]
     natural, robust = (spec["datasets"][spec["data"]["name"]] for spec in specs)
-    assert natural[2] == {"down": "fedavg", "across": "flip", "accuracy": 10.0}
+    assert natural[2] == {"down": "fedavg", "across": "flip", "accuracy": 10.0, "mean": "10.0"}
     shown = [(cell["down"], cell["across"]) for cell in robust]
     assert shown == [("fedavg", "none"), ("krum", "none"), ("fedavg", "flip")]  # the fourth has no figure
 
