@@ -43,8 +43,9 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What a table calls it."""
-        return {Kind.PART: f"after {self.label}", Kind.WORST: "worst case"}.get(self.kind, self.label)
+        """What a table calls it; an attack of the user's own has the path of its file in its label."""
+        short = self.label.rpartition("/")[2]
+        return {Kind.PART: f"after {self.label}", Kind.WORST: "worst case"}.get(self.kind, short)
 
     @classmethod
     def of(cls, kind: Kind, label: str, rate: Record, per_class: Sequence[Record | None] = ()) -> Self:

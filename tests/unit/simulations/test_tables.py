@@ -57,6 +57,8 @@ def test_an_evaluation_of_many_attacks_shows_every_number() -> None:
     predictions = {name: (labels + (np.arange(6) < place % 6)) % 2 for place, name in enumerate(["natural", *attacks])}
     found = Evaluation(labels, predictions, 2)
     accuracy = AccuracyTable.of({**found.as_json(details=True), "classes": ["cat", "dog"]})
+    assert [row.name for row in accuracy.rows[:2]] == ["natural", "attacks.py:attack_number_0-20x5"]
+    assert accuracy.attacks()[0] == attacks[0]
     rates = [f"{100 * rate.value:.1f}" for each in found.per_class().values() for rate in each if rate]
     shares = {name: [0.125, 0.375] for name in ("natural", *attacks)}
     by_client = [whole(client_table(found, shares), 80)]
