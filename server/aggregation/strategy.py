@@ -211,7 +211,7 @@ class SharedDataFedAvg(FedAvg):
         # A client that failed may have lost the shared data, or never received it: it is sent again.
         self.counted = [server_round if client in report.metrics else last for client, last in enumerate(self.counted)]
         self._holders = (self._holders | report.metrics.keys()) - report.refused.keys()
-        self._require(report)
+        self._require(report, len(asked))
         together = self.train_metrics_aggr_fn(
             [RecordDict({METRICS: record}) for record in report.metrics.values()], self.weighted_by_key
         )
@@ -229,9 +229,9 @@ class SharedDataFedAvg(FedAvg):
         """Return how many bytes of arrays have gone out in this round."""
         return sum(array_bytes(message.content) for message in self._sent.values())
 
-    def _require(self, report: RoundReport) -> None:
-        """End the run if a round has too few valid replies."""
-        report.require(self.cohort.min_replies, self.cohort.size)
+    def _require(self, report: RoundReport, asked: int) -> None:
+        """End the run if a round, of so many clients, has too few valid replies."""
+        report.require(self.cohort.min_replies, asked)
 
     def _checked(
         self, asked: list[int], replies: Iterable[Message], report: RoundReport

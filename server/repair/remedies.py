@@ -22,7 +22,7 @@ SHARE_MORE, FEWER_EPOCHS, PROXIMAL = "share-more", "fewer-epochs", "proximal-ter
 
 def roll_back(treatment: Treatment, limits: Limits, number: int) -> Done | None:
     """Go on from the last good model, with a smaller learning rate."""
-    if _spent(treatment, limits, ROLL_BACK) or treatment.rate < _LOWEST:
+    if treatment.rate < _LOWEST:
         return None
     # A rate that is far too high costs some rounds each time, so it falls faster and faster.
     rate = treatment.rate * limits.rate_factor ** (1 + treatment.taken.get(ROLL_BACK, 0))
@@ -68,7 +68,7 @@ def share_more(treatment: Treatment, limits: Limits, number: int) -> Done | None
     """Send the clients more of the pool (Zhao et al. 2018, 1806.00582), within the budget."""
     now = treatment.sharing or limits.sharing
     share = min(now + limits.sharing_step, limits.sharing_budget)
-    if share <= now + 1e-9:  # not counted: the budget is the limit
+    if share <= now + 1e-9:
         return None
     share = round(share, 6)
     return treatment.counted(SHARE_MORE, sharing=share), f"send the clients {100 * share:.3g} % of the pool"
@@ -77,7 +77,7 @@ def share_more(treatment: Treatment, limits: Limits, number: int) -> Done | None
 def fewer_epochs(treatment: Treatment, limits: Limits, number: int) -> Done | None:
     """Let clients train for half as long before they are averaged."""
     now = treatment.epochs or limits.epochs
-    if now == 1 or _spent(treatment, limits, FEWER_EPOCHS):
+    if now == 1:
         return None
     epochs = max(1, now // 2)
     return treatment.counted(FEWER_EPOCHS, epochs=epochs), f"{epochs} local epochs in place of {now}"
@@ -106,7 +106,3 @@ AT_ONCE = frozenset({END, STUCK})
 
 UNSETTLING = frozenset(name for name, (first, *_) in REMEDIES.items() if first in {roll_back, longer_attack})
 """Troubles after which a model is no good start any more."""
-
-
-def _spent(treatment: Treatment, limits: Limits, action: str) -> bool:
-    return treatment.taken.get(action, 0) >= limits.most

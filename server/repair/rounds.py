@@ -11,7 +11,7 @@ from server.diagnosis.collapse import says_one_class
 from server.diagnosis.diagnosis import Diagnosis, Line, Lines, signal
 from server.diagnosis.judge import stored
 from server.repair.remedies import STUCK, UNSETTLING
-from server.repair.treat import treat
+from server.repair.treat import PROBATION, QUARANTINE, treat
 from server.repair.treatment import Action, Limits, Treatment
 
 log = logging.getLogger("fedshield")
@@ -124,17 +124,22 @@ def is_good(lines: Lines) -> bool:
     """Return whether the model after the last of the rounds is worth going back to.
 
     A trouble is only named when it is sure, so the rounds just before it are no good either: the model must not say one
-    class of all images, nor be far from the best held-out accuracy, or the lowest loss, since the last action.
+    class of all images, nor be far from the best held-out accuracy, or the lowest loss, since training was changed.
     """
     last = lines[-1]
     if "failed" in last or says_one_class(last):
         return False
-    since = max((line["round"] for line in lines[:-1] if line.get("repairs")), default=0)
+    since = max((line["round"] for line in lines[:-1] if _trains_otherwise(line)), default=0)
     known = [line for line in lines if line["round"] > since and "failed" not in line]
     best = max(signal(line, "natural") for line in known)
     return bool(
         signal(last, "natural") >= _LEAST * best and last["loss"] <= _MOST * min(line["loss"] for line in known)
     )
+
+
+def _trains_otherwise(line: Line) -> bool:
+    """Return whether the rounds after this one are trained in another way; other clients do not make one."""
+    return any(action["action"] not in {QUARANTINE, PROBATION, STUCK} for action in line.get("repairs", ()))
 
 
 def treatment_after(lines: Lines, limits: Limits) -> Treatment:

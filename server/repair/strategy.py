@@ -76,9 +76,9 @@ class RepairingFedAvg(SharedDataFedAvg):
         except _NoModelError:
             return None, None
 
-    def _require(self, report: RoundReport) -> None:
+    def _require(self, report: RoundReport, asked: int) -> None:
         try:
-            super()._require(report)
+            super()._require(report, asked)
         except DeadEndError as error:
             self.report = {**report.report(None, self.sent_bytes()), "failed": str(error)}
             self.report |= {"distrusted": sorted(report.distrusted), "signals": {}}

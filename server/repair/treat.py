@@ -6,7 +6,7 @@ from dataclasses import replace
 from server.diagnosis.diagnosis import SEVERE, Diagnosis
 from server.diagnosis.harmful_client import HarmfulClient
 from server.diagnosis.judge import suspects
-from server.repair.remedies import REMEDIES, STUCK
+from server.repair.remedies import REMEDIES, SHARE_MORE, STUCK
 from server.repair.treatment import Action, Limits, Treatment
 
 QUARANTINE, PROBATION = "quarantine", "probation"
@@ -38,6 +38,8 @@ def treat(
             if (done := remedy(treatment, limits, number)) is not None:
                 changed, told = done
                 action = next(act for act in changed.taken if changed.taken[act] != treatment.taken.get(act, 0))
+                if action != SHARE_MORE and changed.taken[action] > limits.most:  # the budget limits what is shared
+                    continue
                 changed = replace(changed, quiet_until=number + limits.cool_down)
                 return changed, [*actions, Action(action, name, f"{told}: {severe[name].evidence}")]
         if name not in treatment.stuck:

@@ -561,6 +561,14 @@ def test_a_round_that_would_fail_again_names_the_cause_and_the_ways_out() -> Non
         strategy.aggregate_train(1, [reply(c, metrics={"num-examples": EXAMPLES[c], **diverged}) for c in range(4)])
 
 
+def test_a_client_that_is_set_aside_is_none_that_may_answer_well_next_time() -> None:
+    strategy = strategy_of(cohort(min_replies=3, away=frozenset({0})))
+    started(strategy)
+    diverged = reply(3, metrics={"num-examples": EXAMPLES[3], "loss": math.nan, "seconds": 2.0})
+    with pytest.raises(DeadEndError, match=r"^round 1: 2 valid replies of 3, federation\.min-fraction asks for 3"):
+        strategy.aggregate_train(1, [reply(1), reply(2), diverged])
+
+
 def test_a_round_that_may_succeed_when_a_client_is_back_is_no_dead_end() -> None:
     far = {name: tensor + 100 for name, tensor in STATE.items()}
     near = {name: tensor + 1 for name, tensor in STATE.items()}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from server.diagnosis.diagnosis import MILD, SEVERE, Diagnosis
-from server.repair.rounds import RoundRepair
+from server.repair.rounds import RoundRepair, is_good
 from server.repair.treat import treat
 from server.repair.treatment import Action, Limits, Treatment
 from tests.helpers.settings import tiny_config
@@ -92,6 +92,22 @@ def test_drift_uses_up_the_budget_then_epochs_then_the_proximal_term() -> None:
     ]
     assert [each.sharing for each in found[:3]] == pytest.approx([0.35, 0.4, 0.4])  # the last step is cut
     assert (found[-1].epochs, found[-1].proximal) == (1, True)
+
+
+def test_no_action_but_sharing_is_taken_where_none_is_allowed() -> None:
+    none = replace(LIMITS, cool_down=0, most=0)
+    assert course([[severe("robust-overfitting")]] * 3, none)[1] == [(1, "none")]
+    assert course([[severe("divergence")]], none)[1] == [(1, "none")]
+    assert [name for _, name in course([[severe("client-drift")]] * 5, none)[1]] == ["share-more", "share-more", "none"]
+
+
+def test_other_clients_do_not_make_a_bad_model_a_good_one() -> None:
+    def line(number: int, natural: float, *actions: str) -> dict[str, object]:
+        repairs = {"repairs": [{"action": action} for action in actions]} if actions else {}
+        return {"round": number, "loss": 1.0, "signals": {"natural": natural}, **repairs}
+
+    for action, good in (("quarantine", False), ("probation", False), ("none", False), ("roll-back", True)):
+        assert is_good([line(1, 0.8), line(2, 0.8, action), line(3, 0.2)]) == good
 
 
 def test_of_two_troubles_the_worse_is_treated_first_and_the_other_after_the_cool_down() -> None:
