@@ -7,6 +7,7 @@ from common.errors import FedShieldError
 from server.diagnosis.about import about_run
 from server.diagnosis.diagnosis import Diagnosis
 from server.diagnosis.judge import changes, diagnose, stored
+from server.repair.preflight import obstacles
 from server.repair.remedies import AT_ONCE
 from server.repair.rounds import limits_of, treat_line
 from server.repair.treatment import Treatment
@@ -40,6 +41,9 @@ def replay(run_dir: Path) -> Iterator[str]:
         )
     about = about_run(config, kind, read_described_partition(run_dir))
     verb, limits, treatment = "does" if config.repair.enabled else "would do", limits_of(config), Treatment()
+    stands = [] if config.repair.enabled else obstacles(config, kind)
+    if stands:
+        yield f"Repair could do nothing in this run: {stands[0]}"
     if odd := odd_rounds(metrics, kind.unit):
         yield f"{odd}: what is told of these {kind.unit}s may be wrong"
     before: list[Diagnosis] = []
@@ -53,7 +57,7 @@ def replay(run_dir: Path) -> Iterator[str]:
         yield from (f"    {found.name} {what}: {found.evidence}" for what, found in changes(before, now))
         before = now
         treatment, actions = treat_line(treatment, line, now, limits)
-        for action in actions:
+        for action in () if stands else actions:
             follows = count < len(metrics) or action.name in AT_ONCE
             yield f"    repair {verb if follows else 'would do next'} ({action.name}): {action.told}"
         if {(each.name, each.severity) for each in stored(line)} != {(each.name, each.severity) for each in now}:

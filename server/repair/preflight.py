@@ -25,7 +25,7 @@ def check_repair(config: RunConfig, kind: Kind) -> None:
     """
     if not config.repair.enabled:
         return
-    for wrong in _obstacles(config, kind):
+    for wrong in obstacles(config, kind):
         raise FedShieldError(f"repair.enabled: {wrong}, or repair.enabled=false")
     federation, repair, sharing = config.federation, config.repair, config.sharing
     if repair.sharing_budget > sharing.fraction and not (sharing.pool_fraction or config.data.name == "split"):
@@ -46,15 +46,14 @@ def check_repair(config: RunConfig, kind: Kind) -> None:
         )
 
 
-def _obstacles(config: RunConfig, kind: Kind) -> list[str]:
-    """Return what stands in the way, with what to set."""
+def obstacles(config: RunConfig, kind: Kind) -> list[str]:
+    """Return what stands in the way of repair, with what to set; no code of the user's is run."""
     if kind == CENTRALIZED:
         return ["repair is for federations; run it with fedshield run"]
     found = []
-    method = make_federated_method(config)
     if not config.diagnosis.enabled:
         found.append("there is nothing to act on with diagnosis.enabled = false; set it to true")
-    if method.keeps or method.combines() or is_user_code(config.method.name):
+    if is_user_code(config.method.name) or (method := make_federated_method(config)).keeps or method.combines():
         found.append(
             f"method.name = {config.method.name} keeps arrays of its own, which would not fit a model from earlier "
             "rounds; set another method"

@@ -105,6 +105,18 @@ def test_replay_shows_what_repair_would_have_done(tmp_path: Path, repaired: Path
     assert not [line for line in replay(repaired) if "other troubles" in line]
 
 
+def test_replay_promises_nothing_where_a_run_could_not_be_repaired(tmp_path: Path) -> None:
+    off = {**DIVERGES, "repair__enabled": False, "method__name": "scaffold"}
+    lines = [line.strip() for line in replay(run(tmp_path, "without", federation__rounds=3, **off))]
+    assert lines[0].startswith("Repair could do nothing in this run: method.name = scaffold keeps arrays of its own")
+    assert not [line for line in lines if line.startswith("repair ")]
+
+
+def test_a_repaired_run_goes_on_with_the_clients_that_it_could_set_aside(repaired: Path) -> None:
+    with pytest.raises(FedShieldError, match=r"federation\.min-fraction = 1\.0 there, 0\.8 now"):
+        run(repaired.parent, "", results__resume=str(repaired), federation__min_fraction=0.8, **DIVERGES)
+
+
 def test_a_liar_is_set_aside_and_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     more = {"data__max_examples": 600, "partition__scheme": "iid", "model__width": 4, "federation__rounds": 5}
     lies = {"byzantine__clients": 1, "federation__min_fraction": 0.8, "evaluate__final_attacks": ""}
