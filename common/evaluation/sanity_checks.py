@@ -23,6 +23,7 @@ from common.seeding import seed_for
 from common.statistics import Mask, binomial_tail, sign_test
 from common.training.trainer import pixels
 
+_BATCH = 500  # images at a time
 _FEW = 200  # examples for the checks that run attacks of their own
 _LEVEL = 0.01  # of the tests; the share of false alarms that each check may raise at most
 _ITERATIVE = frozenset({"bim", "pgd", "cw", "apgd-ce", "apgd-t", "autoattack"})
@@ -83,18 +84,23 @@ def count_zero_gradients(model: nn.Module, images: Images, labels: Labels) -> in
         images: uint8 [N,3,H,W], N >= 1.
         labels: int64 [N].
     """
-    device = next(model.parameters()).device
-    inputs = pixels(images, device).requires_grad_()
-    with attack_mode(model):
-        loss = F.cross_entropy(model(inputs), torch.from_numpy(labels).to(device), reduction="sum")
-    gradient = torch.autograd.grad(loss, inputs)[0].flatten(1)
-    return int((gradient == 0).all(1).sum())
+    device, zero = next(model.parameters()).device, 0
+    for start in range(0, len(images), _BATCH):
+        rows = slice(start, start + _BATCH)
+        inputs = pixels(images[rows], device).requires_grad_()
+        with attack_mode(model):
+            loss = F.cross_entropy(model(inputs), torch.from_numpy(labels[rows]).to(device), reduction="sum")
+        gradient = torch.autograd.grad(loss, inputs)[0].flatten(1)
+        zero += int((gradient == 0).all(1).sum())
+    return zero
 
 
 def logit_gap(model: nn.Module, images: Images) -> float:
     """Return the median difference between the two largest logits; the arguments are as above."""
+    device, starts = next(model.parameters()).device, range(0, len(images), _BATCH)
     with torch.no_grad(), attack_mode(model):
-        largest = model(pixels(images, next(model.parameters()).device)).topk(2, dim=1).values
+        logits = [model(pixels(images[start : start + _BATCH], device)).topk(2, dim=1).values for start in starts]
+    largest = torch.cat(logits)
     return float((largest[:, 0] - largest[:, 1]).median())
 
 

@@ -7,8 +7,9 @@ from server.diagnosis.diagnosis import MILD, SEVERE, About, Found, Line, Lines, 
 
 _WINDOW, _LONG = 4, 6  # rounds in which it is so: for a mild, for a severe diagnosis
 _FIRST = 8  # rounds in which a model that has just begun may do so
-_FEWEST = 5  # images of a class that is judged
-_ABOVE = 3  # how many times chance the others must reach
+FEWEST = 5  # images of a class that is judged
+_ABOVE = 3  # how many times chance the model must reach,
+_OF_OTHERS = 0.8  # or, with few classes, what part of the images of all classes but one
 
 
 class LostClass:
@@ -28,11 +29,12 @@ class LostClass:
             return None
         last = known[-_WINDOW:]
         chance = 1 / len(signal(last[-1], "class-natural"))
-        if all(signal(line, "natural") >= _ABOVE * chance for line in last) and (lost := _never(last, "class-natural")):
+        good = min(_ABOVE * chance, _OF_OTHERS * (1 - chance))
+        if all(signal(line, "natural") >= good for line in last) and (lost := _never(last, "class-natural")):
             gone = _never(known, "class-natural") if len(known) == _LONG else []
             told = _told(gone or lost, "without an attack", len(known) if gone else _WINDOW, about, last[-1])
             return Found(SEVERE if gone else MILD, told)
-        if not about.adversarial or any((signal(line, "pgd") or 0) < _ABOVE * chance for line in last):
+        if not about.adversarial or any((signal(line, "pgd") or 0) < good for line in last):
             return None
         usual = median(about.by_class) if about.by_class else 0
         rare = [number for number in _never(last, "class-pgd") if about.by_class and about.by_class[number] < usual / 2]
@@ -43,7 +45,7 @@ def _never(known: Lines, key: str) -> list[int]:
     """Return the classes of which not one image was correct in any of these rounds."""
     examples = signal(known[-1], "class-examples")
     hits = [max(signal(line, key)[number] for line in known) for number in range(len(examples))]
-    return [number for number, most in enumerate(hits) if most == 0 and examples[number] >= _FEWEST]
+    return [number for number, most in enumerate(hits) if most == 0 and examples[number] >= FEWEST]
 
 
 def _told(classes: list[int], how: str, rounds: int, about: About, line: Line) -> str:

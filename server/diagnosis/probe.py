@@ -73,16 +73,19 @@ class Probe:
         load_state(self._model, to_state(arrays))
         device = next(self._model.parameters()).device
         named = {name: weight for name, weight in self._model.named_parameters() if weight.requires_grad}
+        weights = dict(self._model.named_parameters(remove_duplicate=False))
+        down = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        count = len(self._held.labels)
         with _own_numbers(self._model), attack_mode(self._model), torch.enable_grad():
-            logits = self._model(pixels(self._held.images, device))
-            loss = F.cross_entropy(logits, torch.from_numpy(self._held.labels).to(device))
-            gradients = torch.autograd.grad(loss, [*named.values()], allow_unused=True)
-        found = dict(zip(named, gradients, strict=True))
-        weights = self._model.named_parameters(remove_duplicate=False)
-        return {
-            name: torch.zeros_like(weight).cpu() if (slope := found.get(name)) is None else -slope.cpu()
-            for name, weight in weights
-        }
+            for start in range(0, count, BATCH):
+                some = self._held.take(np.arange(start, min(start + BATCH, count)))
+                logits = self._model(pixels(some.images, device))
+                loss = F.cross_entropy(logits, torch.from_numpy(some.labels).to(device)) * (len(some.labels) / count)
+                slopes = torch.autograd.grad(loss, [*named.values()], allow_unused=True)
+                for name, slope in zip(named, slopes, strict=True):
+                    if slope is not None:
+                        down[name] -= slope
+        return {name: array.cpu() for name, array in down.items()}
 
     def _evaluate(self, attacks: tuple[str, ...], threat: Threat, held: Dataset, eot: int) -> Evaluation:
         return evaluate(self._model, held.images, held.labels, attacks, threat, self._seed, BATCH, eot=eot)

@@ -1,6 +1,5 @@
 """Robust overfitting: training goes on to fit, and robust accuracy on other images falls."""
 
-from statistics import fmean
 from typing import ClassVar
 
 from server.diagnosis.diagnosis import MILD, SEVERE, About, Found, Lines, percent, signal, smooth
@@ -30,8 +29,7 @@ class RobustOverfitting:
         losses = smooth([line["loss"] for line in known], _WINDOW)
         best = max(range(len(means)), key=lambda place: means[place])
         fall = means[best] - means[-1]
-        falling = fmean(means[-2:]) < means[best]
-        if len(means) - 1 - best < _SINCE or fall < _MILD or not falling or losses[-1] > _FELL * losses[best]:
+        if len(means) - 1 - best < _SINCE or fall < _MILD or losses[-1] > _FELL * losses[best]:
             return None
         return Found(
             SEVERE if fall >= _SEVERE else MILD,

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord
 from torch import nn
 
@@ -16,6 +17,7 @@ from server.aggregation.directions import Directions
 from server.diagnosis.about import about_run
 from server.diagnosis.diagnosis import SEVERE, Diagnosis
 from server.diagnosis.judge import TROUBLES, changes, diagnose, stored
+from server.diagnosis.lost_class import FEWEST
 from server.diagnosis.probe import Probe
 from server.run_directory.reader import CENTRALIZED
 from server.run_directory.writer import RunDir
@@ -53,6 +55,12 @@ class RoundDiagnosis:
         if reason:
             blind = [trouble.name for trouble in TROUBLES if trouble.images]
             log.info("diagnosis: %s; not judged: %s", reason, ", ".join(blind))
+        elif few := int((np.bincount(held.labels, minlength=len(held.classes)) < FEWEST).sum()):
+            log.info(
+                "diagnosis: of %d classes, %d have fewer than %d held-out images: whether they are lost is not judged; "
+                "raise diagnosis.examples (%d)",
+                *(len(held.classes), few, FEWEST, config.diagnosis.examples),
+            )
 
     def compare(self, before: ArrayRecord, weights: Collection[str]) -> Directions:
         """Return what compares the replies of a round.

@@ -238,6 +238,9 @@ def test_a_lost_class() -> None:
     assert names(last(6, **weak)) == {"lost-class": "mild"}  # the last one is rare
     common = {"class-pgd": [0] + [4] * 9}
     assert names(last(6, **common)) == {}
+    three = {"natural": 0.55, "class-natural": [9, 8, 0], "class-pgd": [4, 4, 0], "class-examples": [10] * 3}
+    assert names([line(number, **three) for number in range(1, 10)]) == {"lost-class": "severe"}
+    assert names([line(number, **{**three, "natural": 0.5}) for number in range(1, 10)]) == {}  # the others are no good
     few = {"class-natural": [6] * 9 + [0], "class-examples": [10] * 9 + [4]}
     assert names(last(6, **few)) == {}
 
