@@ -126,8 +126,9 @@ def _begin(config: RunConfig, run: RunDir, model: nn.Module, data: ServerData) -
 def _tell(config: RunConfig, model: nn.Module, kind: Kind) -> None:
     """Tell what a user should know of the run's network before round 1."""
     tell_randomized(config, model)
-    tell_privacy(config, model, kind)
-    tell_what_stays(make_federated_method(config), model, config.method.fine_tune_epochs > 0, far=kind == DEPLOYED)
+    method = make_federated_method(config)
+    tell_privacy(config, model, method, kind)
+    tell_what_stays(method, model, config.method.fine_tune_epochs > 0, far=kind == DEPLOYED)
 
 
 @runtime_checkable

@@ -109,30 +109,39 @@ def find_privacy(config: RunConfig, model: nn.Module, method: Method, kind: Kind
     """
     if config.privacy.noise_multiplier == 0:
         return None
-    still = {name for name, weight in model.named_parameters(remove_duplicate=False) if not weight.requires_grad}
-    fixed = still.union(method.stays(model))
+    fixed = _without_noise(model, method)
     seed = None if _is_secret(config, kind) else config.seed
     own = {name.removeprefix(PRIVACY): array for name, array in kept.items() if name.startswith(PRIVACY)}
     return Privacy(config.privacy, config.federation.cohort, seed, partial(epsilon, config), fixed, own)
+
+
+def _without_noise(model: nn.Module, method: Method) -> set[str]:
+    """Return the names of arrays that get no noise: what is not trained, and what stays with the clients."""
+    still = {name for name, weight in model.named_parameters(remove_duplicate=False) if not weight.requires_grad}
+    return still.union(method.stays(model))
 
 
 def _is_secret(config: RunConfig, kind: Kind) -> bool:
     return config.privacy.noise == "secret" or (config.privacy.noise == "auto" and kind == DEPLOYED)
 
 
-def tell_privacy(config: RunConfig, model: nn.Module, kind: Kind) -> None:
+def tell_privacy(config: RunConfig, model: nn.Module, method: Method, kind: Kind) -> None:
     """Tell what the noise is worth, how large it is, and what else it changes.
 
     Args:
         config: of the run.
         model: its network.
+        method: of the federation.
         kind: of the run.
     """
     privacy, clients = config.privacy, config.federation.cohort
     if privacy.noise_multiplier == 0:
         return
     rounds = planned_rounds(config)
-    floats = sum(array.numel() for array in model.state_dict().values() if array.is_floating_point())
+    noisy = {name: array for name, array in model.state_dict().items() if array.is_floating_point()}
+    for name in _without_noise(model, method):
+        noisy.pop(name, None)
+    floats = sum(array.numel() for array in noisy.values())
     log.info(
         "client-level differential privacy: epsilon = %.3g at delta = %g after %d of %d rounds%s",
         *(epsilon(config, rounds), privacy.delta, rounds, config.federation.rounds, _shortened(config, rounds)),
@@ -149,7 +158,7 @@ def tell_privacy(config: RunConfig, model: nn.Module, kind: Kind) -> None:
             "is clipped instead",
             config.strategy.update_limit,
         )
-    if any(isinstance(part, _BatchNorm) and part.running_var is not None for part in model.modules()):
+    if any(isinstance(part, _BatchNorm) and f"{name}.running_var" in noisy for name, part in model.named_modules()):
         log.warning(
             "privacy: the noise falls on the statistics of batch normalization too, which it can make useless; "
             "model.norm=group has none"

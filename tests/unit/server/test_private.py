@@ -1,5 +1,6 @@
 """Client-level differential privacy: the arithmetic by hand, what one client can move, epsilon by its formula."""
 
+import logging
 import math
 import sys
 
@@ -20,7 +21,7 @@ from server.aggregation.accounting import epsilon, planned_rounds, sufficient_no
 from server.aggregation.private import Privacy, count_noise, update_noise
 from server.aggregation.selection import Cohort
 from server.preflight import check_settings
-from server.privacy import find_privacy
+from server.privacy import find_privacy, tell_privacy
 from server.run_directory.reader import CENTRALIZED, DEPLOYED, FEDERATION
 from tests.helpers.settings import tiny_config
 
@@ -250,6 +251,26 @@ def test_what_stays_with_a_client_gets_no_noise() -> None:
     found = find_privacy(config, model, method, FEDERATION, {})
     assert found is not None
     assert found.fixed == {next(iter(model.state_dict())), *method.stays(model)}
+
+
+def test_only_what_gets_noise_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    lengths = {}
+    for name in ("fedavg", "fedbn"):
+        config = tiny_config(privacy__noise_multiplier=1.0, method__name=name)
+        model, method = make_model(config, 10), make_federated_method(config)
+        with caplog.at_level(logging.INFO, "fedshield"):
+            caplog.clear()
+            tell_privacy(config, model, method, FEDERATION)
+        assert any("statistics of batch normalization" in line for line in caplog.messages) == (name == "fedavg")
+        told = next(line for line in caplog.messages if "noise of length" in line)
+        lengths[name] = float(told.split("noise of length ")[1].split()[0])
+    arrays = model.state_dict()
+    floats = [name for name, array in arrays.items() if array.is_floating_point()]
+    share = sum(arrays[name].numel() for name in floats if name not in method.stays(model)) / sum(
+        arrays[name].numel() for name in floats
+    )
+    assert 0 < share < 1
+    assert lengths["fedbn"] / lengths["fedavg"] == pytest.approx(share**0.5, rel=0.01)
 
 
 @pytest.mark.parametrize("key", ["privacy.secure-aggregation", "strategy.secaggplus"])
