@@ -127,7 +127,10 @@ def test_a_point_is_a_configuration_file(tmp_path: Path) -> None:
     assert again == point.config
 
 
-OF_TWO_CORES = {"cpu-adaptive-sharing": 7, "cpu-byzantine": 36, "cpu-fast": 3, "cpu-privacy": 15, "cpu-repair": 12}
+OF_TWO_CORES = {
+    **{"cpu-adaptive-sharing": 7, "cpu-byzantine": 36, "cpu-fast": 3, "cpu-membership": 4},
+    **{"cpu-privacy": 15, "cpu-repair": 12},
+}
 
 
 @pytest.mark.parametrize("scale", ["cpu", "full"])
