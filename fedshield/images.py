@@ -58,7 +58,7 @@ def _array(values: Any, what: str) -> NDArray[Any]:
             values = values.detach().cpu()
             values = values.float().numpy() if values.is_floating_point() else values.numpy()
         return np.asarray(values)
-    except (ValueError, TypeError) as error:  # of several shapes
+    except (ValueError, TypeError, RuntimeError) as error:  # of several shapes, or tensors that keep gradients
         raise FedShieldError(f"{what}: cannot be one array ({error}); give all of one size") from error
 
 
@@ -231,7 +231,11 @@ def _write(folder: Path, parts: dict[str, Dataset]) -> None:
                     file = places[label] / f"{number:07d}.png"
                     Image.fromarray(pixels.transpose(1, 2, 0)).save(file, compress_level=1)
             building.chmod(0o755)
-            building.rename(folder)
+            try:
+                building.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # another process has written the same images meanwhile
+                    raise
         finally:
             shutil.rmtree(building, ignore_errors=True)
 

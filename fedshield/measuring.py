@@ -1,7 +1,9 @@
 """Measures any network: natural and robust accuracy with intervals, and the reasons to doubt them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,8 +31,8 @@ from simulations.cli.options import parse_attacks
 if TYPE_CHECKING:
     import pandas as pd
 
-Attacks = str | Sequence[str | Callable[..., Any]]
-"""Labels, ``"fgsm,pgd-20x5"`` or a list of them; among a list, functions as ``attack.name`` takes them."""
+Attacks = str | Callable[..., Any] | Sequence[str | Callable[..., Any]]
+"""Labels, ``"fgsm,pgd-20x5"`` or a list of them; also functions as ``attack.name`` takes them, alone or among these."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -173,7 +175,10 @@ def labels_of(attacks: Attacks) -> tuple[str, ...]:
     """
     if isinstance(attacks, str):
         return parse_attacks("attacks", attacks)
-    return parse_attacks("attacks", ",".join(reference_to("attacks", each) for each in attacks))
+    several = [attacks] if callable(attacks) else attacks
+    if not isinstance(several, Iterable):
+        raise FedShieldError(f"attacks = {attacks!r:.80}: give labels, as in 'fgsm,pgd-20x5', or a list of them")
+    return parse_attacks("attacks", ",".join(reference_to("attacks", each) for each in several))
 
 
 def _check_numbers(**given: tuple[Any, int]) -> None:
@@ -187,9 +192,11 @@ def _threat(epsilon_255: float, step_255: float | None, norm: str) -> Threat:
     if norm not in ("linf", "l2"):
         raise FedShieldError(f"norm = {norm!r}: unknown; allowed: linf, l2")
     step = float(default_config()["evaluate.step-255"]) if step_255 is None else step_255
-    if not (0 <= epsilon_255 <= (255 if norm == LINF else 100_000) and step > 0):
+    numbers = isinstance(epsilon_255, Real) and isinstance(step, Real) and isfinite(step)
+    if not (numbers and 0 <= epsilon_255 <= (255 if norm == LINF else 100_000) and step > 0):
         raise FedShieldError(
-            f"epsilon_255 = {epsilon_255}, step_255 = {step}: in 1/255 of the pixel range, as in epsilon_255=8"
+            f"epsilon_255 = {epsilon_255!r}, step_255 = {step!r}: give numbers in 1/255 of the pixel range, as in "
+            "epsilon_255=8"
         )
     return Threat.from_255(epsilon_255, step, norm=norm)  # type: ignore[arg-type]
 

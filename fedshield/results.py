@@ -131,9 +131,9 @@ class Run:
         examples: int | None = None,
         *,
         epsilon_255: float | None = None,
-        epsilons: Sequence[float] = (),
+        epsilons: str | float | Sequence[float] = (),
         corruptions: Sequence[str] | str = (),
-        made_on: "Sequence[str | Path | Run]" = (),
+        made_on: "str | Path | Run | Sequence[str | Path | Run]" = (),
         personal: bool = False,
         quiet: bool = False,
         **keys: Any,
@@ -144,7 +144,7 @@ class Run:
             attacks: as in ``fedshield.evaluate``; None for the run's final attacks.
             examples: number of test images, balanced over the classes, 0 for all; None for the run's own.
             epsilon_255: radius of the attacks, in 1/255; None for the run's own.
-            epsilons: radii of a curve, in 1/255.
+            epsilons: radii of a curve, in 1/255: ``[0, 4, 8]``, or ``"0,4,8"``.
             corruptions: kinds of common corruptions, or ``"all"``.
             made_on: other runs, on whose models the attacks' examples are made too.
             personal: measure the clients' own models too.
@@ -165,9 +165,10 @@ class Run:
             for key, value in (("evaluate.final-examples", examples), ("attack.epsilon-255", epsilon_255)):
                 changes |= {} if value is None else {key: to_scalar(key, value)}
             kinds = corruptions if isinstance(corruptions, str) else ",".join(corruptions)
+            others = [made_on] if isinstance(made_on, str | Path | Run) else made_on
             found = evaluate_run(
                 *(self.path, changes, _radii(epsilons), self._trust_code),
-                *(parse_corruptions(kinds) if kinds else (), [_path(run) for run in made_on], personal),
+                *(parse_corruptions(kinds) if kinds else (), [_path(run) for run in others], personal),
             )
             with figures_may_fail("the same call"):
                 plot_evaluation(self.path)
@@ -253,7 +254,9 @@ def _row(line: dict[str, Any]) -> dict[str, Any]:
     return row | {key: value for key, value in line.items() if isinstance(value, int | float) and key != "round"}
 
 
-def _radii(epsilons: Sequence[float]) -> tuple[float, ...]:
+def _radii(epsilons: str | float | Sequence[float]) -> tuple[float, ...]:
+    if isinstance(epsilons, str | int | float):
+        return parse_radii(str(epsilons))
     return parse_radii(",".join(map(str, epsilons))) if len(epsilons) else ()
 
 

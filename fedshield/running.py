@@ -145,7 +145,7 @@ def _check_engine(engine: str | None, workers: int | None) -> None:
 
 
 class _Started(logging.Handler):
-    """Hears in which directory a run begins."""
+    """Hears in which directory a run begins, or stops where only warnings are logged."""
 
     def __init__(self) -> None:
         super().__init__()

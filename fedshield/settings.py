@@ -120,13 +120,14 @@ def to_scalar(key: str, value: Any) -> Any:
     """
     if key in OBJECTS.values():
         return reference_to(key, value)
+    value = value.tolist() if hasattr(value, "tolist") else value  # an array, a tensor, or a number of theirs
     if isinstance(value, list | tuple):
         return ",".join(str(reference_to(key, each)) if callable(each) else str(each) for each in value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if callable(value) and key.startswith("evaluate."):
         return reference_to(key, value)
-    return value.item() if hasattr(value, "item") else value
+    return value
 
 
 def _images(data: Any, test: Any, keys: Mapping[str, Any]) -> Flat:
@@ -137,7 +138,9 @@ def _images(data: Any, test: Any, keys: Mapping[str, Any]) -> Flat:
         return {}
     if isinstance(data, str) and data not in DATASETS and os.path.isdir(data):
         data = Path(data)
-    said = ("data.name",) if isinstance(data, str) else ("data.name", "data.root")
+    said = ["data.name"] if isinstance(data, str) else ["data.name", "data.root"]
+    if not isinstance(data, str | Path):
+        said += ["data.image-size", "data.resize"]  # arrays stay as they are
     if clash := [key for key in said if key in keys]:
         raise FedShieldError(f"data and {clash[0]} are given; give one of them")
     if isinstance(data, str | Path) and test is not None:

@@ -40,7 +40,7 @@ def run_sheet(given: Sequence[Path], results: Path | None) -> Sheet:
     """
     folder = whole_path(results or Path(str(default_config()["results.dir"])))
     if given:
-        paths, title = [_there(find_results(run)) for run in given], "Runs"
+        paths, title = [_there(find_results(_place(run, folder) if results else run)) for run in given], "Runs"
     else:
         paths, title = _in_folder(folder), f"Runs in {folder}"
     rows = [_row(path) for path in sorted(paths, key=_written, reverse=True)]

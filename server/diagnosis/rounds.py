@@ -56,10 +56,11 @@ class RoundDiagnosis:
             blind = [trouble.name for trouble in TROUBLES if trouble.images]
             log.info("diagnosis: %s; not judged: %s", reason, ", ".join(blind))
         elif few := int((np.bincount(held.labels, minlength=len(held.classes)) < FEWEST).sum()):
+            more = len(held.labels) == config.diagnosis.examples
             log.info(
-                "diagnosis: of %d classes, %d have fewer than %d held-out images: whether they are lost is not judged; "
-                "raise diagnosis.examples (%d)",
-                *(len(held.classes), few, FEWEST, config.diagnosis.examples),
+                "diagnosis: of %d classes, %d have fewer than %d held-out images and cannot be told lost; %s",
+                *(len(held.classes), few, FEWEST),
+                "raise diagnosis.examples" if more else "more images have to be held out (data.validation-fraction)",
             )
 
     def compare(self, before: ArrayRecord, weights: Collection[str]) -> Directions:

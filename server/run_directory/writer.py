@@ -152,7 +152,7 @@ class RunDir:
                     self.wait()
                 except FedShieldError as unwritten:
                     log.warning("%s", unwritten)
-                log.warning("%s", self._way_on(error))
+                log.warning("%s", self._way_on(error), extra=self._event("stop"))
         finally:
             self.close()
         if error is None:
@@ -170,7 +170,10 @@ class RunDir:
         return f"{stopped}; fix the cause and continue with: {again}"
 
     def _tell(self, event: str) -> None:
-        log.info("Run directory: %s", self.path, extra={"event": {"event": event, "path": str(self.path)}})
+        log.info("Run directory: %s", self.path, extra=self._event(event))
+
+    def _event(self, name: str) -> dict[str, dict[str, str]]:
+        return {"event": {"event": name, "path": str(self.path)}}
 
     def close(self) -> None:
         """Finish the checkpoint, and let other processes write to the directory."""

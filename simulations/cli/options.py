@@ -154,6 +154,8 @@ def settled(options: Flat, resume: Path | None, kind: str, trust_code: bool = Fa
         from server.run_directory.restored import ROOTS, resumed_config
 
         path = find_results(resume)
+        if (name := options.get("results.name")) and name != path.name:
+            raise FedShieldError(f"results.name = {name}: a resumed run stays where it is: {path}; leave it out")
         base = resumed_config(path, KINDS[kind], options, trust_code)
         options = {**options, "results.resume": str(path)}
         for key in ROOTS:  # the run's own are relative to where it was started

@@ -83,7 +83,7 @@ class Output(StrEnum):
         PLAIN: lines for people, on stdout.
         QUIET: warnings alone, on stderr.
         JSON: on stdout an object a line for each event: ``start``, ``round`` (a line of ``metrics.jsonl``), ``final``
-            (``summary.json``) and ``end``; the lines for people go to stderr.
+            (``summary.json``) and ``end``, or ``stop`` where it fails; the lines for people go to stderr.
     """
 
     PLAIN = "plain"

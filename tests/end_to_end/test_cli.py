@@ -73,6 +73,10 @@ def test_a_finished_run_that_is_resumed_is_given_what_is_missing(finished: tuple
             file.unlink()
     whole = {file.name: file.read_bytes() for file in (path / "figures").iterdir()}
     assert sorted(whole) == ["accuracy.png", "accuracy.svg", "partition.png", "partition.svg"]
+    renamed = invoke("run", "--resume", str(path), "--name", "other")
+    assert (renamed.returncode, renamed.stderr.splitlines()[-1]) == (
+        *(1, f"fedshield: results.name = other: a resumed run stays where it is: {path}; leave it out"),
+    )
     done = invoke("run", "--resume", str(path))
     assert done.returncode == 0, done.stderr
     advice = f"raise federation.rounds to continue, or evaluate it with: fedshield evaluate {path}"

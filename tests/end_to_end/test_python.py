@@ -198,8 +198,8 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     given = {"selection": names["choose"], "engine": "inprocess", "results": tmp_path}
     keys = {**KEYS, "federation.fraction": 0.5}
     with pytest.raises(KeyboardInterrupt):
-        fedshield.run(name="part", **given, **keys)
-    told = capsys.readouterr().out
+        fedshield.run(name="part", quiet=True, **given, **keys)
+    told = "".join(capsys.readouterr())
     assert "Stopped after round 1; continue with: fedshield run --resume" in told
     assert f"In Python: fedshield.run(resume={str(tmp_path / 'part')!r})" in told
     assert "\x1b" not in told
@@ -235,6 +235,7 @@ def test_centralized_training_is_the_command_lines(tmp_path: Path) -> None:
         ({"preset": "cpu-cifar"}, "did you mean cpu-cifar10"),
         ({"data": "cifar10", "test": ([], [])}, "test: data is a name or a folder"),
         ({"data": "cifar10", "data.name": "svhn"}, "data and data.name are given; give one of them"),
+        ({"data": ([], []), "data.image-size": 64}, "data and data.image-size are given; give one of them"),
         ({"test": ([], [])}, "test: is given without data"),
         ({"preset": {"seed": 2}}, "the keys of a mapping are given as **settings"),
         ({"preset": Threshold}, "preset: type; give a preset's name or a TOML file; objects are"),
@@ -266,7 +267,10 @@ def test_a_mistake_of_an_evaluation_is_one_line_too() -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"attacks": "pdg-20"}, "attacks pdg-20: unknown attack 'pdg-20'"),
         ({"labels": [0, 2]}, "labels: 2 is among them, but the model has 2 classes"),
+        ({"attacks": 5}, "attacks = 5: give labels, as in 'fgsm,pgd-20x5', or a list of them"),
         ({"epsilon_255": 300}, "epsilon_255 = 300"),
+        ({"epsilon_255": "8"}, "epsilon_255 = '8', step_255 = "),
+        ({"step_255": float("inf")}, "epsilon_255 = 8, step_255 = inf: give numbers"),
         ({"norm": "l1"}, "norm = 'l1': unknown; allowed: linf, l2"),
         ({"model": nn.Flatten()}, "model: Flatten; give a torch.nn.Module with weights"),
         ({"model": LINEAR}, "model: does not take images of 16×16 pixels"),
@@ -282,12 +286,16 @@ def test_what_cannot_be_measured_is_one_line(first: fedshield.Run) -> None:
         ({"model.width": 3}, "model.width: the run stays as it was trained; what can be set here: data.root"),
         ({"example": 3}, "unknown argument or key example; did you mean examples?"),
         ({"epsilons": [-1]}, "--epsilons -1: write numbers from 0 to 255"),
+        ({"epsilons": -1}, "--epsilons -1: write numbers from 0 to 255"),
+        ({"made_on": "nowhere"}, "nowhere/config.json: not found"),
         ({"attacks": "pdg"}, "attacks pdg: unknown attack"),
         ({"corruptions": "fogg"}, "fogg is not known"),
     ]
     for given, told in wrong:
         with pytest.raises(fedshield.Error, match=told):
             first.evaluate(**given)
+    for several in (np.array([2, 4]), torch.tensor([2, 4]), [2, 4]):
+        assert to_scalar("train.milestones", several) == "2,4"
     assert to_scalar("model.weights", first) == str(first.path)  # a run can be given where its directory can
     with pytest.raises(fedshield.Error, match="not found; is this a run directory"):
         fedshield.load("nowhere")

@@ -49,6 +49,7 @@ def test_gray_images_get_three_equal_channels() -> None:
         (np.full((1, 3, 2, 2), np.nan), "12 of 12 values are not finite"),
         (PIXELS * 1.0, "floats from 0 to 1: divide these by 255"),
         ([PIXELS[0], PIXELS[0, :, :8]], "cannot be one array"),
+        ([torch.zeros(3, 2, 2, requires_grad=True)] * 2, "cannot be one array"),
         (np.full((1, 3, 2, 2), "a"), "values not numbers"),
     ],
 )
@@ -133,3 +134,14 @@ def test_test_images_must_fit(test: object, told: str, tmp_path: Path, monkeypat
     with pytest.raises(FedShieldError, match=told):
         write_folder((PIXELS, LABELS), test)
     assert not Path("data").exists()
+
+
+def test_another_process_may_have_written_the_same_images_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ((PIXELS, LABELS), (PIXELS[:3], LABELS[:3]))
+    first = write_folder(*given)
+    monkeypatch.setattr(Path, "exists", lambda *_, **__: False)  # as it was when this process looked
+    assert write_folder(*given) == first
+    assert [path.name for path in Path("data").iterdir()] == [first[0].name]

@@ -123,3 +123,11 @@ def test_every_folder_of_the_cache_is_shown_but_that_of_given_objects() -> None:
     named = {name for text in sources for name in re.findall(r'cache_dir\(\) / "(\w+)"', text)}
     shown = {line.split()[0] for line in cache_lines()}
     assert named - {"given"} == shown - {"all"}
+
+
+def test_a_name_is_looked_up_in_the_folder_that_is_given(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "runs" / "whole"
+    shutil.copytree(folder / "part", other)  # the name is in the default folder too
+    shown = invoke("runs", "whole", "--results", folder, cwd=tmp_path).stdout
+    assert "finished" in shown
+    assert "stopped" in invoke("runs", "whole", cwd=tmp_path).stdout
