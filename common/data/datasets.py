@@ -241,8 +241,8 @@ def _whole_part(folder: Path, left_out: list[str]) -> dict[str, list[ImageFile]]
         there = folder.is_dir()
     if not there:
         raise FedShieldError(
-            f"data.root: no folder {folder}; an image folder has train/<class>/* and test/<class>/*; give it with "
-            "--set data.root=DIR (data.name = cifar10 downloads CIFAR-10 instead)"
+            f"data.root: no folder {folder}; an image folder has train/<class>/* and test/<class>/* (to divide yours: "
+            "docs/own.md); give it with --set data.root=DIR (data.name = cifar10 downloads CIFAR-10 instead)"
         )
     groups = list_images(folder, left_out)
     empty = [name for name, entries in groups.items() if not entries]

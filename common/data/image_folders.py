@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data.pictures import SQUASH, squared
+from common.data.pictures import SQUASH, to_pixels
 from common.errors import RENAME, FedShieldError, explain_os_errors, is_text
 
 if TYPE_CHECKING:  # for a run without image files
@@ -146,18 +146,18 @@ def decode_images(paths: Sequence[str], size: int, resize: str = SQUASH) -> NDAr
     Raises:
         FedShieldError: a file is not a readable image.
     """
+    return to_pixels(map(_opened, paths), len(paths), size, resize)
+
+
+def _opened(path: str) -> "Picture":
     from PIL import Image
 
-    images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
-    for row, path in enumerate(paths):
-        _check_file(Path(path))
-        try:
-            with Image.open(path) as file:
-                image = _eight_bits(_upright(file), file.format).convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise FedShieldError(f"{path}: {_complaint(error)}") from error
-        images[row] = np.asarray(squared(image, size, resize)).transpose(2, 0, 1)
-    return images
+    _check_file(Path(path))
+    try:
+        with Image.open(path) as file:
+            return _eight_bits(_upright(file), file.format).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise FedShieldError(f"{path}: {_complaint(error)}") from error
 
 
 def _upright(image: "Picture") -> "Picture":

@@ -1,5 +1,6 @@
 """Decoded pictures as pixels of a run."""
 
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -9,12 +10,13 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:  # for a run without image files
     from PIL.Image import Image as Picture
 
+log = logging.getLogger("fedshield")
 
 SQUASH = "squash"
 
 
 def to_pixels(pictures: Iterable["Picture"], count: int, size: int, resize: str = SQUASH) -> NDArray[np.uint8]:
-    """Return pictures as RGB, uint8 [count,3,size,size]; those of another size are resized.
+    """Return pictures as RGB, uint8 [count,3,size,size]; those of another size are resized, and a line says so.
 
     Args:
         pictures: decoded, one after the other.
@@ -22,10 +24,13 @@ def to_pixels(pictures: Iterable["Picture"], count: int, size: int, resize: str 
         size: side of the square, in pixels.
         resize: how, as in ``squared``.
     """
-    pixels = np.empty((count, 3, size, size), dtype=np.uint8)
+    pixels, others = np.empty((count, 3, size, size), dtype=np.uint8), 0
     for row, picture in enumerate(pictures):
         image = picture.convert("RGB")
+        others += image.size != (size, size)
         pixels[row] = np.asarray(squared(image, size, resize)).transpose(2, 0, 1)
+    if others:
+        log.info("%d of %d images are of another size and become %d×%d pixels (%s)", others, count, size, size, resize)
     return pixels
 
 

@@ -104,8 +104,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (desk / "clipped.py").write_text(rule)
     (choice,) = (block for block in blocks("own.md") if "def rare" in block)
     (desk / "rare.py").write_text(choice)
-    (study,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "benchmark.md").read_text(), re.DOTALL)
-    (desk / "my-method.toml").write_text(study)
+    for page, name in (("benchmark.md", "my-method.toml"), ("own.md", "my-images.toml")):
+        (study,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+        (desk / name).write_text(study)
     return desk
 
 
