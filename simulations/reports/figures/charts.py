@@ -83,8 +83,8 @@ def heat(cells: Sequence[Record], down: Sequence[str], across: Sequence[str]) ->
         ),
         y=alt.Y("down:N", title=None, sort=list(down), axis=_names(down), scale=alt.Scale(domain=list(down))),
         tooltip=[
-            alt.Tooltip("down:N", title="strategy"),
-            alt.Tooltip("across:N", title="attack"),
+            alt.Tooltip("down:N", title="row"),
+            alt.Tooltip("across:N", title="column"),
             alt.Tooltip("mean:N", title="accuracy, %"),
         ],
     )

@@ -27,6 +27,7 @@ from simulations.study_directory import (
 )
 
 _BANDS = 4  # more lines than that hide each other's bands
+_LINES = 12  # more cannot be told apart
 _NAMES = ("rounds", "over-*", "points", "grid", "privacy", "epsilon", "labels")
 _BAND = "; band: from the lowest to the highest"
 
@@ -43,7 +44,8 @@ def plot_study(study_dir: Path, plain: bool = False) -> list[Path]:
     """Draw a study's figures into its ``figures/``, from its CSV files alone, replacing earlier ones.
 
     ``rounds``: accuracy over rounds; ``over-KEY``: over the numeric key that the study varies; ``points``: of each
-    point, where no key is numeric; ``grid``: strategies against lies; ``privacy`` and ``epsilon``: accuracy against
+    point, where no key is numeric or the lines would be many; ``grid``: strategies against lies, or many cases in
+    several settings; ``privacy`` and ``epsilon``: accuracy against
     what the models tell about their training images, and against epsilon; ``labels``: images of each class at each
     client.
 
@@ -73,12 +75,13 @@ def study_figures(study_dir: Path) -> dict[str, Figure]:
         if over_rounds.measures and len({row["round"] for row in rounds}) > 1:
             figures["rounds"] = _draw_rounds(over_rounds, heading.title, heading.unit, guessing)
         results = measured(rows, headline=heading.headline)
-        if results.measures and (numeric := results.numeric()):
+        numeric = results.numeric()
+        if results.measures and numeric and len(results.without(numeric[0]).rows) <= _LINES:
             figures[f"over-{numeric[0]}"] = _draw_over(results, numeric[0], heading.title, guessing)
         elif results.measures and len(results.rows) > 1:
             figures["points"] = _draw_points(results, heading.title, heading.reference, guessing)
-            if _is_against_lies(results):
-                figures["grid"] = _draw_grid(results, heading.title, guessing)
+            if key := _key_of_grid(results):
+                figures["grid"] = _draw_grid(results, key, heading.title, guessing)
         figures |= privacy_figures(results, heading.title, guessing)
     if labels:
         figures["labels"] = _draw_labels(labels, heading.title)
@@ -168,25 +171,29 @@ def _draw_points(measured: Measured, title: str, reference: Mapping[str, str], g
     return Figure(panels, title, caption, margin, len(panels), names_once=True)
 
 
-def _is_against_lies(measured: Measured) -> bool:
-    """Return whether strategies stand against lies: attack and strategy are all that varies."""
-    others = {"case", "byzantine.attack"}
-    return len(measured.keys) == 2 and "strategy.name" in measured.keys and bool(others & set(measured.keys))
+def _key_of_grid(measured: Measured) -> str:
+    """Return what the rows of a grid are: strategies against lies, or many cases; empty where there is none."""
+    keys = set(measured.keys)
+    if len(keys) == 2 and "strategy.name" in keys and keys & {"case", "byzantine.attack"}:
+        return "strategy.name"
+    return "case" if len(keys) > 1 and "case" in keys and len(measured.rows) > _LINES else ""
 
 
-def _draw_grid(measured: Measured, title: str, guessing: Sequence[float]) -> Figure:
-    """Draw a cell for each strategy and attack of the liars, with the mean over the seeds."""
-    at = measured.keys.index("strategy.name")
-    strategies, attacks = (list(dict.fromkeys(values[place] for values in measured.rows)) for place in (at, 1 - at))
+def _draw_grid(measured: Measured, key: str, title: str, guessing: Sequence[float]) -> Figure:
+    """Draw a cell for each point, with the mean over the seeds; ``key`` gives the rows, all others the columns."""
+    at = measured.keys.index(key)
+    others = [other for other in measured.keys if other != key]
+    places = {values: name_point(others, (*values[:at], *values[at + 1 :])) for values in measured.rows}
+    down, across = list(dict.fromkeys(values[at] for values in places)), list(dict.fromkeys(places.values()))
     panels = []
     for name, column in measured.measures.items():
         cells = [
-            {"down": values[at], "across": values[1 - at], "accuracy": percent, "mean": f"{percent:.1f}"}
+            {"down": values[at], "across": places[values], "accuracy": percent, "mean": f"{percent:.1f}"}
             for values, rows in measured.rows.items()
             if numbers(rows, column)
             for percent in [mean(rows, column)]
         ]
-        panels.append(Panel(name, heat(cells, strategies, attacks), max(80, 28 * len(strategies))))
+        panels.append(Panel(name, heat(cells, down, across), max(80, 28 * len(down))))
     rest = f"; chance: {tell_chances(guessing)}" if guessing else ""
     caption = measured.note("Mean accuracy, %, over {} seeds; empty: no figures") + rest
     return Figure(panels, title, caption, 130, len(panels), names_once=True)

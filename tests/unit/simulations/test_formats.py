@@ -71,6 +71,22 @@ def test_strategies_against_lies_are_a_grid(tmp_path: Path) -> None:
     assert shown == [("fedavg", "none"), ("krum", "none"), ("fedavg", "flip")]  # the fourth has no figure
 
 
+def test_many_cases_are_a_grid_not_a_bundle_of_lines(tmp_path: Path) -> None:
+    varied_by = "case,partition.scheme,sharing.fraction"
+    head = f"run,{varied_by},seed,rounds,n,natural,pgd-20,worst,seconds,code,processor,threads"
+    many = [(f"m{case}", scheme, share) for case in range(7) for scheme in ("iid", "paper") for share in (0.0, 0.4)]
+    for varied, names in ((many, {"points", "grid"}), (many[:24], {"over-sharing.fraction"})):
+        lines = [f"r{n},{c},{p},{s},1,2,1000,0.5,{n / 100},0.3,1,aa,CPU,1" for n, (c, p, s) in enumerate(varied)]
+        (tmp_path / "results.csv").write_text("\n".join([head, *lines, ""]))
+        figures = study_figures(tmp_path)
+        assert figures.keys() == names
+        if "grid" in names:
+            spec = figures["grid"].panels[1].drawing.to_dict()
+            cells = spec["datasets"][spec["data"]["name"]]
+            assert len(cells) == 28
+            assert cells[5] == {"down": "m1", "across": "iid, fraction 0.4", "accuracy": 5.0, "mean": "5.0"}
+
+
 def test_the_attack_of_the_figures_is_the_studys(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text(RESULTS)
     (tmp_path / "study.toml").write_text('title = "T"\nheadline = "fgsm"\n')
