@@ -43,15 +43,16 @@ def test_run_prints_its_place_and_a_line_for_each_round(finished: tuple[Path, st
         "test 40 of 1,000 (evaluate.examples), final test 40 of 1,000 (evaluate.final-examples)"
     )
     assert lines[1] == lines[-1] == f"Run directory: {path}"
-    assert lines[2].startswith("Shared: 16 images (sharing.kind = images); label distance between clients ")
+    assert lines[2].startswith("diagnosis: of 10 classes, 10 have fewer than 5 held-out images")
+    assert lines[3].startswith("Shared: 16 images (sharing.kind = images); label distance between clients ")
     # So small a network may well be doubted: what evaluation and diagnosis say of that has tests of its own.
     doubted = re.compile(r"warning: |round \d+: ")
-    assert [line.split("  ")[0] for line in lines[3:-1] if not doubted.match(line)] == [
+    assert [line.split("  ")[0] for line in lines[4:-1] if not doubted.match(line)] == [
         *(f"round {i}/{ROUNDS}" for i in range(1, ROUNDS + 1)),
         "final",
     ]
-    assert "pgd-2" in lines[3]
-    assert "n = 40" in lines[3]
+    assert "pgd-2" in lines[4]
+    assert "n = 40" in lines[4]
     for name in ("accuracy.png", "accuracy.svg", "partition.png", "partition.svg"):
         assert (path / "figures" / name).stat().st_size > 1000
 
