@@ -56,7 +56,7 @@ case "$program $*" in
         [ -e "$study" ] || study="{ROOT}/simulations/sweeps/$2.toml"
         file="short/$(basename "$study")"
         sed -e 's/^seeds = .*/seeds = [1]/' -e '/^"model.width"/d' "$study" > "$file"
-        set -- sweep "$file" $short "${{@:3}}" ;;
+        set -- sweep "$file" $short --set sharing.per-class=2 "${{@:3}}" ;;
 esac
 exec "{BIN}/$program" "$@"
 """
