@@ -15,8 +15,8 @@ from common.attacks.library import check_classes
 from common.attacks.threat import LINF, AttackSpec, Norm, Threat, doubted_radius, radius
 from common.config.flat import default_config
 from common.errors import FedShieldError
+from common.evaluation.evaluate import BATCH, probe
 from common.evaluation.evaluate import evaluate as measure
-from common.evaluation.evaluate import probe
 from common.evaluation.model_checks import EOT, is_randomized
 from common.evaluation.results import Evaluation, Rate
 from common.evaluation.sanity_checks import find_warnings
@@ -25,7 +25,6 @@ from common.seeding import seed_for
 from fedshield.given import reference_to
 from fedshield.guest import at_work
 from fedshield.images import to_dataset, to_labels, to_pixels
-from server.measures import BATCH
 from simulations.cli.options import parse_attacks
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from common.data.server_data import class_counts
 from common.data.trigger import TARGET
 from common.errors import FedShieldError
 from common.evaluation.confidence import answer, calibration_of
-from common.evaluation.evaluate import Evaluation, evaluate
+from common.evaluation.evaluate import BATCH, Evaluation, evaluate
 from common.evaluation.examples import attack_examples
 from common.evaluation.sanity_checks import find_warnings
 from common.evaluation.store import ArrayStore, digest_of
@@ -29,7 +29,6 @@ from common.factory import check_user_code, evaluation_threat, make_model, prepa
 from common.files import append_json_line
 from common.seeding import seed_for
 from server.measures import (
-    BATCH,
     backdoor,
     corrupted,
     curve_over_epsilon,

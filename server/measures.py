@@ -21,7 +21,7 @@ from common.data.trigger import TARGET, stamp
 from common.evaluation.confidence import answer
 from common.evaluation.corrupted import evaluate_corrupted
 from common.evaluation.curve_checks import find_curve_warnings
-from common.evaluation.evaluate import Evaluation, evaluate
+from common.evaluation.evaluate import BATCH, Evaluation, evaluate
 from common.evaluation.model_checks import EOT, is_randomized
 from common.evaluation.results import Rate
 from common.evaluation.store import ArrayStore, digest_of
@@ -34,7 +34,6 @@ from server.sources import Source
 
 log = logging.getLogger("fedshield")
 
-BATCH = 500
 _CURVE = AttackSpec("pgd", 20)
 
 

@@ -16,14 +16,14 @@ from common.config.flat import Flat
 from common.config.schema import RunConfig
 from common.data.datasets import Dataset
 from common.errors import FedShieldError
-from common.evaluation.evaluate import probe
+from common.evaluation.evaluate import BATCH, probe
 from common.evaluation.lira import check_shadows, lira_scores, shadow_halves
 from common.evaluation.membership import confidences, figures_of, matched_rows
 from common.factory import check_user_code, evaluation_threat, make_federated_method
 from common.seeding import rng_for, seed_for
 from common.user_code import is_user_code
 from server.evaluation import Prepared, prepare_evaluation
-from server.measures import BATCH, passes_to_average
+from server.measures import passes_to_average
 from server.personal import read_personal
 from server.run_directory.checkpoint import selected_checkpoint
 from server.run_directory.lock import measured

@@ -13,7 +13,7 @@ from torch import nn
 from common.config.schema import RunConfig
 from common.data.datasets import Dataset
 from common.errors import FedShieldError
-from common.evaluation.evaluate import Evaluation, evaluate
+from common.evaluation.evaluate import BATCH, Evaluation, evaluate
 from common.evaluation.personal import put_together
 from common.factory import adversarial_clients, evaluation_threat
 from common.messages.records import State
@@ -21,7 +21,7 @@ from common.methods.checks import names_that_stay
 from common.methods.method import Method
 from common.methods.personal import Kept
 from common.models.networks import copies_on_cpu
-from server.measures import BATCH, kept_for, passes_to_average, seed_of, subset_of
+from server.measures import kept_for, passes_to_average, seed_of, subset_of
 from server.run_directory.checkpoint import UNAVERAGED, fit_state, load_kept, load_model, read_checkpoint
 
 log = logging.getLogger("fedshield")

@@ -17,13 +17,13 @@ from common.config.flat import Flat
 from common.config.schema import RunConfig
 from common.data.datasets import Dataset
 from common.errors import FedShieldError
-from common.evaluation.evaluate import evaluate
+from common.evaluation.evaluate import BATCH, evaluate
 from common.evaluation.transfer import can_transfer
 from common.factory import evaluation_threat, make_model
 from common.files import replace_file
 from common.user_code import user_code_digest
 from server.evaluation import prepare_evaluation
-from server.measures import BATCH, kept_for, passes_to_average, seed_of, subset_of
+from server.measures import kept_for, passes_to_average, seed_of, subset_of
 from server.personal import require_personal
 from server.run_directory.checkpoint import fit_state
 from server.sources import Source

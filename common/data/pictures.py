@@ -26,7 +26,7 @@ def to_pixels(pictures: Iterable["Picture"], count: int, size: int, resize: str 
     """
     pixels, others = np.empty((count, 3, size, size), dtype=np.uint8), 0
     for row, picture in enumerate(pictures):
-        image = picture.convert("RGB")
+        image = picture if picture.mode == "RGB" else picture.convert("RGB")
         others += image.size != (size, size)
         pixels[row] = np.asarray(squared(image, size, resize)).transpose(2, 0, 1)
     if others:

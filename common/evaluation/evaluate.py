@@ -22,10 +22,11 @@ from common.statistics import Mask
 from common.training.trainer import pixels
 from common.user_code import is_user_code, user_code_digest
 
-__all__ = ["Distortion", "Evaluation", "Rate", "evaluate", "needs_gradient", "passes", "probe"]
+__all__ = ["BATCH", "Distortion", "Evaluation", "Rate", "evaluate", "needs_gradient", "passes", "probe"]
 
 log = logging.getLogger("fedshield")
 
+BATCH = 500  # images at a time: with another number, attacks draw other random starts
 _SILENCE = 30.0  # seconds after which a long evaluation logs its progress
 _GRADIENT_FREE = "square"
 
@@ -37,7 +38,7 @@ def evaluate(
     attacks: Sequence[str],
     threat: Threat,
     seed: int,
-    batch_size: int = 500,
+    batch_size: int = BATCH,
     kept: ArrayStore | None = None,
     eot: int = 1,
     made_on: nn.Module | None = None,

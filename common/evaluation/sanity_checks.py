@@ -16,14 +16,13 @@ from torch.nn import functional as F  # noqa: N812
 from common.attacks.library import attack_mode
 from common.attacks.threat import AttackSpec, Threat, radius
 from common.evaluation.curve_checks import chance_of, large_radius, only
-from common.evaluation.evaluate import evaluate, probe
+from common.evaluation.evaluate import BATCH, evaluate, probe
 from common.evaluation.model_checks import check_model, spread
 from common.evaluation.results import Evaluation
 from common.seeding import seed_for
 from common.statistics import Mask, binomial_tail, sign_test
 from common.training.trainer import pixels
 
-_BATCH = 500  # images at a time
 _FEW = 200  # examples for the checks that run attacks of their own
 _LEVEL = 0.01  # of the tests; the share of false alarms that each check may raise at most
 _ITERATIVE = frozenset({"bim", "pgd", "cw", "apgd-ce", "apgd-t", "autoattack"})
@@ -85,8 +84,8 @@ def count_zero_gradients(model: nn.Module, images: Images, labels: Labels) -> in
         labels: int64 [N].
     """
     device, zero = next(model.parameters()).device, 0
-    for start in range(0, len(images), _BATCH):
-        rows = slice(start, start + _BATCH)
+    for start in range(0, len(images), BATCH):
+        rows = slice(start, start + BATCH)
         inputs = pixels(images[rows], device).requires_grad_()
         with attack_mode(model):
             loss = F.cross_entropy(model(inputs), torch.from_numpy(labels[rows]).to(device), reduction="sum")
@@ -97,9 +96,9 @@ def count_zero_gradients(model: nn.Module, images: Images, labels: Labels) -> in
 
 def logit_gap(model: nn.Module, images: Images) -> float:
     """Return the median difference between the two largest logits; the arguments are as above."""
-    device, starts = next(model.parameters()).device, range(0, len(images), _BATCH)
+    device, starts = next(model.parameters()).device, range(0, len(images), BATCH)
     with torch.no_grad(), attack_mode(model):
-        logits = [model(pixels(images[start : start + _BATCH], device)).topk(2, dim=1).values for start in starts]
+        logits = [model(pixels(images[start : start + BATCH], device)).topk(2, dim=1).values for start in starts]
     largest = torch.cat(logits)
     return float((largest[:, 0] - largest[:, 1]).median())
 

@@ -16,7 +16,7 @@ from common.attacks.threat import Threat
 from common.config.schema import RunConfig
 from common.data.datasets import Dataset
 from common.evaluation.curve_checks import chance_of, large_radius, only
-from common.evaluation.evaluate import Evaluation, evaluate
+from common.evaluation.evaluate import BATCH, Evaluation, evaluate
 from common.evaluation.evaluate import probe as look_at
 from common.evaluation.sanity_checks import count_zero_gradients, logit_gap
 from common.factory import threat_of
@@ -25,7 +25,7 @@ from common.models.networks import load_state
 from common.seeding import seed_for
 from common.training.trainer import pixels
 from server.diagnosis.about import training_label
-from server.measures import BATCH, passes_to_average
+from server.measures import passes_to_average
 
 _STEPS = 10
 _LONGER = f"pgd-{_STEPS}"

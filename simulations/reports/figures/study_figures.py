@@ -45,9 +45,8 @@ def plot_study(study_dir: Path, plain: bool = False) -> list[Path]:
 
     ``rounds``: accuracy over rounds; ``over-KEY``: over the numeric key that the study varies; ``points``: of each
     point, where no key is numeric or the lines would be many; ``grid``: strategies against lies, or many cases in
-    several settings; ``privacy`` and ``epsilon``: accuracy against
-    what the models tell about their training images, and against epsilon; ``labels``: images of each class at each
-    client.
+    several settings; ``privacy`` and ``epsilon``: accuracy against what the models tell about their training images,
+    and against epsilon; ``labels``: images of each class at each client.
 
     Args:
         study_dir: with ``results.csv``; what other files would show is left out where they are missing.
