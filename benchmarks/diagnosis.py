@@ -14,9 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from benchmarks.harness import report
 from common.config.flat import default_config, merge
 from common.config.schema import RunConfig, parse_config
+from common.data.datasets import load_data
 from server.app import run_federation
 from server.diagnosis.diagnosis import SEVERE
 from server.diagnosis.judge import stored, suspects
@@ -33,6 +37,21 @@ _FGSM: dict[str, Any] = {
     **{"loss.name": "pgd-at", "attack.name": "fgsm", "attack.epsilon-255": 16.0, "model.width": 16},
     **{"federation.clients": 2, "federation.rounds": 12, "train.local-epochs": 4, "partition.scheme": "iid"},
     **{"train.augment": False, "train.noise-std": 0.0, "train.label-smoothing": 0.0},
+}
+# Many passes over few real images at a small epsilon.
+_BY_HEART: dict[str, Any] = {
+    **{"data.max-examples": 1000, "data.validation-fraction": 0.3, "diagnosis.examples": 300, "model.width": 16},
+    **{"attack.epsilon-255": 4.0, "federation.clients": 2, "federation.rounds": 24, "train.local-epochs": 4},
+    **{"partition.scheme": "iid", "sharing.fraction": 0.0, "sharing.pool-fraction": 0.0},
+    **{"train.augment": False, "train.noise-std": 0.0, "train.label-smoothing": 0.0},
+}
+_RARE: dict[str, Any] = {
+    **{"partition.scheme": "iid", "sharing.fraction": 0.0, "sharing.pool-fraction": 0.0},
+    **{"data.validation-fraction": 0.5, "diagnosis.examples": 1000},
+}
+_APART: dict[str, Any] = {
+    **{"partition.scheme": "pathological", "partition.classes-per-client": 1, "sharing.fraction": 0.0},
+    **{"train.local-epochs": 5, "diagnosis.examples": 400},
 }
 MASKED = '''"""A network whose logits are so large that the gradient of the cross-entropy is zero in float32."""
 
@@ -76,6 +95,9 @@ SETTINGS: Mapping[str, Setting] = {
         "harmful-client",
     ),
     "masked gradients": ("quickstart", {"model.name": "masked.py:network"}, "masked-gradients"),
+    "known by heart": ("quickstart", {"data.name": "folder", **_BY_HEART}, "robust-overfitting"),
+    "a rare class": ("quickstart", {"data.name": "folder", "data.root": "rare", **_RARE}, "lost-class"),
+    "one class a client": ("quickstart", _APART, "client-drift or collapse"),
 }
 
 
@@ -84,12 +106,27 @@ def configuration(name: str, seed: int, images: str, folder: Path, tiny: bool) -
     preset, changes, _ = SETTINGS[name]
     flat = merge(resolve(Path(preset), [], default_config()), {**changes, **_QUICK, "seed": seed}, "benchmark")
     place: dict[str, Any] = {"results.dir": str(folder), **(_TINY if tiny else {})}
-    if flat["data.name"] == "folder":
+    if flat["data.root"] == "rare":
+        place["data.root"] = str(write_rare(folder / "rare"))
+    elif flat["data.name"] == "folder":
         place["data.root"] = images
     if flat["model.name"] == "masked.py:network":
         (folder / "masked.py").write_text(MASKED)
         place["model.name"] = f"{folder / 'masked.py'}:network"
     return parse_config(merge(flat, place, "benchmark"))
+
+
+def write_rare(folder: Path) -> Path:
+    """Write 150 training images of each class of shapes10, 24 of the first (six of them to train on); return where."""
+    splits = load_data("shapes10", "", 32)
+    for part, data, most in (("train", splits.train, 150), ("test", splits.test, 100)):
+        for label, name in enumerate(data.classes):
+            place = folder / part / name
+            place.mkdir(parents=True)
+            few = 24 if label == 0 and part == "train" else most
+            for number in np.flatnonzero(data.labels == label)[:few]:
+                Image.fromarray(data.images[number].transpose(1, 2, 0)).save(place / f"{number}.png")
+    return folder
 
 
 def rounds_of(config: RunConfig) -> list[dict[str, Any]]:

@@ -32,14 +32,14 @@ from server.monitoring.observers import watching
 from server.network.roster import Roster
 from server.notices import tell_precision, tell_randomized, tell_settings, tell_what_is_folded
 from server.personal import tell_what_stays
-from server.preflight import check_attacks, check_settings, try_own_attacks, try_own_loss
+from server.preflight import check_settings, try_model
 from server.privacy import find_privacy, tell_budget_spent, tell_privacy
 from server.recorder import Recorder
 from server.repair.preflight import check_sight
 from server.repair.strategy import EndedEarly, RepairingFedAvg
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
-from server.run_directory.given_weights import begin_with_given
+from server.run_directory.given_weights import begin_with_given, told_of_given
 from server.run_directory.reader import DEPLOYED, FEDERATION, Kind
 from server.run_directory.restored import with_first_threads
 from server.run_directory.writer import RunDir, finished_run
@@ -80,17 +80,14 @@ def run_federation(grid: Grid, config: RunConfig) -> Path:
     tell_settings(config, data.described_partition)
     check_sharing(config, data)
     check_sight(config, data)
+    model = make_model(config, len(data.test.classes)).to(device)
+    given = begin_with_given(config, model)
+    try_model(config, kind, model, len(data.test.classes))
     roster = Roster(grid, config.federation, _own_images(data))
     roster.gather()
     with RunDir.open(config, kind) as run, watching(config, run) as watchers:
-        check_attacks(config, len(data.test.classes))
-        model = make_model(config, len(data.test.classes)).to(device)
-        told = begin_with_given(config, model, run.path, run.completed_rounds)
-        make_federated_method(config).check(model)
+        told = told_of_given(config, given, run.path)
         tell_what_is_folded(config, model)
-        if kind == FEDERATION:
-            try_own_loss(config, model, len(data.test.classes))
-        try_own_attacks(config, model, len(data.test.classes))
         _tell(config, model, kind)
         recorder = Recorder(config, run, data, model, watchers)
         told |= {} if kind == DEPLOYED else tell_precision(config)

@@ -101,6 +101,26 @@ def _never_asked(config: RunConfig) -> int:
     return settings.clients - len(asked)
 
 
+def try_model(config: RunConfig, kind: Kind, model: nn.Module, classes: int) -> None:
+    """Check that every attack, the method and the user's own code can work with a network; it is left as it was.
+
+    Args:
+        config: of the run.
+        kind: of the run.
+        model: as it is trained, on its device.
+        classes: its number of logits, 2 or more.
+
+    Raises:
+        FedShieldError: one line with the key, and the user's line where the mistake is there.
+    """
+    check_attacks(config, classes)
+    if kind != CENTRALIZED:
+        make_federated_method(config).check(model)
+    if kind != DEPLOYED:  # there the clients compute elsewhere
+        try_own_loss(config, model, classes)
+    try_own_attacks(config, model, classes)
+
+
 def check_attacks(config: RunConfig, classes: int) -> None:
     """Check that every attack of the run, the final ones too, can attack such a model, with steps that are long enough.
 

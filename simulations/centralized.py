@@ -34,11 +34,11 @@ from server.notices import (
     tell_small_radius,
     tell_what_is_folded,
 )
-from server.preflight import check_attacks, check_settings, try_own_attacks, try_own_loss
+from server.preflight import check_settings, try_model
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
-from server.run_directory.given_weights import begin_with_given
+from server.run_directory.given_weights import begin_with_given, told_of_given
 from server.run_directory.reader import CENTRALIZED
 from server.run_directory.restored import with_first_precision, with_first_threads
 from server.run_directory.writer import RunDir, finished_run
@@ -89,14 +89,13 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     tell_rare_classes(data.described_partition, config, federated=False)
     tell_mirroring(config)
     tell_small_radius(config)
+    evaluated = make_model(config, len(images.classes)).to(device)  # not the one that is trained
+    given = begin_with_given(config, evaluated)
+    try_model(config, CENTRALIZED, evaluated, len(images.classes))
     with RunDir.open(config, CENTRALIZED) as run, watching(config, run) as watchers:
         tell_idle_cores(config)
-        check_attacks(config, len(images.classes))
-        evaluated = make_model(config, len(images.classes)).to(device)  # not the one that is trained
-        weights = begin_with_given(config, evaluated, run.path, run.completed_rounds)
+        weights = told_of_given(config, given, run.path)
         tell_what_is_folded(config, evaluated)
-        try_own_loss(config, evaluated, len(images.classes))
-        try_own_attacks(config, evaluated, len(images.classes))
         tell_randomized(config, evaluated)
         recorder = Recorder(config, run, data, evaluated, watchers)
         environment = describe_environment(device, evaluated, images.images.shape[-1])

@@ -10,6 +10,7 @@ _WINDOW = 3
 _APART = 0.05  # cosine of the median client with the others
 _FORGOTTEN = 0.15  # of what each class had, in a round
 _WORSE = 0.1  # fall of natural accuracy from its best mean
+_LATE, _MOST, _BARELY = 8, 0.5, 2  # or: from this round on, half is forgotten, and accuracy is below twice chance
 
 
 class ClientDrift:
@@ -17,7 +18,7 @@ class ClientDrift:
 
     Karimireddy et al. 2020 (arXiv 1910.06378); forgetting in federations: Lee et al. 2022 (arXiv 2106.03097). Either
     alone is usual: clients of two classes agree little, and early rounds forget. With both, a model may still learn,
-    but more slowly. Severe: it gets worse.
+    but more slowly. Severe: it gets worse, or has hardly learned anything.
     """
 
     name: ClassVar[str] = "client-drift"
@@ -35,9 +36,11 @@ class ClientDrift:
         if agreement > _APART or lost < _FORGOTTEN:
             return None
         natural = smooth([signal(line, "natural") for line in judged], _WINDOW)
-        worse = max(natural) - natural[-1]
+        worse = max(natural) - natural[-1] >= _WORSE
+        chance = 1 / len(signal(known[-1], "class-natural"))
+        stuck = len(lines) >= _LATE and lost >= _MOST and natural[-1] < _BARELY * chance
         return Found(
-            SEVERE if worse >= _WORSE else MILD,
+            SEVERE if worse or stuck else MILD,
             f"the median client's update has a cosine of {agreement:.2f} with the others', and of the accuracy of each "
             f"class {percent(lost)} is forgotten in a {about.unit} (means over {_WINDOW}); the updates' dispersion is "
             f"{signal(known[-1], 'dispersion') or 0:.3g}; natural accuracy is {percent(natural[-1])}, "

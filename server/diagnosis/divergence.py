@@ -1,6 +1,7 @@
 """Divergence: loss or updates leave the band in which they were."""
 
 import math
+from collections.abc import Sequence
 from statistics import median
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ from server.diagnosis.diagnosis import MILD, SEVERE, About, Found, Lines
 
 _LONGER, _FAR = 4, 10  # times the median of the updates of the rounds before, each over its learning rate
 _HIGHER, _HIGH = 1.5, 2.5  # times the lowest loss so far
+_SMALL = 0.1  # of the first loss: what a loss near zero is taken for
 _BEFORE = 3  # rounds that make a band
 
 
@@ -46,13 +48,23 @@ class Divergence:
 
     def _loss(self, lines: Lines, about: About) -> Found | None:
         losses = [line["loss"] for line in lines if line.get("loss") is not None and math.isfinite(line["loss"])]
-        if len(losses) <= _BEFORE or min(losses) <= 0:
+        if len(losses) <= _BEFORE or (lowest := lowest_loss(losses)) <= 0:
             return None
-        lowest = min(losses)
         rise = min(losses[-2:]) / lowest  # of two rounds: one may be an accident
         if rise < _HIGHER:
             return None
         return Found(
             SEVERE if rise >= _HIGH else MILD,
-            f"the training loss is {losses[-1]:.3g}, after {lowest:.3g} at its lowest",
+            f"the training loss is {losses[-1]:.3g}, after {min(losses):.3g} at its lowest",
         )
+
+
+def lowest_loss(losses: Sequence[float]) -> float:
+    """Return the lowest of a run's losses, by which others are judged; at least a tenth of the first.
+
+    A network that knows its images by heart has a loss near zero, which triples and falls again without any harm.
+
+    >>> lowest_loss([2.0, 0.5, 0.01]), lowest_loss([2.0, 0.5])
+    (0.2, 0.5)
+    """
+    return max(min(losses), _SMALL * losses[0])

@@ -7,6 +7,7 @@ from server.diagnosis.diagnosis import MILD, SEVERE, About, Found, Lines, percen
 _WINDOW = 3  # rounds in a mean: the images are few
 _SINCE = 4  # rounds since the best mean
 _MILD, _SEVERE = 0.06, 0.12
+_LEFT = 0.6  # of the best: severe, too, where there were no 12 points to lose
 _FELL = 0.97  # how far the loss must have fallen meanwhile, as a factor
 
 
@@ -32,7 +33,7 @@ class RobustOverfitting:
         if len(means) - 1 - best < _SINCE or fall < _MILD or losses[-1] > _FELL * losses[best]:
             return None
         return Found(
-            SEVERE if fall >= _SEVERE else MILD,
+            SEVERE if fall >= _SEVERE or means[-1] <= _LEFT * means[best] else MILD,
             f"pgd-10 accuracy on held-out images has fallen from {percent(means[best])} around {about.unit} "
             f"{known[best + 1]['round']} to {percent(means[-1])}, while the training loss fell from {losses[best]:.3g} "
             f"to {losses[-1]:.3g} (means over {_WINDOW} {about.unit}s)",

@@ -9,6 +9,7 @@ from common.config.tables import TrainConfig
 from common.messages.records import State
 from server.diagnosis.collapse import says_one_class
 from server.diagnosis.diagnosis import Diagnosis, Line, Lines, signal
+from server.diagnosis.divergence import lowest_loss
 from server.diagnosis.judge import stored
 from server.repair.remedies import STUCK, UNSETTLING
 from server.repair.treat import PROBATION, QUARANTINE, treat
@@ -131,10 +132,8 @@ def is_good(lines: Lines) -> bool:
         return False
     since = max((line["round"] for line in lines[:-1] if _trains_otherwise(line)), default=0)
     known = [line for line in lines if line["round"] > since and "failed" not in line]
-    best = max(signal(line, "natural") for line in known)
-    return bool(
-        signal(last, "natural") >= _LEAST * best and last["loss"] <= _MOST * min(line["loss"] for line in known)
-    )
+    best, lowest = max(signal(line, "natural") for line in known), lowest_loss([line["loss"] for line in known])
+    return bool(signal(last, "natural") >= _LEAST * best and (last["loss"] <= _MOST * lowest or lowest <= 0))
 
 
 def _trains_otherwise(line: Line) -> bool:

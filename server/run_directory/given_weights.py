@@ -16,30 +16,47 @@ from common.errors import FedShieldError, explain_os_errors
 from common.messages.records import State
 from common.models.external import TORCHVISION, default_weights
 from common.models.networks import load_state
-from server.run_directory.checkpoint import selected_checkpoint, selected_model
+from common.paths import whole_path
+from server.run_directory.checkpoint import count_completed, selected_checkpoint, selected_model
 from server.run_directory.reader import read_environment, read_kind
 from server.run_directory.restored import PUBLISHED_WEIGHTS, no_weights, whole_weights
 
 log = logging.getLogger("fedshield")
 
 
-def begin_with_given(config: RunConfig, model: nn.Module, run_dir: Path, completed_rounds: int) -> dict[str, Any]:
-    """Put the given weights into a network before round 1.
+def begin_with_given(config: RunConfig, model: nn.Module) -> dict[str, Any]:
+    """Put the given weights into the network of a run that is about to start, or to go on.
+
+    Args:
+        config: of the run; after its first round its checkpoint has the weights, and the given ones are not read.
+        model: freshly initialized; takes the weights, all but those of a last layer of other classes.
+
+    Returns:
+        What is told of them; nothing where none are given, or none are read.
+
+    Raises:
+        FedShieldError: they are not there, are damaged, or do not fit the network; one line with the first array that
+            differs.
+    """
+    resumed = config.results.resume
+    return {} if resumed and count_completed(whole_path(resumed)) else fit_given(config, model)
+
+
+def told_of_given(config: RunConfig, told: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
+    """Log with which weights a run begins.
 
     Args:
         config: of the run.
-        model: freshly initialized; takes the weights, all but those of a last layer of other classes.
+        told: what ``begin_with_given`` has returned.
         run_dir: the run's.
-        completed_rounds: of the run; after the first, its checkpoint has the weights, and the given ones are not read.
 
     Returns:
-        What ``environment.json`` keeps of them, under ``weights``; nothing where none are given, or none are read.
+        What ``environment.json`` keeps of them, under ``weights``.
 
     Raises:
-        FedShieldError: they are not there, are damaged, do not fit the network, or are not those that this run began
-            with; one line with the first array that differs.
+        FedShieldError: they are not those with which this run was started.
     """
-    if completed_rounds or not (told := fit_given(config, model)):
+    if not told:
         return {}
     given = config.model.weights
     before = read_environment(run_dir).get("weights", {}).get("sha256", told["sha256"])
@@ -51,7 +68,7 @@ def begin_with_given(config: RunConfig, model: nn.Module, run_dir: Path, complet
     log.info("model.weights = %s: the run begins with these weights (SHA-256 %s)", given, told["sha256"][:16])
     if config.privacy.noise_multiplier:
         log.info("privacy: epsilon does not count what the images have told that model.weights was trained on")
-    return {"weights": told}
+    return {"weights": dict(told)}
 
 
 def fit_given(config: RunConfig, model: nn.Module) -> dict[str, Any]:

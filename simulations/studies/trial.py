@@ -6,10 +6,10 @@ from common.data.datasets import EXTENTS, is_at_hand, load_data
 from common.data.downloads import PUBLISHED
 from common.data.image_folders import list_images
 from common.data.shapes10 import CLASSES
-from common.factory import make_federated_method, make_model, server_data
+from common.factory import make_model, server_data
 from common.paths import whole_path
-from server.preflight import check_attacks, check_settings, try_own_attacks, try_own_loss
-from server.run_directory.given_weights import fit_given
+from server.preflight import check_settings, try_model
+from server.run_directory.given_weights import begin_with_given
 from server.run_directory.reader import CENTRALIZED, FEDERATION
 from simulations.engine.byzantine import check_liars
 
@@ -20,17 +20,14 @@ def try_out(config: RunConfig, federation: bool) -> None:
     Raises:
         FedShieldError: one line with the key, and the user's line where the mistake is there.
     """
-    check_settings(config, FEDERATION if federation else CENTRALIZED)
+    kind = FEDERATION if federation else CENTRALIZED
+    check_settings(config, kind)
     if federation:
         check_liars(config)
     classes = count_classes(config)
-    check_attacks(config, classes)
     model = make_model(config, classes)
-    fit_given(config, model)
-    if federation:
-        make_federated_method(config).check(model)
-    try_own_loss(config, model, classes)
-    try_own_attacks(config, model, classes)
+    begin_with_given(config, model)
+    try_model(config, kind, model, classes)
 
 
 def count_classes(config: RunConfig) -> int:

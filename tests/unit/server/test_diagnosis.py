@@ -88,6 +88,9 @@ def test_robust_overfitting_needs_several_rounds_and_a_falling_loss() -> None:
     rise = (0.20, 0.30, 0.40, 0.40, 0.40)
     assert names(falling(*rise, 0.36, 0.34, 0.32, 0.31, 0.30)) == {"robust-overfitting": "mild"}
     assert names(falling(*rise, 0.36, 0.32, 0.28, 0.26, 0.24)) == {"robust-overfitting": "severe"}
+    low = (0.10, 0.16, 0.18, 0.17, 0.16, 0.14, 0.12)
+    assert names(falling(*low, 0.11, 0.10, 0.10)) == {"robust-overfitting": "mild"}  # from 17.0 % to 10.3 %
+    assert names(falling(*low, 0.11, 0.09, 0.08)) == {"robust-overfitting": "severe"}  # to 9.3 %, 55 % of it
     assert names(falling(*rise, 0.36, 0.32)) == {}
     assert names(falling(*rise, 0.36, 0.32, 0.28, 0.26, 0.24, losses=0.0)) == {}
     assert names(falling(*rise, 0.20, 0.41, 0.40, 0.40, 0.28)) == {}  # two bad rounds
@@ -105,7 +108,11 @@ def test_client_drift_needs_discord_and_forgetting_and_is_severe_where_the_model
     assert names(swinging(-0.1, 0.4, 0.5, 0.5, 0.5, 0.4, 0.4, 0.3)) == {"client-drift": "severe"}
     assert names(swinging(-0.4, 0.2, 0.2, 0.3, 0.3, 0.4, 0.3, 0.4)) == {"client-drift": "mild"}  # it still learns
     assert names(swinging(0.1, 0.4, 0.5, 0.5, 0.5, 0.4, 0.4, 0.3)) == {}
+    one_class = [{"natural": 0.15, "class-natural": [0] * 5 + [10] + [0] * 4}] * 2  # nothing is kept for two rounds
+    one_class[1] = {"natural": 0.15, "class-natural": [10] + [0] * 9}
     apart = {str(client): -0.1 for client in range(10)}
+    stuck = [line(number, cosines=apart, **one_class[number % 2]) for number in range(1, 9)]
+    assert (names(stuck[:7]), names(stuck)) == ({"client-drift": "mild"}, {"client-drift": "severe"})
     assert names([line(number, cosines=apart) for number in range(1, 8)]) == {}
 
 
@@ -120,6 +127,9 @@ def test_divergence_in_one_round(norm: float, loss: float, found: str | None) ->
 def test_divergence_of_the_loss_and_no_alarm_by_a_schedule() -> None:
     assert names([*healthy(4), line(5, 1.6), line(6, 1.7)]) == {"divergence": "mild"}
     assert names([*healthy(4), line(5, 2.6), line(6, 2.7)]) == {"divergence": "severe"}
+    by_heart = [line(number, loss) for number, loss in enumerate((1.0, 0.3, 0.02, 0.01, 0.06, 0.05), 1)]
+    assert names(by_heart) == {}  # six times the lowest, and near zero all the same
+    assert names([*by_heart, line(7, 0.26), line(8, 0.27)]) == {"divergence": "severe"}
     rising = About(rates=(0.01, 0.01, 0.01, 0.01, 0.1), adversarial=True, by_class=(100,) * 10)
     assert names([*healthy(4), line(5, 1.0, 10.0)], rising) == {}  # the rate is ten times as high
 

@@ -13,7 +13,7 @@ from torch import nn
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.factory import make_model
-from server.run_directory.given_weights import begin_with_given, fit_given
+from server.run_directory.given_weights import begin_with_given, fit_given, told_of_given
 from server.run_directory.restored import changed_keys, whole_weights
 from simulations.centralized import train_centrally
 from simulations.export.formats import export_run
@@ -79,8 +79,8 @@ def test_a_run_goes_on_from_another_run_and_after_a_stop_it_goes_on_from_elsewhe
     assert figures(whole) == figures(parts)
     assert not same(weights(whole), weights(run(tmp_path, "new", **{**settings, "model__weights": ""})))
     # After a finished round nothing is read of the weights any more.
-    config = tiny_config(model__weights=str(tmp_path / "gone"))
-    assert begin_with_given(config, make_model(config, 10), whole, completed_rounds=1) == {}
+    config = tiny_config(model__weights=str(tmp_path / "gone"), results__resume=str(whole))
+    assert begin_with_given(config, make_model(config, 10)) == {}
 
 
 def test_centralized_training_and_the_warm_start_begin_with_them_too(tmp_path: Path) -> None:
@@ -166,12 +166,12 @@ def test_what_is_no_weights_is_refused_in_one_line(tmp_path: Path, monkeypatch: 
 def test_a_run_that_has_not_got_to_its_first_round_goes_on_with_the_same_weights_only(tmp_path: Path) -> None:
     config = tiny_config(model__weights=str(tmp_path / "mine.safetensors"))
     save_file(drawn(config), tmp_path / "mine.safetensors")
-    told = begin_with_given(config, make_model(config, 10), tmp_path, 0)
+    told = told_of_given(config, begin_with_given(config, make_model(config, 10)), tmp_path)
     (tmp_path / "environment.json").write_text(json.dumps({"kind": "federation", **told}))
-    begin_with_given(config, make_model(config, 10), tmp_path, 0)
+    told_of_given(config, begin_with_given(config, make_model(config, 10)), tmp_path)
     save_file(drawn(config, seed=10), tmp_path / "mine.safetensors")
     with pytest.raises(FedShieldError, match=r"has changed since .* was started"):
-        begin_with_given(config, make_model(config, 10), tmp_path, 0)
+        told_of_given(config, begin_with_given(config, make_model(config, 10)), tmp_path)
 
 
 @pytest.fixture
