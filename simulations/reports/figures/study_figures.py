@@ -1,5 +1,6 @@
 """Figures of a study, from its CSV files alone: over rounds, over a numeric key, for each point, and who has what."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from simulations.study_directory import (
     varied_columns,
 )
 
+log = logging.getLogger("fedshield")
+
 _BANDS = 4  # more lines than that hide each other's bands
 _LINES = 12  # more cannot be told apart
 _NAMES = ("rounds", "over-*", "points", "grid", "privacy", "epsilon", "labels")
@@ -43,10 +46,10 @@ class Said(NamedTuple):
 def plot_study(study_dir: Path, plain: bool = False) -> list[Path]:
     """Draw a study's figures into its ``figures/``, from its CSV files alone, replacing earlier ones.
 
-    ``rounds``: accuracy over rounds; ``over-KEY``: over the numeric key that the study varies; ``points``: of each
-    point, where no key is numeric or the lines would be many; ``grid``: strategies against lies, or many cases in
-    several settings; ``privacy`` and ``epsilon``: accuracy against what the models tell about their training images,
-    and against epsilon; ``labels``: images of each class at each client.
+    ``rounds``: accuracy over rounds, unless the lines would be many; ``over-KEY``: over the numeric key that the study
+    varies; ``points``: of each point, where no key is numeric or the lines would be many; ``grid``: strategies against
+    lies, or many cases in several settings; ``privacy`` and ``epsilon``: accuracy against what the models tell about
+    their training images, and against epsilon; ``labels``: images of each class at each client.
 
     Args:
         study_dir: with ``results.csv``; what other files would show is left out where they are missing.
@@ -71,7 +74,7 @@ def study_figures(study_dir: Path) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     if "natural" in rows[0]:
         over_rounds = measured_rounds(rounds, rows, heading.headline)
-        if over_rounds.measures and len({row["round"] for row in rounds}) > 1:
+        if over_rounds.measures and len({row["round"] for row in rounds}) > 1 and not _too_many(over_rounds, "rounds"):
             figures["rounds"] = _draw_rounds(over_rounds, heading.title, heading.unit, guessing)
         results = measured(rows, headline=heading.headline)
         numeric = results.numeric()
@@ -85,6 +88,14 @@ def study_figures(study_dir: Path) -> dict[str, Figure]:
     if labels:
         figures["labels"] = _draw_labels(labels, heading.title)
     return figures
+
+
+def _too_many(measured: Measured, name: str) -> bool:
+    """Return whether a figure would have more lines than can be told apart, and say so."""
+    if (count := len(measured.rows)) <= _LINES:
+        return False
+    log.info("No figure %s: %d lines cannot be told apart; %s.csv has the numbers", name, count, name)
+    return True
 
 
 def _draw_rounds(measured: Measured, title: str, unit: str, guessing: Sequence[float]) -> Figure:

@@ -220,6 +220,16 @@ def test_what_else_varies_has_a_line_each(tmp_path: Path) -> None:
     assert "CalFAT, fraction 0.4" in lines(drawn["rounds"].panels[0])
 
 
+def test_more_lines_than_can_be_told_apart_are_not_drawn_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cases = [(f"case {number:02}",) for number in range(13)]
+    with caplog.at_level(logging.INFO, "fedshield"):
+        drawn = study_figures(make_study(tmp_path / "s", ["case"], cases))
+    assert list(drawn) == ["points"]
+    assert caplog.messages == ["No figure rounds: 13 lines cannot be told apart; rounds.csv has the numbers"]
+
+
 def test_a_group_without_rates_is_passed_over(tmp_path: Path) -> None:
     grid = [(case, share) for case in ("FedAvg", "CalFAT", "other") for share in (0.0, 0.4)]
     folder = make_study(tmp_path / "s", ["case", "sharing.fraction"], grid)
