@@ -11,6 +11,7 @@ from fedshield.given import tell_cluster
 from fedshield.guest import at_work
 from fedshield.results import Run
 from fedshield.settings import BESIDE, configuration
+from server.run_directory.opening import NameTakenError
 from simulations.federation import run_locally
 from simulations.terminal.console import Output
 
@@ -158,11 +159,17 @@ class _Started(logging.Handler):
 
 @contextmanager
 def _told_how_to_go_on(function: str) -> Iterator[None]:
-    """Say, where a run is interrupted, how it goes on from Python."""
+    """Say, where a run is interrupted or its name is taken, how it goes on from Python."""
     started = _Started()
     log.addHandler(started)
     try:
         yield
+    except NameTakenError as error:
+        path, command = str(error.path), error.kind.command.replace(" ", ".")
+        raise FedShieldError(
+            f"{path}: contains another run; choose another name, read it with fedshield.load({path!r}), or continue it "
+            f"with {command}(resume={path!r})"
+        ) from None
     except KeyboardInterrupt:
         if started.path:
             log.warning("In Python: fedshield.%s(resume=%r)", function, started.path)

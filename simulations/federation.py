@@ -10,6 +10,7 @@ from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.machine import may_have_gpu
 from common.paths import whole_path
+from server.run_directory.opening import refuse_taken_name
 from server.run_directory.reader import FEDERATION, Kind
 from simulations.engine.executor import Executor, InProcess
 from simulations.engine.local_grid import LocalGrid, Reply, run_server
@@ -64,6 +65,7 @@ def run_locally(
 
         if (finished := finished_run(config)) is not None:
             return complete(finished)
+    refuse_taken_name(config, FEDERATION)
     config.check_division()  # before Ray starts
     rounds = FEDERATION.total(config)
     if config.byzantine.clients:

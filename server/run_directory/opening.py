@@ -12,6 +12,7 @@ from common.config.flat import Flat
 from common.config.schema import RunConfig
 from common.errors import FedShieldError, explain_os_errors
 from common.files import append_json_line, clear_leftovers, replace_file
+from common.paths import whole_path
 from common.trust import trust
 from common.user_code import read_user_code, user_file
 from common.words import as_file_name
@@ -65,6 +66,31 @@ def check_empty(path: Path, kind: Kind) -> None:
         raise FedShieldError(f"{path}: contains other files; choose another results.name")
 
 
+class NameTakenError(FedShieldError):
+    """A run is to begin where there is another one.
+
+    Attributes:
+        path: of the directory.
+        kind: of the run that is there.
+    """
+
+    def __init__(self, path: Path, kind: Kind) -> None:
+        super().__init__(
+            f"{path}: contains another run; choose another results.name, or continue it with: {kind.again(path)}"
+        )
+        self.path, self.kind = path, kind
+
+
+def refuse_taken_name(config: RunConfig, kind: Kind) -> None:
+    """Refuse, before anything else is done, a new run whose ``results.name`` is that of another one.
+
+    Raises:
+        NameTakenError: it is.
+    """
+    if config.results.name and not config.results.resume:
+        refuse_other_run(whole_path(config.results.dir) / config.results.name, kind)
+
+
 def refuse_other_run(path: Path, kind: Kind) -> None:
     """Refuse a directory in which a run has finished a round; one that is not there is accepted.
 
@@ -73,14 +99,11 @@ def refuse_other_run(path: Path, kind: Kind) -> None:
         kind: of the run that is to begin there.
 
     Raises:
-        FedShieldError: there is another run.
+        NameTakenError: there is another run.
     """
     if any(os.path.lexists(path / name) for name in ("metrics.jsonl", "checkpoint", "summary.json")):
         there = read_kind(path)
-        raise FedShieldError(
-            f"{path}: contains another run; choose another results.name, or continue it with: "
-            f"{(kind if there.name == kind.name else there).again(path)}"
-        )
+        raise NameTakenError(path, kind if there.name == kind.name else there)
 
 
 def is_finished(path: Path, kind: Kind, completed_rounds: int, stored: Flat, config: RunConfig) -> bool:

@@ -8,10 +8,9 @@ from common.data.datasets import is_at_hand
 from common.data.downloads import PUBLISHED
 from common.data.server_data import take_server_data
 from common.factory import prepare_data, server_data
-from common.paths import whole_path
 from common.words import some, time_text
 from server.notices import tell_mirroring, tell_rare_classes, tell_settings, tell_small_radius
-from server.run_directory.opening import refuse_other_run
+from server.run_directory.opening import refuse_taken_name
 from server.run_directory.reader import CENTRALIZED, Kind
 from server.sharing import check_sharing
 from simulations.estimates.speed import Speed, measure
@@ -45,8 +44,7 @@ def dry_run(
         FedShieldError: the run would not start.
     """
     engine = "inprocess" if kind == CENTRALIZED else checked_engine(config, engine, workers, address)
-    if config.results.name and not config.results.resume:
-        refuse_other_run(whole_path(config.results.dir) / config.results.name, kind)
+    refuse_taken_name(config, kind)
     try_out(config, federation=kind != CENTRALIZED)
     _look_at_data(config, kind, console)
     images = count_images(config, kind)

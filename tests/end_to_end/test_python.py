@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -98,6 +99,9 @@ def test_what_a_run_leaves_is_at_hand(first: fedshield.Run) -> None:
     assert table.loc["first", "rounds"] == 2
     assert table.loc["first", "robust"] == first.summary["final"]["worst"]["value"]
     assert repr(fedshield.load(first.path)) == repr(first)
+    taken = re.escape(f"choose another name, read it with fedshield.load({str(first.path)!r}), or continue it with ")
+    with pytest.raises(fedshield.Error, match=taken + r"fedshield\.run\(resume="):
+        fedshield.run(results=first.path.parent, name="first")
 
 
 def test_the_model_and_its_figures_are_those_of_the_run(first: fedshield.Run) -> None:

@@ -33,6 +33,10 @@ def watch_report(run: Path, out: Path | None, told: Callable[[str], None], every
     path = find_results(run)
     if not (path / "config.json").exists():
         raise FedShieldError(f"{path}: --watch shows one run that goes on; give its directory")
+    if _waits(path):
+        told("The run has no round yet; the report is written after the first one")
+        while _waits(path):
+            time.sleep(every)
     target, before = write_report(path, out, _refresh(path)), b""
     told(f"Report: {target}")
     if is_running(path):
@@ -47,6 +51,11 @@ def watch_report(run: Path, out: Path | None, told: Callable[[str], None], every
         write_report(path, out)  # which no browser needs to read again
     told("The run goes on no more; the report is as it ended")
     return target
+
+
+def _waits(path: Path) -> bool:
+    """Return whether a run goes on that has nothing to show yet."""
+    return is_running(path) and not (path / "metrics.jsonl").exists()
 
 
 def _refresh(path: Path) -> int:

@@ -46,6 +46,22 @@ def test_the_page_reads_itself_again_until_the_run_ends(run: Path, tmp_path: Pat
     assert told[-1] == "The run goes on no more; the report is as it ended"
 
 
+def test_a_run_that_has_just_begun_is_waited_for(run: Path, tmp_path: Path) -> None:
+    going, told = shutil.copytree(run, tmp_path / "going"), list[str]()
+    lines = (going / "metrics.jsonl").read_bytes()
+    for name in ("summary.json", "metrics.jsonl"):
+        (going / name).unlink()
+    with FileLock(going / ".lock"):
+        watching = threading.Thread(target=watch_report, args=[going, None, told.append, 0.05])
+        watching.start()
+        until(lambda: bool(told))
+        assert told == ["The run has no round yet; the report is written after the first one"]
+        (going / "metrics.jsonl").write_bytes(lines)
+        until(lambda: REFRESH in (going / "report.html").read_text() if (going / "report.html").exists() else False)
+    watching.join(60)
+    assert told[-1] == "The run goes on no more; the report is as it ended"
+
+
 def test_a_run_that_has_ended_is_not_watched(run: Path, tmp_path: Path) -> None:
     done = invoke("report", run, "--watch", "--out", tmp_path / "page.html")
     assert done.returncode == 0, done.stderr
