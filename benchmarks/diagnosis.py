@@ -97,7 +97,7 @@ SETTINGS: Mapping[str, Setting] = {
     "masked gradients": ("quickstart", {"model.name": "masked.py:network"}, "masked-gradients"),
     "known by heart": ("quickstart", {"data.name": "folder", **_BY_HEART}, "robust-overfitting"),
     "a rare class": ("quickstart", {"data.name": "folder", "data.root": "rare", **_RARE}, "lost-class"),
-    "one class a client": ("quickstart", _APART, "client-drift or collapse"),
+    "one class a client": ("quickstart", _APART, "client-drift"),
 }
 
 
