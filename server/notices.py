@@ -8,7 +8,6 @@ import numpy as np
 from torch import nn
 
 from common.attacks.threat import doubted_radius
-from common.config.flat import default_config
 from common.config.schema import RunConfig
 from common.data.cuts import told_images
 from common.data.rare_classes import few_images, told_rare_classes
@@ -22,16 +21,9 @@ from common.user_code import is_user_code
 from common.words import some
 from server.aggregation.rules import RULES, ByPool
 from server.run_directory.restored import with_first_precision
+from server.unread import tell_unread
 
 log = logging.getLogger("fedshield")
-
-_READ_BY = {  # the schemes that read a key
-    "partition.alpha": ("dirichlet", "inner-dirichlet"),
-    "partition.classes-per-client": ("pathological", "shards", "distribution"),
-    "partition.sizes": ("size", "inner-dirichlet"),
-    "partition.sigma": ("distribution",),
-    "partition.by": ("natural",),
-}
 
 
 def tell_settings(config: RunConfig, described: Mapping[str, Any]) -> None:
@@ -87,16 +79,6 @@ def tell_who_is_able(config: RunConfig) -> None:
             "federation.adversarial-clients = %g: %d of %d clients train adversarially%s, the others naturally",
             *(config.federation.adversarial_clients, len(able), config.federation.clients, who),
         )
-
-
-def tell_unread(config: RunConfig) -> None:
-    """Tell of settings that the way of dividing the images does not read."""
-    scheme, defaults, now = config.partition.scheme, default_config(), config.flat()
-    by_column = config.data.name.startswith("hf:")
-    for key, readers in _READ_BY.items():
-        if now[key] != defaults[key] and (scheme not in readers or (key == "partition.by" and not by_column)):
-            where = f"partition.scheme = {scheme}" if scheme not in readers else f"data.name = {config.data.name}"
-            log.info("%s = %s has no effect: %s does not read it", key, now[key], where)
 
 
 def tell_sharing(config: RunConfig) -> None:

@@ -20,6 +20,7 @@ from server.run_directory.reader import CENTRALIZED, DEPLOYED, Kind
 log = logging.getLogger("fedshield")
 
 _NOISE = "privacy.noise-multiplier"
+_LEAST = 0.001  # noise: below, epsilon is beyond a million, and soon beyond all numbers
 _STRATEGIES = ("fedavg", *OPTIMIZERS)
 
 
@@ -65,7 +66,12 @@ def check_privacy(config: RunConfig, kind: Kind) -> None:
 
 def _check_budget(config: RunConfig) -> None:
     """Refuse a delta that means nothing, an epsilon that no round keeps, and to start without dp-accounting."""
-    privacy, federation, of_one_round = config.privacy, config.federation, epsilon(config, 1)
+    privacy, federation = config.privacy, config.federation
+    if privacy.noise_multiplier < _LEAST:
+        raise FedShieldError(
+            f"{_NOISE} = {privacy.noise_multiplier:g}: hides nobody; set {_LEAST:g} or more (usual: 0.3 to 10), or 0"
+        )
+    of_one_round = epsilon(config, 1)
     if privacy.delta * federation.clients >= 1:
         raise FedShieldError(
             f"privacy.delta = {privacy.delta:g}: with {federation.clients} clients, a mechanism that publishes one of "
@@ -89,8 +95,6 @@ def _check_without(config: RunConfig, kind: Kind) -> None:
             f"privacy.epsilon-max = {privacy.epsilon_max:g}: without noise there is no epsilon; set {_NOISE} above 0, "
             "or privacy.epsilon-max=0"
         )
-    elif kind != CENTRALIZED and privacy.adaptive_clipping:
-        log.warning("privacy.adaptive-clipping = %g has no effect: %s = 0", privacy.adaptive_clipping, _NOISE)
 
 
 def _beyond(what: str, why: str, instead: str) -> FedShieldError:

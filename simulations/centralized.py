@@ -43,6 +43,7 @@ from server.run_directory.opening import refuse_taken_name
 from server.run_directory.reader import CENTRALIZED
 from server.run_directory.restored import with_first_precision, with_first_threads
 from server.run_directory.writer import RunDir, finished_run
+from server.unread import tell_unread
 from simulations.federation import complete, draw, rounds_before
 from simulations.terminal.console import Output, Terminal
 from simulations.terminal.live_view import LiveView
@@ -91,6 +92,7 @@ def train_centrally(config: RunConfig, on_batch: OnBatch | None = None) -> Path:
     tell_rare_classes(data.described_partition, config, federated=False)
     tell_mirroring(config)
     tell_small_radius(config)
+    tell_unread(config, federated=False)
     evaluated = make_model(config, len(images.classes)).to(device)  # not the one that is trained
     given = begin_with_given(config, evaluated)
     try_model(config, CENTRALIZED, evaluated, len(images.classes))

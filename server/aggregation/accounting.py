@@ -13,6 +13,7 @@ is made without the others' data. Epsilon is that of the client that was asked m
 import math
 from bisect import bisect_right
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -50,6 +51,27 @@ def planned_rounds(config: RunConfig) -> int:
     if privacy.noise_multiplier == 0 or privacy.epsilon_max == 0:
         return rounds
     return bisect_right(range(1, rounds + 1), privacy.epsilon_max, key=lambda number: epsilon(config, number))
+
+
+def check_spent(config: RunConfig, path: Path, completed_rounds: int) -> None:
+    """Refuse to go on with a run that has spent more than ``privacy.epsilon-max``.
+
+    Args:
+        config: with which it is to go on.
+        path: of its directory.
+        completed_rounds: of the run.
+
+    Raises:
+        FedShieldError: it has.
+    """
+    limit = config.privacy.epsilon_max
+    if not (config.privacy.noise_multiplier and limit and completed_rounds):
+        return
+    if (spent := epsilon(config, completed_rounds)) > limit:
+        raise FedShieldError(
+            f"privacy.epsilon-max = {limit:g}: {path} has spent epsilon {spent:.3g} in its {completed_rounds} rounds; "
+            "raise it to that or more"
+        )
 
 
 def sufficient_noise(config: RunConfig, rounds: int) -> float:

@@ -16,6 +16,7 @@ from common.paths import whole_path
 from common.trust import trust
 from common.user_code import read_user_code, user_file
 from common.words import as_file_name
+from server.aggregation.accounting import check_spent
 from server.run_directory.reader import Kind, odd_rounds, read_kind, read_metrics, read_summary
 from server.run_directory.restored import changed_code, user_code_copies
 
@@ -117,8 +118,11 @@ def is_finished(path: Path, kind: Kind, completed_rounds: int, stored: Flat, con
         config: with which it is to go on.
 
     Raises:
-        FedShieldError: it cannot get another length, or nothing is left to compute and another final evaluation asked.
+        FedShieldError: it cannot get another length, has spent more than ``privacy.epsilon-max``, or nothing is left to
+            compute and another final evaluation asked.
     """
+    if kind.unit == "round":
+        check_spent(config, path, completed_rounds)
     key, unit, schedule = kind.length, kind.unit, config.train.schedule
     now = config.flat()
     asked = int(now[key])
@@ -130,22 +134,37 @@ def is_finished(path: Path, kind: Kind, completed_rounds: int, stored: Flat, con
             f"done so far would have had other learning rates; resume with {key}={stored[key]}, or start a new run"
         )
     if not ran_to_its_end(path, kind.total(config), completed_rounds):
+        before = stored.get("diagnosis.examples")
+        if completed_rounds and before not in (None, config.diagnosis.examples):
+            log.info("diagnosis.examples = %s so far, %d now: on other images", before, config.diagnosis.examples)
         return False
-    longer = "" if stretches else f"raise {key} to continue, or "
-    told = f"all {completed_rounds} {unit}s are done; {longer}evaluate it with: fedshield evaluate {path}"
+    told = f"{_why_done(path, kind, completed_rounds, asked, stretches)}evaluate it with: fedshield evaluate {path}"
     if other := [key for key in now if key.startswith("evaluate.final-") and now[key] != stored[key]]:
         raise FedShieldError(f"{path}: {other[0]} = {now[other[0]]!r}: {told}")
     log.info("%s%s", told[0].upper(), told[1:])
     return True
 
 
+def _why_done(path: Path, kind: Kind, completed_rounds: int, asked: int, stretches: bool) -> str:
+    """Say why nothing is left to compute, and what would make a run longer."""
+    done = f"{completed_rounds} {kind.unit}s are done"
+    if ended_by_repair(path):
+        return f"{done}, and repair has ended the run; "
+    if completed_rounds < asked:
+        return f"{done}, and privacy.epsilon-max allows no more; raise it to continue, or "
+    return f"all {done}; " + ("" if stretches else f"raise {kind.length} to continue, or ")
+
+
 def ran_to_its_end(path: Path, total: int, completed_rounds: int) -> bool:
     """Return whether a run has its summary, after all of its rounds or after the one with which repair ended it."""
     if not (path / "summary.json").exists():
         return False
-    return completed_rounds >= total or any(
-        action["action"] == "end" for line in read_metrics(path)[-1:] for action in line.get("repairs", ())
-    )
+    return completed_rounds >= total or ended_by_repair(path)
+
+
+def ended_by_repair(path: Path) -> bool:
+    """Return whether the last round of a run was followed by repair's decision to end it."""
+    return any(action["action"] == "end" for line in read_metrics(path)[-1:] for action in line.get("repairs", ()))
 
 
 def keep_code(path: Path, config: RunConfig, begun: bool = False) -> None:

@@ -98,12 +98,13 @@ def changed_keys(stored: Flat, config: RunConfig) -> Flat:
         if meant.data.limit == config.data.limit:  # earlier versions stored 1500 for today's -1
             stored["data.max-examples"] = config.data.max_examples
     given = whole_weights(config).flat()
-    # What repair has done so far is worked out again, with the number of clients that could be set aside.
-    kept = {"federation.min-fraction"} if config.repair.enabled else set()
+    # What repair has done so far is worked out again, with the number of clients that could be set aside; and what it
+    # will do depends on the images that diagnosis looks at.
+    kept = ("federation.min-fraction", "diagnosis.") if config.repair.enabled else ()
     return {
         key: value
         for key, value in stored.items()
-        if (key in kept or not key.startswith(RESUMABLE_KEYS)) and given.get(key) != value
+        if (key.startswith(kept) or not key.startswith(RESUMABLE_KEYS)) and given.get(key) != value
     }
 
 

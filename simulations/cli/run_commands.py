@@ -235,7 +235,8 @@ def partitions(file: FileArgument = None, set_: SetOption = None) -> None:
     config = parse_config(resolve(file, set_ or [], default_config()))
     from common.data.server_data import describe_partition
     from common.factory import prepare_data
-    from server.notices import tell_rare_classes, tell_unread
+    from server.notices import tell_rare_classes
+    from server.unread import tell_unread
     from simulations.cli.tables import partition_tables
     from simulations.reports.figures.files import save
     from simulations.reports.figures.run_figures import partition_figure

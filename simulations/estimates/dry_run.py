@@ -13,6 +13,7 @@ from server.notices import tell_mirroring, tell_rare_classes, tell_settings, tel
 from server.run_directory.opening import refuse_taken_name
 from server.run_directory.reader import CENTRALIZED, Kind
 from server.sharing import check_sharing
+from server.unread import tell_unread
 from simulations.estimates.speed import Speed, measure
 from simulations.estimates.work import Work, count_images, work_of
 from simulations.federation import checked_engine, rounds_before
@@ -69,6 +70,7 @@ def _look_at_data(config: RunConfig, kind: Kind, console: Terminal) -> None:
         tell_rare_classes(described, config, federated=False)
         tell_mirroring(config)
         tell_small_radius(config)
+        tell_unread(config, federated=False)
         return
     held = server_data(config)
     tell_settings(config, held.described_partition)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from common.errors import FedShieldError
 from common.factory import make_model
 from server.aggregation.accounting import epsilon
 from server.run_directory.reader import read_metrics, read_summary
@@ -70,7 +71,10 @@ def test_a_run_ends_when_its_budget_is_spent_and_goes_on_with_a_larger_one(
     caplog.clear()
     with caplog.at_level(logging.INFO, "fedshield"):
         run(tmp_path, "ignored", **PRIVATE, privacy__epsilon_max=most, results__resume=str(path))
-    assert "All 2 rounds are done" in caplog.text
+    assert "2 rounds are done, and privacy.epsilon-max allows no more; raise it to continue" in caplog.text
+    less = {**PRIVATE, "privacy__epsilon_max": epsilon(tiny_config(**PRIVATE), 1) + 0.1}
+    with pytest.raises(FedShieldError, match=rf"short has spent epsilon {most - 0.1:.3g} in its 2 rounds"):
+        run(tmp_path, "ignored", **less, results__resume=str(path))
     run(tmp_path, "ignored", **PRIVATE, privacy__epsilon_max=0.0, results__resume=str(path))
     assert same(weights(path), weights(private))
     assert spent(path) == spent(private)
@@ -97,6 +101,7 @@ def test_statistics_of_batch_normalization_survive_the_noise(tmp_path: Path, cap
     ("given", "told"),
     [
         ("privacy.epsilon-max=2", "one round with privacy.noise-multiplier = 1 has epsilon 4.73"),
+        ("privacy.noise-multiplier=1e-200", "privacy.noise-multiplier = 1e-200: hides nobody; set 0.001 or more"),
         ("strategy.name=median", "strategy.name = median: has no differential privacy"),
     ],
 )

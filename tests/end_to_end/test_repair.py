@@ -115,6 +115,8 @@ def test_replay_promises_nothing_where_a_run_could_not_be_repaired(tmp_path: Pat
 def test_a_repaired_run_goes_on_with_the_clients_that_it_could_set_aside(repaired: Path) -> None:
     with pytest.raises(FedShieldError, match=r"federation\.min-fraction = 1\.0 there, 0\.8 now"):
         run(repaired.parent, "", results__resume=str(repaired), federation__min_fraction=0.8, **DIVERGES)
+    with pytest.raises(FedShieldError, match=r"diagnosis\.examples = 100 there, 20 now"):
+        run(repaired.parent, "", results__resume=str(repaired), diagnosis__examples=20, **DIVERGES)
 
 
 def test_a_liar_is_set_aside_and_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

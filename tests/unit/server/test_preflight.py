@@ -1,16 +1,22 @@
 """What is said of a configuration before the first round."""
 
 import logging
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from common.config.flat import default_config
 from common.config.schema import parse_config
 from common.data.schemes import SCHEMES
 from common.errors import FedShieldError
 from common.factory import make_model, prepare_data, prepare_torch
-from server.notices import tell_mirroring, tell_small_radius, tell_unread, tell_what_is_folded
+from server.notices import tell_mirroring, tell_small_radius, tell_what_is_folded
 from server.preflight import check_reach
+from server.unread import tell_unread
+from simulations.cli.options import resolve
+from simulations.shipped import PRESETS, names_in
 from simulations.studies.processes import gpus
 from tests.helpers.settings import tiny_flat
 
@@ -177,3 +183,39 @@ def test_the_cpu_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDSHIELD_DEVICE", "cpu")
     assert prepare_torch(1) == torch.device("cpu")
     assert gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"repair.sharing-budget": 0.9}, "repair.enabled = false"),
+        ({"privacy.delta": 0.5}, "privacy.noise-multiplier = 0"),
+        ({"byzantine.strength": 2.0}, "byzantine.clients = 0"),
+        ({"sharing.noise": 0.3}, "sharing.kind = images does not read it"),
+        ({"results.prometheus-host": "0.0.0.0"}, "results.prometheus-port = 0"),
+        ({"method.prox-mu": 0.5}, "method.name = fedavg does not read it"),
+        ({"method.prox-mu": 0.5, "method.name": "fedprox"}, ""),
+        ({"train.average-decay": 0.5, "repair.enabled": True}, ""),
+        ({"loss.beta": 2.0, "loss.name": "own.py:loss"}, ""),
+    ],
+)
+def test_a_key_that_another_switches_off_is_told(
+    changes: dict[str, Any], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    tell_unread(parse_config(default_config() | changes))
+    (key, value), *_ = changes.items()
+    assert caplog.messages == ([f"{key} = {value} has no effect: {why}"] if why else [])
+
+
+def test_no_preset_sets_a_key_without_effect(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for name in names_in(PRESETS):
+        tell_unread(parse_config(resolve(Path(name), [], default_config())))
+    assert caplog.messages == []
+
+
+def test_without_clients_their_privacy_has_no_effect(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    tell_unread(parse_config(default_config() | {"privacy.epsilon-max": 3.0, "sharing.noise": 0.3}), federated=False)
+    assert caplog.messages == ["privacy.epsilon-max = 3.0 has no effect: there are no clients here"]
