@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from common.arguments import check_flags, path_of
 from common.errors import FedShieldError
 from common.models.networks import build_model, load_state
 from common.trust import require_trust
@@ -52,7 +53,10 @@ def load_exported(path: Path | str, trust_code: bool = False) -> nn.Module:
 
 def read_exported(path: Path | str, trust_code: bool = False) -> Exported:
     """Return a model as ``load_exported`` does, with its classes and the size of its images."""
-    path = Path(path)
+    check_flags(trust_code=trust_code)
+    path = path_of("path", path)
+    if path.is_dir():
+        raise FedShieldError(f"{path}: is a folder; give the file in it, as in {path / 'model.safetensors'}")
     if not path.is_file():
         raise FedShieldError(f"{path}: not found; give a file from fedshield export")
     try:

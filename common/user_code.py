@@ -137,9 +137,15 @@ def explain_user_code(key: str, reference: str) -> Iterator[None]:
         if isinstance(error, SyntaxError) and error.filename == str(place):
             lines.append(error.lineno)
         where = f"{place}, line {lines[-1]}" if lines else str(place)
-        told = str(error).strip().split("\n")[0]
+        told = what_was_raised(error)
         if isinstance(error, ModuleNotFoundError) and PACKAGE and (ROOT / str(error.name) / "__init__.py").exists():
             told += f"; FedShield's own is {PACKAGE}.{error.name} where it is installed as a package"
-        if isinstance(error, SystemExit):
-            told = f"sys.exit({told}) would end the whole run; raise an exception instead"
-        raise DeadEndError(f"{key} = {reference}: {where}: {type(error).__name__}: {told}") from error
+        raise DeadEndError(f"{key} = {reference}: {where}: {told}") from error
+
+
+def what_was_raised(error: BaseException) -> str:
+    """Return what a user's code has raised, in one line: the exception's name and the first line of its message."""
+    told = str(error).strip().split("\n")[0]
+    if isinstance(error, SystemExit):
+        told = f"sys.exit({told}) would end the whole run; raise an exception instead"
+    return f"{type(error).__name__}: {told}"

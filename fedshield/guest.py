@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import torch
 
+from common.arguments import check_flags
 from common.errors import FedShieldError, explain_os_errors
 from simulations.terminal.console import Output, Terminal, log_to
 from simulations.terminal.notebook import in_notebook
@@ -34,6 +35,7 @@ def at_work(quiet: bool = False) -> Iterator[Terminal]:
         FedShieldError: a mistake of the user's, or what the system refuses, as one line; or another call is at work,
             and would change the random numbers of this one.
     """
+    check_flags(quiet=quiet)
     if not _busy.acquire(blocking=False):
         raise FedShieldError("fedshield is at work in this process, in another thread; wait for it to end")
     try:

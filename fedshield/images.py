@@ -17,13 +17,16 @@ from common.data.datasets import Dataset
 from common.data.draws import balanced_subset
 from common.errors import FedShieldError, explain_os_errors
 from common.paths import whole_path
+from common.user_code import what_was_raised
 
 log = logging.getLogger("fedshield")
 
 _EXACT = 1e-3  # of a step of 1/255
 _HELD_OUT = 5  # one image of so many is a test image, where none are given
+_LAST_CLASS = np.iinfo(np.int16).max  # predictions are int16
 _SIDE = 16  # the side of the images of a folder is a multiple of it
 _LARGEST = 512
+_ITEMS = "each item must be (image, label), label a whole number; or give a pair (images, labels)"
 _PLAIN = "without normalization, since the network normalizes"
 
 
@@ -58,8 +61,10 @@ def _array(values: Any, what: str) -> NDArray[Any]:
             values = values.detach().cpu()
             values = values.float().numpy() if values.is_floating_point() else values.numpy()
         return np.asarray(values)
-    except (ValueError, TypeError, RuntimeError) as error:  # of several shapes, or tensors that keep gradients
-        raise FedShieldError(f"{what}: cannot be one array ({error}); give all of one size") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # of several shapes, tensors that keep gradients, and whatever an object raises
+        raise FedShieldError(f"{what}: cannot be one array ({what_was_raised(error)}); give all of one size") from error
 
 
 def _bytes(array: NDArray[Any], what: str) -> NDArray[np.uint8]:
@@ -98,6 +103,8 @@ def to_labels(labels: Any, count: int, what: str = "labels") -> NDArray[np.int64
         )
     if array.min() < 0:
         raise FedShieldError(f"{what}: {array.min()} is among them; number the classes from 0")
+    if array.max() > _LAST_CLASS:
+        raise FedShieldError(f"{what}: {array.max()} is among them; number the classes from 0 to {_LAST_CLASS} at most")
     return array.astype(np.int64)
 
 
@@ -112,18 +119,12 @@ def to_dataset(data: Any, what: str) -> Dataset:
     Raises:
         FedShieldError: it is neither, or has no images.
     """
-    names: Sequence[Any] | None = getattr(data, "classes", None)
     if isinstance(data, tuple | list) and len(data) == 2:
         images, labels = data
     elif isinstance(data, np.ndarray | torch.Tensor):
         raise FedShieldError(f"{what}: images without labels; give a pair (images, labels)")
     elif hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Mapping):
-        items = [data[number] for number in range(len(data))]
-        try:
-            images = [_picture(image) for image, _ in items]
-            labels = [int(label) for _, label in items]
-        except (TypeError, ValueError) as error:
-            raise FedShieldError(f"{what}: its items must be (image, label), label a whole number: {error}") from error
+        images, labels = _items(data, what)
     else:
         raise FedShieldError(
             f"{what}: {type(data).__name__}; give the name of a dataset, the path of an image folder, a pair (images, "
@@ -131,17 +132,56 @@ def to_dataset(data: Any, what: str) -> Dataset:
         )
     pixels = to_pixels(images, what)
     found = to_labels(labels, len(pixels), f"{what}: labels")
-    classes = tuple(map(str, names)) if names is not None else tuple(map(str, range(found.max() + 1)))
+    classes = _class_names(data, what) or tuple(map(str, range(found.max() + 1)))
     if found.max() >= len(classes):
         raise FedShieldError(f"{what}: label {found.max()}, but only {len(classes)} classes are named")
     return Dataset(pixels, found, classes)
 
 
-def _picture(image: Any) -> NDArray[Any]:
+def _items(data: Any, what: str) -> tuple[list[Any], list[int]]:
+    """Return images and labels of a dataset; what one of its items raises is told with the item's number."""
+    images, labels, place = [], [], what
+    try:
+        for number in range(len(data)):
+            place = f"{what}[{number}]"
+            item = data[number]
+            if not (isinstance(item, tuple | list) and len(item) == 2):
+                raise FedShieldError(f"{place}: {type(item).__name__}; {_ITEMS}")
+            images.append(_picture(item[0], place))
+            labels.append(_label(item[1], place))
+    except (FedShieldError, MemoryError):
+        raise
+    except Exception as error:  # whatever a dataset of the user's raises
+        raise FedShieldError(
+            f"{place}: cannot be read from this {type(data).__name__} ({what_was_raised(error)}); {_ITEMS}"
+        ) from error
+    return images, labels
+
+
+def _label(label: Any, place: str) -> int:
+    array = _array(label, f"{place}: label")
+    if array.size != 1 or array.dtype.kind not in "iu":
+        raise FedShieldError(f"{place}: label {label!r:.80}; give a whole number")
+    return int(array.item())
+
+
+def _class_names(data: Any, what: str) -> tuple[str, ...]:
+    """Return the names of a dataset's classes; none where it has no ``classes``."""
+    names = getattr(data, "classes", None)
+    if names is None:
+        return ()
+    if isinstance(names, str | bytes | Mapping) or not (hasattr(names, "__len__") and hasattr(names, "__getitem__")):
+        raise FedShieldError(
+            f"{what}: its classes = {names!r:.80}; make it a list of names, in the order of the labels, or None"
+        )
+    return tuple(map(str, names))
+
+
+def _picture(image: Any, place: str) -> NDArray[Any]:
     """Return an image as an array; a picture of PIL in RGB."""
     if hasattr(image, "convert"):
         return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    return _array(image, "an image")
+    return _array(image, f"{place}: image")
 
 
 def write_folder(data: Any, test: Any | None = None) -> tuple[Path, int]:

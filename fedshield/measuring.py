@@ -15,7 +15,7 @@ from common.attacks.library import check_classes
 from common.attacks.threat import LINF, AttackSpec, Norm, Threat, doubted_radius, radius
 from common.config.flat import default_config
 from common.errors import FedShieldError
-from common.evaluation.evaluate import BATCH, probe
+from common.evaluation.evaluate import BATCH
 from common.evaluation.evaluate import evaluate as measure
 from common.evaluation.model_checks import EOT, is_randomized
 from common.evaluation.results import Evaluation, Rate
@@ -25,6 +25,7 @@ from common.seeding import seed_for
 from fedshield.given import reference_to
 from fedshield.guest import at_work
 from fedshield.images import to_dataset, to_labels, to_pixels
+from fedshield.networks import check_network, explain_network
 from simulations.cli.options import parse_attacks
 
 if TYPE_CHECKING:
@@ -158,9 +159,10 @@ def evaluate(
         prepare_torch(torch.get_num_threads())
         _check(model, pixels, found, names)
         own = seed_for(seed, "evaluate")
-        passes = eot or (EOT if is_randomized(model, pixels, own) else 1)
-        figures = measure(model, pixels, found, names, threat, own, batch_size, eot=passes)
-        warnings = find_warnings(model, pixels, found, figures, threat, own, passes)
+        with explain_network(model, "cannot be measured"):
+            passes = eot or (EOT if is_randomized(model, pixels, own) else 1)
+            figures = measure(model, pixels, found, names, threat, own, batch_size, eot=passes)
+            warnings = find_warnings(model, pixels, found, figures, threat, own, passes)
         if doubt := doubted_radius("epsilon_255", epsilon_255, norm):
             warnings = (doubt, *warnings)
     return Measured(figures, warnings, float(epsilon_255), norm)
@@ -202,16 +204,7 @@ def _threat(epsilon_255: float, step_255: float | None, norm: str) -> Threat:
 
 def _check(model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64], attacks: Sequence[str]) -> None:
     """Check that images, labels and attacks fit the network."""
-    if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
-        raise FedShieldError(f"model: {type(model).__name__}; give a torch.nn.Module with weights")
-    try:
-        classes, _ = probe(model, images)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        told = str(error).strip().split("\n")[0]
-        raise FedShieldError(
-            f"model: does not take images of {images.shape[2]}×{images.shape[3]} pixels as [B,3,H,W], or returns no "
-            f"logits [B, classes] ({type(error).__name__}: {told})"
-        ) from error
+    classes = check_network(model, images)
     if labels.max() >= classes:
         raise FedShieldError(f"labels: {labels.max()} is among them, but the model has {classes} classes")
     check_classes([label for label in attacks if AttackSpec.parse(label).family.classes > 1], classes)

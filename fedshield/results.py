@@ -2,6 +2,7 @@
 
 import base64
 import html
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from common.arguments import check_flags, path_of
 from common.config.flat import Flat, default_config
 from common.data.datasets import Dataset
 from common.errors import FedShieldError, explain_os_errors
@@ -35,6 +37,8 @@ from simulations.terminal.console import figures_may_fail
 if TYPE_CHECKING:
     import pandas as pd
 
+_GONE = "its directory is gone"
+_RUNS = "a run, its directory, or a list of them"
 _FIGURES = ("accuracy", "partition")
 _OF_EVALUATE = ("attacks", "examples", "epsilon_255", "epsilons", "corruptions", "made_on", "personal", "quiet")
 
@@ -51,7 +55,8 @@ class Run:
     """
 
     def __init__(self, path: str | Path, trust_code: bool = False) -> None:
-        self.path = find_results(Path(path))
+        check_flags(trust_code=trust_code)
+        self.path = find_results(path_of("path", path))
         self._trust_code = trust_code
         read_config(self.path)  # or it is not a run
 
@@ -77,6 +82,7 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         """The final evaluation, as ``summary.json`` has it; empty of an unfinished run."""
+        self._check_there()
         return read_summary(self.path)
 
     @property
@@ -89,6 +95,7 @@ class Run:
         """
         import pandas as pd
 
+        self._check_there()
         rows = [_row(line) for line in read_metrics(self.path)]
         frame = pd.DataFrame(rows, columns=list(dict.fromkeys(key for row in rows for key in row)) or ["round"])
         return frame.set_index("round").rename_axis(read_kind(self.path).unit)
@@ -123,7 +130,7 @@ class Run:
         from simulations.reports.html.write import write_report
 
         with at_work(quiet=True):
-            return write_report(self.path, None if out is None else Path(out))
+            return write_report(self.path, None if out is None else path_of("out", out))
 
     def evaluate(
         self,
@@ -159,13 +166,14 @@ class Run:
 
         with at_work(quiet):
             check_known(keys, _OF_EVALUATE)
+            check_flags(personal=personal)
             changes = only_measuring({key: to_scalar(key, value) for key, value in keys.items()})
             if attacks is not None:
                 changes["evaluate.final-attacks"] = ",".join(labels_of(attacks))
             for key, value in (("evaluate.final-examples", examples), ("attack.epsilon-255", epsilon_255)):
                 changes |= {} if value is None else {key: to_scalar(key, value)}
-            kinds = corruptions if isinstance(corruptions, str) else ",".join(corruptions)
-            others = [made_on] if isinstance(made_on, str | Path | Run) else made_on
+            kinds = corruptions if isinstance(corruptions, str) else ",".join(_names("corruptions", corruptions))
+            others = [made_on] if isinstance(made_on, str | os.PathLike) else _several("made_on", made_on, _RUNS)
             found = evaluate_run(
                 *(self.path, changes, _radii(epsilons), self._trust_code),
                 *(parse_corruptions(kinds) if kinds else (), [_path(run) for run in others], personal),
@@ -177,7 +185,14 @@ class Run:
             found.evaluation, tuple(record["warnings"]), float(attack.epsilon_255), attack.norm, record=record
         )
 
+    def _check_there(self) -> None:
+        """Refuse what would look like a run without rounds: its directory was deleted or moved."""
+        if not (self.path / "config.json").exists():
+            raise FedShieldError(f"Run {self.path}: {_GONE}; if it was moved, load it from its new place")
+
     def __repr__(self) -> str:
+        if not (self.path / "config.json").exists():
+            return f"Run {self.path}: {_GONE}"
         unit, total = read_kind(self.path).unit, len(read_metrics(self.path))
         state = "finished" if self.finished else "not finished"
         figures = {} if not total else read_figures(self.path)
@@ -187,7 +202,10 @@ class Run:
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the line of ``repr``, the last rounds, and the figures."""
-        parts = [f"<p>{html.escape(repr(self))}</p>", self.metrics.tail(3).round(3).to_html(na_rep="")]
+        told = f"<p>{html.escape(repr(self))}</p>"
+        if not (self.path / "config.json").exists():
+            return told
+        parts = [told, self.metrics.tail(3).round(3).to_html(na_rep="")]
         for name in _FIGURES:
             with suppress(OSError):
                 content = base64.b64encode((self.path / "figures" / f"{name}.png").read_bytes()).decode()
@@ -224,7 +242,7 @@ def runs(folder: str | Path | None = None) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    place = whole_path(default_config()["results.dir"] if folder is None else folder)  # type: ignore[arg-type]
+    place = whole_path(path_of("folder", default_config()["results.dir"] if folder is None else folder))
     with explain_os_errors(place):
         if not place.is_dir():
             raise FedShieldError(f"{place}: no such folder; give one that has run directories")
@@ -257,7 +275,33 @@ def _row(line: dict[str, Any]) -> dict[str, Any]:
 def _radii(epsilons: str | float | Sequence[float]) -> tuple[float, ...]:
     if isinstance(epsilons, str | int | float):
         return parse_radii(str(epsilons))
-    return parse_radii(",".join(map(str, epsilons))) if len(epsilons) else ()
+    radii = _several("epsilons", epsilons, "radii in 1/255, as in [0, 4, 8]")
+    return parse_radii(",".join(map(str, radii))) if radii else ()
+
+
+def _names(name: str, given: Any) -> list[str]:
+    """Return texts of a list that was given as an argument."""
+    texts = _several(name, given, "names, as in ['fog', 'contrast']")
+    if odd := [each for each in texts if not isinstance(each, str)]:
+        raise FedShieldError(f"{name}: {odd[0]!r:.80} is among them; give names, as in ['fog', 'contrast']")
+    return texts
+
+
+def _several(name: str, given: Any, what: str) -> list[Any]:
+    """Return the list that was given as an argument.
+
+    Args:
+        name: of the argument, for messages.
+        given: its value; an array too.
+        what: to give, for messages.
+
+    Raises:
+        FedShieldError: it is no list.
+    """
+    try:
+        return list(given)
+    except TypeError as error:
+        raise FedShieldError(f"{name} = {given!r:.80}: give {what}, or leave it out") from error
 
 
 def _percent(rate: dict[str, Any] | None) -> str:
@@ -265,4 +309,4 @@ def _percent(rate: dict[str, Any] | None) -> str:
 
 
 def _path(run: "str | Path | Run") -> Path:
-    return run.path if isinstance(run, Run) else find_results(Path(run))
+    return run.path if isinstance(run, Run) else find_results(path_of("made_on", run))

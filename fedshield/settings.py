@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.arguments import check_flags, path_of
 from common.config.flat import Flat, default_config
 from common.config.schema import RunConfig
 from common.data.datasets import DATASETS
@@ -67,6 +68,7 @@ def configuration(
     Raises:
         FedShieldError: an argument or a key is not known or not allowed.
     """
+    check_flags(trust_code=trust_code)
     if others := [key for key in keys if key in _ELSEWHERE]:
         raise FedShieldError(f"{others[0]}: {_ELSEWHERE[others[0]]}")
     check_known(keys, [*arguments, *BESIDE])
@@ -81,12 +83,12 @@ def configuration(
     if options.get("results.name") == "":
         raise FedShieldError("results.name = '': is empty; give a name, or leave it out")
     options |= _images(arguments.get("data"), arguments.get("test"), keys)
-    return settled(options, None if resume is None else Path(resume), kind, trust_code)
+    return settled(options, None if resume is None else path_of("resume", resume), kind, trust_code)
 
 
 def _preset(given: Any) -> Path:
     if isinstance(given, str | Path):
-        return Path(given)
+        return path_of("preset", given)
     if isinstance(given, Mapping):
         instead = "the keys of a mapping are given as **settings"
     else:

@@ -239,6 +239,8 @@ def parse_config(flat: Mapping[str, Any]) -> RunConfig:
     for key, value in flat.items():
         if not is_text(str(value)):
             raise FedShieldError(f"{key} = {str(value)!r}: not UTF-8; {RENAME}")
+        if "\0" in str(value):
+            raise FedShieldError(f"{key} = {str(value)!r:.80}: has a NUL character; leave it out")
     try:
         return RunConfig.model_validate(nest(flat))
     except ValidationError as error:

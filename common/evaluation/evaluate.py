@@ -100,7 +100,7 @@ def evaluate(
             else:
                 predictions[label], survivors = _bounded(work, spec, natural)
                 parts |= survivors if label == "autoattack" else {}
-    return Evaluation(labels, predictions, classes, distortions, parts)
+    return Evaluation(labels, predictions, classes, distortions, parts, not_finite=work.not_finite)
 
 
 def needs_gradient(label: str) -> bool:
@@ -178,6 +178,7 @@ class _Work:
         self.batch_size = batch_size
         self.kept = kept
         self.eot = eot
+        self.not_finite = 0  # answers so far
         self._device = next(model.parameters()).device
         self._spoke = time.monotonic()
 
@@ -223,7 +224,9 @@ class _Work:
         inputs = pixels(self.images[rows], self._device)
         adversarial = run(inputs, torch.from_numpy(self.labels[rows]).to(self._device))
         change = (adversarial - inputs).flatten(1)
-        found["predictions"][rows] = _predict(self.model, adversarial).cpu().numpy()
+        logits = _answer(self.model, adversarial)
+        found["predictions"][rows] = logits.argmax(1).cpu().numpy()
+        self.not_finite += int((~logits.isfinite()).any(1).sum())
         found["l2"][rows] = change.norm(dim=1).cpu().numpy()
         found["linf"][rows] = change.abs().amax(1).cpu().numpy()
 
@@ -241,7 +244,7 @@ def _goes_on(fresh: Mapping[str, NDArray[Any]], classes: int, found: Mapping[str
     return bool(same and known and finite and found["done"] >= 0)
 
 
-def _predict(model: nn.Module, inputs: Tensor) -> Tensor:
+def _answer(model: nn.Module, inputs: Tensor) -> Tensor:
     with torch.no_grad():
-        predicted: Tensor = model(inputs).argmax(1)
-    return predicted
+        logits: Tensor = model(inputs)
+    return logits

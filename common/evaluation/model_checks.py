@@ -49,6 +49,7 @@ def check_model(model: nn.Module, images: Images, evaluation: Evaluation, seed: 
     """
     restless = _count_restless(model, images, seed)
     found = [
+        _not_finite(evaluation),
         _one_class(evaluation),
         _randomized(restless, min(_FEW, len(images)), eot),
         _batches(model, images) if not restless else None,
@@ -104,6 +105,15 @@ def _randomized(restless: int, shown: int, eot: int) -> str | None:
     return (
         f"the model is randomized: {restless} of {shown} images get other logits when they are shown again; {how}, and "
         "each prediction that counts is that of one pass"
+    )
+
+
+def _not_finite(evaluation: Evaluation) -> str | None:
+    if not (count := evaluation.not_finite):
+        return None
+    return (
+        f"{count} answers of the model have logits that are not finite (NaN or infinite): their class says nothing, "
+        "and an attack cannot follow their gradient; no accuracy can be relied on"
     )
 
 

@@ -87,6 +87,8 @@ class Evaluation:
         distortions: of the attacks without a budget, by label; they never enter the worst case.
         parts: examples that survive AutoAttack up to each of its parts; empty where it was not run.
         broken: bool [N], examples that attacks elsewhere have broken, which the worst case counts too; None for none.
+        not_finite: of all answers of the model that were looked at, natural and attacked, how many have a logit that is
+            NaN or infinite; the class of such an answer says nothing.
     """
 
     labels: NDArray[np.int64]
@@ -95,6 +97,7 @@ class Evaluation:
     distortions: dict[str, Distortion] = field(default_factory=dict)
     parts: dict[str, Rate] = field(default_factory=dict)
     broken: Mask | None = None
+    not_finite: int = 0
 
     @property
     def n(self) -> int:

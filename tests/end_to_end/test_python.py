@@ -5,10 +5,11 @@ import logging
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -278,11 +279,112 @@ def test_a_mistake_of_an_evaluation_is_one_line_too() -> None:
         ({"norm": "l1"}, "norm = 'l1': unknown; allowed: linf, l2"),
         ({"model": nn.Flatten()}, "model: Flatten; give a torch.nn.Module with weights"),
         ({"model": LINEAR}, "model: does not take images of 16×16 pixels"),
+        ({"quiet": "yes"}, "quiet = 'yes': give True or False"),
         ({"attacks": "autoattack"}, "the targeted DLR loss needs 4 classes"),
     ]
     for change, told in wrong:
         with pytest.raises(fedshield.Error, match=told.replace("(", r"\(")):
             fedshield.evaluate(**{"model": Threshold(), "images": images, "labels": labels, "quiet": True, **change})
+
+
+class Returns(Threshold):
+    """Returns something else than logits, or raises."""
+
+    def __init__(self, change: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, pixels: torch.Tensor) -> Any:
+        return self.change(super().forward(pixels))
+
+
+def raises(error: BaseException) -> Any:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda logits: logits[:, :, None, None],
+            "model: returns shape (2, 2, 1, 1) for 2 images; return logits (2, c",
+        ),
+        (lambda logits: logits[:1], "model: returns shape (1, 2) for 2 images"),
+        (lambda logits: logits[:, :1], "model: returns 1 logit for each image; return one for each class, 2 or more"),
+        (lambda logits: logits.long(), "model: returns torch.int64; return logits that are floats"),
+        (lambda logits: (logits, logits), "model: returns tuple; return one tensor"),
+        (lambda logits: logits / 0, "model: for 2 of 2 images its logits are not finite (NaN or infinite)"),
+        (lambda logits: raises(KeyError("x")), "KeyError: 'x')"),
+        (lambda logits: raises(AssertionError("no")), f"{__file__}, line "),
+        (lambda logits: raises(Exception("no\nmore")), "Exception: no)"),
+        (lambda logits: raises(SystemExit(1)), "sys.exit(1) would end the whole run"),
+        (lambda logits: raises(OSError("broken")), "OSError: broken)"),
+        (lambda logits: raises(MemoryError("full")), "batch_size: too many images at a time for the memory"),
+    ],
+)
+def test_what_is_no_classifier_is_one_line(change: Callable[[torch.Tensor], Any], told: str) -> None:
+    images = np.zeros((2, 3, 16, 16), np.uint8)
+    with pytest.raises(fedshield.Error) as error:
+        fedshield.evaluate(Returns(change), images, [0, 1], "fgsm", quiet=True)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(("model: ", "batch_size: "))
+
+
+def test_a_network_without_values_or_that_fails_later_is_one_line() -> None:
+    images, labels = np.zeros((70, 3, 16, 16), np.uint8), np.arange(70) % 2
+    images[68, 0, 0, 0] = 255  # not among the images that are shown first
+    with pytest.raises(fedshield.Error, match="model: Threshold is on the meta device, without values"):
+        fedshield.evaluate(Threshold().to("meta"), images, labels, quiet=True)
+    dark = Returns(lambda logits: logits if (logits[:, 0] > 0).all() else raises(KeyError("bright")))
+    with pytest.raises(fedshield.Error, match=r"model: cannot be measured \(.*KeyError: 'bright'"):
+        fedshield.evaluate(dark, images, labels, "fgsm", quiet=True)
+    found = fedshield.evaluate(
+        Returns(lambda logits: logits.where(logits < 9, torch.nan)), images, labels, "", quiet=True
+    )
+    assert found.evaluation.not_finite == 1
+    assert any(
+        sentence.startswith("1 answers of the model have logits that are not finite") for sentence in found.warnings
+    )
+
+
+def test_a_wrong_type_names_its_argument(first: fedshield.Run, tmp_path: Path) -> None:
+    wrong: list[tuple[Callable[[], Any], str]] = [
+        (lambda: fedshield.load(3), "path = 3: int; give a path"),  # type: ignore[arg-type]
+        (lambda: fedshield.load(None), "path = None: NoneType; give a path"),  # type: ignore[arg-type]
+        (lambda: fedshield.load(first.path, trust_code="no"), "trust_code = 'no': give True"),  # type: ignore[arg-type]
+        (lambda: fedshield.load("a\0b"), r"path = 'a\x00b': has a NUL character"),
+        (lambda: fedshield.runs(3), "folder = 3: int; give a path"),  # type: ignore[arg-type]
+        (lambda: fedshield.run(resume=3), "resume = 3: int; give a path"),  # type: ignore[arg-type]
+        (lambda: fedshield.run(trust_code="no"), "trust_code = 'no': give True or False"),  # type: ignore[arg-type]
+        (lambda: fedshield.run(results="a\0b"), r"results.dir = 'a\x00b': has a NUL character"),
+        (lambda: fedshield.run(preset="a\0b"), r"preset = 'a\x00b': has a NUL character"),
+        (lambda: fedshield.load_exported(3), "path = 3: int; give a path"),  # type: ignore[arg-type]
+        (lambda: fedshield.load_exported(tmp_path), f"{tmp_path}: is a folder; give the file in it"),
+        (lambda: fedshield.load_exported(tmp_path, 1), "trust_code = 1: give True or False"),  # type: ignore[arg-type]
+        (lambda: first.report(3), "out = 3: int; give a path"),  # type: ignore[arg-type]
+        (lambda: first.evaluate(epsilons=None), "epsilons = None: give radii"),  # type: ignore[arg-type]
+        (lambda: first.evaluate(corruptions=None), "corruptions = None: give names"),  # type: ignore[arg-type]
+        (lambda: first.evaluate(corruptions=[3]), "corruptions: 3 is among them"),  # type: ignore[list-item]
+        (lambda: first.evaluate(made_on=3), "made_on = 3: give a run, its directory"),  # type: ignore[arg-type]
+        (lambda: first.evaluate(made_on=[3]), "made_on = 3: int; give a path"),  # type: ignore[list-item]
+        (lambda: first.evaluate(personal="no"), "personal = 'no': give True or False"),  # type: ignore[arg-type]
+    ]
+    for call, told in wrong:
+        with pytest.raises(fedshield.Error) as error:
+            call()
+        assert told in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_run_whose_directory_is_gone_says_so(first: fedshield.Run, tmp_path: Path) -> None:
+    run = fedshield.load(shutil.copytree(first.path, tmp_path / "gone"))
+    shutil.rmtree(run.path)
+    assert repr(run) == f"Run {run.path}: its directory is gone"
+    assert "its directory is gone" in run._repr_html_()
+    for name in ("metrics", "summary", "finished"):
+        with pytest.raises(fedshield.Error, match=f"Run {run.path}: its directory is gone; if it was moved"):
+            getattr(run, name)
 
 
 def test_what_cannot_be_measured_is_one_line(first: fedshield.Run) -> None:

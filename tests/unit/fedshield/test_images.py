@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -80,6 +81,47 @@ def test_datasets_of_torch_and_pictures_are_read() -> None:
     for images in (PIXELS, tensors.tensors[0]):
         with pytest.raises(FedShieldError, match=r"data: images without labels; give a pair \(images, labels\)"):
             to_dataset(images, "data")
+
+
+class Broken:
+    """A dataset whose second item raises."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, number: int) -> tuple[NDArray[np.uint8], int]:
+        if number == 1:
+            raise self.error
+        return PIXELS[number], 0
+
+
+class Counted(TensorDataset):
+    classes = 5
+
+
+def test_a_wrong_item_is_named() -> None:
+    def items(label: object) -> list[object]:
+        return [(PIXELS[0], 0), (PIXELS[1], np.array([1])), (PIXELS[2], label)]
+
+    tensors = torch.from_numpy(PIXELS), torch.from_numpy(LABELS)
+    wrong: list[tuple[object, str]] = [
+        *((items(label), rf"data\[2\]: label {label!r}; give a whole") for label in (0.9, "0", None, True)),
+        ([*items(1), PIXELS[0]], r"data\[3\]: ndarray; each item must be \(image, label\)"),
+        ([*items(1), {"image": 1, "label": 2}], r"data\[3\]: dict; each item must be"),
+        (Broken(RuntimeError("no\nmore")), r"data\[1\]: cannot be read from this Broken \(RuntimeError: no\); each"),
+        (Broken(OSError("broken file")), r"data\[1\]: cannot be read from this Broken \(OSError: broken file\)"),
+        (pd.DataFrame({"a": [1, 2, 3]}), r"data\[0\]: cannot be read from this DataFrame \(KeyError: 0\)"),
+        (Counted(*tensors), "data: its classes = 5; make it a list of names"),
+        ((PIXELS, LABELS.astype(np.uint64) + np.uint64(2**63)), "data: labels: 9223372036854775810 is among them"),
+        (items(2**63), "data: labels: 9223372036854775808 is among them; number the classes from 0 to 32767"),
+    ]
+    for given, told in wrong:
+        with pytest.raises(FedShieldError, match=told):
+            to_dataset(given, "data")
+    assert to_dataset(items(np.int64(2)), "data").labels.tolist() == [0, 1, 2]
 
 
 class Named(TensorDataset):
