@@ -36,3 +36,28 @@ def check_flags(**given: Any) -> None:
     for name, value in given.items():
         if not isinstance(value, bool | np.bool_):
             raise FedShieldError(f"{name} = {value!r:.80}: give True or False")
+
+
+def names_of(name: str, given: Any) -> list[str]:
+    """Return a list of texts, as ``list_of`` does."""
+    texts = list_of(name, given, "names, as in ['fog', 'contrast']")
+    if odd := [each for each in texts if not isinstance(each, str)]:
+        raise FedShieldError(f"{name}: {odd[0]!r:.80} is among them; give names, as in ['fog', 'contrast']")
+    return texts
+
+
+def list_of(name: str, given: Any, what: str) -> list[Any]:
+    """Return the list that was given as an argument.
+
+    Args:
+        name: of the argument, for messages.
+        given: its value; an array too.
+        what: to give, for messages.
+
+    Raises:
+        FedShieldError: it is no list.
+    """
+    try:
+        return list(given)
+    except TypeError as error:
+        raise FedShieldError(f"{name} = {given!r:.80}: give {what}, or leave it out") from error

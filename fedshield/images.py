@@ -160,8 +160,8 @@ def _items(data: Any, what: str) -> tuple[list[Any], list[int]]:
 
 def _label(label: Any, place: str) -> int:
     array = _array(label, f"{place}: label")
-    if array.size != 1 or array.dtype.kind not in "iu":
-        raise FedShieldError(f"{place}: label {label!r:.80}; give a whole number")
+    if array.size != 1 or array.dtype.kind not in "iu" or not 0 <= array.item() <= _LAST_CLASS:
+        raise FedShieldError(f"{place}: label {label!r:.80}; give a whole number from 0 to {_LAST_CLASS}")
     return int(array.item())
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from common.arguments import check_flags, path_of
+from common.arguments import check_flags, list_of, names_of, path_of
 from common.config.flat import Flat, default_config
 from common.data.datasets import Dataset
 from common.errors import FedShieldError, explain_os_errors
@@ -172,8 +172,8 @@ class Run:
                 changes["evaluate.final-attacks"] = ",".join(labels_of(attacks))
             for key, value in (("evaluate.final-examples", examples), ("attack.epsilon-255", epsilon_255)):
                 changes |= {} if value is None else {key: to_scalar(key, value)}
-            kinds = corruptions if isinstance(corruptions, str) else ",".join(_names("corruptions", corruptions))
-            others = [made_on] if isinstance(made_on, str | os.PathLike) else _several("made_on", made_on, _RUNS)
+            kinds = corruptions if isinstance(corruptions, str) else ",".join(names_of("corruptions", corruptions))
+            others = [made_on] if isinstance(made_on, str | os.PathLike) else list_of("made_on", made_on, _RUNS)
             found = evaluate_run(
                 *(self.path, changes, _radii(epsilons), self._trust_code),
                 *(parse_corruptions(kinds) if kinds else (), [_path(run) for run in others], personal),
@@ -275,33 +275,8 @@ def _row(line: dict[str, Any]) -> dict[str, Any]:
 def _radii(epsilons: str | float | Sequence[float]) -> tuple[float, ...]:
     if isinstance(epsilons, str | int | float):
         return parse_radii(str(epsilons))
-    radii = _several("epsilons", epsilons, "radii in 1/255, as in [0, 4, 8]")
+    radii = list_of("epsilons", epsilons, "radii in 1/255, as in [0, 4, 8]")
     return parse_radii(",".join(map(str, radii))) if radii else ()
-
-
-def _names(name: str, given: Any) -> list[str]:
-    """Return texts of a list that was given as an argument."""
-    texts = _several(name, given, "names, as in ['fog', 'contrast']")
-    if odd := [each for each in texts if not isinstance(each, str)]:
-        raise FedShieldError(f"{name}: {odd[0]!r:.80} is among them; give names, as in ['fog', 'contrast']")
-    return texts
-
-
-def _several(name: str, given: Any, what: str) -> list[Any]:
-    """Return the list that was given as an argument.
-
-    Args:
-        name: of the argument, for messages.
-        given: its value; an array too.
-        what: to give, for messages.
-
-    Raises:
-        FedShieldError: it is no list.
-    """
-    try:
-        return list(given)
-    except TypeError as error:
-        raise FedShieldError(f"{name} = {given!r:.80}: give {what}, or leave it out") from error
 
 
 def _percent(rate: dict[str, Any] | None) -> str:

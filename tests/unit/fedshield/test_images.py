@@ -108,15 +108,14 @@ def test_a_wrong_item_is_named() -> None:
 
     tensors = torch.from_numpy(PIXELS), torch.from_numpy(LABELS)
     wrong: list[tuple[object, str]] = [
-        *((items(label), rf"data\[2\]: label {label!r}; give a whole") for label in (0.9, "0", None, True)),
+        *((items(label), rf"data\[2\]: label {label!r}; give a whole") for label in (0.9, "0", None, True, -1, 2**63)),
         ([*items(1), PIXELS[0]], r"data\[3\]: ndarray; each item must be \(image, label\)"),
         ([*items(1), {"image": 1, "label": 2}], r"data\[3\]: dict; each item must be"),
         (Broken(RuntimeError("no\nmore")), r"data\[1\]: cannot be read from this Broken \(RuntimeError: no\); each"),
         (Broken(OSError("broken file")), r"data\[1\]: cannot be read from this Broken \(OSError: broken file\)"),
         (pd.DataFrame({"a": [1, 2, 3]}), r"data\[0\]: cannot be read from this DataFrame \(KeyError: 0\)"),
         (Counted(*tensors), "data: its classes = 5; make it a list of names"),
-        ((PIXELS, LABELS.astype(np.uint64) + np.uint64(2**63)), "data: labels: 9223372036854775810 is among them"),
-        (items(2**63), "data: labels: 9223372036854775808 is among them; number the classes from 0 to 32767"),
+        ((PIXELS, LABELS.astype(np.uint64) + np.uint64(2**63)), "9223372036854775810 is among them; number"),
     ]
     for given, told in wrong:
         with pytest.raises(FedShieldError, match=told):
