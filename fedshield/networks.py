@@ -98,6 +98,7 @@ def _place(model: nn.Module, error: BaseException) -> str:
     places = [
         f"{frame.f_code.co_filename}, line {line}: "
         for frame, line in traceback.walk_tb(error.__traceback__)
-        if id(frame.f_locals.get("self")) in parts and not Path(frame.f_code.co_filename).is_relative_to(_TORCH)
+        if id(next(iter(frame.f_locals.values()), None)) in parts  # self, whatever its name
+        and not Path(frame.f_code.co_filename).is_relative_to(_TORCH)
     ]
     return places[-1] if places else ""

@@ -230,6 +230,9 @@ class RunConfig(ConfigTable):
         return flatten(self.model_dump(by_alias=True))
 
 
+_FOLDERS = ("results.dir", "data.root")  # FILE.py:NAME of a received run may be no file here: its copy is used
+
+
 def parse_config(flat: Mapping[str, Any]) -> RunConfig:
     """Check a complete flat configuration and return it typed.
 
@@ -239,7 +242,7 @@ def parse_config(flat: Mapping[str, Any]) -> RunConfig:
     for key, value in flat.items():
         if not is_text(str(value)):
             raise FedShieldError(f"{key} = {str(value)!r}: not UTF-8; {RENAME}")
-        if "\0" in str(value):
+        if key in _FOLDERS and "\0" in str(value):
             raise FedShieldError(f"{key} = {str(value)!r:.80}: has a NUL character; leave it out")
     try:
         return RunConfig.model_validate(nest(flat))
