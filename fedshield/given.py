@@ -7,10 +7,8 @@ import logging
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -18,7 +16,7 @@ from torch import nn
 from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file
 from common.paths import cache_dir
-from fedshield.sources import UnwritableError, is_installed, source_of
+from fedshield.sources import UnwritableError, source_of
 
 log = logging.getLogger("fedshield")
 
@@ -115,13 +113,10 @@ def _written(key: str, value: Any) -> tuple[str, str]:
 
 
 def _pickle(key: str, name: str, value: Any, why: str, ending: str) -> str:
-    import cloudpickle
+    from fedshield.pickles import pickled
 
     try:
-        if isinstance(value, nn.Module):
-            value = copy.deepcopy(value).cpu()
-        with _by_value(value):
-            content = cloudpickle.dumps(value)
+        content = pickled(copy.deepcopy(value).cpu() if isinstance(value, nn.Module) else value)
     except Exception as error:  # whatever the objects inside raise
         what = f"{type(error).__name__}: {error}".split("\n")[0]
         raise FedShieldError(
@@ -135,21 +130,3 @@ def _pickle(key: str, name: str, value: Any, why: str, ending: str) -> str:
         lines="\n".join(textwrap.wrap(base64.b85encode(content).decode(), 100)),
         ending=ending.format(name=name),
     )
-
-
-@contextmanager
-def _by_value(value: Any) -> Iterator[None]:
-    """Pickle what is defined in a file of this folder whole: other processes do not find that file."""
-    import cloudpickle
-
-    kinds = {type(part) for part in value.modules()} if isinstance(value, nn.Module) else {type(value), value}
-    names = {getattr(kind, "__module__", None) for kind in kinds} - {None, "__main__"}
-    found = [sys.modules[name] for name in names if name in sys.modules]
-    local: list[ModuleType] = [module for module in found if not is_installed(module)]
-    for module in local:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        for module in local:
-            cloudpickle.unregister_pickle_by_value(module)

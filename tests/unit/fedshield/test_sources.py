@@ -103,6 +103,53 @@ def test_a_network_that_is_an_object_keeps_its_weights_and_gives_a_copy_each_tim
     assert first[1].weight is not second[1].weight
 
 
+SCALED = """
+import enum
+import numpy as np
+from torch import nn
+
+SCALE = 1.0
+DIVISOR = np.array([1.0])  # has no source that can be written
+
+class Kind(enum.Enum):
+    PLAIN = 1
+
+    def factor(self):
+        return SCALE
+
+class Base(nn.Module):
+    def scaled(self, x):
+        return SCALE * x
+
+class Net(Base):
+    def __init__(self, classes=10):
+        super().__init__()
+        self.last = nn.Identity()
+
+    def forward(self, x):
+        return self.scaled(self.last(x)) * Kind.PLAIN.factor() / float(DIVISOR[0])
+"""
+
+
+@pytest.mark.parametrize("make", ["Net", "Net()"])
+def test_a_pickle_has_the_values_of_now_and_its_own_classes(make: str) -> None:
+    """A copy that is loaded in this process, and is changed, leaves the notebook's classes as they are."""
+    names = run_cell(SCALED)
+    kinds = [names[name] for name in ("Kind", "Base", "Net")]
+    before, one, copies = [dict(vars(kind)) for kind in kinds], torch.ones(1), []
+    for scale in (1.0, 3.0):
+        names["SCALE"] = scale
+        copies.append(load_user_code("model.name", reference_to("model.name", eval(make, names)))())
+    assert [copied(one).item() for copied in copies] == [1, 9]
+    assert names["Net"]()(one).item() == 9
+    assert [dict(vars(kind)) for kind in kinds] == before
+    assert names["Net"].forward.__globals__ is names
+    type(copies[0]).forward = lambda self, x: 7 * x
+    assert [copied(one).item() for copied in copies] == [7, 9]
+    assert names["Net"]()(one).item() == 9
+    assert "class Base" in source_of(names["Base"], "Base")
+
+
 def test_the_same_object_is_the_same_file() -> None:
     first, second = (reference_to("model.name", run_cell(NETWORK)["Net"]) for _ in range(2))
     assert first == second
