@@ -108,11 +108,13 @@ def try_model(config: RunConfig, kind: Kind, model: nn.Module, classes: int) -> 
         config: of the run.
         kind: of the run.
         model: as it is trained, on its device.
-        classes: its number of logits, 2 or more.
+        classes: its number of logits.
 
     Raises:
         FedShieldError: one line with the key, and the user's line where the mistake is there.
     """
+    if classes < 2:
+        raise FedShieldError(f"data.name = {config.data.name}: its images are all of one class; give two or more")
     check_attacks(config, classes)
     if kind != CENTRALIZED:
         make_federated_method(config).check(model)
