@@ -27,6 +27,7 @@ from server.personal import check_personal
 from server.privacy import check_privacy
 from server.repair.preflight import check_repair
 from server.run_directory.reader import CENTRALIZED, DEPLOYED, Kind
+from server.run_directory.restored import same_settings
 
 log = logging.getLogger("fedshield")
 
@@ -41,6 +42,8 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
     Raises:
         FedShieldError: one line with the key, what was found and what to do.
     """
+    if config.results.resume:
+        same_settings(config, kind)
     if kind != CENTRALIZED:
         check_strategy(config.strategy, config.federation.cohort)
         by_pool = isinstance(RULES.get(config.strategy.name), ByPool)

@@ -108,6 +108,28 @@ def changed_keys(stored: Flat, config: RunConfig) -> Flat:
     }
 
 
+def same_settings(config: RunConfig, kind: Kind) -> Flat:
+    """Return the stored configuration of the run that ``results.resume`` names.
+
+    Args:
+        config: with which it is to go on.
+        kind: of the run.
+
+    Raises:
+        FedShieldError: a key that must agree does not; one line with what it is there and now.
+    """
+    path = whole_path(config.results.resume)
+    stored = with_copies(path, read_config(path, kind), config)
+    begun = {**stored, "threads": stored["threads"] or first_threads(path)}
+    if changed := changed_keys(begun, with_first_threads(config)):
+        key, value = next(iter(changed.items()))
+        raise FedShieldError(
+            f"{path}: belongs to another configuration: {key} = {value!r} there, {config.flat().get(key)!r} now; "
+            "resume without changing it, or start a new run"
+        )
+    return stored
+
+
 def stored_config(
     run_dir: Path, override: Flat, source: str, trust_code: bool = False, runs: Collection[str] = ("model.name",)
 ) -> RunConfig:

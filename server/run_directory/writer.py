@@ -42,7 +42,7 @@ from server.run_directory.opening import (
     ran_to_its_end,
 )
 from server.run_directory.reader import DEPLOYED, FEDERATION, Kind, read_config, read_environment, read_metrics
-from server.run_directory.restored import changed_keys, first_threads, whole_weights, with_copies, with_first_threads
+from server.run_directory.restored import same_settings, whole_weights
 
 log = logging.getLogger("fedshield")
 
@@ -103,14 +103,7 @@ class RunDir:
     @classmethod
     def _resume(cls, config: RunConfig, kind: Kind) -> Self:
         run = cls(whole_path(config.results.resume), kind, config)
-        stored = with_copies(run.path, read_config(run.path, kind), config)
-        begun = {**stored, "threads": stored["threads"] or first_threads(run.path)}
-        if changed := changed_keys(begun, with_first_threads(config)):
-            key, value = next(iter(changed.items()))
-            raise FedShieldError(
-                f"{run.path}: belongs to another configuration: {key} = {value!r} there, "
-                f"{config.flat().get(key)!r} now; resume without changing it, or start a new run"
-            )
+        stored = same_settings(config, kind)
         with explain_os_errors(run.path):
             run._acquire()
         try:
