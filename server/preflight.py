@@ -8,6 +8,7 @@ from torch import nn
 
 from common.attacks.library import OF_EVALUATION, build_attack, check_classes
 from common.attacks.threat import ITERATED, L2, AttackSpec
+from common.config.flat import Flat
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.factory import (
@@ -26,6 +27,7 @@ from server.aggregation.selection import Cohort, check_selection
 from server.personal import check_personal
 from server.privacy import check_privacy
 from server.repair.preflight import check_repair
+from server.run_directory.checkpoint import rounds_before
 from server.run_directory.reader import CENTRALIZED, DEPLOYED, Kind
 from server.run_directory.restored import same_settings
 
@@ -43,7 +45,7 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
         FedShieldError: one line with the key, what was found and what to do.
     """
     if config.results.resume:
-        same_settings(config, kind)
+        _tell_other_images(same_settings(config, kind), config)
     if kind != CENTRALIZED:
         check_strategy(config.strategy, config.federation.cohort)
         by_pool = isinstance(RULES.get(config.strategy.name), ByPool)
@@ -59,6 +61,12 @@ def check_settings(config: RunConfig, kind: Kind) -> None:
         check_selection(config.federation)
         _check_method(config)
         config.check_division()
+
+
+def _tell_other_images(stored: Flat, config: RunConfig) -> None:
+    before, now = stored.get("diagnosis.examples"), config.diagnosis.examples
+    if rounds_before(config) and before not in (None, now):
+        log.info("diagnosis.examples = %s so far, %d now: on other images", before, now)
 
 
 def _check_average(config: RunConfig, kind: Kind) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 
-from common.config.flat import default_config
+from common.config.flat import Flat, default_config
 from common.config.schema import RunConfig
 from common.user_code import is_user_code
 
@@ -50,7 +50,7 @@ _READ_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 # Keys, or the beginning of keys -> what switches them off: a key and its value.
 _OFF: dict[str, tuple[str, object]] = {
-    "privacy.": ("privacy.noise-multiplier", 0.0),
+    "privacy.": ("privacy.noise-multiplier", 0),
     "byzantine.": ("byzantine.clients", 0),
     "diagnosis.": ("diagnosis.enabled", False),
     "repair.": ("repair.enabled", False),
@@ -71,25 +71,24 @@ def tell_unread(config: RunConfig, federated: bool = True) -> None:
     defaults, now = default_config(), config.flat()
     for key in [key for key in now if now[key] != defaults[key]]:
         if federated or not key.startswith(_OF_CLIENTS):
-            why = _why_unread(config, key)
+            why = _why_unread(key, now, config.repair.enabled)
         else:
             why = "there are no clients here" if key.startswith(_NEVER_MEANT) else ""
         if why:
             log.info("%s = %s has no effect: %s", key, now[key], why)
 
 
-def _why_unread(config: RunConfig, key: str) -> str:
-    """Return why nobody reads a key; empty where somebody does."""
-    now = config.flat()
-    if key == "train.average-decay" and config.repair.enabled:  # repair may take a mean later
+def _why_unread(key: str, now: Flat, repaired: bool) -> str:
+    """Return why nobody reads a key of a flat configuration; empty where somebody does."""
+    if key == "train.average-decay" and repaired:  # repair may take a mean later
         return ""
     if key in _READ_WITH:
         switch, values = _READ_WITH[key]
         if now[switch] not in values and not is_user_code(str(now[switch])):
             return f"{switch} = {now[switch]} does not read it"
-    if key == "partition.by" and not config.data.name.startswith("hf:"):
-        return f"data.name = {config.data.name} does not read it"
+    if key == "partition.by" and not str(now["data.name"]).startswith("hf:"):
+        return f"data.name = {now['data.name']} does not read it"
     for start, (switch, off) in _OFF.items():
         if key.startswith(start) and key != switch and now[switch] == off:
-            return f"{switch} = {str(off).lower() if isinstance(off, bool) else f'{off:g}' if off == 0 else off}"
+            return f"{switch} = {str(off).lower()}"
     return ""

@@ -9,7 +9,7 @@ from flwr.app import MessageType
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.machine import may_have_gpu
-from common.paths import whole_path
+from server.run_directory.checkpoint import rounds_before
 from server.run_directory.opening import refuse_taken_name
 from server.run_directory.reader import FEDERATION, Kind
 from simulations.engine.executor import Executor, InProcess
@@ -18,15 +18,6 @@ from simulations.terminal.console import Output, Terminal, figures_may_fail
 from simulations.terminal.live_view import LiveView
 
 log = logging.getLogger("fedshield")
-
-
-def rounds_before(config: RunConfig) -> int:
-    """Return how many rounds, or epochs, an earlier part of this run has finished."""
-    if not config.results.resume:
-        return 0
-    from server.run_directory.checkpoint import count_completed
-
-    return count_completed(whole_path(config.results.resume))
 
 
 def draw(run_dir: Path, kind: Kind) -> None:

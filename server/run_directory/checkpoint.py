@@ -22,10 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from common.config.schema import RunConfig
 from common.errors import FedShieldError, explain_os_errors
 from common.files import clear_leftovers, read_json, replace_file, replace_json
 from common.messages.records import State
 from common.models.networks import load_state
+from common.paths import whole_path
 from server.run_directory.schema import Checkpoint, check_format
 
 log = logging.getLogger("fedshield")
@@ -94,6 +96,12 @@ def count_completed(run_dir: Path) -> int:
         return int((read_checkpoint(run_dir) or {"round": 0})["round"])
     except FedShieldError:  # whoever resumes the run reports it, or resumes from the checkpoint before
         return 0
+
+
+def rounds_before(config: RunConfig) -> int:
+    """Return how many rounds, or epochs, an earlier part of this run has finished."""
+    resumed = config.results.resume
+    return count_completed(whole_path(resumed)) if resumed else 0
 
 
 def restore_checkpoint(run_dir: Path) -> dict[str, Any] | None:

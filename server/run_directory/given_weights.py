@@ -16,8 +16,7 @@ from common.errors import FedShieldError, explain_os_errors
 from common.messages.records import State
 from common.models.external import TORCHVISION, default_weights
 from common.models.networks import load_state
-from common.paths import whole_path
-from server.run_directory.checkpoint import count_completed, selected_checkpoint, selected_model
+from server.run_directory.checkpoint import rounds_before, selected_checkpoint, selected_model
 from server.run_directory.reader import read_environment, read_kind
 from server.run_directory.restored import PUBLISHED_WEIGHTS, no_weights, whole_weights
 
@@ -38,8 +37,7 @@ def begin_with_given(config: RunConfig, model: nn.Module) -> dict[str, Any]:
         FedShieldError: they are not there, are damaged, or do not fit the network; one line with the first array that
             differs.
     """
-    resumed = config.results.resume
-    return {} if resumed and count_completed(whole_path(resumed)) else fit_given(config, model)
+    return {} if rounds_before(config) else fit_given(config, model)
 
 
 def told_of_given(config: RunConfig, told: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:

@@ -134,9 +134,6 @@ def is_finished(path: Path, kind: Kind, completed_rounds: int, stored: Flat, con
             f"done so far would have had other learning rates; resume with {key}={stored[key]}, or start a new run"
         )
     if not ran_to_its_end(path, kind.total(config), completed_rounds):
-        before = stored.get("diagnosis.examples")
-        if completed_rounds and before not in (None, config.diagnosis.examples):
-            log.info("diagnosis.examples = %s so far, %d now: on other images", before, config.diagnosis.examples)
         return False
     told = f"{_why_done(path, kind, completed_rounds, asked, stretches)}evaluate it with: fedshield evaluate {path}"
     if other := [key for key in now if key.startswith("evaluate.final-") and now[key] != stored[key]]:

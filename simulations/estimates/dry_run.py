@@ -10,13 +10,14 @@ from common.data.server_data import take_server_data
 from common.factory import prepare_data, server_data
 from common.words import some, time_text
 from server.notices import tell_mirroring, tell_rare_classes, tell_settings, tell_small_radius
+from server.run_directory.checkpoint import rounds_before
 from server.run_directory.opening import refuse_taken_name
 from server.run_directory.reader import CENTRALIZED, Kind
 from server.sharing import check_sharing
 from server.unread import tell_unread
 from simulations.estimates.speed import Speed, measure
 from simulations.estimates.work import Work, count_images, work_of
-from simulations.federation import checked_engine, rounds_before
+from simulations.federation import checked_engine
 from simulations.studies.trial import try_out
 from simulations.terminal.console import Terminal
 

@@ -9,12 +9,12 @@ import pytest
 
 from common.errors import FedShieldError
 from server.evaluation import evaluate_run
+from server.run_directory.checkpoint import rounds_before
 from server.run_directory.reader import FEDERATION, parse_stored, read_config
 from server.run_directory.writer import RunDir
 from simulations.attack_images import attack_pictures
 from simulations.cli.options import new_or_stored
 from simulations.export.formats import export_run
-from simulations.federation import rounds_before
 from simulations.reports.compare import compare_runs
 from simulations.reports.html.write import write_report
 from tests.helpers.runs import run
