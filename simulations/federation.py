@@ -9,7 +9,6 @@ from flwr.app import MessageType
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.machine import may_have_gpu
-from server.run_directory.checkpoint import rounds_before
 from server.run_directory.opening import refuse_taken_name
 from server.run_directory.reader import FEDERATION, Kind
 from simulations.engine.executor import Executor, InProcess
@@ -72,6 +71,7 @@ def run_locally(
         if config.byzantine.clients:
             executor = ByzantineExecutor(executor, config)
         from server.app import app
+        from server.run_directory.checkpoint import rounds_before
 
         federation, quiet = config.federation, output is not Output.PLAIN
         first = "clients load their data"
