@@ -10,7 +10,7 @@ from common.attacks.library import OF_EVALUATION, build_attack, check_classes
 from common.attacks.threat import ITERATED, L2, AttackSpec
 from common.config.flat import Flat
 from common.config.schema import RunConfig
-from common.errors import FedShieldError
+from common.errors import DeadEndError, FedShieldError
 from common.factory import (
     check_user_code,
     evaluation_threat,
@@ -149,7 +149,7 @@ def check_attacks(config: RunConfig, classes: int) -> None:
 
 
 def try_own_loss(config: RunConfig, model: nn.Module, classes: int) -> None:
-    """Call the user's loss once on two images, where the clients compute on this machine too.
+    """Call the user's loss on two images, and on some more where it teaches nothing from two.
 
     Args:
         config: of the run.
@@ -157,20 +157,40 @@ def try_own_loss(config: RunConfig, model: nn.Module, classes: int) -> None:
         classes: its number of logits.
 
     Raises:
-        FedShieldError: it raises, returns no loss, or changes the model.
+        FedShieldError: it raises, returns no loss, changes the model, or teaches nothing from either batch.
     """
     if not is_user_code(config.loss.name):
         return
-    images, targets = _two_images(config, model, classes)
-    gpus = [images.device] if images.device.type == "cuda" else []
+    more = list(range(min(classes, 16))) * 2  # a contrastive loss needs two images of a class
+    gpus = [next(model.parameters()).device] if next(model.parameters()).is_cuda else []
     with keep_modes(model), keep_statistics(model), torch.random.fork_rng(gpus):
-        make_method(config, model.train(), classes).loss_for(np.arange(classes))(images, targets)
+        loss = make_method(config, model.train(), classes).loss_for(np.arange(classes))
+        for labels in ([0, classes - 1], more):
+            value = loss(*_images(config, model, labels))
+            if (fault := _fault(value, model)) is None:
+                return
+    raise DeadEndError(f"loss.name = {config.loss.name}: {fault}, on {len(more)} random images: nothing can be learned")
 
 
-def _two_images(config: RunConfig, model: nn.Module, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    device, shape = next(model.parameters()).device, (2, 3, config.data.side, config.data.side)
+def _fault(loss: torch.Tensor, model: nn.Module) -> str | None:
+    """Return why a step down a loss changes no weight, or makes them useless; None if it does neither."""
+    if not loss.isfinite():
+        return f"is {loss.item()}"
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    found = torch.autograd.grad(loss, weights, allow_unused=True)
+    gradients = [gradient for gradient in found if gradient is not None]
+    if not all(gradient.isfinite().all() for gradient in gradients):
+        return "has a gradient that is not finite"
+    if not any(gradient.any() for gradient in gradients):
+        return "has no gradient with respect to the model's weights"
+    return None
+
+
+def _images(config: RunConfig, model: nn.Module, labels: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return random images for these labels, the same for the same seed, on the model's device."""
+    device, shape = next(model.parameters()).device, (len(labels), 3, config.data.side, config.data.side)
     images = torch.from_numpy(rng_for(config.seed, "try").random(shape, np.float32)).to(device)
-    return images, torch.tensor([0, classes - 1], device=device)
+    return images, torch.tensor(labels, device=device)
 
 
 def try_own_attacks(config: RunConfig, model: nn.Module, classes: int) -> None:
@@ -184,7 +204,7 @@ def try_own_attacks(config: RunConfig, model: nn.Module, classes: int) -> None:
     Raises:
         FedShieldError: an attack raises, leaves the ball, or changes the model.
     """
-    images, targets = _two_images(config, model, classes)
+    images, targets = _images(config, model, [0, classes - 1])
     specs = [AttackSpec.parse(label) for label in (*config.evaluate.attacks, *config.final_attacks(classes))]
     tried = [(OF_EVALUATION, spec.name, spec.within(evaluation_threat(config))) for spec in specs]
     for key, name, threat in dict.fromkeys([("attack.name", config.attack.name, threat_of(config)), *tried]):

@@ -22,6 +22,7 @@ from common.models.networks import build_model, load_state
 from common.training.losses import LossContext, build_loss
 from common.user_code import load_user_code
 from server.evaluation import evaluate_run
+from server.preflight import try_own_loss
 from server.run_directory.reader import read_metrics
 from tests.helpers.images import make_folder
 from tests.helpers.pages import blocks, commands, type_in
@@ -276,6 +277,32 @@ def test_a_loss_that_fails_is_named_before_the_first_round(tmp_path: Path, comma
     reference = write(tmp_path, "def it(model, context):\n    return lambda images, labels: images @ labels\n")
     with pytest.raises(FedShieldError, match=f"^loss.name = {reference}: .*, line 2: RuntimeError: "):
         run(tmp_path, command, loss__name=reference)
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        ("model(images).sum() / 0", "is -?inf"),
+        ("model(images).sum() * float('nan')", "is nan"),
+        ("(model(images).sum() * 0).sqrt()", "has a gradient that is not finite"),
+        ("model(images).sum() * 0", "has no gradient with respect to the model's weights"),
+        ("images.clone().requires_grad_().sum()", "has no gradient with respect to the model's weights"),
+    ],
+)
+def test_a_loss_that_teaches_nothing_is_refused_before_the_first_round(
+    tmp_path: Path, returned: str, told: str
+) -> None:
+    reference = write(tmp_path, f"def it(model, context):\n    return lambda images, labels: {returned}\n")
+    with pytest.raises(FedShieldError, match=f"^loss.name = {reference}: {told}, on 20 random images: nothing can be"):
+        run(tmp_path, "run", loss__name=reference)
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_a_loss_that_needs_two_images_of_a_class_is_not_refused(tmp_path: Path) -> None:
+    pairs = "(model(images)[labels == labels.mode().values] @ torch.ones(10)).var()"  # nan for a single image
+    reference = write(tmp_path, f"import torch\ndef it(model, context):\n    return lambda images, labels: {pairs}\n")
+    config = tiny_config(loss__name=reference)
+    try_own_loss(config, make_model(config, 10), 10)
 
 
 @pytest.mark.parametrize("key", ["attack.name", "evaluate.attacks", "evaluate.final-attacks"])
