@@ -15,6 +15,8 @@ from server.run_directory.reader import find_results, parse_stored, read_config,
 from simulations.reports.accuracy import share
 from simulations.reports.headline import last_round, read_headline
 from simulations.reports.sheets import Sheet
+from simulations.studies.gather import is_finished
+from simulations.studies.study import load_study
 from simulations.study_directory import holds_study
 
 _HEADER = ("run", "state", "done", "natural %", "robust %", "size", "last written")
@@ -42,6 +44,8 @@ def run_sheet(given: Sequence[Path], results: Path | None) -> Sheet:
     if given:
         paths, title = [_there(find_results(_place(run, folder) if results else run)) for run in given], "Runs"
     else:
+        if results and not folder.exists():
+            raise FedShieldError(f"--results {results}: no folder {folder}; fedshield runs shows those in results.dir")
         paths, title = _in_folder(folder), f"Runs in {folder}"
     rows = [_row(path) for path in sorted(paths, key=_written, reverse=True)]
     return Sheet(title, _HEADER, rows, [_ROBUST], 3)
@@ -76,13 +80,21 @@ def _row(path: Path) -> list[str]:
     date = f"{datetime.fromtimestamp(_written(path)):%Y-%m-%d %H:%M}"
     end = [size_text(total_size(path)), date]
     if holds_study(path):
-        runs = [run for run in (path / "runs").iterdir() if is_run(run)]
-        finished = sum((run / "summary.json").exists() for run in runs)
-        return [path.name, "study", f"{finished} of {len(runs)} runs", "–", "–", *end]
+        return [path.name, "study", _counted(path), "–", "–", *end]
     try:
         return [path.name, *_told(path), *end]
     except FedShieldError as error:
         return [path.name, f"damaged: {error}", "–", "–", "–", *end]
+
+
+def _counted(directory: Path) -> str:
+    """Return how many of a study's runs are finished, and of how many, where its file can be read."""
+    runs = list((directory / "runs").iterdir())
+    try:
+        study = load_study(directory / "study.toml")
+    except FedShieldError:
+        return f"{sum((run / 'summary.json').exists() for run in runs)} runs"
+    return f"{sum(is_finished(study, run) for run in runs)} of {study.planned} runs"
 
 
 def _told(path: Path) -> list[str]:

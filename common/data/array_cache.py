@@ -59,7 +59,7 @@ def keep_arrays(place: Path, make: Callable[[], Arrays], find: Callable[[], Arra
 
 @contextmanager
 def _explain_owner(folder: Path) -> Iterator[None]:
-    """Say what to do where a folder of the cache belongs to another user."""
+    """Say what to do where a folder of the cache is not for this user to write."""
     try:
         yield
     except PermissionError as error:
@@ -67,8 +67,8 @@ def _explain_owner(folder: Path) -> Iterator[None]:
         if not (place.is_relative_to(folder) or folder.is_relative_to(place)):  # of what was to be kept there
             raise
         raise FedShieldError(
-            f"{place}: {error.strerror}: this cache belongs to another user; set FEDSHIELD_CACHE to a folder "
-            "of your own, or ask its owner for access"
+            f"{place}: {error.strerror}: decoded images are kept there; set FEDSHIELD_CACHE to a folder that you may "
+            "write to, or ask the owner of this one for access"
         ) from error
 
 

@@ -103,9 +103,13 @@ def _read(given: str, name: str) -> tuple[State, dict[str, Any]]:
     elif path.is_file():
         state, told = _read_file(path)
     elif path.is_dir():
+        if (named := selected_checkpoint(path)) is None:
+            raise FedShieldError(
+                f"model.weights = {given}: not a run's directory, or none of its rounds was finished; give another "
+                "run, or FILE.safetensors"
+            )
         number, state = selected_model(path)
-        told = {"from": given, "unit": read_kind(path).unit, "round": number}
-        told["sha256"] = (selected_checkpoint(path) or {})["sha256"]
+        told = {"from": given, "unit": read_kind(path).unit, "round": number, "sha256": named["sha256"]}
     else:
         raise no_weights(given, path)
     if name.startswith(TORCHVISION) and not all(key.startswith("1.") for key in state):
@@ -139,6 +143,11 @@ def _fit(given: str, state: Mapping[str, torch.Tensor], model: nn.Module) -> lis
         raise FedShieldError(
             f"model.weights = {given}: not of this network: {key} {there} there, and {here} in the network; give "
             "weights of the same model.name, with its width, norm and image size"
+        )
+    if whole := [key for key in own if own[key].is_floating_point() and not state[key].is_floating_point()]:
+        raise FedShieldError(
+            f"model.weights = {given}: {whole[0]} is of {state[whole[0]].dtype}, without fractions; give "
+            "weights as they were trained"
         )
     if odd := next((key for key, each in state.items() if not torch.isfinite(each).all()), None):
         raise FedShieldError(f"model.weights = {given}: {odd} contains nan or infinity; give other weights")

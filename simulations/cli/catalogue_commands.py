@@ -9,8 +9,9 @@ import typer
 from common.attacks.threat import doubted_radius
 from common.config.flat import Flat, default_config, toml_lines
 from common.config.schema import parse_config
+from common.errors import FedShieldError
 from common.paths import cache_dir
-from simulations.cli.options import FileArgument, ResultsOption, SetOption, resolve
+from simulations.cli.options import FileArgument, ResultsOption, SetOption, SomePath, resolve
 from simulations.terminal.console import console, log_to
 
 answers = typer.Typer()
@@ -108,7 +109,11 @@ def config_lines(chosen: Flat, defaults: Flat) -> list[str]:
 def runs_(
     run: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN ...", help="Run directories, or their names in results.dir. Default: all there."),
+        typer.Argument(
+            click_type=SomePath(),
+            metavar="RUN ...",
+            help="Run directories, or their names in results.dir. Default: all there.",
+        ),
     ] = None,
     remove: Annotated[bool, typer.Option("--rm", help="Delete these runs from the disk.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --rm: do not ask.")] = False,
@@ -124,6 +129,8 @@ def runs_(
     fedshield runs --rm first runs/second
     """
     log_to(console)
+    if yes and not remove:
+        raise FedShieldError("--yes: answers the question of --rm; give both, or neither")
     if remove:
         _remove(run or [], results, yes)
     else:

@@ -10,6 +10,8 @@ from common.paths import whole_path
 from server.run_directory.reader import find_results, read_config, read_kind
 from simulations.cli.options import (
     OF_MEASURING,
+    RunOrStudyArgument,
+    RunsArgument,
     SetOption,
     SomePath,
     TrustOption,
@@ -25,9 +27,7 @@ measures = typer.Typer()
 
 @measures.command()
 def transfer(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN RUN ...", help="Run directories, or their names in results.dir.")
-    ],
+    runs: RunsArgument,
     attack_: Annotated[str, typer.Option("--attack", help="One attack, as in evaluate.attacks.")] = "pgd-20",
     examples: Annotated[
         int, typer.Option(min=0, help="Number of test images, balanced over the classes; 0 = all.")
@@ -70,9 +70,7 @@ def transfer(
 
 @measures.command()
 def verify(
-    run_or_study: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_STUDY", help="Its directory, or its name in results.dir.")
-    ],
+    run_or_study: RunOrStudyArgument,
     tolerance: Annotated[
         float,
         typer.Option(min=0, max=100, callback=finite, help="Percentage points by which a figure may differ."),
@@ -100,9 +98,7 @@ def verify(
 
 @measures.command()
 def privacy(
-    run_or_study: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_STUDY", help="Its directory, or its name in results.dir.")
-    ],
+    run_or_study: RunOrStudyArgument,
     examples: Annotated[
         int,
         typer.Option(
@@ -151,11 +147,14 @@ def attack(
     checkpoint: Annotated[
         Path,
         typer.Argument(
+            click_type=SomePath(),
             metavar="CHECKPOINT",
             help="A run directory, its name in results.dir, or a model.safetensors from fedshield export.",
         ),
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE ...", help="Images of any size.")],
+    images: Annotated[
+        list[Path], typer.Argument(click_type=SomePath(), metavar="IMAGE ...", help="Images of any size.")
+    ],
     attack_: Annotated[str, typer.Option("--attack", help="One attack, as in evaluate.attacks.")] = "pgd-20",
     epsilon: Annotated[
         float | None,

@@ -119,7 +119,9 @@ def _next(folder: Path, clients: int, host: str) -> list[str]:
 
 @network.command()
 def register(
-    keys: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of public keys: N.pub for client N.")],
+    keys: Annotated[
+        Path, typer.Argument(click_type=SomePath(), metavar="DIR", help="Folder of public keys: N.pub for client N.")
+    ],
     superlink: SuperlinkOption,
     ca: AuthorityOption = None,
     wait: WaitOption = 60,
@@ -146,7 +148,9 @@ def submit(
     ca: AuthorityOption = None,
     app_: Annotated[
         Path | None,
-        typer.Option("--app", metavar="DIR", help="A checkout of FedShield. Default: what runs now."),
+        typer.Option(
+            "--app", click_type=SomePath(), metavar="DIR", help="A checkout of FedShield. Default: what runs now."
+        ),
     ] = None,
     wait: WaitOption = 60,
 ) -> None:

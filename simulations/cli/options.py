@@ -61,6 +61,7 @@ class SomePath(click.Path):
 FileArgument = Annotated[
     Path | None,
     typer.Argument(
+        click_type=SomePath(),
         metavar="FILE.toml",
         help="Settings that differ from the defaults: a file, or the name of a preset.",
         autocompletion=complete_preset,
@@ -80,17 +81,32 @@ DryOption = Annotated[
     bool, typer.Option("--dry-run", help="Only check everything, and estimate work, time and memory; write nothing.")
 ]
 ResumeOption = Annotated[
-    Path | None, typer.Option(metavar="RUN_DIR", help="Continue this unfinished run (directory or name).")
+    Path | None,
+    typer.Option(click_type=SomePath(), metavar="RUN_DIR", help="Continue this unfinished run (directory or name)."),
 ]
 SuperlinkOption = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the SuperLink.")]
 AuthorityOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="ca.crt from fedshield certs. Without it: no TLS.")
+    Path | None,
+    typer.Option(click_type=SomePath(), metavar="FILE", help="ca.crt from fedshield certs. Without it: no TLS."),
 ]
 WaitOption = Annotated[int, typer.Option(min=0, help="How long to wait for the SuperLink, in seconds.")]
 TrustOption = Annotated[
     bool, typer.Option("--trust-code", help="Allow Python code that came with the run or model to run.")
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, or its name in results.dir.")]
+RunArgument = Annotated[
+    Path, typer.Argument(click_type=SomePath(), metavar="RUN_DIR", help="A run directory, or its name in results.dir.")
+]
+
+RunsArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        click_type=SomePath(), metavar="RUN RUN ...", help="Run directories, or their names in results.dir."
+    ),
+]
+RunOrStudyArgument = Annotated[
+    Path,
+    typer.Argument(click_type=SomePath(), metavar="RUN_OR_STUDY", help="Its directory, or its name in results.dir."),
+]
 
 
 def resolve(file: Path | None, assignments: list[str], base: Flat) -> Flat:

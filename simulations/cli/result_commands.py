@@ -10,6 +10,8 @@ import typer
 from server.run_directory.reader import DEPLOYED, find_results, read_config, read_kind
 from simulations.cli.options import (
     RunArgument,
+    RunOrStudyArgument,
+    RunsArgument,
     SomePath,
     TrustOption,
 )
@@ -29,9 +31,7 @@ class Format(StrEnum):
 
 @results.command()
 def report(
-    run_or_study: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_STUDY", help="Its directory, or its name in results.dir.")
-    ],
+    run_or_study: RunOrStudyArgument,
     out: Annotated[
         Path | None, typer.Option(click_type=SomePath(), metavar="FILE", help="Default: report.html in the directory.")
     ] = None,
@@ -86,9 +86,7 @@ def replay(run_dir: RunArgument) -> None:
 
 @results.command()
 def compare(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN RUN ...", help="Run directories, or their names in results.dir.")
-    ],
+    runs: RunsArgument,
 ) -> None:
     """Compare runs: configuration and results, image by image where both used the same test images.
 

@@ -23,6 +23,7 @@ from simulations.cli.options import (
     ResumeOption,
     RunArgument,
     SetOption,
+    SomePath,
     TrustOption,
     measuring,
     new_or_stored,
@@ -155,6 +156,7 @@ def evaluate(
         list[Path] | None,
         typer.Option(
             "--from",
+            click_type=SomePath(),
             metavar="RUN_DIR",
             help="Make the attacks' examples also on this run's model, and try them here; can be repeated.",
         ),

@@ -25,6 +25,7 @@ def sweep(
     study: Annotated[
         Path,
         typer.Argument(
+            click_type=SomePath(),
             metavar="STUDY.toml",
             help="A study file, or the name of a shipped study.",
             autocompletion=complete_study,
@@ -72,7 +73,10 @@ class TableFormat(StrEnum):
 
 @studies.command()
 def tables(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's directory, or its name in results.dir.")],
+    study: Annotated[
+        Path,
+        typer.Argument(click_type=SomePath(), metavar="STUDY", help="A study's directory, or its name in results.dir."),
+    ],
     format_: Annotated[
         TableFormat | None,
         typer.Option(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,11 @@ class Study:
     cases: dict[str, Flat]
     reference: Flat
     headline: str = ""
+
+    @property
+    def planned(self) -> int:
+        """How many runs the study has."""
+        return len(self.seeds) * max(1, len(self.cases)) * prod(len(values) for values in self.grid.values())
 
 
 @dataclass(frozen=True)

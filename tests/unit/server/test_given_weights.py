@@ -135,6 +135,10 @@ def test_a_last_layer_for_other_classes_begins_anew_and_that_is_said(
             "99.bias has the shape [5] there, and is missing in the network",
         ),
         (lambda state: state | {"2.weight": torch.full((2,), torch.nan)}, "2.weight contains nan or infinity"),
+        (
+            lambda state: state | {"2.weight": torch.ones(2, dtype=torch.int64)},
+            "2.weight is of torch.int64, without fractions",
+        ),
     ],
 )
 def test_weights_of_another_network_are_refused_in_one_line(tmp_path: Path, change: object, says: str) -> None:
@@ -156,6 +160,9 @@ def test_what_is_no_weights_is_refused_in_one_line(tmp_path: Path, monkeypatch: 
             FedShieldError, match=r"no file or run .*nowhere.*give FILE\.safetensors, a run directory, or"
         ):
             begun(tiny_config(model__weights=there))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FedShieldError, match=r"model.weights = .*folder: not a run's directory, or none of its rounds"):
+        begun(tiny_config(model__weights="folder"))
     with pytest.raises(
         FedShieldError, match=r"model\.name = cnn is not torchvision's; set model.name to torchvision:NAME"
     ):

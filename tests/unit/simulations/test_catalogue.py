@@ -4,7 +4,9 @@ import shlex
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
+import typer
 
 from common.attacks.library import ATTACKS
 from common.config.flat import default_config, read_toml
@@ -15,6 +17,8 @@ from common.training.losses import LOSSES
 from server.aggregation.rules import RULES
 from simulations.catalogue import KINDS, described, first_paragraph
 from simulations.cli.catalogue_commands import Listed
+from simulations.cli.main import app
+from simulations.cli.options import SomePath
 from simulations.shipped import PRESETS
 from tests.helpers.program import invoke
 
@@ -97,6 +101,19 @@ def test_wrong_usage_is_one_line_with_a_near_match() -> None:
         assert done.stderr.splitlines()[0].startswith(f"fedshield: {line}")
         assert len(done.stderr.splitlines()) == 1
     assert invoke("--version").stdout.startswith("fedshield")
+
+
+def test_no_command_takes_an_empty_path() -> None:
+    # As of a shell's variable that is not set; it would be the working directory.
+    group = typer.main.get_group(app)
+    paths = [
+        (f"{name} {parameter.name}", type(parameter.type))
+        for name, command in group.commands.items()
+        for parameter in command.params
+        if isinstance(parameter.type, click.Path)
+    ]
+    assert len(paths) > 20
+    assert [path for path, kind in paths if kind is not SomePath] == []
 
 
 def test_a_folder_of_runs_is_no_file(tmp_path: Path) -> None:

@@ -57,6 +57,24 @@ def test_a_damaged_run_does_not_hide_the_others(folder: Path) -> None:
     assert found["broken"][1] == "damaged:"
 
 
+def test_a_study_shows_how_many_of_its_planned_runs_are_finished(folder: Path, tmp_path: Path) -> None:
+    study = tmp_path / "sharing"
+    shutil.copytree(folder / "whole", study / "runs" / "one")
+    shutil.copytree(folder / "part", study / "runs" / "two")
+    (study / "study.toml").write_text("seeds = [1, 2]\n[grid]\n'sharing.fraction' = [0.0, 0.2, 0.4]\n")
+    assert "study  1 of 6 runs" in re.sub(" {2,}", "  ", invoke("runs", "--results", tmp_path).stdout)
+    (study / "study.toml").write_text("[")
+    assert "study  1 runs" in re.sub(" {2,}", "  ", invoke("runs", "--results", tmp_path).stdout)
+
+
+def test_a_folder_that_is_not_there_and_an_answer_without_a_question_are_refused(tmp_path: Path) -> None:
+    done = invoke("runs", "--results", "nope", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert f"--results nope: no folder {tmp_path / 'nope'}" in done.stderr
+    assert "none yet" in invoke("runs", cwd=tmp_path).stdout  # nothing was run, where runs would be
+    assert "--yes: answers the question of --rm" in invoke("runs", "--yes", cwd=tmp_path).stderr
+
+
 def test_only_runs_that_do_not_go_on_are_deleted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = shutil.copytree(folder / "part", tmp_path / "runs" / "gone")
     for given, reason in (
