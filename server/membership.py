@@ -25,7 +25,7 @@ from common.user_code import is_user_code
 from server.evaluation import Prepared, prepare_evaluation
 from server.measures import passes_to_average
 from server.personal import read_personal
-from server.run_directory.checkpoint import selected_checkpoint
+from server.run_directory.index import selected_checkpoint
 from server.run_directory.lock import measured
 from server.run_directory.privacy import write_privacy
 from server.run_directory.restored import stored_config

@@ -22,7 +22,8 @@ from common.methods.method import Method
 from common.methods.personal import Kept
 from common.models.networks import copies_on_cpu
 from server.measures import kept_for, passes_to_average, seed_of, subset_of
-from server.run_directory.checkpoint import UNAVERAGED, fit_state, load_kept, load_model, read_checkpoint
+from server.run_directory.checkpoint import fit_state, load_kept, load_model
+from server.run_directory.index import UNAVERAGED, read_checkpoint
 
 log = logging.getLogger("fedshield")
 

@@ -27,7 +27,7 @@ from server.aggregation.selection import Cohort, check_selection
 from server.personal import check_personal
 from server.privacy import check_privacy
 from server.repair.preflight import check_repair
-from server.run_directory.checkpoint import rounds_before
+from server.run_directory.index import rounds_before
 from server.run_directory.reader import CENTRALIZED, DEPLOYED, Kind
 from server.run_directory.restored import same_settings
 

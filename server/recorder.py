@@ -23,7 +23,8 @@ from server.evaluation import evaluate_finally, evaluate_on
 from server.monitoring.observers import Watchers
 from server.personal import evaluate_personal
 from server.repair.rounds import RoundRepair
-from server.run_directory.checkpoint import GOOD, UNAVERAGED, load_model, read_checkpoint, selected_model
+from server.run_directory.checkpoint import load_model, selected_model
+from server.run_directory.index import GOOD, UNAVERAGED, read_checkpoint
 from server.run_directory.reader import DEPLOYED, FEDERATION
 from server.run_directory.writer import RunDir
 

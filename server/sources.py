@@ -16,7 +16,8 @@ from common.errors import FedShieldError
 from common.evaluation.transfer import can_transfer
 from common.factory import check_user_code, make_model
 from common.user_code import user_code_digest
-from server.run_directory.checkpoint import fit_state, selected_checkpoint, selected_model
+from server.run_directory.checkpoint import fit_state, selected_model
+from server.run_directory.index import selected_checkpoint
 from server.run_directory.reader import names_of, parse_stored, read_classes, read_config, read_described_partition
 from server.run_directory.restored import stored_config
 

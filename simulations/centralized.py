@@ -36,9 +36,10 @@ from server.notices import (
 )
 from server.preflight import check_settings, try_model
 from server.recorder import Recorder
-from server.run_directory.checkpoint import fit_state, rounds_before
+from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
 from server.run_directory.given_weights import begin_with_given, told_of_given
+from server.run_directory.index import rounds_before
 from server.run_directory.opening import refuse_taken_name
 from server.run_directory.reader import CENTRALIZED
 from server.run_directory.restored import with_first_precision, with_first_threads

@@ -71,7 +71,7 @@ def run_locally(
         if config.byzantine.clients:
             executor = ByzantineExecutor(executor, config)
         from server.app import app
-        from server.run_directory.checkpoint import rounds_before
+        from server.run_directory.index import rounds_before
 
         federation, quiet = config.federation, output is not Output.PLAIN
         first = "clients load their data"

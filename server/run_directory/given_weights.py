@@ -16,7 +16,8 @@ from common.errors import FedShieldError, explain_os_errors
 from common.messages.records import State
 from common.models.external import TORCHVISION, default_weights
 from common.models.networks import load_state
-from server.run_directory.checkpoint import rounds_before, selected_checkpoint, selected_model
+from server.run_directory.checkpoint import selected_model
+from server.run_directory.index import rounds_before, selected_checkpoint
 from server.run_directory.reader import read_environment, read_kind
 from server.run_directory.restored import PUBLISHED_WEIGHTS, no_weights, whole_weights
 

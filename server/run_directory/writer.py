@@ -21,17 +21,9 @@ from common.files import append_json_line, read_json, replace_json
 from common.links import refuse_links
 from common.messages.records import State
 from common.paths import whole_path
-from server.run_directory.checkpoint import (
-    UNAVERAGED,
-    count_completed,
-    load_kept,
-    load_model,
-    load_momenta,
-    read_checkpoint,
-    restore_checkpoint,
-    write_checkpoint,
-)
+from server.run_directory.checkpoint import load_kept, load_model, load_momenta, write_checkpoint
 from server.run_directory.environment import went_on
+from server.run_directory.index import UNAVERAGED, count_completed, read_checkpoint, restore_checkpoint
 from server.run_directory.opening import (
     check_empty,
     is_finished,

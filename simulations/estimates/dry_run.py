@@ -10,7 +10,7 @@ from common.data.server_data import take_server_data
 from common.factory import prepare_data, server_data
 from common.words import some, time_text
 from server.notices import tell_mirroring, tell_rare_classes, tell_settings, tell_small_radius
-from server.run_directory.checkpoint import rounds_before
+from server.run_directory.index import rounds_before
 from server.run_directory.opening import refuse_taken_name
 from server.run_directory.reader import CENTRALIZED, Kind
 from server.sharing import check_sharing

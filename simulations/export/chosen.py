@@ -9,7 +9,8 @@ from safetensors.torch import save
 from common.errors import FedShieldError
 from common.messages.records import State
 from server.personal import read_personal, require_personal
-from server.run_directory.checkpoint import selected_checkpoint, selected_model
+from server.run_directory.checkpoint import selected_model
+from server.run_directory.index import selected_checkpoint
 
 GLOBAL = "global"
 

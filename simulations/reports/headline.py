@@ -10,7 +10,7 @@ import numpy as np
 from common.attacks.threat import LINF, radius
 from common.evaluation.results import Evaluation
 from common.user_code import is_user_code
-from server.run_directory.checkpoint import selected_checkpoint
+from server.run_directory.index import selected_checkpoint
 from server.run_directory.reader import (
     read_config,
     read_described_partition,

@@ -6,7 +6,7 @@ from typing import Any
 
 from common.config.flat import Flat
 from common.errors import FedShieldError
-from server.run_directory.checkpoint import selected_checkpoint
+from server.run_directory.index import selected_checkpoint
 from server.run_directory.privacy import read_privacy
 from simulations.studies.gather import gather, is_finished
 from simulations.studies.study import load_study, points

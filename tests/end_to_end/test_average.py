@@ -8,7 +8,8 @@ import torch
 from common.config.tables import TrainConfig
 from common.errors import FedShieldError
 from server.average import ModelAverage
-from server.run_directory.checkpoint import UNAVERAGED, load_kept, read_checkpoint, selected_model
+from server.run_directory.checkpoint import load_kept, selected_model
+from server.run_directory.index import UNAVERAGED, read_checkpoint
 from simulations.centralized import train_centrally
 from tests.helpers.runs import figures, run, run_in_parts, same, weights
 from tests.helpers.settings import tiny_config

@@ -20,7 +20,8 @@ from common.factory import make_model, prepare_data
 from common.seeding import seed_for
 from server.app import run_federation
 from server.evaluation import evaluate_on, evaluate_run
-from server.run_directory.checkpoint import load_momenta, read_checkpoint, selected_model
+from server.run_directory.checkpoint import load_momenta, selected_model
+from server.run_directory.index import read_checkpoint
 from server.run_directory.reader import CENTRALIZED, read_kind, read_metrics
 from server.run_directory.restored import stored_config
 from server.run_directory.writer import RunDir

@@ -13,7 +13,8 @@ from common.errors import FedShieldError
 from common.factory import make_model, prepare_data
 from common.messages.records import to_record, to_state
 from server.app import run_federation
-from server.run_directory.checkpoint import read_checkpoint, selected_model
+from server.run_directory.checkpoint import selected_model
+from server.run_directory.index import read_checkpoint
 from server.run_directory.reader import read_metrics
 from simulations.cli.tables import partition_tables
 from simulations.engine.executor import InProcess, Job, failure

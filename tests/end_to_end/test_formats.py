@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import FedShieldError
 from server.evaluation import evaluate_run
-from server.run_directory.checkpoint import rounds_before
+from server.run_directory.index import rounds_before
 from server.run_directory.reader import FEDERATION, parse_stored, read_config
 from server.run_directory.writer import RunDir
 from simulations.attack_images import attack_pictures

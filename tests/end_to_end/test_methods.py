@@ -11,7 +11,8 @@ from common.errors import FedShieldError
 from common.messages.protocol import ARRAYS, BESIDE, CONFIG, LOSS, METRICS, NUM_EXAMPLES, SECONDS
 from common.messages.records import to_record, to_state
 from server.aggregation.reply_checks import RefusedError, ReplyChecks
-from server.run_directory.checkpoint import load_kept, read_checkpoint
+from server.run_directory.checkpoint import load_kept
+from server.run_directory.index import read_checkpoint
 from simulations.engine.executor import Executor
 from simulations.engine.process_executor import Processes
 from simulations.engine.ray_executor import RayActors

@@ -13,7 +13,8 @@ from common.errors import FedShieldError
 from common.factory import make_federated_method, training_plan
 from common.methods.checks import check_plan, check_turn
 from common.methods.method import Turn
-from server.run_directory.checkpoint import load_kept, read_checkpoint
+from server.run_directory.checkpoint import load_kept
+from server.run_directory.index import read_checkpoint
 from simulations.studies.trial import try_out
 from tests.helpers.runs import run, same, weights
 from tests.helpers.settings import tiny_config

@@ -37,7 +37,8 @@ from common.seeding import seed_for
 from server.app import run_federation
 from server.evaluation import evaluate_run
 from server.personal import tell_what_stays
-from server.run_directory.checkpoint import load_kept, read_checkpoint
+from server.run_directory.checkpoint import load_kept
+from server.run_directory.index import read_checkpoint
 from server.run_directory.reader import read_metrics, read_summary
 from simulations.cli.options import parse_clients
 from simulations.client_transfer import between_clients

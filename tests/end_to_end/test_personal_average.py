@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from server.personal import require_personal
-from server.run_directory.checkpoint import UNAVERAGED, load_kept, read_checkpoint
+from server.run_directory.checkpoint import load_kept
+from server.run_directory.index import UNAVERAGED, read_checkpoint
 from tests.helpers.runs import run, same, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,7 +10,8 @@ import torch
 
 from common.errors import FedShieldError
 from server.repair import remedies
-from server.run_directory.checkpoint import UNAVERAGED, load_kept, read_checkpoint
+from server.run_directory.checkpoint import load_kept
+from server.run_directory.index import UNAVERAGED, read_checkpoint
 from server.run_directory.reader import read_metrics, read_summary
 from simulations.engine.byzantine import ByzantineExecutor
 from simulations.engine.executor import InProcess

@@ -8,7 +8,8 @@ import torch
 
 from common.config.schema import RunConfig
 from server.app import run_federation
-from server.run_directory.checkpoint import load_model, read_checkpoint
+from server.run_directory.checkpoint import load_model
+from server.run_directory.index import read_checkpoint
 from server.run_directory.reader import read_metrics
 from simulations.engine.executor import Executor, InProcess
 from simulations.engine.local_grid import LocalGrid, Reply

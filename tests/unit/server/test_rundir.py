@@ -20,7 +20,8 @@ from common.config.schema import RunConfig
 from common.errors import DeadEndError, FedShieldError
 from common.files import append_json_line, read_json_lines
 from common.paths import ROOT
-from server.run_directory.checkpoint import load_model, read_checkpoint, selected_model
+from server.run_directory.checkpoint import load_model, selected_model
+from server.run_directory.index import read_checkpoint
 from server.run_directory.reader import CENTRALIZED, FEDERATION, Kind, read_config, read_kind, read_metrics
 from server.run_directory.restored import changed_keys, stored_config
 from server.run_directory.writer import RunDir, finished_run

@@ -10,7 +10,8 @@ import torch
 from common.errors import FedShieldError
 from common.methods.method import Reply
 from server.aggregation.whole_round import Received, Rule, find_rule
-from server.run_directory.checkpoint import load_kept, read_checkpoint
+from server.run_directory.checkpoint import load_kept
+from server.run_directory.index import read_checkpoint
 from simulations.engine.process_executor import Processes
 from tests.helpers.pages import blocks
 from tests.helpers.runs import figures, run, run_in_parts, run_with, same, weights

@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,20 @@ def test_the_table_says_state_rounds_and_accuracy(folder: Path) -> None:
     with FileLock(folder / "part" / ".lock"):
         assert rows(folder)["part"][1] == "running"
     assert rows(folder)["part"][1] == "stopped"
+
+
+@pytest.mark.parametrize("command", ["runs", "report whole", "compare whole part"])
+def test_what_shows_runs_does_not_wait_for_torch(folder: Path, tmp_path: Path, command: str) -> None:
+    shutil.copytree(folder, tmp_path / "runs")
+    script = (
+        "import sys; from simulations.cli.main import main\n"
+        "try: main()\n"
+        "finally: print([name for name in ('torch', 'flwr') if name in sys.modules])"
+    )
+    words = [sys.executable, "-c", script, *command.split()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    told = subprocess.check_output(words, env=environment, cwd=tmp_path, text=True, timeout=300)
+    assert told.splitlines()[-1] == "[]"
 
 
 def test_a_damaged_run_does_not_hide_the_others(folder: Path) -> None:
