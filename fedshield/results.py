@@ -72,7 +72,7 @@ class Run:
     @property
     def config(self) -> Flat:
         """Every key of the configuration, as in ``docs/reference.md``."""
-        return parse_stored(self.path, read_config(self.path)).flat() | {"results.name": self.name}
+        return parse_stored(self._there, read_config(self._there)).flat() | {"results.name": self.name}
 
     @property
     def finished(self) -> bool:
@@ -82,8 +82,7 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         """The final evaluation, as ``summary.json`` has it; empty of an unfinished run."""
-        self._check_there()
-        return read_summary(self.path)
+        return read_summary(self._there)
 
     @property
     def metrics(self) -> "pd.DataFrame":
@@ -95,10 +94,9 @@ class Run:
         """
         import pandas as pd
 
-        self._check_there()
-        rows = [_row(line) for line in read_metrics(self.path)]
+        rows = [_row(line) for line in read_metrics(self._there)]
         frame = pd.DataFrame(rows, columns=list(dict.fromkeys(key for row in rows for key in row)) or ["round"])
-        return frame.set_index("round").rename_axis(read_kind(self.path).unit)
+        return frame.set_index("round").rename_axis(read_kind(self._there).unit)
 
     @property
     def model(self) -> nn.Module:
@@ -108,29 +106,29 @@ class Run:
             FedShieldError: no round is finished, files are damaged, or the run's code is not trusted.
         """
         with at_work(quiet=True):
-            config = stored_config(self.path, {}, "run.model", self._trust_code)
+            config = stored_config(self._there, {}, "run.model", self._trust_code)
             check_user_code(config, ("model.name",))
-            model = make_model(config, len(read_classes(self.path)))
-            fit_state(model, selected_model(self.path)[1], self.path)
+            model = make_model(config, len(read_classes(self._there)))
+            fit_state(model, selected_model(self._there)[1], self._there)
         return model.eval()
 
     @property
     def test(self) -> Dataset:
         """All test images of the run's data: ``images`` uint8 [N,3,S,S], ``labels`` int64 [N], and ``classes``."""
         with at_work(quiet=True):
-            return test_data(stored_config(self.path, {}, "run.test", self._trust_code, runs=()))
+            return test_data(stored_config(self._there, {}, "run.test", self._trust_code, runs=()))
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the model's logits."""
-        return read_classes(self.path)
+        return read_classes(self._there)
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the report, one HTML file, and return its path; ``report.html`` in the run's directory by default."""
         from simulations.reports.html.write import write_report
 
         with at_work(quiet=True):
-            return write_report(self.path, None if out is None else path_of("out", out))
+            return write_report(self._there, None if out is None else path_of("out", out))
 
     def evaluate(
         self,
@@ -175,20 +173,22 @@ class Run:
             kinds = corruptions if isinstance(corruptions, str) else ",".join(names_of("corruptions", corruptions))
             others = [made_on] if isinstance(made_on, str | os.PathLike) else list_of("made_on", made_on, _RUNS)
             found = evaluate_run(
-                *(self.path, changes, _radii(epsilons), self._trust_code),
+                *(self._there, changes, _radii(epsilons), self._trust_code),
                 *(parse_corruptions(kinds) if kinds else (), [_path(run) for run in others], personal),
             )
             with figures_may_fail("the same call"):
-                plot_evaluation(self.path)
+                plot_evaluation(self._there)
         attack, record = found.config.attack, found.record
         return Measured(
             found.evaluation, tuple(record["warnings"]), float(attack.epsilon_255), attack.norm, record=record
         )
 
-    def _check_there(self) -> None:
-        """Refuse what would look like a run without rounds: its directory was deleted or moved."""
+    @property
+    def _there(self) -> Path:
+        """The path; one that was deleted or moved would look like a run without rounds, or a damaged one."""
         if not (self.path / "config.json").exists():
             raise FedShieldError(f"Run {self.path}: {_GONE}; if it was moved, load it from its new place")
+        return self.path
 
     def __repr__(self) -> str:
         if not (self.path / "config.json").exists():

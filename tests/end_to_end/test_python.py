@@ -379,9 +379,9 @@ def test_a_run_whose_directory_is_gone_says_so(first: fedshield.Run, tmp_path: P
     shutil.rmtree(run.path)
     assert repr(run) == f"Run {run.path}: its directory is gone"
     assert "its directory is gone" in run._repr_html_()
-    for name in ("metrics", "summary", "finished"):
+    for name in ("metrics", "summary", "finished", "config", "model", "test", "classes", "report", "evaluate"):
         with pytest.raises(fedshield.Error, match=f"Run {run.path}: its directory is gone; if it was moved"):
-            getattr(run, name)
+            getattr(run, name)()
 
 
 def test_what_cannot_be_measured_is_one_line(first: fedshield.Run) -> None:
