@@ -15,6 +15,7 @@ from typing import Any
 import fedshield.own
 from common.errors import FedShieldError
 from common.paths import ROOT
+from fedshield.faithful import Definition, why_unfaithful
 
 _LITERALS = (bool, int, float, complex, str, bytes, type(None), tuple, list, dict, set)
 _LONGEST = 10_000  # characters of a constant
@@ -36,12 +37,16 @@ def source_of(value: Any, name: str) -> str:
         name: in the file.
 
     Raises:
-        UnwritableError: it is made inside another function, or uses something that is neither of these.
+        UnwritableError: it is made inside another function, uses something that is neither of these, or is no longer
+            what its source says.
         FedShieldError: it uses a module of the working directory as a whole.
     """
     file = _File()
     file.add(name, value)
-    return "\n".join([_HEAD, *sorted(file.imports), "", "", "\n\n".join(file.parts), ""])
+    text = "\n".join([_HEAD, *sorted(file.imports), "", "", "\n\n".join(file.parts), ""])
+    if why := why_unfaithful(text, file.definitions):
+        raise UnwritableError(why)
+    return text
 
 
 class _File:
@@ -50,6 +55,7 @@ class _File:
     def __init__(self) -> None:
         self.imports: set[str] = set()
         self.parts: list[str] = []
+        self.definitions: list[Definition] = []
         self._known: dict[str, Any] = {}
 
     def add(self, name: str, value: Any) -> None:
@@ -76,10 +82,11 @@ class _File:
             raise UnwritableError(f"it uses {name}, a {type(value).__name__}")
 
     def _define(self, name: str, value: Any) -> None:
-        text, meanings = _definition(value)
+        text, around, meanings = _definition(value)
         for needed in sorted(_needs(text)):
             if needed in meanings and needed != value.__name__:
                 self.add(needed, meanings[needed])
+        self.definitions.append(Definition(name, value, text, around))
         self.parts.append(text if name == value.__name__ else f"{text}\n\n{name} = {value.__name__}\n")
 
 
@@ -116,8 +123,8 @@ def _is_literal(value: Any) -> bool:
         return False
 
 
-def _definition(value: Any) -> tuple[str, Mapping[str, Any]]:
-    """Return the source of a function or class, and what the names in it mean."""
+def _definition(value: Any) -> tuple[str, str, Mapping[str, Any]]:
+    """Return the source of a function or class, that of all around it, and what the names in it mean."""
     inner = inspect.unwrap(value)
     function = _method(inner) if inspect.isclass(inner) else inner
     if not isinstance(function, FunctionType):
@@ -125,14 +132,15 @@ def _definition(value: Any) -> tuple[str, Mapping[str, Any]]:
     if "<locals>" in value.__qualname__ or set(function.__code__.co_freevars) - {"__class__"}:
         raise UnwritableError(f"{value.__name__} is made inside another function")
     lines = linecache.getlines(function.__code__.co_filename)
+    around = "".join(lines)
     try:
-        tree = ast.parse("".join(lines))
+        tree = ast.parse(around)
     except (SyntaxError, ValueError) as error:  # a cell with a magic command: only as it was typed
         raise UnwritableError(f"the source of {value.__name__} cannot be read") from error
     at = _at(tree, value.__name__, function.__code__)
     if at is None:
         raise UnwritableError(f"the source of {value.__name__} is not known")
-    return textwrap.dedent("".join(lines[at[0] - 1 : at[1]])), function.__globals__
+    return textwrap.dedent("".join(lines[at[0] - 1 : at[1]])), around, function.__globals__
 
 
 def _method(kind: type) -> Any:

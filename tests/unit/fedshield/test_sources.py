@@ -1,5 +1,6 @@
 """Objects of a notebook become files that mean the same."""
 
+import linecache
 import subprocess
 import sys
 from pathlib import Path
@@ -66,11 +67,152 @@ def test_of_a_cell_that_ran_twice_the_newer_definition_counts() -> None:
     assert "return 2" in source_of(names["f"], "f")
 
 
+DECORATED = """
+import functools
+import torch
+
+def counted(by):
+    def decorate(f):
+        @functools.wraps(f)
+        def wrapper(*arguments: int) -> int:
+            return by + f(*arguments)
+        return wrapper
+    return decorate
+
+@counted(10)
+@torch.no_grad()
+def down(n: int) -> int:
+    return down(n - 1) + 1 if n else 0
+
+def plain(n):
+    return n
+
+@functools.lru_cache
+def kept(n):
+    return n
+"""
+
+
 def test_decorators_and_recursion_are_kept() -> None:
-    names = run_cell("import functools\n\n@functools.lru_cache\ndef down(n):\n    return down(n - 1) + 1 if n else 0\n")
+    names = run_cell(DECORATED)
     written: dict[str, Any] = {"__name__": "written"}
-    exec(source_of(names["down"].__wrapped__, "down"), written)
-    assert written["down"](3) == 3
+    exec(source_of(names["down"], "down"), written)
+    assert written["down"](3) == names["down"](3) == 43
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ("strong = counted(100)(plain)", "strong"),  # whose source is that of plain
+        ("down = counted(7)(down)", "down"),
+        ("def newer(n):\n    return 3 * n\nplain.__code__ = newer.__code__", "plain"),
+    ],
+)
+def test_a_function_that_is_not_what_its_source_says_is_pickled(change: str, name: str) -> None:
+    names = run_cell(DECORATED)
+    run_cell(change, names)
+    with pytest.raises(UnwritableError):
+        source_of(names[name], name)
+    assert load_user_code("loss.name", reference_to("loss.name", names[name]))(3) == names[name](3)
+
+
+CLASS = """
+from torch import nn
+
+HIDDEN = 4
+
+class Net(nn.Module):
+    SCALE = 2
+
+    def __init__(self, classes: int = 10, width: int = HIDDEN) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x):
+        return self.SCALE * x
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "def forward(self, x):\n    return 200 * x\nNet.forward = forward",
+        "Net.SCALE = 3",
+        "Net.MORE = 3",
+        "del Net.SCALE",
+        "HIDDEN = 16",  # the default was taken before
+        "class Net(Net):\n    def forward(self, x):\n        return super().forward(x) + 1",
+        "old = Net.forward\nNet.forward = lambda self, x: old(self, x)",
+    ],
+)
+def test_a_class_that_was_changed_after_its_definition_is_pickled(change: str) -> None:
+    names = run_cell(CLASS)
+    assert "class Net" in source_of(names["Net"], "Net")
+    run_cell(change, names)
+    with pytest.raises(UnwritableError):
+        source_of(names["Net"], "Net")
+    here, there = names["Net"](), load_user_code("model.name", reference_to("model.name", names["Net"]))()
+    assert there.width == here.width == 4
+    if "del" not in change:
+        assert there(5) == here(5)
+
+
+def test_of_a_file_that_was_edited_what_was_imported_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_loss.py").write_text("def f(x):\n    return 2 * x\n")
+    names = run_cell("from my_loss import f\n")
+    assert "2 * x" in source_of(names["f"], "f")
+    (tmp_path / "my_loss.py").write_text("def f(x):\n    return 3 * x\n")
+    linecache.checkcache()
+    with pytest.raises(UnwritableError, match="the file of f has changed since it was run"):
+        source_of(names["f"], "f")
+    assert load_user_code("loss.name", reference_to("loss.name", names["f"]))(5) == 10
+
+
+USUAL = """
+import enum
+from dataclasses import dataclass, field
+import torch
+from torch import Tensor, nn
+
+class Kind(enum.Enum):
+    PLAIN = 1
+    def told(self): return self.name
+
+@dataclass(frozen=True)
+class Settings:
+    width: int = 4
+    kinds: tuple[Kind, ...] = (Kind.PLAIN,)
+    names: list[str] = field(default_factory=list)
+    def twice(self): return 2 * self.width
+
+class Net(nn.Module):
+    def __init__(self, classes=10, settings=Settings()):
+        super().__init__()
+        self.last = nn.Linear(settings.width, classes)
+
+    @property
+    def kind(self): return Kind.PLAIN
+
+    @staticmethod
+    def twice(x: Tensor) -> Tensor: return 2 * x
+
+    @classmethod
+    def small(cls): return cls(2)
+
+    @torch.no_grad()
+    def forward(self, x):
+        def inner(y: Tensor, *, by: float = 0.5) -> Tensor:
+            return by * y
+        return self.twice(inner(self.last(x)))
+"""
+
+
+def test_what_people_write_is_written_as_it_is() -> None:
+    names = run_cell(USUAL)
+    for name in ("Net", "Settings"):
+        assert f"class {name}" in source_of(names[name], name)
 
 
 @pytest.mark.parametrize(
