@@ -12,7 +12,7 @@ from torch import nn
 from common.attacks.threat import Threat
 from common.config.data_tables import DataConfig, PartitionConfig, SharingConfig
 from common.config.schema import USER_CODE_KEYS, RunConfig
-from common.data.datasets import Dataset, Splits, load_data
+from common.data.datasets import Dataset, Splits, forget_adopted, load_data
 from common.data.owners import image_owners
 from common.data.partition import Amounts, Partition, kept_partition, undivided
 from common.data.schemes import SchemeParameters
@@ -128,6 +128,12 @@ def test_data(config: RunConfig) -> Dataset:
 
 def _root(data: DataConfig) -> Path:
     return whole_path(data.root)
+
+
+def forget_data() -> None:
+    """Look at the images again at the next call: they may have changed since another run in this process."""
+    _prepare_data.cache_clear()
+    forget_adopted()
 
 
 @lru_cache(maxsize=1)

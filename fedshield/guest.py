@@ -15,6 +15,7 @@ import torch
 
 from common.arguments import check_flags
 from common.errors import FedShieldError, explain_os_errors
+from common.factory import forget_data
 from simulations.terminal.console import Output, Terminal, log_to
 from simulations.terminal.notebook import in_notebook
 
@@ -39,6 +40,7 @@ def at_work(quiet: bool = False) -> Iterator[Terminal]:
     if not _busy.acquire(blocking=False):
         raise FedShieldError("fedshield is at work in this process, in another thread; wait for it to end")
     try:
+        forget_data()
         with _torch(), _numbers(), _logs(), _process(), explain_os_errors():
             # Plain lines: a notebook takes its output for a terminal, but cannot move a cursor.
             console = Terminal(force_jupyter=False, force_terminal=False if in_notebook() else None)
@@ -52,7 +54,7 @@ def at_work(quiet: bool = False) -> Iterator[Terminal]:
 def _torch() -> Iterator[None]:
     """Compute as a command does, whatever torch was told in this process."""
     cudnn = torch.backends.cudnn
-    threads, kind = torch.get_num_threads(), torch.get_default_dtype()
+    threads, kind, place = torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device()
     flags = cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
     begun = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = list(range(torch.cuda.device_count())) if begun else []
@@ -61,11 +63,14 @@ def _torch() -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
         try:
             yield
         finally:
             torch.set_num_threads(threads)
             torch.set_default_dtype(kind)
+            if place != torch.get_default_device():  # setting it slows down every call of torch
+                torch.set_default_device(place)
             cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = flags
 
 

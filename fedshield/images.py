@@ -1,12 +1,7 @@
-"""Images as a script or a notebook has them: arrays, tensors and torch's datasets, as uint8 arrays or as a folder."""
+"""Images as a script or a notebook has them: arrays, tensors and torch's datasets, as uint8 arrays."""
 
-import hashlib
 import logging
-import re
-import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from tempfile import mkdtemp
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,18 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from common.data.datasets import Dataset
-from common.data.draws import balanced_subset
-from common.errors import FedShieldError, explain_os_errors
-from common.paths import whole_path
+from common.data.pictures import in_color
+from common.errors import FedShieldError
 from common.user_code import what_was_raised
 
 log = logging.getLogger("fedshield")
 
 _EXACT = 1e-3  # of a step of 1/255
-_HELD_OUT = 5  # one image of so many is a test image, where none are given
 _LAST_CLASS = np.iinfo(np.int16).max  # predictions are int16
-_SIDE = 16  # the side of the images of a folder is a multiple of it
-_LARGEST = 512
 _ITEMS = "each item must be (image, label), label a whole number; or give a pair (images, labels)"
 _PLAIN = "without normalization, since the network normalizes"
 
@@ -41,6 +32,9 @@ def to_pixels(images: Any, what: str = "images") -> NDArray[np.uint8]:
     Raises:
         FedShieldError: they are none of these.
     """
+    _refuse_dataset(images, what)
+    if isinstance(images, list | tuple) and any(hasattr(image, "convert") for image in images):
+        images = [_picture(image, f"{what}[{number}]") for number, image in enumerate(images)]
     array = _array(images, what)
     if array.ndim == 3:
         array = array[:, None]
@@ -53,6 +47,16 @@ def to_pixels(images: Any, what: str = "images") -> NDArray[np.uint8]:
     array = _bytes(array, what)
     colored = np.repeat(array, 3, 1) if array.shape[1] == 1 else array
     return np.require(colored, requirements=["C_CONTIGUOUS", "WRITEABLE"])  # torch warns of others
+
+
+def _refuse_dataset(images: Any, what: str) -> None:
+    """Refuse a dataset of images and labels where images alone belong, before all of it is read."""
+    if hasattr(images, "__array__") or isinstance(images, list | tuple | Mapping) or not hasattr(images, "__getitem__"):
+        return
+    raise FedShieldError(
+        f"{what}: {type(images).__name__}; a dataset has its own labels, so give it alone (training and test images "
+        "as data=... and test=...)"
+    )
 
 
 def _array(values: Any, what: str) -> NDArray[Any]:
@@ -68,6 +72,11 @@ def _array(values: Any, what: str) -> NDArray[Any]:
 
 
 def _bytes(array: NDArray[Any], what: str) -> NDArray[np.uint8]:
+    if array.dtype.kind in "iu" and array.max() == 1:
+        raise FedShieldError(
+            f"{what}: {array.dtype} values 0 and 1, nearly black where white is 255; give floats from 0 to 1, or "
+            "integers from 0 to 255"
+        )
     if array.dtype == np.uint8:
         return array
     low, high = (array.min(), array.max()) if array.dtype.kind in "iuf" else (-1, -1)
@@ -126,13 +135,14 @@ def to_dataset(data: Any, what: str) -> Dataset:
     elif hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Mapping):
         images, labels = _items(data, what)
     else:
+        alone = "give its dataset; otherwise " if hasattr(data, "dataset") else ""
         raise FedShieldError(
-            f"{what}: {type(data).__name__}; give the name of a dataset, the path of an image folder, a pair (images, "
-            "labels) or a dataset of torch"
+            f"{what}: {type(data).__name__}; {alone}give the name of a dataset, the path of an image folder, a pair "
+            "(images, labels) or a dataset of torch"
         )
     pixels = to_pixels(images, what)
     found = to_labels(labels, len(pixels), f"{what}: labels")
-    classes = _class_names(data, what) or tuple(map(str, range(found.max() + 1)))
+    classes = class_names(data, what) or tuple(map(str, range(found.max() + 1)))
     if found.max() >= len(classes):
         raise FedShieldError(f"{what}: label {found.max()}, but only {len(classes)} classes are named")
     return Dataset(pixels, found, classes)
@@ -165,7 +175,7 @@ def _label(label: Any, place: str) -> int:
     return int(array.item())
 
 
-def _class_names(data: Any, what: str) -> tuple[str, ...]:
+def class_names(data: Any, what: str) -> tuple[str, ...]:
     """Return the names of a dataset's classes; none where it has no ``classes``."""
     names = getattr(data, "classes", None)
     if names is None:
@@ -180,112 +190,5 @@ def _class_names(data: Any, what: str) -> tuple[str, ...]:
 def _picture(image: Any, place: str) -> NDArray[Any]:
     """Return an image as an array; a picture of PIL in RGB."""
     if hasattr(image, "convert"):
-        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        return np.asarray(in_color(image, image.format)).transpose(2, 0, 1)
     return _array(image, f"{place}: image")
-
-
-def write_folder(data: Any, test: Any | None = None) -> tuple[Path, int]:
-    """Write images as an image folder in ``data``, without loss; where it is there already, nothing is done.
-
-    Images whose sides differ, or are no multiples of 16, get a black edge, as Fashion-MNIST does.
-
-    Args:
-        data: training images, as in ``to_dataset``.
-        test: test images; None takes one of five from ``data``, balanced over the classes.
-
-    Returns:
-        The folder, and the side of its images in pixels.
-
-    Raises:
-        FedShieldError: as in ``to_dataset``; or a class has no images, or they are larger than 512 pixels.
-    """
-    train = to_dataset(data, "data")
-    if test is None:
-        train, tests = _divided(train)
-    else:
-        tests = to_dataset(test, "test")
-    if train.images.shape[2:] != tests.images.shape[2:]:
-        raise FedShieldError(
-            f"test: images of {tests.images.shape[2:]} pixels, but data has {train.images.shape[2:]}; give one size"
-        )
-    parts = {"train": train, "test": tests}
-    for name, part in parts.items():
-        _check_classes(name, part, train.classes)
-    side = _side(train)
-    parts = {name: Dataset(_padded(part.images, side), part.labels, train.classes) for name, part in parts.items()}
-    digest = hashlib.sha256("".join(part.digest() for part in parts.values()).encode()).hexdigest()[:12]
-    folder = whole_path(Path("data") / f"given-{digest}")
-    if not folder.exists():
-        _write(folder, parts)
-    log.info("Images: %d for training and %d for tests, in %s", len(train.labels), len(tests.labels), folder)
-    return folder, side
-
-
-def _divided(data: Dataset) -> tuple[Dataset, Dataset]:
-    count = len(data.labels)
-    rows = balanced_subset(data.labels, max(count // _HELD_OUT, len(data.classes)), 0, "held out", 0.5)
-    log.warning("test: not given, so %d of the %d images of data are held out as test images", len(rows), count)
-    return data.take(np.setdiff1d(np.arange(count), rows)), data.take(rows)
-
-
-def _check_classes(name: str, part: Dataset, classes: Sequence[str]) -> None:
-    counts = np.bincount(part.labels, minlength=len(classes))
-    if len(counts) > len(classes):
-        raise FedShieldError(
-            f"{name}: label {len(counts) - 1}, but data has {len(classes)} classes; give the same ones"
-        )
-    if empty := [str(label) for label, count in enumerate(counts) if not count]:
-        raise FedShieldError(
-            f"{name}: no image of class {', '.join(empty[:5])}; every class needs images for training and for tests"
-        )
-
-
-def _side(data: Dataset) -> int:
-    longest = int(max(data.images.shape[2:]))
-    side = -(-longest // _SIDE) * _SIDE
-    if side > _LARGEST:
-        raise FedShieldError(f"data: images of {longest} pixels; {_LARGEST} are the most: make them smaller")
-    if data.images.shape[2:] != (side, side):
-        log.info("data: images of %d×%d pixels get a black edge, to be %d×%d", *data.images.shape[2:], side, side)
-    return side
-
-
-def _padded(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    gaps = [(side - length) for length in images.shape[2:]]
-    return np.pad(images, ((0, 0), (0, 0), *((gap // 2, gap - gap // 2) for gap in gaps)))
-
-
-def _write(folder: Path, parts: dict[str, Dataset]) -> None:
-    """Write one PNG for each image: first elsewhere, so that a folder of this name is complete."""
-    from PIL import Image
-
-    with explain_os_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-        try:
-            for name, part in parts.items():
-                places = [building / name / word for word in _folders(part.classes)]
-                for place in places:
-                    place.mkdir(parents=True)
-                for number, (pixels, label) in enumerate(zip(part.images, part.labels, strict=True)):
-                    file = places[label] / f"{number:07d}.png"
-                    Image.fromarray(pixels.transpose(1, 2, 0)).save(file, compress_level=1)
-            building.chmod(0o755)
-            try:
-                building.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # another process has written the same images meanwhile
-                    raise
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-
-
-def _folders(classes: Sequence[str]) -> list[str]:
-    """Return names of folders whose order is that of the classes."""
-    words = [re.sub(r"[^\w -]+", " ", name).strip() or "class" for name in classes]
-    if words == sorted(set(words)):
-        return words
-    width = len(str(len(words) - 1))
-    numbered = [f"{number:0{width}d}" for number in range(len(words))]
-    plain = all(word.isdecimal() for word in words)
-    return numbered if plain else [f"{number}-{word}" for number, word in zip(numbered, words, strict=True)]

@@ -11,8 +11,8 @@ from common.config.schema import RunConfig
 from common.data.datasets import DATASETS
 from common.errors import FedShieldError
 from common.words import near
+from fedshield.folders import write_folder
 from fedshield.given import reference_to
-from fedshield.images import write_folder
 from simulations.cli.options import given, settled
 
 # The arguments that are keys, and those whose objects become files.
@@ -44,6 +44,7 @@ _ELSEWHERE = {  # arguments that another function has
     "epochs": "is of fedshield.centralized; a federation has rounds, and train.local-epochs in each",
 }
 
+_HINTS = {"model.weights": "; objects are saved first, by safetensors.torch.save_file(model.state_dict(), FILE)"}
 BESIDE = ("preset", "engine", "workers", "ray_address", "resume", "trust_code", "quiet")  # that are no keys
 
 
@@ -129,6 +130,9 @@ def to_scalar(key: str, value: Any) -> Any:
         return os.fspath(value)
     if callable(value) and key.startswith("evaluate."):
         return reference_to(key, value)
+    if not isinstance(value, str | int | float):
+        what = f"give a text, a number, or True or False{_HINTS.get(key, '')}"
+        raise FedShieldError(f"{key}: {type(value).__name__}; {what}")
     return value
 
 

@@ -135,6 +135,11 @@ def adopt_data(
     _ADOPTED[name, root, image_size, resize] = key, fetch
 
 
+def forget_adopted() -> None:
+    """Make ``load_data`` find everything by itself again."""
+    _ADOPTED.clear()
+
+
 _ADOPTED: dict[tuple[str, str, int, str], tuple[str, Callable[[], Splits]]] = {}
 
 
@@ -186,7 +191,7 @@ def _splits(parts: tuple[Part, Part]) -> Splits:
 
 
 def _hugging_face(name: str, root: Path, image_size: int, resize: str) -> Source:
-    key = f"hf-{huggingface.content_key(name, root, resized(image_size, resize))}-1"
+    key = f"hf-{huggingface.content_key(name, root, resized(image_size, resize))}-2"  # 1: gray ones of 16 bits were cut
     there = huggingface.local_folder(name, root) is not None
     return Source(key, lambda: _splits(huggingface.read(name, root, image_size, resize)), there)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data.pictures import SQUASH, to_pixels
+from common.data.pictures import SQUASH, in_color, to_pixels
 from common.errors import RENAME, FedShieldError, explain_os_errors, is_text
 
 if TYPE_CHECKING:  # for a run without image files
@@ -155,7 +155,7 @@ def _opened(path: str) -> "Picture":
     _check_file(Path(path))
     try:
         with Image.open(path) as file:
-            return _eight_bits(_upright(file), file.format).convert("RGB")
+            return in_color(_upright(file), file.format)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise FedShieldError(f"{path}: {_complaint(error)}") from error
 
@@ -168,32 +168,6 @@ def _upright(image: "Picture") -> "Picture":
         return ImageOps.exif_transpose(image)
     except (SyntaxError, ValueError, struct.error):
         return image
-
-
-def _eight_bits(image: "Picture", kind: str | None) -> "Picture":
-    """Return a gray image of more than 8 bits with 8; others as they are.
-
-    Of 16 bits the upper ones stay, as Pillow itself does in color. With 32 bits a file does not say which value is
-    white: integers must lie in 0 to 255, floats in 0 to 1.
-
-    Args:
-        image: any.
-        kind: the format of its file, as Pillow names it.
-
-    Raises:
-        ValueError: they do not.
-    """
-    from PIL import Image
-
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
-        return image
-    values = np.asarray(image)
-    if image.mode.startswith("I;") or kind == "PPM":  # a PGM of 16 bits comes as 32
-        return Image.fromarray((values.clip(0, 65535) // 256).astype(np.uint8))
-    white, what = (1, "floats") if image.mode == "F" else (255, "integers of 32 bits")
-    if not (values.min() >= 0 and values.max() <= white):  # also where one is not a number
-        raise ValueError(f"gray {what} from {values.min():g} to {values.max():g}, expected 0 to {white}")
-    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
 
 def _complaint(error: Exception) -> str:

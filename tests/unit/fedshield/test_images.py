@@ -12,7 +12,8 @@ from torch.utils.data import TensorDataset
 
 from common.data.datasets import load_data
 from common.errors import FedShieldError
-from fedshield.images import to_dataset, to_labels, to_pixels, write_folder
+from fedshield.folders import write_folder
+from fedshield.images import to_dataset, to_labels, to_pixels
 
 RNG = np.random.default_rng(1)
 PIXELS = RNG.integers(0, 256, (12, 3, 16, 16), dtype=np.uint8)
@@ -175,6 +176,61 @@ def test_test_images_must_fit(test: object, told: str, tmp_path: Path, monkeypat
     with pytest.raises(FedShieldError, match=told):
         write_folder((PIXELS, LABELS), test)
     assert not Path("data").exists()
+
+
+def test_test_images_have_their_classes_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data, test = (TensorDataset(torch.from_numpy(PIXELS), torch.from_numpy(LABELS)) for _ in range(2))
+    data.classes, test.classes = ["ant", "bee", "cat"], ["cat", "bee", "ant"]  # type: ignore[attr-defined]
+    with pytest.raises(FedShieldError, match="test: its classes are cat, bee, ant, those of data ant, bee, cat; give"):
+        write_folder(data, test)
+    test.classes = data.classes  # type: ignore[attr-defined]
+    write_folder(data, test)
+
+
+def test_a_folder_of_before_that_lacks_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder, _ = write_folder((PIXELS, LABELS), (PIXELS[:3], LABELS[:3]))
+    next((folder / "train" / "1").iterdir()).unlink()
+    with pytest.raises(
+        FedShieldError, match=f"train: has 11 images, of the 12 that were written; remove {folder}, and"
+    ):
+        write_folder((PIXELS, LABELS), (PIXELS[:3], LABELS[:3]))
+
+
+def test_pictures_of_any_mode_become_what_they_show() -> None:
+    color = Image.fromarray(PIXELS[0].transpose(1, 2, 0))
+    palette = color.quantize(16)
+    shown = np.asarray(palette.convert("RGB")).transpose(2, 0, 1)
+    for mode in ("HSV", "RGBA", "YCbCr"):
+        assert np.abs(to_pixels([color.convert(mode)])[0].astype(int) - PIXELS[0]).max() <= 12  # rounding of the mode
+    assert np.array_equal(to_pixels([palette])[0], shown)
+    assert np.array_equal(to_dataset([(palette, 0)] * 3, "data").images[2], shown)
+    deep = Image.fromarray(PIXELS[0, 0].astype(np.uint16) * 256)
+    assert np.array_equal(to_dataset([(deep, 0)] * 3, "data").images[0, 1], PIXELS[0, 0])
+    light = Image.fromarray(np.full((16, 16), 0.5, np.float32))
+    assert to_pixels([light]).max() == 128
+    with pytest.raises(FedShieldError, match=r"data\[0\]: cannot be read .*gray integers of 32 bits from 50000"):
+        to_dataset([(Image.fromarray(np.full((16, 16), 50000, np.int32)), 0)] * 3, "data")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ((PIXELS > 127).astype(np.uint8), "uint8 values 0 and 1, nearly black where white is 255"),
+        ((PIXELS / 255).astype(int), "int64 values 0 and 1, nearly black"),
+        (TensorDataset(torch.rand(4, 3, 16, 16)), "images: TensorDataset; a dataset has its own labels, so give it"),
+    ],
+)
+def test_images_that_are_most_likely_something_else_are_refused(given: object, told: str) -> None:
+    with pytest.raises(FedShieldError, match=told):
+        to_pixels(given)
+
+
+def test_a_loader_is_no_dataset() -> None:
+    loader = torch.utils.data.DataLoader(TensorDataset(torch.rand(4, 3, 16, 16), torch.arange(4)))
+    with pytest.raises(FedShieldError, match="data: DataLoader; give its dataset; otherwise give"):
+        to_dataset(loader, "data")
 
 
 def test_another_process_may_have_written_the_same_images_meanwhile(
