@@ -1,5 +1,6 @@
 """Measures any network: natural and robust accuracy with intervals, and the reasons to doubt them."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.attacks.library import check_classes
-from common.attacks.threat import LINF, AttackSpec, Norm, Threat, doubted_radius, radius
+from common.attacks.threat import ITERATED, LINF, AttackSpec, Norm, Threat, check_step, doubted_radius, radius
 from common.config.flat import default_config
 from common.errors import FedShieldError
 from common.evaluation.evaluate import BATCH
@@ -22,6 +23,7 @@ from common.evaluation.results import Evaluation, Rate
 from common.evaluation.sanity_checks import find_warnings
 from common.factory import prepare_torch
 from common.seeding import seed_for
+from common.words import near
 from fedshield.given import reference_to
 from fedshield.guest import at_work
 from fedshield.images import to_dataset, to_labels, to_pixels
@@ -123,6 +125,7 @@ def evaluate(
     eot: int = 0,
     batch_size: int = BATCH,
     quiet: bool = False,
+    **unknown: Any,
 ) -> Measured:
     """Measure any network: natural accuracy, robust accuracy under each attack and under all, with 95 % intervals.
 
@@ -142,10 +145,14 @@ def evaluate(
         eot: forward passes that an attack averages for a randomized network, 1 or more; 0 finds out whether it is one.
         batch_size: images at a time, 1 or more; with another one, random starts differ.
         quiet: show only warnings.
+        unknown: refused, with near ones of the above.
 
     Raises:
         FedShieldError: the images, labels or attacks are not what they should be, or do not fit the network.
     """
+    if unknown:
+        word, known = next(iter(unknown)), list(inspect.signature(evaluate).parameters)
+        raise FedShieldError(f"evaluate: unknown argument {word}{near(word, known)}")
     with at_work(quiet):
         if labels is None:
             data = to_dataset(images, "images")
@@ -156,6 +163,7 @@ def evaluate(
         names = labels_of(attacks)
         _check_numbers(seed=(seed, 0), eot=(eot, 0), batch_size=(batch_size, 1))
         threat = _threat(epsilon_255, step_255, norm)
+        doubts = _doubts(names, threat)
         prepare_torch(torch.get_num_threads())
         _check(model, pixels, found, names)
         own = seed_for(seed, "evaluate")
@@ -163,8 +171,7 @@ def evaluate(
             passes = eot or (EOT if is_randomized(model, pixels, own) else 1)
             figures = measure(model, pixels, found, names, threat, own, batch_size, eot=passes)
             warnings = find_warnings(model, pixels, found, figures, threat, own, passes)
-        if doubt := doubted_radius("epsilon_255", epsilon_255, norm):
-            warnings = (doubt, *warnings)
+        warnings = (*doubts, *warnings)
     return Measured(figures, warnings, float(epsilon_255), norm)
 
 
@@ -200,6 +207,14 @@ def _threat(epsilon_255: float, step_255: float | None, norm: str) -> Threat:
             "epsilon_255=8"
         )
     return Threat.from_255(epsilon_255, step, norm=norm)  # type: ignore[arg-type]
+
+
+def _doubts(attacks: Sequence[str], threat: Threat) -> list[str]:
+    """Return what is most likely in another unit."""
+    epsilon, step = 255 * threat.epsilon, 255 * threat.step
+    iterated = [spec.steps for spec in map(AttackSpec.parse, attacks) if spec.name in ITERATED]
+    of_step = check_step("step_255", step, iterated, epsilon, threat.norm)
+    return [doubt for doubt in (doubted_radius("epsilon_255", epsilon, threat.norm), of_step) if doubt]
 
 
 def _check(model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64], attacks: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ from server.monitoring.observers import watching
 from server.network.roster import Roster
 from server.notices import tell_precision, tell_randomized, tell_settings, tell_what_is_folded
 from server.personal import tell_what_stays
-from server.preflight import check_settings, try_model
+from server.preflight import check_settings
 from server.privacy import find_privacy, tell_budget_spent, tell_privacy
 from server.recorder import Recorder
 from server.repair.preflight import check_sight
@@ -44,6 +44,7 @@ from server.run_directory.reader import DEPLOYED, FEDERATION, Kind
 from server.run_directory.restored import with_first_threads
 from server.run_directory.writer import RunDir, finished_run
 from server.sharing import check_sharing, with_shared
+from server.trial import try_model
 from server.warm_start import warm_start
 
 log = logging.getLogger("fedshield")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.attacks.threat import LINF
+from common.attacks.threat import LINF, doubted_radius
 from common.config.flat import Flat
 from common.config.schema import RunConfig
 from common.data.datasets import Dataset, is_at_hand
@@ -215,6 +215,8 @@ def prepare_evaluation(run_dir: Path, changes: Flat, trust_code: bool, epsilons:
     data = config.data
     if config.attack.norm == LINF and max(epsilons, default=0) > 255:
         raise FedShieldError(f"--epsilons {max(epsilons):g}: 255 is the whole range of a pixel in attack.norm = linf")
+    if doubt := doubted_radius("--epsilons", max(epsilons, default=0), config.attack.norm):
+        log.warning("warning: %s", doubt)
     check_reach(config, training=False)
     if "data.root" not in changes and not is_at_hand(data.name, data.root, data.image_size, data.resize):
         # Whoever has made the run may have named any folder of this machine.

@@ -34,7 +34,7 @@ from server.notices import (
     tell_small_radius,
     tell_what_is_folded,
 )
-from server.preflight import check_settings, try_model
+from server.preflight import check_settings
 from server.recorder import Recorder
 from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
@@ -44,6 +44,7 @@ from server.run_directory.opening import refuse_taken_name
 from server.run_directory.reader import CENTRALIZED
 from server.run_directory.restored import with_first_precision, with_first_threads
 from server.run_directory.writer import RunDir, finished_run
+from server.trial import try_model
 from server.unread import tell_unread
 from simulations.federation import complete, draw
 from simulations.terminal.console import Output, Terminal

@@ -1,9 +1,11 @@
 """What an adversary may do, and the names of attacks: ``pgd-20x5``. Nothing here imports torch."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
+from common.errors import FedShieldError
 from common.user_code import is_user_code
 from common.words import near
 
@@ -178,6 +180,43 @@ class AttackSpec:
     def within(self, threat: Threat) -> Threat:
         """Return the threat with the number of steps of this attack."""
         return replace(threat, steps=self.steps)
+
+
+def check_step(key: str, step_255: float, steps: Sequence[int], epsilon_255: float, norm: Norm = LINF) -> str:
+    """Check that an attack's steps can reach the radius; say so of steps whose unit was most likely not meant.
+
+    >>> check_step("step_255", 0.0078, [20], 8.0)
+    'step_255 = 0.0078: in 1/255 of the pixel range, so 20 steps move a pixel by 0.156/255, of 8/255; did you mean 2?'
+    >>> check_step("step_255", 2.0, [20], 8.0)
+    ''
+
+    Args:
+        key: or the option, that gives the length.
+        step_255: length of a step, in 1/255 of the pixel range.
+        steps: of the attacks that take such steps; may be none.
+        epsilon_255: radius, in the same unit.
+        norm: of the radius.
+
+    Returns:
+        The doubt, in Linf; there a random start gets further than the steps do.
+
+    Raises:
+        FedShieldError: in L2, for which the default length is not made, they do not reach it.
+    """
+    fewest = min(steps, default=0)
+    if not fewest or fewest * step_255 >= epsilon_255:
+        return ""
+    if norm == L2:
+        raise FedShieldError(
+            f"{key} = {step_255:g}: in L2, {fewest} steps of this length do not reach epsilon = {epsilon_255:g}; set "
+            f"{key}={2.5 * epsilon_255 / fewest:.4g} (2.5 epsilon / steps) or more steps"
+        )
+    if step_255 >= _DOUBTED:
+        return ""
+    return (
+        f"{key} = {step_255:g}: in 1/255 of the pixel range, so {fewest} steps move a pixel by "
+        f"{fewest * step_255:.3g}/255, of {epsilon_255:g}/255; did you mean {max(1, round(255 * step_255))}?"
+    )
 
 
 def doubted_radius(key: str, epsilon_255: float, norm: Norm = LINF) -> str:

@@ -150,6 +150,8 @@ def _try_mode(name: str, model: nn.Module, images: Tensor, classes: int) -> Tens
         raise FedShieldError(f"model.name = {name}: {mode} returns {shape} for 2 images; logits must be (2, {classes})")
     if logits.dtype != torch.float32:
         raise FedShieldError(f"model.name = {name}: {mode} returns logits of {logits.dtype}; return float32")
+    if not logits.isfinite().all():
+        raise FedShieldError(f"model.name = {name}: {mode} returns nan or infinity; check its weights and buffers")
     if not torch.equal(images, given):
         raise FedShieldError(f"model.name = {name}: changes its input images; let it work on a copy")
     made: Tensor = logits

@@ -8,9 +8,10 @@ from common.data.image_folders import list_images
 from common.data.shapes10 import CLASSES
 from common.factory import make_model, server_data
 from common.paths import whole_path
-from server.preflight import check_settings, try_model
+from server.preflight import check_settings
 from server.run_directory.given_weights import begin_with_given
 from server.run_directory.reader import CENTRALIZED, FEDERATION
+from server.trial import try_model
 from simulations.engine.byzantine import check_liars
 
 

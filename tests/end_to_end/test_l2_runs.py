@@ -85,7 +85,7 @@ def test_a_run_is_measured_in_another_norm_beside_its_own(pair: tuple[Path, Path
     told = f"within another threat, {LABEL}: pgd-2 on n = 40: "
     assert told in write_report(linf).read_text()
     assert told in export_run(linf, "safetensors")[1].read_text()
-    with pytest.raises(FedShieldError, match=r"evaluate\.step-255 = 2: in attack\.norm = l2, 2 steps"):
+    with pytest.raises(FedShieldError, match=r"evaluate\.step-255 = 2: in L2, 2 steps"):
         evaluate_run(linf, PGD | MEASURED | {"evaluate.step-255": 2.0})
     with pytest.raises(FedShieldError, match=r"--epsilons 300: 255 is the whole range of a pixel"):
         evaluate_run(linf, PGD, epsilons=[300])

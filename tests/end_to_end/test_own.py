@@ -22,8 +22,8 @@ from common.models.networks import build_model, load_state
 from common.training.losses import LossContext, build_loss
 from common.user_code import load_user_code
 from server.evaluation import evaluate_run
-from server.preflight import try_own_loss
 from server.run_directory.reader import read_metrics
+from server.trial import try_own_loss
 from tests.helpers.images import make_folder
 from tests.helpers.pages import blocks, commands, type_in
 from tests.helpers.runs import figures, run, same, weights
@@ -296,6 +296,25 @@ def test_a_loss_that_teaches_nothing_is_refused_before_the_first_round(
     with pytest.raises(FedShieldError, match=f"^loss.name = {reference}: {told}, on 20 random images: nothing can be"):
         run(tmp_path, "run", loss__name=reference)
     assert not list((tmp_path / "runs").glob("*"))
+
+
+@pytest.mark.parametrize("line", ["value.backward(retain_graph=True)", "next(model.parameters()).data.add_(1)"])
+def test_a_loss_that_trains_by_itself_is_refused_before_the_first_round(tmp_path: Path, line: str) -> None:
+    code = f"    def loss(images, labels):\n        value = model(images).sum()\n        {line}\n        return value\n"
+    reference = write(tmp_path, f"def it(model, context):\n{code}    return loss\n")
+    with pytest.raises(FedShieldError, match=f"^loss.name = {reference}: trains the model by itself; it must only"):
+        run(tmp_path, "run", loss__name=reference)
+
+
+def test_a_network_with_an_infinite_buffer_is_refused(tmp_path: Path) -> None:
+    code = (
+        "import torch\nfrom torch import nn\nclass it(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.register_buffer('shift', torch.tensor(float('-inf')))\n        self.last = nn.Linear(3, 10)\n"
+        "    def forward(self, x):\n        return self.last(x.mean((2, 3))) + self.shift\n"
+    )
+    with pytest.raises(FedShieldError, match=r"in eval mode returns nan or infinity; check its weights and buffers"):
+        make_model(tiny_config(model__name=write(tmp_path, code)), 10)
 
 
 def test_a_loss_that_needs_two_images_of_a_class_is_not_refused(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from fedshield.settings import to_scalar
 from server.measures import subset_of
 from server.run_directory.reader import FEDERATION, read_kind
 from tests.helpers.cells import run_cell
+from tests.helpers.images import make_folder
 from tests.helpers.pages import blocks
 from tests.helpers.program import invoke, tiny_options
 from tests.helpers.runs import figures, same, weights
@@ -259,6 +260,34 @@ def test_a_mistake_is_an_exception_with_one_line(given: dict[str, Any], told: st
     assert "\n" not in str(error.value)
 
 
+def test_a_step_in_another_unit_is_doubted() -> None:
+    found = fedshield.evaluate(*network_and_images(), attacks="pgd-20", epsilon_255=16, step_255=2 / 255, quiet=True)
+    assert found.warnings[0].endswith("so 20 steps move a pixel by 0.157/255, of 16/255; did you mean 2?")
+
+
+def network_and_images() -> tuple[nn.Module, Any, Any]:
+    return Threshold(), np.full((4, 3, 16, 16), 200, np.uint8), [1, 1, 0, 1]
+
+
+def test_images_that_have_changed_are_read_again_in_the_same_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("one", "two"):
+        make_folder(tmp_path / place / "pets")
+    losses = []
+    for place, gone in (("one", False), ("one", True), ("two", False)):
+        monkeypatch.chdir(tmp_path / place)
+        if gone:
+            next((tmp_path / place / "pets" / "train" / "dog").iterdir()).unlink()
+        run = fedshield.centralized(
+            data="pets", epochs=1, quiet=True, **{**KEYS, "data.image-size": 16, "evaluate.final-attacks": ""}
+        )
+        described = json.loads((run.path / "partition.json").read_text())
+        losses.append((described["available"], run.metrics["loss"].iloc[0]))
+    assert losses[0][0] == losses[1][0] + 1 == losses[2][0]
+    assert losses[0][1] != losses[1][1]
+
+
 def test_what_a_centralized_training_lacks_is_named() -> None:
     for given in ("engine", "clients", "rounds", "workers"):
         arguments: dict[str, Any] = {given: 1}
@@ -280,6 +309,8 @@ def test_a_mistake_of_an_evaluation_is_one_line_too() -> None:
         ({"model": nn.Flatten()}, "model: Flatten; give a torch.nn.Module with weights"),
         ({"model": LINEAR}, "model: does not take images of 16×16 pixels"),
         ({"quiet": "yes"}, "quiet = 'yes': give True or False"),
+        ({"norm": "l2", "epsilon_255": 127.5, "attacks": "pgd-20"}, "step_255 = 2: in L2, 20 steps of this length do"),
+        ({"epsilon": 8 / 255}, "evaluate: unknown argument epsilon; did you mean epsilon_255"),
         ({"attacks": "autoattack"}, "the targeted DLR loss needs 4 classes"),
     ]
     for change, told in wrong:
@@ -399,6 +430,9 @@ def test_what_cannot_be_measured_is_one_line(first: fedshield.Run) -> None:
             first.evaluate(**given)
     for several in (np.array([2, 4]), torch.tensor([2, 4]), [2, 4]):
         assert to_scalar("train.milestones", several) == "2,4"
+    with pytest.raises(fedshield.Error, match=r"model.weights: OrderedDict; give a text.*save_file") as error:
+        to_scalar("model.weights", LINEAR.state_dict())
+    assert "\n" not in str(error.value)
     assert to_scalar("model.weights", first) == str(first.path)  # a run can be given where its directory can
     with pytest.raises(fedshield.Error, match="not found; is this a run directory"):
         fedshield.load("nowhere")

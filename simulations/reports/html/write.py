@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from simulations.reports.html.page import Page
 
 
+_MARK = b'<meta name="generator" content="FedShield">'  # what page.html says of itself
 _EVERY = 5.0  # seconds
 
 
@@ -91,6 +92,8 @@ def write_report(run_or_study: Path, out: Path | None = None, refresh: int = 0) 
     target = whole_path(path / "report.html" if out is None else out)
     if target.is_dir():
         raise FedShieldError(f"--out {target}: is a directory; name a file")
+    if out is not None and target.exists() and _MARK not in target.read_bytes():
+        raise FedShieldError(f"--out {target}: is there, and no report; name another file")
     replace_file(target, content)
     return target
 

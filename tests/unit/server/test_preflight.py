@@ -122,6 +122,20 @@ def test_a_radius_in_another_unit_is_doubted(
     assert [meant in line for line in caplog.messages] == [True] * bool(meant)
 
 
+@pytest.mark.parametrize(
+    ("key", "step", "meant"),
+    [
+        ("evaluate.step-255", 2 / 255, "evaluate.step-255 = 0.00784314: in 1/255 of the pixel range, so 10 steps"),
+        ("attack.step-255", 2 / 255, "attack.step-255 = 0.00784314: in 1/255 of the pixel range, so 7 steps"),
+        ("evaluate.step-255", 1.0, ""),
+    ],
+)
+def test_steps_in_another_unit_are_doubted(key: str, step: float, meant: str, caplog: pytest.LogCaptureFixture) -> None:
+    others = {"attack.steps": 7, "evaluate.attacks": "", "evaluate.final-attacks": "fgsm,pgd-20,cw-10", key: step}
+    check_reach(parse_config(tiny_flat() | {"attack.name": "pgd", "attack.step-255": 2.0} | others), training=True)
+    assert [meant in line for line in caplog.messages] == [True] * bool(meant)
+
+
 @pytest.mark.parametrize("scheme", sorted(set(SCHEMES) - {"natural"}))
 def test_settings_of_other_partition_schemes_are_told(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
     base = {

@@ -65,6 +65,17 @@ def test_what_shows_runs_does_not_wait_for_torch(folder: Path, tmp_path: Path, c
     assert told.splitlines()[-1] == "[]"
 
 
+def test_a_report_overwrites_reports_alone(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("x = 1")
+    for taken in (tmp_path / "mine.py", folder / "whole" / "metrics.jsonl"):
+        before = taken.read_bytes()
+        done = invoke("report", folder / "whole", "--out", taken)
+        assert done.stderr == f"fedshield: --out {taken}: is there, and no report; name another file\n"
+        assert taken.read_bytes() == before
+    for _ in range(2):
+        assert invoke("report", folder / "whole", "--out", tmp_path / "new.html").returncode == 0
+
+
 def test_a_damaged_run_does_not_hide_the_others(folder: Path) -> None:
     shutil.copytree(folder / "part", folder / "broken")
     (folder / "broken" / "config.json").write_text("{")
