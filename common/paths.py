@@ -28,12 +28,15 @@ def whole_path(given: Path | str, hint: str = "write the whole path") -> Path:
 
 
 def defaults_file() -> Path:
-    """Return ``pyproject.toml``, which has the defaults: next to the packages, or in this one where it is installed.
+    """Return ``pyproject.toml``, which has the defaults.
+
+    It is next to the packages; in the package, where that is installed; or next to it, in an app of Flower's, which
+    contains no file of this name but its own.
 
     Raises:
         FedShieldError: it is missing.
     """
-    places = [ROOT / "common" / "pyproject.toml", ROOT / "pyproject.toml"]
+    places = [ROOT / "common" / "pyproject.toml", ROOT / "pyproject.toml", IMPORTED_FROM / "pyproject.toml"]
     path = next((place for place in places if place.exists()), None)
     if path is None:
         raise FedShieldError(f"{places[1]}: the file with the defaults is missing; install fedshield again")

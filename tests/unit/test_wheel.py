@@ -116,7 +116,6 @@ with app_folder(None, {"model.name": "sent/mine.py:network", "loss.name": "mixed
 """
 
 
-@pytest.mark.slow
 def test_an_app_made_of_the_package_gives_the_numbers_of_the_checkout(
     installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
