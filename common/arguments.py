@@ -17,11 +17,13 @@ def path_of(name: str, given: Any) -> Path:
         given: its value.
 
     Raises:
-        FedShieldError: it is something else, or has a NUL character.
+        FedShieldError: it is something else, empty, or has a NUL character.
     """
     text = os.fspath(given) if isinstance(given, str | os.PathLike) else given
     if not isinstance(text, str):
         raise FedShieldError(f"{name} = {given!r:.80}: {type(given).__name__}; give a path, as a text or a Path")
+    if not text:
+        raise FedShieldError(f"{name} = '': is empty; give a path, or leave it out")
     if "\0" in text:
         raise FedShieldError(f"{name} = {text!r:.80}: has a NUL character, which no path can have; leave it out")
     return Path(text)
@@ -40,9 +42,9 @@ def check_flags(**given: Any) -> None:
 
 def names_of(name: str, given: Any) -> list[str]:
     """Return a list of texts, as ``list_of`` does."""
-    texts = list_of(name, given, "names, as in ['fog', 'contrast']")
+    texts = list_of(name, given, "names, as in ['contrast', 'jpeg']")
     if odd := [each for each in texts if not isinstance(each, str)]:
-        raise FedShieldError(f"{name}: {odd[0]!r:.80} is among them; give names, as in ['fog', 'contrast']")
+        raise FedShieldError(f"{name}: {odd[0]!r:.80} is among them; give names, as in ['contrast', 'jpeg']")
     return texts
 
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,7 +140,8 @@ def evaluate(
         attacks: labels such as ``"fgsm,pgd-20x5,autoattack,deepfool"``, or a list of labels and functions.
         epsilon_255: radius of the attacks, in 1/255 of the pixel range; 0 measures natural accuracy.
         norm: ``linf`` or ``l2``.
-        step_255: step size of BIM, PGD and CW, in 1/255; None for the default of ``evaluate.step-255``.
+        step_255: step size of BIM, PGD and CW, in 1/255; None for the default of ``evaluate.step-255``, which is
+            made for Linf.
         seed: of the random starts, 0 or more; a run's is that of its configuration.
         eot: forward passes that an attack averages for a randomized network, 1 or more; 0 finds out whether it is one.
         batch_size: images at a time, 1 or more; with another one, random starts differ.
@@ -192,7 +193,7 @@ def labels_of(attacks: Attacks) -> tuple[str, ...]:
 def _check_numbers(**given: tuple[Any, int]) -> None:
     """Check whole numbers: each with the least that it may be."""
     for name, (value, least) in given.items():
-        if type(value) is not int or value < least:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             raise FedShieldError(f"{name} = {value!r}: give a whole number of {least} or more")
 
 
@@ -200,7 +201,8 @@ def _threat(epsilon_255: float, step_255: float | None, norm: str) -> Threat:
     if norm not in ("linf", "l2"):
         raise FedShieldError(f"norm = {norm!r}: unknown; allowed: linf, l2")
     step = float(default_config()["evaluate.step-255"]) if step_255 is None else step_255
-    numbers = isinstance(epsilon_255, Real) and isinstance(step, Real) and isfinite(step)
+    real = all(isinstance(each, Real) and not isinstance(each, bool) for each in (epsilon_255, step))
+    numbers = real and isfinite(step)
     if not (numbers and 0 <= epsilon_255 <= (255 if norm == LINF else 100_000) and step > 0):
         raise FedShieldError(
             f"epsilon_255 = {epsilon_255!r}, step_255 = {step!r}: give numbers in 1/255 of the pixel range, as in "

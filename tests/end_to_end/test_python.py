@@ -304,6 +304,8 @@ def test_a_mistake_of_an_evaluation_is_one_line_too() -> None:
         ({"attacks": 5}, "attacks = 5: give labels, as in 'fgsm,pgd-20x5', or a list of them"),
         ({"epsilon_255": 300}, "epsilon_255 = 300"),
         ({"epsilon_255": "8"}, "epsilon_255 = '8', step_255 = "),
+        ({"epsilon_255": True}, "epsilon_255 = True, step_255 = "),
+        ({"seed": True}, "seed = True: give a whole number of 0 or more"),
         ({"step_255": float("inf")}, "epsilon_255 = 8, step_255 = inf: give numbers"),
         ({"norm": "l1"}, "norm = 'l1': unknown; allowed: linf, l2"),
         ({"model": nn.Flatten()}, "model: Flatten; give a torch.nn.Module with weights"),
