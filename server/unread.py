@@ -57,6 +57,7 @@ _OFF: dict[str, tuple[str, object]] = {
     "train.average-start": ("train.average", "none"),
     "results.prometheus-host": ("results.prometheus-port", 0),
 }
+_OF_FILES = ("data.root", "data.image-size", "data.resize")
 _OF_CLIENTS = ("partition.", "sharing.", "strategy.", "method.", "privacy.", "byzantine.", "repair.")
 _NEVER_MEANT = ("privacy.", "byzantine.")  # of these; the others are in presets, which serve for both
 
@@ -86,6 +87,8 @@ def _why_unread(key: str, now: Flat, repaired: bool) -> str:
         switch, values = _READ_WITH[key]
         if now[switch] not in values and not is_user_code(str(now[switch])):
             return f"{switch} = {now[switch]} does not read it"
+    if key in _OF_FILES and now["data.name"] == "shapes10":
+        return "data.name = shapes10 draws its images"
     if key == "partition.by" and not str(now["data.name"]).startswith("hf:"):
         return f"data.name = {now['data.name']} does not read it"
     for start, (switch, off) in _OFF.items():

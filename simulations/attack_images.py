@@ -1,8 +1,8 @@
 """``fedshield attack``: what an attack does to a user's own pictures."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from common.seeding import seed_for
 from common.training.trainer import pixels
 from common.words import near
 from server.run_directory.checkpoint import fit_state, selected_model
-from server.run_directory.reader import read_classes, read_config
+from server.run_directory.reader import read_classes, read_config, refuse_results
 from server.run_directory.restored import stored_config
 from simulations.reports.figures.evaluation_figures import examples_figure
 from simulations.reports.figures.files import save_all
@@ -173,14 +173,14 @@ def table(found: Attacked) -> Table:
 
 def write_pictures(found: Attacked, attack: str, folder: Path) -> list[Path]:
     """Write each adversarial picture as a PNG, and a figure of the first twelve; return the files."""
-    names: Counter[str] = Counter()
-    written = []
+    refuse_results(folder)
+    written: list[Path] = []
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for path, image in zip(found.paths, found.adversarial, strict=True):
-            names[path.stem] += 1
-            again = f"-{names[path.stem]}" if names[path.stem] > 1 else ""
-            written.append(folder / f"{path.stem}{again}-attacked.png")
+            again = chain([""], (f"-{number}" for number in count(2)))
+            places = (folder / f"{path.stem}{each}-attacked.png" for each in again)
+            written.append(next(place for place in places if place not in written))
             with writing(written[-1]) as file:
                 Image.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
     few = slice(_DRAWN)

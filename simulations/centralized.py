@@ -40,7 +40,7 @@ from server.run_directory.checkpoint import fit_state
 from server.run_directory.environment import describe_environment
 from server.run_directory.given_weights import begin_with_given, told_of_given
 from server.run_directory.index import rounds_before
-from server.run_directory.opening import refuse_taken_name
+from server.run_directory.opening import check_place
 from server.run_directory.reader import CENTRALIZED
 from server.run_directory.restored import with_first_precision, with_first_threads
 from server.run_directory.writer import RunDir, finished_run
@@ -59,7 +59,7 @@ def run_centrally(config: RunConfig, console: Terminal, output: Output = Output.
     """Train as ``train_centrally`` does, under a live view; draw the figures and return the run directory."""
     if (finished := finished_run(config, CENTRALIZED)) is not None:
         return complete(finished)
-    refuse_taken_name(config, CENTRALIZED)
+    check_place(config, CENTRALIZED)
     total, quiet = config.centralized.epochs, output is not Output.PLAIN
     view = LiveView(console, CENTRALIZED.unit, total, rounds_before(config), "loading the data", quiet=quiet)
 

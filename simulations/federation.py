@@ -9,7 +9,7 @@ from flwr.app import MessageType
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.machine import may_have_gpu
-from server.run_directory.opening import refuse_taken_name
+from server.run_directory.opening import check_place
 from server.run_directory.reader import FEDERATION, Kind
 from simulations.engine.executor import Executor, InProcess
 from simulations.engine.local_grid import LocalGrid, Reply, run_server
@@ -55,7 +55,7 @@ def run_locally(
 
         if (finished := finished_run(config)) is not None:
             return complete(finished)
-    refuse_taken_name(config, FEDERATION)
+    check_place(config, FEDERATION)
     config.check_division()  # before Ray starts
     rounds = FEDERATION.total(config)
     if config.byzantine.clients:

@@ -20,7 +20,7 @@ from simulations.studies.study import load_study
 from simulations.study_directory import holds_study
 
 _HEADER = ("run", "state", "done", "natural %", "robust %", "size", "last written")
-_OF_A_RUN = ("config.json", "environment.json")
+_OF_A_RUN = ("config.json", "environment.json")  # written before the first round
 _WRITTEN = frozenset(
     (
         *(*BEGUN, ".lock", "metrics.jsonl", "checkpoint", "summary.json"),
@@ -30,11 +30,11 @@ _WRITTEN = frozenset(
 _ROBUST = "robust: the worst case over all kept evaluations of the run's model, as in its report"
 
 
-def run_sheet(given: Sequence[Path], results: Path | None) -> Sheet:
+def run_sheet(given: Sequence[str], results: Path | None) -> Sheet:
     """Return a table of runs and studies, the last written one first.
 
     Args:
-        given: which; none for all in a folder.
+        given: which, as typed; none for all in a folder.
         results: that folder; None = ``results.dir``.
 
     Raises:
@@ -42,7 +42,7 @@ def run_sheet(given: Sequence[Path], results: Path | None) -> Sheet:
     """
     folder = whole_path(results or Path(str(default_config()["results.dir"])))
     if given:
-        paths, title = [_there(find_results(_place(run, folder) if results else run)) for run in given], "Runs"
+        paths, title = [_there(find_results(_place(run, folder) if results else Path(run))) for run in given], "Runs"
     else:
         if results and not folder.exists():
             raise FedShieldError(f"--results {results}: no folder {folder}; fedshield runs shows those in results.dir")
@@ -66,8 +66,9 @@ def _there(path: Path) -> Path:
 
 
 def is_run(path: Path) -> bool:
-    """Return whether a folder is a run's: a run writes both files before its first round."""
-    return all((path / name).is_file() for name in _OF_A_RUN)
+    """Return whether a folder is a run's; one of its files may have been lost."""
+    others = ("environment.json", "metrics.jsonl")
+    return (path / "config.json").is_file() and any((path / name).exists() for name in others)
 
 
 def _written(path: Path) -> float:
@@ -108,11 +109,12 @@ def _told(path: Path) -> list[str]:
     return [state, f"{done} of {total} {kind.unit}s", natural, robust]
 
 
-def checked_runs(given: Sequence[Path], results: Path | None) -> list[Path]:
+def checked_runs(given: Sequence[str], results: Path | None) -> list[Path]:
     """Return the directories of runs that may be removed.
 
     Args:
-        given: which; a name alone means the one in ``results``, even if the working directory has such a folder too.
+        given: which, as typed; a name alone means the one in ``results``, even if the working directory has such a
+            folder too.
         results: the folder of runs; None = ``results.dir``.
 
     Raises:
@@ -145,9 +147,9 @@ def foreign_files(path: Path) -> list[str]:
     return sorted(entry.name for entry in path.iterdir() if entry.name not in _WRITTEN)
 
 
-def _place(run: Path, folder: Path) -> Path:
-    """Return what names a run unmistakably: a name alone is in the folder of runs, and nowhere else."""
-    return whole_path(folder / run) if len(run.parts) == 1 else run
+def _place(run: str, folder: Path) -> Path:
+    """Return what names a run unmistakably: a name alone is in the folder of runs, and ``./NAME`` is not."""
+    return Path(run).absolute() if os.sep in run or run.startswith("~") else whole_path(folder / run)
 
 
 def remove_run(path: Path) -> None:

@@ -14,7 +14,7 @@ class DataConfig(ConfigTable):
     """Which images; see ``common.data.datasets``."""
 
     name: DatasetName
-    root: str
+    root: Annotated[str, Field(min_length=1)]
     max_examples: Annotated[int, Field(ge=-1)]
     image_size: Annotated[int, Field(ge=16, le=512, multiple_of=16)]
     resize: Resize

@@ -209,7 +209,7 @@ class RepairConfig(ConfigTable):
 class ResultsConfig(ConfigTable):
     """Where the run directory goes; see ``server.run_directory.writer``."""
 
-    dir: str
+    dir: Annotated[str, Field(min_length=1)]
     name: FolderName
     resume: str
     prometheus_port: Annotated[int, Field(ge=0, le=65535)]

@@ -16,6 +16,7 @@ from common.errors import FedShieldError, explain_os_errors
 Arrays = dict[str, NDArray[Any]]
 
 _PARTIAL = ".partial"
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
 
 
 def find_arrays(place: Path, names: Collection[str]) -> Arrays | None:
@@ -62,9 +63,10 @@ def _explain_owner(folder: Path) -> Iterator[None]:
     """Say what to do where a folder of the cache is not for this user to write."""
     try:
         yield
-    except PermissionError as error:
+    except OSError as error:
         place = Path(str(error.filename))
-        if not (place.is_relative_to(folder) or folder.is_relative_to(place)):  # of what was to be kept there
+        ours = place.is_relative_to(folder) or folder.is_relative_to(place)  # of what was to be kept there
+        if not ours or error.errno not in _NOT_OURS:
             raise
         raise FedShieldError(
             f"{place}: {error.strerror}: decoded images are kept there; set FEDSHIELD_CACHE to a folder that you may "

@@ -17,6 +17,7 @@ from common.files import clear_leftovers, replace_file, replace_json
 from common.messages.records import State
 from common.models.networks import load_state
 from server.run_directory.index import LAST, PREVIOUS, named_files, read_checked, read_checkpoint, selected_checkpoint
+from server.run_directory.reader import read_metrics
 
 
 def write_checkpoint(
@@ -125,7 +126,8 @@ def selected_model(run_dir: Path) -> tuple[int, State]:
         FedShieldError: no round was finished, or a file is damaged or missing.
     """
     if (named := selected_checkpoint(run_dir)) is None:
-        raise FedShieldError(f"{run_dir}: has no checkpoint; no round of this run was finished")
+        why = "it is lost: restore it" if read_metrics(run_dir) else "no round of this run was finished"
+        raise FedShieldError(f"{run_dir}: has no checkpoint; {why}")
     return int(named["round"]), load_model(run_dir, named)
 
 

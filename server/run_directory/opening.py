@@ -17,6 +17,7 @@ from common.trust import trust
 from common.user_code import read_user_code, user_file
 from common.words import as_file_name
 from server.aggregation.accounting import check_spent
+from server.run_directory.lock import is_running
 from server.run_directory.reader import Kind, odd_rounds, read_kind, read_metrics, read_summary
 from server.run_directory.restored import changed_code, user_code_copies
 
@@ -82,14 +83,26 @@ class NameTakenError(FedShieldError):
         self.path, self.kind = path, kind
 
 
-def refuse_taken_name(config: RunConfig, kind: Kind) -> None:
-    """Refuse, before anything else is done, a new run whose ``results.name`` is that of another one.
+def check_place(config: RunConfig, kind: Kind) -> None:
+    """Check, before anything else is done, that a run can have the directory that is meant.
 
     Raises:
-        NameTakenError: it is.
+        NameTakenError: ``results.name`` is that of another run.
+        FedShieldError: the run that is to be resumed goes on, or ``results.dir`` cannot be written.
     """
-    if config.results.name and not config.results.resume:
-        refuse_other_run(whole_path(config.results.dir) / config.results.name, kind)
+    if config.results.resume:
+        if is_running(path := whole_path(config.results.resume)):
+            raise FedShieldError(f"{path}: another process is writing to this run; wait for it to end")
+        return
+    folder = whole_path(config.results.dir)
+    if config.results.name:
+        refuse_other_run(folder / config.results.name, kind)
+    with explain_os_errors(folder):
+        there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+        if not there.is_dir():
+            raise FedShieldError(f"results.dir = {config.results.dir}: {there} is no folder; name another one")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise FedShieldError(f"results.dir = {config.results.dir}: {there} cannot be written; name another folder")
 
 
 def refuse_other_run(path: Path, kind: Kind) -> None:
@@ -149,6 +162,8 @@ def _why_done(path: Path, kind: Kind, completed_rounds: int, asked: int, stretch
         return f"{done}, and repair has ended the run; "
     if completed_rounds < asked:
         return f"{done}, and privacy.epsilon-max allows no more; raise it to continue, or "
+    if completed_rounds > asked:
+        return f"{done}, more than {kind.length} = {asked}, so nothing is left; "
     return f"all {done}; " + ("" if stretches else f"raise {kind.length} to continue, or ")
 
 

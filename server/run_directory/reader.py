@@ -259,5 +259,15 @@ def find_results(given_path: Path) -> Path:
     return whole_path(path)
 
 
+def refuse_results(out: Path) -> None:
+    """Refuse a folder of a run or a study for files of another kind, which would be deleted with it.
+
+    Raises:
+        FedShieldError: ``out`` is one.
+    """
+    if _holds_results(out):
+        raise FedShieldError(f"--out {out}: holds a run or a study; name another folder")
+
+
 def _holds_results(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", "study.toml", "results.csv"))

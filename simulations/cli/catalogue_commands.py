@@ -108,9 +108,9 @@ def config_lines(chosen: Flat, defaults: Flat) -> list[str]:
 @answers.command(name="runs")
 def runs_(
     run: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
-            click_type=SomePath(),
+            click_type=SomePath(),  # as typed: ./NAME is not NAME
             metavar="RUN ...",
             help="Run directories, or their names in results.dir. Default: all there.",
         ),
@@ -137,7 +137,7 @@ def runs_(
         _show_runs(run or [], results)
 
 
-def _show_runs(runs: list[Path], results: Path | None) -> None:
+def _show_runs(runs: list[str], results: Path | None) -> None:
     from simulations.run_table import run_sheet
 
     sheet = run_sheet(runs, results)
@@ -147,7 +147,7 @@ def _show_runs(runs: list[Path], results: Path | None) -> None:
     console.print(sheet.rich(console.width))
 
 
-def _remove(runs: list[Path], results: Path | None, yes: bool) -> None:
+def _remove(runs: list[str], results: Path | None, yes: bool) -> None:
     from simulations.run_table import checked_runs, foreign_files, remove_run, size_text, total_size
 
     found = checked_runs(runs, results)

@@ -9,6 +9,7 @@ import typer
 from common.config.flat import default_config
 from common.config.schema import parse_config
 from common.paths import whole_path
+from server.run_directory.reader import refuse_results
 from simulations.cli.options import (
     AuthorityOption,
     FileArgument,
@@ -44,8 +45,9 @@ def split_data(
     from common.factory import prepare_data
     from server.notices import tell_rare_classes
 
-    splits, division = prepare_data(config)
     folder = whole_path(out)
+    refuse_results(folder)
+    splits, division = prepare_data(config)
     for place in write_split(splits, division, folder):
         console.print(place)
     described = describe_partition(splits.train, division)
@@ -89,6 +91,7 @@ def certs(
 
     hosts = list(dict.fromkeys([*(host or []), "superlink", "gateway", "localhost", "127.0.0.1"]))
     folder = whole_path(out)
+    refuse_results(folder)
     for path in make_certs(folder, clients, hosts):
         console.print(path)
     for line in _next(folder, clients, (host or ["HOST"])[0]):

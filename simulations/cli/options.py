@@ -162,8 +162,6 @@ def settled(options: Flat, resume: Path | None, kind: str, trust_code: bool = Fa
     Raises:
         FedShieldError: a value is not allowed, or there is no such run.
     """
-    if options.get("results.dir") == "":
-        raise FedShieldError("results.dir = '': is empty; name a folder, or leave it at runs")
     base = default_config()
     if resume is not None:
         from server.run_directory.reader import KINDS, find_results
@@ -172,6 +170,8 @@ def settled(options: Flat, resume: Path | None, kind: str, trust_code: bool = Fa
         path = find_results(resume)
         if (name := options.get("results.name")) and name != path.name:
             raise FedShieldError(f"results.name = {name}: a resumed run stays where it is: {path}; leave it out")
+        if (folder := options.get("results.dir")) and whole_path(str(folder)) != path.parent:
+            raise FedShieldError(f"results.dir = {folder}: a resumed run stays where it is: {path}; leave it out")
         base = resumed_config(path, KINDS[kind], options, trust_code)
         options = {**options, "results.resume": str(path)}
         for key in ROOTS:  # the run's own are relative to where it was started

@@ -43,6 +43,8 @@ def _fork(module: str, near: socket.socket, far: socket.socket) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         import_module(module).main(far.fileno())
+    except ConnectionError:  # the first process has ended
+        pass
     except Exception:  # also a worker's own
         traceback.print_exc()
     finally:

@@ -11,7 +11,7 @@ from common.factory import prepare_data, server_data
 from common.words import some, time_text
 from server.notices import tell_mirroring, tell_rare_classes, tell_settings, tell_small_radius
 from server.run_directory.index import rounds_before
-from server.run_directory.opening import refuse_taken_name
+from server.run_directory.opening import check_place
 from server.run_directory.reader import CENTRALIZED, Kind
 from server.sharing import check_sharing
 from server.unread import tell_unread
@@ -46,7 +46,7 @@ def dry_run(
         FedShieldError: the run would not start.
     """
     engine = "inprocess" if kind == CENTRALIZED else checked_engine(config, engine, workers, address)
-    refuse_taken_name(config, kind)
+    check_place(config, kind)
     try_out(config, federation=kind != CENTRALIZED)
     _look_at_data(config, kind, console)
     images = count_images(config, kind)

@@ -23,10 +23,10 @@ from common.models.networks import BasicBlock
 from common.paths import to_install, whole_path
 from common.user_code import is_user_code, read_user_code
 from server.run_directory.checkpoint import fit_state
-from server.run_directory.reader import read_classes
+from server.run_directory.reader import read_classes, refuse_results
 from server.run_directory.restored import stored_config
 from simulations.export.chosen import choose
-from simulations.export.model_card import model_card
+from simulations.export.model_card import CARD, model_card
 
 _OPSET = 18
 
@@ -55,6 +55,8 @@ def export_run(
     chosen = choose(run_dir, whose, config.federation.clients)
     model = make_model(config, len(classes)).eval()
     fit_state(model, chosen.state, run_dir)
+    if out is not None:
+        refuse_results(whole_path(out))
     own_place = run_dir / "export" / ("" if chosen.client is None else f"client-{chosen.client}")
     folder = whole_path(own_place if out is None else out)
     name, write = FORMATS[kind]
@@ -74,7 +76,9 @@ def _check_same_model(run_dir: Path, folder: Path, others: Sequence[str], digest
     """Refuse a folder with files that are not of the model in question, which the card next to them names."""
     card = folder / "README.md"
     with explain_os_errors(card):
-        told = card.read_text("utf-8", "replace") if others and card.exists() else ""
+        told = card.read_text("utf-8", "replace") if card.exists() else ""
+    if told and CARD not in told:
+        raise FedShieldError(f"{card}: is there, and no card of FedShield's; choose another --out")
     if others and digest not in told:
         raise FedShieldError(
             f"{folder / others[0]}: belongs to another model than {run_dir} has now; remove it, or choose another --out"

@@ -42,6 +42,9 @@ _USE = {
     (logits,) = session.run(None, {"pixels": pixels})   # a NumPy array, float32""",
 }
 
+CARD = "tags: [adversarial-robustness, federated-learning, fedshield]"
+"""A line by which a card is known."""
+
 
 def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], chosen: Chosen, names: Sequence[str]) -> str:
     """Return the card, as Markdown.
@@ -67,7 +70,7 @@ def model_card(run_dir: Path, config: RunConfig, classes: Sequence[str], chosen:
             "---",
             "library_name: pytorch",
             "pipeline_tag: image-classification",
-            "tags: [adversarial-robustness, federated-learning, fedshield]",
+            CARD,
             "---",
             f"# {markdown(run_dir.name)}",
             "",

@@ -38,6 +38,8 @@ def compare_runs(runs: Sequence[Path]) -> list[Sheet]:
     if len(runs) < 2:
         raise FedShieldError(f"compare: {len(runs)} run given; name two or more")
     paths = [find_results(run) for run in runs]
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise FedShieldError(f"compare: {twice[0]} is named twice; name two runs or more")
     names = names_of(paths)
     done = _configurations(paths, names)
     found = [read_headline(path) for path in paths]

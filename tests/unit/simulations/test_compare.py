@@ -97,7 +97,7 @@ def test_a_smaller_evaluation_does_not_take_the_place_of_a_fuller_one(tmp_path: 
     assert re.search(row, report)
     assert "of n = 40 are classified correctly" in report  # the predictions that are drawn are of the headline's images
     assert "## Accuracy on n = 40 of 1,000 test images" in card
-    assert compare_runs([one, one])[1].rows[0][1] == "40 of 1,000"
+    assert compare_runs([one, shutil.copytree(one, tmp_path / "again")])[1].rows[0][1] == "40 of 1,000"
     evaluate_run(one, {"evaluate.final-attacks": "fgsm,pgd-2", "evaluate.final-examples": 40})  # of the same images
     assert set(read_figures(one)["robust"]) == {"fgsm", "pgd-2", "pgd-3"}
     assert read_figures(one)["worst"]["value"] <= final["worst"]["value"]
@@ -138,6 +138,8 @@ def test_each_kind_of_run_tells_what_it_has_done(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(FedShieldError, match="is named twice; name two runs or more"):
+        compare_runs([tmp_path, tmp_path])
     with pytest.raises(FedShieldError, match="compare: 1 run given; name two or more"):
         compare_runs([tmp_path])
     done = invoke("compare", str(tmp_path / "no"), str(tmp_path / "none"))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -275,7 +276,7 @@ def test_report_card_comparison_and_terminal_have_one_headline(tmp_path: Path) -
     assert f"[{low:.1f}, {high:.1f}], worst case of autoattack, pgd-3 at epsilon 8/255" in report
     assert f"| worst case | {worst:.1f} | [{low:.1f}, {high:.1f}] |" in card
     assert "## Accuracy on n = 20 of 1,000 test images" in card
-    _, results, _ = compare_runs([one, one])
+    _, results, _ = compare_runs([one, shutil.copytree(one, tmp_path / "again")])
     assert results.rows[0][1:2] == ["20 of 1,000"]
     assert results.rows[0][-1] == f"{worst:.1f} [{low:.1f}, {high:.1f}]"
     below = f"pgd-3 on n = 40: {100 * final['worst']['value']:.1f} %"

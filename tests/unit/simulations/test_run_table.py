@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from PIL import Image
 
 from common.paths import ROOT
 from server.run_directory.lock import measured
@@ -63,6 +64,72 @@ def test_what_shows_runs_does_not_wait_for_torch(folder: Path, tmp_path: Path, c
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     told = subprocess.check_output(words, env=environment, cwd=tmp_path, text=True, timeout=300)
     assert told.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", [["certs"], ["split-data"], ["export", "whole"], ["attack", "whole", "x.png"]])
+def test_no_other_files_are_written_into_a_runs_folder(folder: Path, tmp_path: Path, command: list[str]) -> None:
+    shutil.copytree(folder, tmp_path / "runs")
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
+    before = sorted((tmp_path / "runs" / "part").rglob("*"))
+    done = invoke(*command, "--out", "runs/part", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("part: holds a run or a study; name another folder")
+    assert sorted((tmp_path / "runs" / "part").rglob("*")) == before
+
+
+def test_a_card_takes_the_place_of_a_card_alone(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# fedshield, adversarial-robustness: my notes")
+    done = invoke("export", folder / "whole", "--out", tmp_path)
+    assert (
+        done.stderr
+        == f"fedshield: {tmp_path / 'README.md'}: is there, and no card of FedShield's; choose another --out\n"
+    )
+    assert (tmp_path / "README.md").read_text().endswith("my notes")
+    for _ in range(2):
+        assert invoke("export", folder / "whole", "--out", tmp_path / "new").returncode == 0
+
+
+def test_pictures_of_one_name_keep_files_of_their_own(folder: Path, tmp_path: Path) -> None:
+    places = [tmp_path / "cat" / "1.png", tmp_path / "dog" / "1.png", tmp_path / "dog" / "1-2.png"]
+    for shade, place in enumerate(places):
+        place.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (80 * shade, 0, 0)).save(place)
+    done = invoke("attack", folder / "whole", *places, "--out", tmp_path / "out", "--attack", "fgsm")
+    assert done.returncode == 0, done.stderr
+    written = sorted(path.name for path in (tmp_path / "out").glob("*-attacked.png"))
+    assert written == ["1-2-2-attacked.png", "1-2-attacked.png", "1-attacked.png"]
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_run_that_goes_on_or_has_its_place_is_not_started_elsewhere(
+    folder: Path, tmp_path: Path, more: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    place = ("run", *tiny_options(), "--engine", "inprocess", "--name", "n", "--results", tmp_path / "file", *more)
+    for words, told in (
+        (place, f"results.dir = {tmp_path / 'file'}: {tmp_path / 'file'} is no folder; name another one"),
+        (
+            ("run", "--resume", folder / "part", "--results", tmp_path, *more),
+            f"results.dir = {tmp_path}: a resumed run stays where it is: {folder / 'part'}; leave it out",
+        ),
+    ):
+        done = invoke(*words)
+        assert (done.returncode, done.stderr) == (1, f"fedshield: {told}\n")
+    with FileLock(folder / "part" / ".lock"):
+        done = invoke("run", "--resume", folder / "part", *more)
+        assert done.returncode == 1
+        assert (
+            done.stderr == f"fedshield: {folder / 'part'}: another process is writing to this run; wait for it to end\n"
+        )
+
+
+def test_a_run_without_its_environment_is_still_a_run(folder: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(folder / "whole", tmp_path / "runs" / "lost")
+    (run / "environment.json").unlink()
+    assert "finished" in invoke("runs", cwd=tmp_path).stdout
+    shutil.rmtree(run / "checkpoint")
+    done = invoke("evaluate", run)
+    assert done.stderr.splitlines()[-1] == f"fedshield: {run}: has no checkpoint; it is lost: restore it"
 
 
 def test_a_report_overwrites_reports_alone(folder: Path, tmp_path: Path) -> None:
@@ -127,6 +194,9 @@ def test_only_runs_that_do_not_go_on_are_deleted(folder: Path, tmp_path: Path, m
     assert unanswered.stderr == "fedshield: not confirmed, so nothing was done; --yes does not ask\n"
     assert (run / "metrics.jsonl").exists()
     assert (folder / "other" / "notes.txt").exists()
+    beside = shutil.copytree(run, tmp_path / "gone")  # ./gone is not runs/gone
+    assert invoke("runs", "--rm", "--yes", "./gone", cwd=tmp_path).stdout.splitlines()[-1] == f"Deleted: {beside}"
+    assert run.exists()
     of_study = shutil.copytree(run, tmp_path / "study" / "runs" / "one")
     (tmp_path / "study" / "study.toml").touch()
     assert "is part of a study" in invoke("runs", "--rm", "--yes", of_study).stderr
