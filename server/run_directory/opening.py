@@ -1,5 +1,6 @@
 """Checks a run directory in which a run is to start or to be resumed, and prepares its files."""
 
+import errno
 import json
 import logging
 import os
@@ -100,9 +101,9 @@ def check_place(config: RunConfig, kind: Kind) -> None:
     with explain_os_errors(folder):
         there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
         if not there.is_dir():
-            raise FedShieldError(f"results.dir = {config.results.dir}: {there} is no folder; name another one")
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not os.access(there, os.W_OK | os.X_OK):
-            raise FedShieldError(f"results.dir = {config.results.dir}: {there} cannot be written; name another folder")
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def refuse_other_run(path: Path, kind: Kind) -> None:

@@ -107,7 +107,11 @@ def test_a_run_that_goes_on_or_has_its_place_is_not_started_elsewhere(
     (tmp_path / "file").touch()
     place = ("run", *tiny_options(), "--engine", "inprocess", "--name", "n", "--results", tmp_path / "file", *more)
     for words, told in (
-        (place, f"results.dir = {tmp_path / 'file'}: {tmp_path / 'file'} is no folder; name another one"),
+        (
+            place,
+            f"{tmp_path / 'file'}: Not a directory; a file has the place of a folder; "
+            "remove it, or choose another place",
+        ),
         (
             ("run", "--resume", folder / "part", "--results", tmp_path, *more),
             f"results.dir = {tmp_path}: a resumed run stays where it is: {folder / 'part'}; leave it out",
