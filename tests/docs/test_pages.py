@@ -11,10 +11,13 @@ import pytest
 from PIL import Image
 from typer.main import get_group
 
+from common.config.flat import Flat
 from common.paths import ROOT
 from simulations.cli.main import app
+from simulations.shipped import SWEEPS
+from simulations.studies.study import load_study, points
 from tests.helpers.bench import BIN
-from tests.helpers.pages import blocks
+from tests.helpers.pages import blocks, own_file
 
 PAGES = ["../README.md", *sorted(path.name for path in (ROOT / "docs").glob("*.md"))]
 OURS = ("uv", "fedshield", "python")
@@ -30,12 +33,32 @@ ELSEWHERE = (
     "fedshield-supernode",
     "flower-superexec",
 )
+# Studies that a page shows.
+STUDIES = (("benchmark.md", "my-method.toml"), ("own.md", "my-images.toml"))
+# What makes a run or a study short. Out of a study's file, these keys are taken: --set may not change a case's own.
+SHORT: Flat = {
+    "threads": 1,
+    "data.max-examples": 300,
+    "federation.rounds": 1,
+    "centralized.epochs": 1,
+    "model.width": 4,
+    "evaluate.examples": 10,
+    "evaluate.final-examples": 10,
+}
+SHORT_STUDY: Flat = {**SHORT, "sharing.per-class": 2}
+SHORTEN = f"""s/^seeds = .*/seeds = [1]/; /^"?({"|".join(SHORT_STUDY)})"? = /d"""
+
+
+def settings(changes: Flat) -> str:
+    """Return options of a command."""
+    return " ".join(f"--set {key}={value}" for key, value in changes.items())
+
+
 # What the shell finds under the names in OURS. It makes short what would train or measure for long.
 SHIM = f"""#!/usr/bin/env bash
 set -e
 program=${{0##*/}}
-short="--set threads=1 --set data.max-examples=300 --set federation.rounds=1 --set centralized.epochs=1
-    --set model.width=4 --set evaluate.examples=10 --set evaluate.final-examples=10"
+short="{settings(SHORT)}"
 case "$program $*" in
     "uv run --group dev "*) exec "${{@:4}}" ;;
     "uv run "*) exec "${{@:2}}" ;;
@@ -55,8 +78,8 @@ case "$program $*" in
         study="$2"
         [ -e "$study" ] || study="{ROOT}/simulations/sweeps/$2.toml"
         file="short/$(basename "$study")"
-        sed -e 's/^seeds = .*/seeds = [1]/' -e '/^"model.width"/d' "$study" > "$file"
-        set -- sweep "$file" $short --set sharing.per-class=2 "${{@:3}}" ;;
+        sed -E '{SHORTEN}' "$study" > "$file"
+        set -- sweep "$file" {settings(SHORT_STUDY)} "${{@:3}}" ;;
 esac
 exec "{BIN}/$program" "$@"
 """
@@ -96,15 +119,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(desk / "pictures" / "cat" / "0.jpg", desk / "cat.jpg")
     Image.open(desk / "cat.jpg").save(desk / "dog.png")
     (desk / "my.toml").write_text('[model]\nactivation = "gelu"\n')
-    (code,) = (block for block in blocks("own.md") if block.startswith("import torch.nn"))
-    (desk / "own.py").write_text(code)
-    (method,) = (block for block in blocks("own.md") if "class FedExP" in block)
-    (desk / "fedexp.py").write_text(method)
-    (rule,) = (block for block in blocks("own.md") if "def clipped" in block)
-    (desk / "clipped.py").write_text(rule)
-    (choice,) = (block for block in blocks("own.md") if "def rare" in block)
-    (desk / "rare.py").write_text(choice)
-    for page, name in (("benchmark.md", "my-method.toml"), ("own.md", "my-images.toml")):
+    for name in ("own.py", "fedexp.py", "clipped.py", "rare.py"):
+        (desk / name).write_text(own_file(name))
+    for page, name in STUDIES:
         (study,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
         (desk / name).write_text(study)
     return desk
@@ -147,6 +164,15 @@ def test_every_command_of_a_page_works(desk: Path, page: str) -> None:
     done = subprocess.run(["bash", "-xc", script], cwd=desk, capture_output=True, text=True, timeout=3000, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
     assert "Traceback" not in done.stderr
+
+
+def test_every_study_can_be_made_short(desk: Path) -> None:
+    """The test of the pages is slow, so that a new key of a study, or a new block of a page, would not be noticed."""
+    (desk / "short").mkdir()
+    for file in [*sorted(SWEEPS.glob("*.toml")), *(desk / name for _, name in STUDIES)]:
+        short = desk / "short" / file.name
+        short.write_text(subprocess.check_output(["sed", "-E", SHORTEN, file], text=True))
+        assert points(load_study(short, SHORT_STUDY))
 
 
 def typed(block: str) -> bool:

@@ -22,7 +22,7 @@ from simulations.deployment.certificates import make_certs
 from simulations.deployment.flower_control import Control
 from simulations.deployment.register import register
 from tests.helpers.bench import Bench, running
-from tests.helpers.pages import blocks
+from tests.helpers.pages import own_file
 from tests.helpers.program import PROGRAM, fedshield
 from tests.helpers.runs import figures, run, same, weights
 
@@ -92,8 +92,7 @@ def test_a_network_and_a_loss_of_the_users_own_reach_the_clients(
     for part in ("client", "common", "fedshield", "server", "simulations", "pyproject.toml", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, app / part)
-    (code,) = (block for block in blocks("own.md") if block.startswith("import "))
-    (app / "own.py").write_text(code)
+    (app / "own.py").write_text(own_file("own.py"))
     own = {"model.name": "own.py:network", "loss.name": "own.py:logit_pairing"}
     assert bench.finish(bench.submit(app, **own, **{"results.name": "own"})) == "finished:completed", bench.logs()
     monkeypatch.chdir(app)

@@ -25,7 +25,7 @@ from server.evaluation import evaluate_run
 from server.run_directory.reader import read_metrics
 from server.trial import try_own_loss
 from tests.helpers.images import make_folder
-from tests.helpers.pages import blocks, commands, type_in
+from tests.helpers.pages import commands, own_file, type_in
 from tests.helpers.runs import figures, run, same, weights
 from tests.helpers.settings import Threshold, tiny_config, tiny_flat
 
@@ -35,8 +35,7 @@ THREAT = Threat(8 / 255, 2 / 255, 3)
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of the documentation, in the working directory."""
-    (code,) = (block for block in blocks("own.md") if block.startswith("import torch.nn"))
-    (tmp_path / "own.py").write_text(code)
+    (tmp_path / "own.py").write_text(own_file("own.py"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "own.py"
 
@@ -66,36 +65,47 @@ def test_the_documented_file_trains_attacks_and_is_exported(own: Path) -> None:
     assert torch.equal(exported(images), model(images))
 
 
-def documented(folder: Path, count: int, mark: str) -> str:
-    """Run ``count`` documented commands that have a mark in them, with a shorter training; return their output."""
+FILE, IMAGES, CLASSIFIER = (
+    "A network, a training method or an attack of your own",
+    "Images",
+    "A torchvision network",
+)
+
+
+def documented(folder: Path, section: str) -> str:
+    """Run the documented commands of a section, with a shorter training; return their output."""
     short = tiny_flat(federation__rounds=1)
     changes = [f"--set={key}={json.dumps(short[key])}" for key in short if key in SHORT]
-    typed = [command for command in commands("own.md") if mark in " ".join(command)]
-    assert len(typed) == count
     told = ""
-    for command in typed:
+    for command in commands("own.md", section):
         done = type_in([*command, *(changes if command[1] == "run" else [])], folder)
         assert done.returncode == 0, (command, done.stderr)
         told += done.stdout
     return told
 
 
+@pytest.mark.parametrize(
+    ("section", "named"), [(FILE, ["run", "evaluate", "run", "export"]), (IMAGES, ["run"]), (CLASSIFIER, ["run"])]
+)
+def test_the_sections_have_the_commands_that_the_next_two_tests_run(section: str, named: list[str]) -> None:
+    """These two are slow, so that a change of the page would not be noticed."""
+    assert [command[1] for command in commands("own.md", section)] == named
+
+
 @pytest.mark.slow
 def test_the_documented_commands_work(own: Path) -> None:
-    assert "own.py:momentum-20x2" in documented(own.parent, 3, "own.py")
-    documented(own.parent, 1, "export")
+    assert "own.py:momentum-20x2" in documented(own.parent, FILE)
     assert load_exported(own.with_name("model") / "model.safetensors")(torch.rand(1, 3, 32, 32)).shape == (1, 10)
 
 
 @pytest.mark.slow
 def test_the_documented_folder_and_network_of_torchvisions_work(own: Path) -> None:
     make_folder(own.with_name("pets"), size=40, suffix="jpg", images=60)
-    documented(own.parent, 1, "data.root=pets")
+    documented(own.parent, IMAGES)
     (pets,) = (own.parent / "runs").glob("*/partition.json")
     assert json.loads(pets.read_text())["classes"] == ["cat", "dog"]
-    documented(own.parent, 1, "torchvision:")
+    documented(own.parent, CLASSIFIER)
     assert any("branch2" in name for name in weights(own.parent / "runs" / "shuffle"))  # a ShuffleNet's
-    assert len(commands("own.md")) == 6  # these two, and those of the test above
 
 
 SHORT = ("threads", "data.max-examples", "federation.rounds", "evaluate.examples", "evaluate.final-examples")

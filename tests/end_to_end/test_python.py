@@ -26,12 +26,12 @@ from server.measures import subset_of
 from server.run_directory.reader import FEDERATION, read_kind
 from tests.helpers.cells import run_cell
 from tests.helpers.images import make_folder
-from tests.helpers.pages import blocks
+from tests.helpers.pages import own_file
 from tests.helpers.program import invoke, tiny_options
 from tests.helpers.runs import figures, same, weights
 from tests.helpers.settings import TINY, Threshold
 
-CELL = next(block for block in blocks("own.md") if block.startswith("import torch.nn"))
+CELL = own_file("own.py")
 KEYS: dict[str, Any] = {**TINY}
 LINEAR = nn.Linear(3, 2)
 

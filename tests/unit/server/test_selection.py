@@ -14,7 +14,7 @@ from common.seeding import rng_for
 from server.aggregation.selection import Candidates, Cohort, Select, check_selection, find_selection
 from server.run_directory.reader import read_metrics
 from simulations.engine.process_executor import Processes
-from tests.helpers.pages import blocks
+from tests.helpers.pages import own_file
 from tests.helpers.runs import figures, run, run_in_parts, run_with, same, weights
 from tests.helpers.settings import tiny_config
 
@@ -90,8 +90,7 @@ def test_what_a_users_rule_chooses_is_checked(own: str) -> None:
     ):
         with pytest.raises(FedShieldError, match=rf"^federation.selection = .*{re.escape(told)}"):
             select(f"{own}:{name}")(candidates(2, [5] * 4), rng())
-    (code,) = (block for block in blocks("own.md") if "def rare" in block)
-    Path(own).with_name("rare.py").write_text(code)
+    Path(own).with_name("rare.py").write_text(own_file("rare.py"))
     assert set(select(f"{Path(own).with_name('rare.py')}:rare")(candidates(2, [9, 1, 5, 2]), rng())) == {1, 3}
 
 

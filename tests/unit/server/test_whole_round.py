@@ -13,7 +13,7 @@ from server.aggregation.whole_round import Received, Rule, find_rule
 from server.run_directory.checkpoint import load_kept
 from server.run_directory.index import read_checkpoint
 from simulations.engine.process_executor import Processes
-from tests.helpers.pages import blocks
+from tests.helpers.pages import own_file
 from tests.helpers.runs import figures, run, run_in_parts, run_with, same, weights
 from tests.helpers.settings import tiny_config
 
@@ -114,8 +114,7 @@ def test_what_a_users_rule_gives_is_checked(own: str, name: str, told: str) -> N
 
 
 def test_the_rule_of_the_docs(tmp_path: Path) -> None:
-    (code,) = (block for block in blocks("own.md") if "def clipped" in block)
-    (tmp_path / "clipped.py").write_text(code)
+    (tmp_path / "clipped.py").write_text(own_file("clipped.py"))
     replies = received([1.0, -2.0, 90.0], losses=[1.0] * 3, images=[30, 10, 10])
     found = rule(f"{tmp_path / 'clipped.py'}:clipped")(replies)
     assert found["w"].item() == pytest.approx((1 - 2 + 2) / 3)  # 90 is shortened to the median 2
