@@ -1,5 +1,6 @@
 """The installed package: what is in it, and that it works, and stands in nobody's way."""
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import FedShieldError
+from common.models import Normalize
 from common.paths import ROOT, source
 from common.user_code import load_user_code
 from hatch_build import FOLDERS, PACKAGE, renamed, write_package
@@ -180,3 +182,14 @@ def test_a_users_file_that_means_a_module_beside_it_is_told_whose_it_gets(tmp_pa
     (tmp_path / "mine.py").write_text("from common.models import Normalize as network\nimport models\n")
     with pytest.raises(FedShieldError, match="No module named 'models'"):  # FedShield's common is meant, and is there
         load_user_code("model.name", f"{tmp_path / 'mine.py'}:network")
+
+
+def test_a_users_file_beside_a_clone_gets_what_fedshield_gives(tmp_path: Path) -> None:
+    (tmp_path / "fedshield").mkdir()
+    reference = f"{tmp_path / 'mine.py'}:network"
+    (tmp_path / "mine.py").write_text("from fedshield import Normalize as network\n")
+    assert load_user_code("model.name", reference) is Normalize
+    (tmp_path / "mine.py").write_text("from fedshield import nothing\n")
+    told = re.escape(f"cannot import name 'nothing' from 'fedshield' ({ROOT / 'fedshield' / '__init__.py'})")
+    with pytest.raises(FedShieldError, match=rf"line 1: ImportError: {told}"):
+        load_user_code("model.name", reference)
