@@ -1,7 +1,8 @@
 """``fedshield privacy``: how well an attacker tells a run's training images from images that it never saw."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -101,25 +102,35 @@ def measure_privacy(
     asked = _choose(run_dir, known, examples, config.seed)
     told = None
     with measured(run_dir):
-        seen = _look(prepared, asked)
+        with _whose(run_dir):
+            seen = _look(prepared, asked)
         if shadows:
             seen.scores["lira"], told = _by_shadows(run_dir, prepared, known, asked, seen, shadows)
-    record = {
-        "at": datetime.now().isoformat(timespec="seconds"),
-        "round": prepared.round,
-        "sha256": (selected_checkpoint(run_dir) or {})["sha256"],
-        "seed": config.seed,
-        "examples": examples,
-        "attack": str(ATTACK) if "robust" in seen.right else "",
-        "norm": config.attack.norm,
-        "epsilon-255": config.attack.epsilon_255,
-        "shadows": told,
-        "groups": {
-            name: _figures(known, name, members, others, seen) for name, (members, others) in asked.groups.items()
-        },
-        "notes": [*known.notes, *seen.notes, *_of_whose_model(run_dir, config)],
-    }
-    return record, write_privacy(run_dir, record)
+        record = {
+            "at": datetime.now().isoformat(timespec="seconds"),
+            "round": prepared.round,
+            "sha256": (selected_checkpoint(run_dir) or {})["sha256"],
+            "seed": config.seed,
+            "examples": examples,
+            "attack": str(ATTACK) if "robust" in seen.right else "",
+            "norm": config.attack.norm,
+            "epsilon-255": config.attack.epsilon_255,
+            "shadows": told,
+            "groups": {
+                name: _figures(known, name, members, others, seen) for name, (members, others) in asked.groups.items()
+            },
+            "notes": [*known.notes, *seen.notes, *_of_whose_model(run_dir, config)],
+        }
+        return record, write_privacy(run_dir, record)
+
+
+@contextmanager
+def _whose(model: object) -> Iterator[None]:
+    """Name the model whose answers cannot be used."""
+    try:
+        yield
+    except FedShieldError as error:
+        raise FedShieldError(f"{model}: {error}") from error
 
 
 def _choose(run_dir: Path, known: RunImages, examples: int, seed: int) -> _Asked:
@@ -185,7 +196,8 @@ def _by_shadows(
     found = []
     for number, half in enumerate(halves):
         model = trainer.train(number, known.take(held[half]))
-        found.append(confidences(model, asked.images.images, asked.images.labels, BATCH)[0])
+        with _whose(f"{run_dir}: shadow model {number + 1}"):
+            found.append(confidences(model, asked.images.images, asked.images.labels, BATCH)[0])
     places = np.searchsorted(held, asked.rows)
     told = {"count": shadows, "images": len(held) // 2, "epochs": sum(plan.epochs for plan in plans)}
     return lira_scores(seen.scores["loss"], np.stack(found), halves[:, places]), told

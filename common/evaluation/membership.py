@@ -51,7 +51,7 @@ def confidences(
         φ, float64 [N], and bool [N].
 
     Raises:
-        FedShieldError: the model's logits are not finite.
+        FedShieldError: the model's logits are not finite; the caller says whose.
     """
     device = next(model.parameters()).device
     found, right = [], []
@@ -68,7 +68,7 @@ def confidences(
         right.append((logits.argmax(1) == truth).numpy())
     sure = np.concatenate(found)
     if not np.isfinite(sure).all():
-        raise FedShieldError("the model's logits are not finite, so it has no confidence in any class to look at")
+        raise FedShieldError("its logits are not finite, so it has no confidence in any class to look at")
     return sure, np.concatenate(right)
 
 

@@ -16,7 +16,7 @@ from common.errors import FedShieldError
 from common.evaluation.membership import area_under_curve
 from server.membership import measure_privacy
 from server.repair import remedies
-from server.run_directory.checkpoint import fit_state, selected_model
+from server.run_directory.checkpoint import fit_state, selected_model, write_checkpoint
 from server.run_directory.privacy import read_privacy
 from server.run_directory.restored import stored_config
 from server.run_images import run_images
@@ -218,6 +218,14 @@ def test_images_that_were_changed_since_are_one_line(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(root / "test" / "cat" / "0.png")
     factory._prepare_data.cache_clear()  # as in another process
     with pytest.raises(FedShieldError, match="test images of the run's last evaluation have other pixels here"):
+        measure_privacy(path, {}, shadows=0)
+
+
+def test_a_model_without_finite_logits_is_named(one: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(one, tmp_path / "diverged")
+    state = {name: array * torch.nan for name, array in selected_model(path)[1].items()}
+    write_checkpoint(path, 2, state)
+    with pytest.raises(FedShieldError, match=f"^{path}: its logits are not finite, so it has no confidence"):
         measure_privacy(path, {}, shadows=0)
 
 
