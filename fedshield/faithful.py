@@ -5,18 +5,22 @@ import __future__
 import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from types import CodeType, FunctionType, ModuleType
+from contextlib import suppress
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
+
+import numpy as np
+import torch
 
 from common.user_code import what_was_raised
 
 _NAME = "fedshield_written"
-_PLAIN = (bool, int, float, complex, str, bytes, frozenset, set, type(None))
 # Of a class: what differs between two that mean the same.
 _OF_PLACE = frozenset(
     (
         *("__module__", "__dict__", "__weakref__", "__doc__", "__qualname__", "__firstlineno__", "__annotations__"),
         *("__static_attributes__", "__annotate_func__", "__annotations_cache__", "__dataclass_fields__", "_abc_impl"),
+        "_backward_cls",  # of torch's autograd.Function
     )
 )
 
@@ -62,8 +66,10 @@ def why_unfaithful(file: str, definitions: Sequence[Definition]) -> str:
     finally:
         del sys.modules[_NAME]
     for each in definitions:
-        if not _alike(each.value, getattr(module, each.name), set()):
-            return f"{each.name} is not what its source says: it was changed after that, or stands for something else"
+        with suppress(Exception):  # of what cannot be compared: too deep, or with an equality of its own
+            if _alike(each.value, getattr(module, each.name), {}):
+                continue
+        return f"{each.name} is not what its source says: it was changed after that, or stands for something else"
     return ""
 
 
@@ -107,34 +113,60 @@ def _shape(code: CodeType) -> tuple[Any, ...]:
     return code.co_code, code.co_argcount, code.co_kwonlyargcount, code.co_flags, *names, *constants
 
 
-def _alike(given: Any, made: Any, seen: set[tuple[int, int]]) -> bool:
-    """Return whether two objects are the same but for the place where they were defined."""
+def _outline(code: CodeType) -> tuple[Any, ...]:
+    """Return what of code stays the same beside other imports and with annotations that are not evaluated."""
+    arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    numbers = [each for each in code.co_consts if isinstance(each, int | float | complex | type(None))]
+    return code.co_name, arguments, numbers, *(_outline(each) for each in code.co_consts if isinstance(each, CodeType))
+
+
+def _alike(given: Any, made: Any, seen: dict[tuple[int, int], Any]) -> bool:
+    """Return whether two objects are the same but for the place where they were defined; False if that is unknown."""
     if given is made or (id(given), id(made)) in seen:
         return True
-    seen.add((id(given), id(made)))
+    seen[id(given), id(made)] = given, made  # which keeps their identities from being used again
     if type(given).__qualname__ != type(made).__qualname__:
         return False
-    if isinstance(given, _PLAIN):
-        return bool(given == made)
+    if isinstance(given, torch.Tensor | np.ndarray):
+        return np.array_equal(_numbers(given), _numbers(made), equal_nan=True)
     if isinstance(given, list | tuple):
         return len(given) == len(made) and all(_alike(*pair, seen) for pair in zip(given, made, strict=True))
     if isinstance(given, Mapping):
         return given.keys() == made.keys() and all(_alike(given[key], made[key], seen) for key in given)
-    return all(_alike(*pair, seen) for pair in zip(_parts(given), _parts(made), strict=True))
+    parts = _parts(given)
+    return bool(given == made) if parts is None else _alike(parts, _parts(made), seen)
 
 
-def _parts(value: Any) -> tuple[Any, ...]:
-    """Return what an object consists of, as far as that can be looked at."""
+def _numbers(array: Any) -> Any:
+    return array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else array
+
+
+def _parts(value: Any) -> tuple[Any, ...] | None:
+    """Return what an object consists of; None where only itself can tell whether it is equal to another."""
     if isinstance(value, FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        code = value.__code__
-        arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        return value.__qualname__, arguments, value.__defaults__, value.__kwdefaults__, cells, value.__dict__
+        code = _outline(value.__code__)
+        return value.__qualname__, code, value.__defaults__, value.__kwdefaults__, _held(value), value.__dict__
     if inspect.isclass(value):
         own = {name: each for name, each in vars(value).items() if name not in _OF_PLACE}
         return value.__qualname__, value.__bases__, own
     if isinstance(value, staticmethod | classmethod):
         return (value.__func__,)
+    if isinstance(value, MethodType):
+        return value.__func__, value.__self__
     if isinstance(value, property):
         return value.fget, value.fset, value.fdel
-    return (getattr(value, "__dict__", {}),)
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if hasattr(value, name)]
+    state = {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
+    return (state,) if state else None
+
+
+def _held(function: FunctionType) -> list[Any]:
+    """Return what a function has of the function around it; nothing of what is not set yet.
+
+    Of what a dataclass generates, these are its annotations, which may be text here and types there.
+    """
+    found = []
+    for cell in () if function.__code__.co_filename == "<string>" else function.__closure__ or ():
+        with suppress(ValueError):
+            found.append(cell.cell_contents)
+    return found

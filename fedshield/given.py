@@ -103,7 +103,13 @@ def _written(key: str, value: Any) -> tuple[str, str]:
     try:
         return name, source_of(value, name)
     except UnwritableError as reason:
-        text = _pickle(key, name, value, str(reason), _LOADED)
+        try:
+            text = _pickle(key, name, value, str(reason), _LOADED)
+        except FedShieldError:
+            if not reason.text:
+                raise
+            log.warning("%s = %s: only its source is kept, and cannot be checked, because %s", key, name, reason)
+            return name, reason.text
         log.info(
             "%s = %s: kept as a pickle, which only Python %d.%d can load and nobody can read: its source cannot be "
             "written to a file, because %s",

@@ -32,10 +32,7 @@ def to_pixels(images: Any, what: str = "images") -> NDArray[np.uint8]:
     Raises:
         FedShieldError: they are none of these.
     """
-    _refuse_dataset(images, what)
-    if isinstance(images, list | tuple) and any(hasattr(image, "convert") for image in images):
-        images = [_picture(image, f"{what}[{number}]") for number, image in enumerate(images)]
-    array = _array(images, what)
+    array = _array(_items_as_arrays(images, what), what)
     if array.ndim == 3:
         array = array[:, None]
     if array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
@@ -49,14 +46,23 @@ def to_pixels(images: Any, what: str = "images") -> NDArray[np.uint8]:
     return np.require(colored, requirements=["C_CONTIGUOUS", "WRITEABLE"])  # torch warns of others
 
 
-def _refuse_dataset(images: Any, what: str) -> None:
-    """Refuse a dataset of images and labels where images alone belong, before all of it is read."""
-    if hasattr(images, "__array__") or isinstance(images, list | tuple | Mapping) or not hasattr(images, "__getitem__"):
-        return
-    raise FedShieldError(
-        f"{what}: {type(images).__name__}; a dataset has its own labels, so give it alone (training and test images "
-        "as data=... and test=...)"
-    )
+def _items_as_arrays(images: Any, what: str) -> Any:
+    """Return pictures of PIL, in whatever holds them, as arrays; anything else as it is.
+
+    Raises:
+        FedShieldError: these are images with labels; before all of them are read.
+    """
+    held = hasattr(images, "__len__") and hasattr(images, "__getitem__") and not hasattr(images, "__array__")
+    if not held or isinstance(images, str | bytes | Mapping) or not len(images):
+        return images
+    if isinstance(images[0], tuple | Mapping) and not isinstance(images, list | tuple):
+        raise FedShieldError(
+            f"{what}: {type(images).__name__}; a dataset has its own labels, so give it alone (training and test "
+            "images as data=... and test=...)"
+        )
+    if not hasattr(images[0], "convert"):
+        return images
+    return [_picture(images[number], f"{what}[{number}]") for number in range(len(images))]
 
 
 def _array(values: Any, what: str) -> NDArray[Any]:

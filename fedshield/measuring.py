@@ -152,7 +152,7 @@ def evaluate(
         FedShieldError: the images, labels or attacks are not what they should be, or do not fit the network.
     """
     if unknown:
-        word, known = next(iter(unknown)), list(inspect.signature(evaluate).parameters)
+        word, known = next(iter(unknown)), [*inspect.signature(evaluate).parameters][:-1]
         raise FedShieldError(f"evaluate: unknown argument {word}{near(word, known)}")
     with at_work(quiet):
         if labels is None:

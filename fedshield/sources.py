@@ -23,7 +23,15 @@ _HEAD = '"""Written by fedshield, from objects of a script or a notebook."""\n\n
 
 
 class UnwritableError(Exception):
-    """An object that cannot be written as source; the message says why, as what follows "because"."""
+    """An object that cannot be written as source; the message says why, as what follows "because".
+
+    Attributes:
+        text: a source that may mean something else; "" if there is none.
+    """
+
+    def __init__(self, why: str, text: str = "") -> None:
+        super().__init__(why)
+        self.text = text
 
 
 def source_of(value: Any, name: str) -> str:
@@ -45,7 +53,7 @@ def source_of(value: Any, name: str) -> str:
     file.add(name, value)
     text = "\n".join([_HEAD, *sorted(file.imports), "", "", "\n\n".join(file.parts), ""])
     if why := why_unfaithful(text, file.definitions):
-        raise UnwritableError(why)
+        raise UnwritableError(why, text)
     return text
 
 

@@ -12,7 +12,7 @@ from common.factory import evaluation_threat, make_federated_method, make_method
 from common.models.modes import keep_modes, keep_statistics
 from common.seeding import rng_for
 from common.training.context import Loss
-from common.user_code import is_user_code
+from common.user_code import explain_user_code, is_user_code
 from server.preflight import check_reach
 from server.run_directory.reader import CENTRALIZED, DEPLOYED, Kind
 
@@ -82,12 +82,13 @@ def _fault(name: str, loss: Loss, model: nn.Module, batch: tuple[torch.Tensor, t
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     before = [weight.detach().clone() for weight in weights]
     value = loss(*batch)
-    trains = any(weight.grad is not None for weight in weights)
-    if trains or not all(map(torch.equal, before, weights)):
-        raise DeadEndError(f"loss.name = {name}: trains the model by itself; it must only return the batch's loss")
+    model.zero_grad()  # what the loss may have left there is not used
+    if not all(map(torch.equal, before, weights)):
+        raise DeadEndError(f"loss.name = {name}: changes the model's weights; it must only return the batch's loss")
     if not value.isfinite():
         return f"is {value.item()}"
-    found = torch.autograd.grad(value, weights, allow_unused=True)
+    with explain_user_code("loss.name", name):
+        found = torch.autograd.grad(value, weights, allow_unused=True)
     gradients = [gradient for gradient in found if gradient is not None]
     if not all(gradient.isfinite().all() for gradient in gradients):
         return "has a gradient that is not finite"

@@ -11,7 +11,15 @@ from common.errors import FedShieldError, explain_os_errors
 from common.paths import whole_path
 from server.run_directory.lock import is_running, locked, refuse_measured
 from server.run_directory.opening import BEGUN
-from server.run_directory.reader import find_results, parse_stored, read_config, read_kind, read_metrics, read_summary
+from server.run_directory.reader import (
+    find_results,
+    is_run,
+    parse_stored,
+    read_config,
+    read_kind,
+    read_metrics,
+    read_summary,
+)
 from simulations.reports.accuracy import share
 from simulations.reports.headline import last_round, read_headline
 from simulations.reports.sheets import Sheet
@@ -63,12 +71,6 @@ def _there(path: Path) -> Path:
     if not (is_run(path) or holds_study(path)):
         raise FedShieldError(f"{path}: not a run's directory, nor a study's; fedshield runs shows those that are there")
     return path
-
-
-def is_run(path: Path) -> bool:
-    """Return whether a folder is a run's; one of its files may have been lost."""
-    others = ("environment.json", "metrics.jsonl")
-    return (path / "config.json").is_file() and any((path / name).exists() for name in others)
 
 
 def _written(path: Path) -> float:
@@ -149,7 +151,7 @@ def foreign_files(path: Path) -> list[str]:
 
 def _place(run: str, folder: Path) -> Path:
     """Return what names a run unmistakably: a name alone is in the folder of runs, and ``./NAME`` is not."""
-    return Path(run).absolute() if os.sep in run or run.startswith("~") else whole_path(folder / run)
+    return whole_path(run if os.sep in run or run.startswith("~") else folder / run)
 
 
 def remove_run(path: Path) -> None:

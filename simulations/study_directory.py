@@ -21,6 +21,7 @@ from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file
 from common.links import refuse_links
 from common.parsing import parse_toml
+from server.run_directory.reader import is_run
 
 Row = dict[str, str]
 Point = tuple[str, ...]  # the values of the varied columns
@@ -50,6 +51,16 @@ _HINT = "give the folder of a study"
 def holds_study(directory: Path) -> bool:
     """Return whether a directory is one that a sweep has made."""
     return (directory / "study.toml").is_file() and (directory / "runs").is_dir()
+
+
+def refuse_results(out: Path) -> None:
+    """Refuse a folder of a run or a study for files of another kind, which would be deleted with it.
+
+    Raises:
+        FedShieldError: ``out`` is one.
+    """
+    if is_run(out) or holds_study(out):
+        raise FedShieldError(f"--out {out}: holds a run or a study; name another folder")
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def _explain_owner(folder: Path) -> Iterator[None]:
         if not ours or error.errno not in _NOT_OURS:
             raise
         raise FedShieldError(
-            f"{place}: {error.strerror}: decoded images are kept there; set FEDSHIELD_CACHE to a folder that you may "
+            f"{place}: {error.strerror}: this is FedShield's cache; set FEDSHIELD_CACHE to a folder that you may "
             "write to, or ask the owner of this one for access"
         ) from error
 

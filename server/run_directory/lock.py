@@ -11,14 +11,16 @@ from common.errors import FedShieldError, explain_os_errors
 
 
 def is_running(path: Path) -> bool:
-    """Return whether a process writes to the run in this directory."""
+    """Return whether a process writes to the run in this directory; false where this user could not."""
     if not (path / ".lock").exists():
         return False
     try:
-        with explain_os_errors(path), locked(path):
+        with FileLock(path / ".lock", timeout=0):
             return False
-    except FedShieldError:
+    except Timeout:
         return True
+    except OSError:
+        return False
 
 
 @contextmanager

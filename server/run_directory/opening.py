@@ -95,11 +95,11 @@ def check_place(config: RunConfig, kind: Kind) -> None:
         if is_running(path := whole_path(config.results.resume)):
             raise FedShieldError(f"{path}: another process is writing to this run; wait for it to end")
         return
-    folder = whole_path(config.results.dir)
+    folder = whole_path(config.results.dir) / config.results.name
     if config.results.name:
-        refuse_other_run(folder / config.results.name, kind)
-    with explain_os_errors(folder):
-        there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+        refuse_other_run(folder, kind)
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    with explain_os_errors(there):
         if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not os.access(there, os.W_OK | os.X_OK):

@@ -259,14 +259,10 @@ def find_results(given_path: Path) -> Path:
     return whole_path(path)
 
 
-def refuse_results(out: Path) -> None:
-    """Refuse a folder of a run or a study for files of another kind, which would be deleted with it.
-
-    Raises:
-        FedShieldError: ``out`` is one.
-    """
-    if _holds_results(out):
-        raise FedShieldError(f"--out {out}: holds a run or a study; name another folder")
+def is_run(path: Path) -> bool:
+    """Return whether a folder is a run's; one of its files may have been lost."""
+    others = ("environment.json", "metrics.jsonl")
+    return (path / "config.json").is_file() and any((path / name).exists() for name in others)
 
 
 def _holds_results(folder: Path) -> bool:

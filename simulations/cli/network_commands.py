@@ -9,7 +9,6 @@ import typer
 from common.config.flat import default_config
 from common.config.schema import parse_config
 from common.paths import whole_path
-from server.run_directory.reader import refuse_results
 from simulations.cli.options import (
     AuthorityOption,
     FileArgument,
@@ -19,6 +18,7 @@ from simulations.cli.options import (
     WaitOption,
     resolve,
 )
+from simulations.study_directory import refuse_results
 from simulations.terminal.console import console, log_to
 
 network = typer.Typer()

@@ -170,9 +170,11 @@ def settled(options: Flat, resume: Path | None, kind: str, trust_code: bool = Fa
         path = find_results(resume)
         if (name := options.get("results.name")) and name != path.name:
             raise FedShieldError(f"results.name = {name}: a resumed run stays where it is: {path}; leave it out")
-        if (folder := options.get("results.dir")) and whole_path(str(folder)) != path.parent:
-            raise FedShieldError(f"results.dir = {folder}: a resumed run stays where it is: {path}; leave it out")
         base = resumed_config(path, KINDS[kind], options, trust_code)
+        folder = str(options.get("results.dir", ""))
+        same = folder in ("", base["results.dir"]) or whole_path(folder).resolve() == path.parent.resolve()
+        if not same:
+            raise FedShieldError(f"results.dir = {folder}: a resumed run stays where it is: {path}; leave it out")
         options = {**options, "results.resume": str(path)}
         for key in ROOTS:  # the run's own are relative to where it was started
             if options.get(key):

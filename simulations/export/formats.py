@@ -23,10 +23,11 @@ from common.models.networks import BasicBlock
 from common.paths import to_install, whole_path
 from common.user_code import is_user_code, read_user_code
 from server.run_directory.checkpoint import fit_state
-from server.run_directory.reader import read_classes, refuse_results
+from server.run_directory.reader import read_classes
 from server.run_directory.restored import stored_config
 from simulations.export.chosen import choose
 from simulations.export.model_card import CARD, model_card
+from simulations.study_directory import refuse_results
 
 _OPSET = 18
 

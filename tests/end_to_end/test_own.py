@@ -308,12 +308,33 @@ def test_a_loss_that_teaches_nothing_is_refused_before_the_first_round(
     assert not list((tmp_path / "runs").glob("*"))
 
 
-@pytest.mark.parametrize("line", ["value.backward(retain_graph=True)", "next(model.parameters()).data.add_(1)"])
-def test_a_loss_that_trains_by_itself_is_refused_before_the_first_round(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("next(model.parameters()).data.add_(1)", "changes the model's weights; it must only return"),
+        ("value.backward()", "{file}: RuntimeError: Trying to backward through the graph a second time"),
+    ],
+)
+def test_a_loss_that_trains_by_itself_is_refused_before_the_first_round(tmp_path: Path, line: str, told: str) -> None:
     code = f"    def loss(images, labels):\n        value = model(images).sum()\n        {line}\n        return value\n"
     reference = write(tmp_path, f"def it(model, context):\n{code}    return loss\n")
-    with pytest.raises(FedShieldError, match=f"^loss.name = {reference}: trains the model by itself; it must only"):
+    with pytest.raises(FedShieldError, match=f"^loss.name = {reference}: {told.format(file=tmp_path / 'mine.py')}"):
         run(tmp_path, "run", loss__name=reference)
+
+
+def test_a_loss_may_make_its_examples_by_backward(tmp_path: Path) -> None:
+    code = """
+import torch.nn.functional as F
+def it(model, context):
+    def loss(images, labels):
+        moved = images.clone().requires_grad_()
+        F.cross_entropy(model(moved), labels).backward()
+        return F.cross_entropy(model((images + moved.grad.sign() / 32).clamp(0, 1)), labels)
+    return loss
+"""
+    config = tiny_config(loss__name=write(tmp_path, code))
+    try_own_loss(config, model := make_model(config, 10), 10)
+    assert all(weight.grad is None for weight in model.parameters())
 
 
 def test_a_network_with_an_infinite_buffer_is_refused(tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ def larger_images(run_dir: Path) -> None:
 
 def without_rounds(run_dir: Path) -> None:
     shutil.rmtree(run_dir / "checkpoint")
+    (run_dir / "metrics.jsonl").write_text("")
 
 
 @pytest.mark.parametrize(

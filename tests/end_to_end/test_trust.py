@@ -142,9 +142,9 @@ def test_examples_are_made_on_a_received_run_only_when_the_user_says_so(
     assert mark.exists()
 
 
-def test_what_needs_no_code_runs_none(received: Path, mark: Path) -> None:
+def test_what_needs_no_code_runs_none(received: Path, mark: Path, tmp_path: Path) -> None:
     write_report(received)
-    compare_runs([received, received])
+    compare_runs([received, shutil.copytree(received, tmp_path / "again")])
     (received / "own" / "loss.py").write_text("raise SystemExit('the loss is not measured')")
     (received / "own" / "attack.py").write_text("raise SystemExit('nor the attack of training')")
     assert not mark.exists()

@@ -374,7 +374,7 @@ def test_two_users_share_a_cache_or_are_told_why_not() -> None:
         place = f"{folder}/0o22/parts/other"
         assert done.stdout.splitlines() == [
             *("1001 one 36", "1002 one 36"),
-            f"1002 other {place}.lock: Permission denied: decoded images are kept there; set FEDSHIELD_CACHE to a "
+            f"1002 other {place}.lock: Permission denied: this is FedShield's cache; set FEDSHIELD_CACHE to a "
             "folder that you may write to, or ask the owner of this one for access",
             *("1001 one 36", "1002 one 36", "1002 other 36"),
         ]

@@ -1,6 +1,7 @@
 """Objects of a notebook become files that mean the same."""
 
 import linecache
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,75 @@ def test_of_a_file_that_was_edited_what_was_imported_counts(tmp_path: Path, monk
     with pytest.raises(UnwritableError, match="the file of f has changed since it was run"):
         source_of(names["f"], "f")
     assert load_user_code("loss.name", reference_to("loss.name", names["f"]))(5) == 10
+
+
+HELD = """
+import functools
+import torch
+
+MEANS = [1.0]
+
+class Mean:
+    MEAN = torch.tensor(MEANS)
+    def f(self): pass
+
+class Random:
+    P = torch.randn(2)
+    def f(self): pass
+
+def one(): return 1
+def two(): return 2
+def difference(): return one() - two()
+
+class Round(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x): return x.round()
+    @staticmethod
+    def backward(context, gradient): return gradient
+
+def by(f):
+    @functools.wraps(f)
+    def wrapper(x): return f(x), unset
+    if f is None:
+        unset = 1
+    return wrapper
+
+@by
+def decorated(x, many=range(3)): return Round.apply(x)
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ("MEANS = [9.0]", "Mean"),
+        ("Mean.MEAN = torch.tensor([2.0])", "Mean"),
+        ("", "Random"),
+        ("one.__code__, two.__code__ = two.__code__, one.__code__", "difference"),
+        ("class Deep: pass\nMean.deep = end = Deep()\nfor _ in range(2000):\n    end.next = end = Deep()", "Mean"),
+    ],
+)
+def test_what_a_definition_holds_is_compared(change: str, name: str) -> None:
+    names = run_cell(HELD)
+    run_cell(change, names)
+    with pytest.raises(UnwritableError):
+        source_of(names[name], name)
+
+
+@pytest.mark.parametrize("name", ["Mean", "Round", "decorated", "difference"])
+def test_what_is_as_it_was_defined_is_written(name: str) -> None:
+    assert f" {name}(" in source_of(run_cell(HELD)[name], name).replace(":", "(")
+
+
+def test_what_can_neither_be_compared_nor_pickled_is_kept_by_its_source(caplog: pytest.LogCaptureFixture) -> None:
+    text = "import functools\n@functools.singledispatch\ndef f(x):\n    return 2 * x\n"
+    logging.getLogger("fedshield").addHandler(caplog.handler)
+    try:
+        reference = reference_to("loss.name", run_cell(text)["f"])
+    finally:
+        logging.getLogger("fedshield").removeHandler(caplog.handler)
+    assert load_user_code("loss.name", reference)(3) == 6
+    assert "loss.name = f: only its source is kept, and cannot be checked, because f is not what" in caplog.text
 
 
 USUAL = """

@@ -127,6 +127,14 @@ def test_a_run_that_goes_on_or_has_its_place_is_not_started_elsewhere(
         )
 
 
+def test_a_resumed_run_may_be_given_its_own_folder_by_any_name(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    words = ("run", "--resume", tmp_path / "real" / "part", "--engine", "inprocess")
+    done = invoke(*words, "--results", tmp_path / "link")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_run_without_its_environment_is_still_a_run(folder: Path, tmp_path: Path) -> None:
     run = shutil.copytree(folder / "whole", tmp_path / "runs" / "lost")
     (run / "environment.json").unlink()
