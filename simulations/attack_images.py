@@ -27,9 +27,9 @@ from common.words import near
 from server.run_directory.checkpoint import fit_state, selected_model
 from server.run_directory.reader import read_classes, read_config
 from server.run_directory.restored import stored_config
+from simulations.places import refuse_results
 from simulations.reports.figures.evaluation_figures import examples_figure
 from simulations.reports.figures.files import save_all
-from simulations.study_directory import refuse_results
 
 _DRAWN = 12
 _EPSILON = 8.0

@@ -20,12 +20,12 @@ from server.run_directory.reader import (
     read_metrics,
     read_summary,
 )
+from simulations.places import holds_study
 from simulations.reports.accuracy import share
 from simulations.reports.headline import last_round, read_headline
 from simulations.reports.sheets import Sheet
 from simulations.studies.gather import is_finished
 from simulations.studies.study import load_study
-from simulations.study_directory import holds_study
 
 _HEADER = ("run", "state", "done", "natural %", "robust %", "size", "last written")
 _OF_A_RUN = ("config.json", "environment.json")  # written before the first round

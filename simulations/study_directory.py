@@ -21,7 +21,6 @@ from common.errors import FedShieldError, explain_os_errors
 from common.files import replace_file
 from common.links import refuse_links
 from common.parsing import parse_toml
-from server.run_directory.reader import is_run
 
 Row = dict[str, str]
 Point = tuple[str, ...]  # the values of the varied columns
@@ -46,21 +45,6 @@ _LABELS = ("point", "seed", "client", "class", "images")
 _TEXT = {"run", "point", "class", "code", "processor", "later-attacks", "threat", "why"}
 _WHOLE = {"seed", "n", "rounds", "round", "images", "used", "available", "test-images"}
 _HINT = "give the folder of a study"
-
-
-def holds_study(directory: Path) -> bool:
-    """Return whether a directory is one that a sweep has made."""
-    return (directory / "study.toml").is_file() and (directory / "runs").is_dir()
-
-
-def refuse_results(out: Path) -> None:
-    """Refuse a folder of a run or a study for files of another kind, which would be deleted with it.
-
-    Raises:
-        FedShieldError: ``out`` is one.
-    """
-    if is_run(out) or holds_study(out):
-        raise FedShieldError(f"--out {out}: holds a run or a study; name another folder")
 
 
 @dataclass(frozen=True)

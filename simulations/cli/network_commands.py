@@ -18,7 +18,7 @@ from simulations.cli.options import (
     WaitOption,
     resolve,
 )
-from simulations.study_directory import refuse_results
+from simulations.places import refuse_results
 from simulations.terminal.console import console, log_to
 
 network = typer.Typer()

@@ -27,7 +27,7 @@ from server.run_directory.reader import read_classes
 from server.run_directory.restored import stored_config
 from simulations.export.chosen import choose
 from simulations.export.model_card import CARD, model_card
-from simulations.study_directory import refuse_results
+from simulations.places import refuse_results
 
 _OPSET = 18
 

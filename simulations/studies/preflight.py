@@ -12,9 +12,10 @@ from common.links import refuse_links
 from common.parsing import parse_toml
 from server.run_directory.reader import KINDS, read_config
 from server.run_directory.restored import changed_keys
+from simulations.places import holds_study
 from simulations.studies.gather import HINT
 from simulations.studies.study import Point, Study
-from simulations.study_directory import finished_runs, holds_study
+from simulations.study_directory import finished_runs
 
 
 def claim(directory: Path) -> None:

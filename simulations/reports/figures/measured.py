@@ -10,13 +10,7 @@ from common.statistics import sampling_error
 from common.words import some
 from simulations.reports.figures.points import Values, is_number, name_point, pair_of
 from simulations.reports.figures.run_figures import images
-from simulations.study_directory import (
-    Row,
-    attack_columns,
-    finished,
-    number,
-    varied_columns,
-)
+from simulations.study_directory import Row, attack_columns, finished, number, varied_columns
 
 Rows = list[Mapping[str, Any]]
 

@@ -13,12 +13,7 @@ from simulations.reports.html.run_page import HOW_TO_READ, difference_table
 from simulations.reports.repeat import sweep_again
 from simulations.reports.sheets import Sheet, stacked
 from simulations.reports.study_tables import lacking, make_tables
-from simulations.study_directory import (
-    Row,
-    finished,
-    read_heading,
-    read_planned,
-)
+from simulations.study_directory import Row, finished, read_heading, read_planned
 
 _INTERVAL = re.compile(r"\[([+-][\d.]+|0\.0), ([+-][\d.]+|0\.0)\]")  # of a difference: the ends have a sign
 
