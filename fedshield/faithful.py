@@ -117,7 +117,8 @@ def _outline(code: CodeType) -> tuple[Any, ...]:
     """Return what of code stays the same beside other imports and with annotations that are not evaluated."""
     arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     numbers = [each for each in code.co_consts if isinstance(each, int | float | complex | type(None))]
-    return code.co_name, arguments, numbers, *(_outline(each) for each in code.co_consts if isinstance(each, CodeType))
+    inner = [each for each in code.co_consts if isinstance(each, CodeType) and each.co_name != "__annotate__"]
+    return code.co_name, arguments, numbers, *map(_outline, inner)
 
 
 def _alike(given: Any, made: Any, seen: dict[tuple[int, int], Any]) -> bool:

@@ -204,7 +204,7 @@ def check_step(key: str, step_255: float, steps: Sequence[int], epsilon_255: flo
         FedShieldError: in L2, for which the default length is not made, they do not reach it.
     """
     fewest = min(steps, default=0)
-    if not fewest or fewest * step_255 >= epsilon_255:
+    if fewest * step_255 >= epsilon_255 * (1 - 1e-9) or not fewest:  # both may have been rounded
         return ""
     if norm == L2:
         raise FedShieldError(

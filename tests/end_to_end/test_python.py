@@ -265,6 +265,17 @@ def test_a_step_in_another_unit_is_doubted() -> None:
     assert found.warnings[0].endswith("so 20 steps move a pixel by 0.157/255, of 16/255; did you mean 2?")
 
 
+def test_the_default_device_of_a_notebook_stays_and_is_not_used() -> None:
+    given = network_and_images()
+    torch.set_default_device("meta")
+    try:
+        found = fedshield.evaluate(*given, attacks="fgsm", quiet=True)
+        assert torch.get_default_device().type == "meta"
+    finally:
+        torch.set_default_device(None)
+    assert found.evaluation.natural.value == 0.75
+
+
 def network_and_images() -> tuple[nn.Module, Any, Any]:
     return Threshold(), np.full((4, 3, 16, 16), 200, np.uint8), [1, 1, 0, 1]
 
