@@ -34,7 +34,8 @@ from server.network.roster import Roster
 
 _FAR_APART = (
     "clients with few or very different images differ so much, and so do liars: start a new run with a higher "
-    "strategy.update-limit (0: no comparison), or continue without them with a lower federation.min-fraction"
+    "strategy.update-limit (0: no comparison), or, where training diverges, a lower train.learning-rate; or continue "
+    "without them with a lower federation.min-fraction"
 )
 Compare = Callable[[ArrayRecord, Collection[str]], Directions]
 METHOD, OPTIMIZER = "method/", "optimizer/"  # before the names of what the server keeps

@@ -109,4 +109,5 @@ def _page_of(path: Path) -> "Callable[[Path], Page]":
         from simulations.reports.html.study_page import study_page
 
         return study_page
-    raise FedShieldError(f"{path}: neither a run nor a study: no config.json, study.toml or results.csv in it")
+    begun = "; a run makes its directory once its data and network are checked: try again then" * (not path.exists())
+    raise FedShieldError(f"{path}: neither a run nor a study: no config.json, study.toml or results.csv in it{begun}")

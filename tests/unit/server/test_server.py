@@ -552,7 +552,8 @@ def test_a_round_that_would_fail_again_names_the_cause_and_the_ways_out() -> Non
     assert told.startswith("round 1: 3 valid replies of 4, federation.min-fraction asks for 4: client 3: the norm of ")
     assert told.endswith(
         "clients with few or very different images differ so much, and so do liars: start a new run with a higher "
-        "strategy.update-limit (0: no comparison), or continue without them with a lower federation.min-fraction"
+        "strategy.update-limit (0: no comparison), or, where training diverges, a lower train.learning-rate; or "
+        "continue without them with a lower federation.min-fraction"
     )
     strategy = strategy_of(cohort())
     started(strategy)
