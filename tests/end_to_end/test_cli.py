@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -175,7 +176,7 @@ def test_doctor_tells_what_is_there(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "data" / "pets", tmp_path / "data" / "__MACOSX")
     done = invoke("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
-    assert "torchattacks 3.5.1" in done.stdout
+    assert f"torchattacks {version('torchattacks')}" in done.stdout
     assert f"image folder: {tmp_path}/data/pets" in done.stdout
     assert "__MACOSX" not in done.stdout
     assert "cifar10 is not in" in done.stdout

@@ -203,9 +203,9 @@ def test_calfat_attacks_the_calibrated_prediction(counts: tuple[int, ...]) -> No
     reference = Recorder().eval()
     torch.manual_seed(2)
     calibrated = Calibrated(reference, log_prior(counts, 0.0)).eval()
-    expected = torchattacks.TPGD(calibrated, eps=8 / 255, alpha=2 / 255, steps=3)(IMAGES)
+    expected = torchattacks.TPGD(calibrated, eps=8 / 255, alpha=2 / 255, steps=3)(IMAGES, LABELS)
     torch.manual_seed(2)
-    plain = torchattacks.TPGD(reference, eps=8 / 255, alpha=2 / 255, steps=3)(IMAGES)
+    plain = torchattacks.TPGD(reference, eps=8 / 255, alpha=2 / 255, steps=3)(IMAGES, LABELS)
     assert torch.equal(seen, expected)
     assert not torch.equal(seen, plain)
 
