@@ -64,9 +64,10 @@ def write_folder(data: Any, test: Any | None = None) -> tuple[Path, int]:
     parts = {name: Dataset(_padded(part.images, side), part.labels, train.classes) for name, part in parts.items()}
     digest = hashlib.sha256("".join(part.digest() for part in parts.values()).encode()).hexdigest()[:12]
     folder = whole_path(Path("data") / f"given-{digest}")
-    if not folder.exists():
+    if folder.exists():
+        _check_whole(folder, parts)
+    else:
         _write(folder, parts)
-    _check_whole(folder, parts)
     log.info("Images: %d for training and %d for tests, in %s", len(train.labels), len(tests.labels), folder)
     return folder, side
 
@@ -131,7 +132,7 @@ def _write(folder: Path, parts: dict[str, Dataset]) -> None:
 
 
 def _check_whole(folder: Path, parts: Mapping[str, Dataset]) -> None:
-    """Check that a folder of this name, which may be of earlier, holds as many images as were given."""
+    """Check that a folder of earlier holds as many images as were given."""
     for name, part in parts.items():
         found = {word: len(files) for word, files in list_images(folder / name).items()}
         given = np.bincount(part.labels, minlength=len(part.classes)).tolist()

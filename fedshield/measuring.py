@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.attacks.library import check_classes
-from common.attacks.threat import ITERATED, LINF, AttackSpec, Norm, Threat, check_step, doubted_radius, radius
+from common.attacks.threat import LINF, AttackSpec, Norm, Threat, check_step, doubted_radius, given_steps, radius
 from common.config.flat import default_config
 from common.errors import FedShieldError
 from common.evaluation.evaluate import BATCH
@@ -214,8 +214,7 @@ def _threat(epsilon_255: float, step_255: float | None, norm: str) -> Threat:
 def _doubts(attacks: Sequence[str], threat: Threat) -> list[str]:
     """Return what is most likely in another unit."""
     epsilon, step = 255 * threat.epsilon, 255 * threat.step
-    iterated = [spec.steps for spec in map(AttackSpec.parse, attacks) if spec.name in ITERATED]
-    of_step = check_step("step_255", step, iterated, epsilon, threat.norm)
+    of_step = check_step("step_255", step, given_steps(attacks), epsilon, threat.norm)
     return [doubt for doubt in (doubted_radius("epsilon_255", epsilon, threat.norm), of_step) if doubt]
 
 

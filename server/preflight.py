@@ -2,7 +2,7 @@
 
 import logging
 
-from common.attacks.threat import ITERATED, AttackSpec, check_step
+from common.attacks.threat import ITERATED, check_step, given_steps
 from common.config.flat import Flat
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
@@ -115,10 +115,9 @@ def check_reach(config: RunConfig, training: bool) -> None:
     names = [name for name, _ in attack.mixture] if attack.name == "mixture" else [attack.name]
     trained = [attack.steps] if training and ITERATED.intersection(names) else []
     labels = (*(evaluate.attacks if training else ()), *config.final_attacks())
-    measured = [spec.steps for spec in map(AttackSpec.parse, labels) if spec.name in ITERATED]
     for key, step, steps in (
         ("attack.step-255", attack.step_255, trained),
-        ("evaluate.step-255", evaluate.step_255, measured),
+        ("evaluate.step-255", evaluate.step_255, given_steps(labels)),
     ):
         if doubt := check_step(key, step, steps, attack.epsilon_255, attack.norm):
             log.warning("warning: %s", doubt)

@@ -9,6 +9,7 @@ from flwr.app import MessageType
 from common.config.schema import RunConfig
 from common.errors import FedShieldError
 from common.machine import may_have_gpu
+from server.run_directory.index import rounds_before
 from server.run_directory.opening import check_place
 from server.run_directory.reader import FEDERATION, Kind
 from simulations.engine.executor import Executor, InProcess
@@ -71,7 +72,6 @@ def run_locally(
         if config.byzantine.clients:
             executor = ByzantineExecutor(executor, config)
         from server.app import app
-        from server.run_directory.index import rounds_before
 
         federation, quiet = config.federation, output is not Output.PLAIN
         first = "clients load their data"

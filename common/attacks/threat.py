@@ -1,7 +1,7 @@
 """What an adversary may do, and the names of attacks: ``pgd-20x5``. Nothing here imports torch."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -182,6 +182,11 @@ class AttackSpec:
         return replace(threat, steps=self.steps)
 
 
+def given_steps(labels: Iterable[str]) -> list[int]:
+    """Return the numbers of steps of those attacks whose steps have a length that is given."""
+    return [spec.steps for spec in map(AttackSpec.parse, labels) if spec.name in ITERATED]
+
+
 def check_step(key: str, step_255: float, steps: Sequence[int], epsilon_255: float, norm: Norm = LINF) -> str:
     """Check that an attack's steps can reach the radius; say so of steps whose unit was most likely not meant.
 
@@ -209,7 +214,7 @@ def check_step(key: str, step_255: float, steps: Sequence[int], epsilon_255: flo
     if norm == L2:
         raise FedShieldError(
             f"{key} = {step_255:g}: in L2, {fewest} steps of this length do not reach epsilon = {epsilon_255:g}; set "
-            f"{key}={2.5 * epsilon_255 / fewest:.4g} (2.5 epsilon / steps) or more steps"
+            f"{key}={_REACH * epsilon_255 / fewest:.4g} ({_REACH:g} epsilon / steps) or more steps"
         )
     if step_255 >= _DOUBTED:
         return ""

@@ -256,7 +256,7 @@ def _one_line(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if not key:  # two keys that do not fit together: the message names them
         return message
-    given, empty = error["input"], "'': is empty; give a value, or leave it out"
+    given = error["input"]
     if error["type"] == "missing":
         return f"missing key {key}"
     if error["type"] == "extra_forbidden":
@@ -264,9 +264,10 @@ def _one_line(error: Any) -> str:
     if error["type"] == "literal_error":
         allowed = str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
         return f"{key} = {given!r}: unknown; allowed: {allowed}{near(str(given), allowed.split(', '))}"
-    if error["type"] in ("string_type", "string_too_short"):
-        written = f'{given}: not in quotes; write {key} = "{given}"'
-        return f"{key} = {written if given != '' else empty}"
+    if error["type"] == "string_type":
+        return f'{key} = {given}: not in quotes; write {key} = "{given}"'
+    if error["type"] == "string_too_short":
+        message = "is empty; give a value, or leave it out"
     return f"{key} = {given!r}: {message[0].lower()}{message[1:]}{_HOW.get(error['type'], '')}"
 
 

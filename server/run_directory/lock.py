@@ -23,6 +23,11 @@ def is_running(path: Path) -> bool:
         return False
 
 
+def written_to(path: Path) -> FedShieldError:
+    """Return the error of a run to which another process writes."""
+    return FedShieldError(f"{path}: another process is writing to this run; wait for it to end")
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Let no other process write to a run.

@@ -18,7 +18,7 @@ from common.trust import trust
 from common.user_code import read_user_code, user_file
 from common.words import as_file_name
 from server.aggregation.accounting import check_spent
-from server.run_directory.lock import is_running
+from server.run_directory.lock import is_running, written_to
 from server.run_directory.reader import Kind, odd_rounds, read_kind, read_metrics, read_summary
 from server.run_directory.restored import changed_code, user_code_copies
 
@@ -93,7 +93,7 @@ def check_place(config: RunConfig, kind: Kind) -> None:
     """
     if config.results.resume:
         if is_running(path := whole_path(config.results.resume)):
-            raise FedShieldError(f"{path}: another process is writing to this run; wait for it to end")
+            raise written_to(path)
         return
     folder = whole_path(config.results.dir) / config.results.name
     if config.results.name:

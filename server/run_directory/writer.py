@@ -24,6 +24,7 @@ from common.paths import whole_path
 from server.run_directory.checkpoint import load_kept, load_model, load_momenta, write_checkpoint
 from server.run_directory.environment import went_on
 from server.run_directory.index import UNAVERAGED, count_completed, read_checkpoint, restore_checkpoint
+from server.run_directory.lock import written_to
 from server.run_directory.opening import (
     check_empty,
     is_finished,
@@ -122,7 +123,7 @@ class RunDir:
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise FedShieldError(f"{self.path}: another process is writing to this run; wait for it to end") from error
+            raise written_to(self.path) from error
 
     def __enter__(self) -> Self:
         self._tell("start")

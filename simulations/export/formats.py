@@ -74,7 +74,7 @@ def export_run(
 
 
 def _check_same_model(run_dir: Path, folder: Path, others: Sequence[str], digest: str) -> None:
-    """Refuse a folder with files that are not of the model in question, which the card next to them names."""
+    """Refuse a folder with a card of others, or with files of another model than the card is to name."""
     card = folder / "README.md"
     with explain_os_errors(card):
         told = card.read_text("utf-8", "replace") if card.exists() else ""

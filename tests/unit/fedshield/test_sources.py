@@ -101,6 +101,15 @@ def test_decorators_and_recursion_are_kept() -> None:
     assert written["down"](3) == names["down"](3) == 43
 
 
+def refused(cell: str, change: str, name: str) -> dict[str, Any]:
+    """Change, in a later cell, what a cell has defined; return the names, once ``name`` cannot be written any more."""
+    names = run_cell(cell)
+    run_cell(change, names)
+    with pytest.raises(UnwritableError):
+        source_of(names[name], name)
+    return names
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [
@@ -110,10 +119,7 @@ def test_decorators_and_recursion_are_kept() -> None:
     ],
 )
 def test_a_function_that_is_not_what_its_source_says_is_pickled(change: str, name: str) -> None:
-    names = run_cell(DECORATED)
-    run_cell(change, names)
-    with pytest.raises(UnwritableError):
-        source_of(names[name], name)
+    names = refused(DECORATED, change, name)
     assert load_user_code("loss.name", reference_to("loss.name", names[name]))(3) == names[name](3)
 
 
@@ -147,11 +153,8 @@ class Net(nn.Module):
     ],
 )
 def test_a_class_that_was_changed_after_its_definition_is_pickled(change: str) -> None:
-    names = run_cell(CLASS)
-    assert "class Net" in source_of(names["Net"], "Net")
-    run_cell(change, names)
-    with pytest.raises(UnwritableError):
-        source_of(names["Net"], "Net")
+    assert "class Net" in source_of(run_cell(CLASS)["Net"], "Net")
+    names = refused(CLASS, change, "Net")
     here, there = names["Net"](), load_user_code("model.name", reference_to("model.name", names["Net"]))()
     assert there.width == here.width == 4
     if "del" not in change:
@@ -218,10 +221,7 @@ def decorated(x, many=range(3)): return Round.apply(x)
     ],
 )
 def test_what_a_definition_holds_is_compared(change: str, name: str) -> None:
-    names = run_cell(HELD)
-    run_cell(change, names)
-    with pytest.raises(UnwritableError):
-        source_of(names[name], name)
+    refused(HELD, change, name)
 
 
 @pytest.mark.parametrize("name", ["Mean", "Round", "decorated", "difference"])
